@@ -1,0 +1,1 @@
+"""What one training run is: recordings, features, model, loss, training, metrics. No Ray, no Optuna."""

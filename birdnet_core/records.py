@@ -1,0 +1,237 @@
+"""The files of a run folder, and the names of what a run reports.
+
+`tuning` writes them, `reports` reads them, and neither knows the other. Everything is JSON, so that another
+tool can read a run without birdtune:
+
+    RUN/studies/<study>.json      what was asked: question, metric, design, data, versions, command line
+    RUN/journal.jsonl             what happened, one line an event, appended by the one driver
+    RUN/trials/<trial_id>.json    how each trial ended
+    RUN/optuna.db                 the Optuna studies of the searches
+    RUN/checkpoints/<trial_id>/   weights of the best epoch
+
+`docs/run-folder.md` describes every field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
+
+SCHEMA = 1
+
+Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
+Direction = Literal["maximize", "minimize"]
+STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "killed")
+
+_SCORES: dict[str, tuple[Direction, str]] = {
+    "loss": ("minimize", "mean cross-entropy of the recordings' averaged probabilities, whatever loss trains"),
+    "accuracy": ("maximize", "share of recordings whose most probable species is the right one"),
+    "f1_macro": ("maximize", "mean F1 over the species present in truth or prediction"),
+    "f1_weighted": ("maximize", "mean F1 over species, weighted by their recordings in truth"),
+    "map": ("maximize", "mean average precision over the species present in truth"),
+    "f1_rare": ("maximize", "mean F1 over the rare stratum's species present in truth"),
+    "f1_medium": ("maximize", "mean F1 over the medium stratum's species present in truth"),
+    "f1_common": ("maximize", "mean F1 over the common stratum's species present in truth"),
+}
+METRICS: dict[str, tuple[Direction, str]] = {
+    "train/loss": ("minimize", "mean training loss over the epoch's steps"),
+    "train/accuracy": ("maximize", "accuracy of the training clips as they were seen during the epoch"),
+    **{f"val/{name}": value for name, value in _SCORES.items()},
+}
+
+
+def metric_direction(metric: str) -> Direction:
+    """Return ``maximize`` or ``minimize``; the one place where a metric's direction is typed."""
+    if metric not in METRICS:
+        raise ConfigError(
+            f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (known: {', '.join(METRICS)})"
+        )
+    return METRICS[metric][0]
+
+
+def is_better(value: float, than: float | None, direction: Direction) -> bool:
+    """Return whether `value` beats `than`; nan beats nothing and anything finite beats None."""
+    if math.isnan(value):
+        return False
+    if than is None:
+        return True
+    return value > than if direction == "maximize" else value < than
+
+
+@dataclass(kw_only=True)
+class TrialRecord:
+    """How one trial ended.
+
+    Args:
+        metrics: every metric at the best epoch, by `training.monitor` of the config.
+        epochs: epochs trained; `best_epoch` counts from 1.
+        f1_per_species: validation F1 of every species present in truth, at the best epoch.
+        started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
+        peak_memory_mb: of the process on the CPU, of torch's allocator on the GPU.
+        provenance: versions, git commit, host, device, data and split hashes.
+    """
+
+    trial_id: str
+    config_id: str
+    seed: int
+    status: Status
+    config: dict[str, Any]
+    epochs: int = 0
+    best_epoch: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    f1_per_species: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    traceback: str | None = None
+    n_params: int | None = None
+    started: str = ""
+    seconds: float = 0.0
+    gpus: float = 0.0
+    cpus: float = 0.0
+    peak_memory_mb: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialRecord:
+        """Read a record back; keys that this version does not know are left out."""
+        known = {f.name for f in fields(cls)}
+        record = cls(**{k: v for k, v in values.items() if k in known})
+        record.metrics = {k: math.nan if v is None else v for k, v in record.metrics.items()}
+        return record
+
+
+class RunFolder:
+    """The paths of one run and the only code that reads or writes them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.journal_path = self.path / "journal.jsonl"
+        self.storage_path = self.path / "optuna.db"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Return the run at `path`; raises RunFolderError where there is none."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunFolderError(f"no run folder at {str(path)!r}: there is no such folder")
+        if not run.study_names():
+            raise RunFolderError(
+                f"{str(path)!r} is not a run folder: it holds no studies/*.json; "
+                "give the folder that `birdtune sweep --out` wrote"
+            )
+        return run
+
+    def checkpoint_path(self, trial_id: str) -> Path:
+        return self.path / "checkpoints" / trial_id
+
+    def study_names(self) -> list[str]:
+        return sorted(p.stem for p in (self.path / "studies").glob("*.json"))
+
+    def read_study(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / "studies" / f"{name}.json")
+
+    def write_study(self, study: dict[str, Any]) -> None:
+        write_json(self.path / "studies" / f"{study['name']}.json", {"schema": SCHEMA, **study})
+
+    def write_record(self, record: TrialRecord) -> None:
+        write_json(self.path / "trials" / f"{record.trial_id}.json", record.to_dict())
+
+    def read_record(self, trial_id: str) -> TrialRecord | None:
+        path = self.path / "trials" / f"{trial_id}.json"
+        return TrialRecord.from_dict(read_json(path)) if path.exists() else None
+
+    def records(self) -> dict[str, TrialRecord]:
+        """Return every trial's record by trial_id."""
+        paths = sorted((self.path / "trials").glob("*.json"))
+        return {p.stem: TrialRecord.from_dict(read_json(p)) for p in paths}
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add one event to the journal and hand it to the operating system at once."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(_without_nan({**event, "time": round(time.time(), 3)}), ensure_ascii=False) + "\n"
+        with open(self.journal_path, "ab+") as journal:
+            _drop_unfinished_line(journal)
+            journal.write(line.encode())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield the journal's events in order.
+
+        A last line cut off by a kill is left out; a broken line elsewhere raises RunFolderError.
+        """
+        if not self.journal_path.exists():
+            return
+        with open(self.journal_path, encoding="utf-8") as journal:
+            for number, line in enumerate(journal, start=1):
+                if not line.endswith("\n"):
+                    return
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise RunFolderError(
+                        f"{self.journal_path} line {number} is not JSON ({error.msg}); "
+                        "the journal was altered: remove that line to read the rest"
+                    ) from None
+
+
+def _drop_unfinished_line(journal: BinaryIO) -> None:
+    """Cut a last line that a killed driver left without its end, or the next event would be glued to it."""
+    end = journal.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    journal.seek(end - 1)
+    if journal.read(1) == b"\n":
+        return
+    tail = min(end, 1 << 20)
+    journal.seek(end - tail)
+    journal.truncate(end - tail + journal.read(tail).rfind(b"\n") + 1)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; raises RunFolderError where it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{str(path)!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{str(path)!r} holds a {type(value).__name__}; a JSON object was expected")
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: readers see the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as JSON, whole or not at all; nan becomes null, which every reader accepts."""
+    write_text(path, json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
