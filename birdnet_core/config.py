@@ -20,6 +20,11 @@ from birdnet_core.records import METRICS, metric_direction
 Flat = Mapping[str, Any]
 
 
+def _require(holds: bool, name: str, given: Any, accepted: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} = {given!r} is out of range; it takes {accepted}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How recordings become clips and how they are split.
@@ -291,11 +296,6 @@ def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _require(holds: bool, name: str, given: Any, accepted: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} = {given!r} is out of range; it takes {accepted}")
 
 
 def _collect(faults: list[str], call: Any, *arguments: Any) -> Any:

@@ -1,0 +1,57 @@
+"""The only place where the names of a config become objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from birdnet_core import registry
+from birdnet_core.config import Component, TrainConfig
+from birdnet_core.optim import build_optimizer
+
+
+@dataclass
+class Parts:
+    """What one training run is made of."""
+
+    model: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Module:
+    """Return the module that turns [batch, n_samples] waveforms into pictures of its `shape`."""
+    return cast(nn.Module, registry.features[feature.name].make(sample_rate, n_samples, **feature.kwargs))
+
+
+def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights."""
+    return cast(nn.Module, registry.models[model.name].make(input_shape, n_classes, **model.kwargs))
+
+
+def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
+    """Return the loss; `class_counts` is the number of training clips of each class."""
+    return cast(nn.Module, registry.losses[loss.name].make(class_counts, **loss.kwargs))
+
+
+def build(
+    config: TrainConfig,
+    input_shape: tuple[int, int, int],
+    class_counts: torch.Tensor,
+    device: torch.device,
+) -> Parts:
+    """Return model, loss and optimizer of `config` on `device`.
+
+    Weights are drawn on the CPU from torch's global generator, so that they do not depend on the device.
+    """
+    model = build_model(config.model, input_shape, len(class_counts)).to(device)
+    loss = build_loss(config.loss, class_counts).to(device)
+    return Parts(model, loss, build_optimizer(model, config.optim))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable values of a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,133 @@
+"""How stores are built: named by a hash of what goes in, by several processes, by one builder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total) while something long is made."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def default_cache() -> Path:
+    """Return ``$BIRDTUNE_CACHE``, else ``birdtune`` below the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BIRDTUNE_CACHE") or Path(home) / "birdtune")
+
+
+def short_hash(value: Any) -> str:
+    """Return 16 hex digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` so that two processes never build it at once; a dead holder's lock is free."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def parallel_map(
+    function: Callable[[T], R], tasks: Sequence[T], *, workers: int, chunk: int
+) -> Iterator[R]:
+    """Yield the results of `function` over `tasks` as they come, from `workers` processes.
+
+    `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow
+    with the number of tasks. Little work is done here, where starting processes would take longer.
+    """
+    if workers <= 1 or len(tasks) <= 2 * chunk:
+        yield from map(function, tasks)
+        return
+    # A fork server: workers start in milliseconds, and never inherit the threads of this process.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["birdnet_core.data.dataset"])
+    chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        running: set[Future[list[R]]] = set()
+        try:
+            for some in chunks:
+                running.add(pool.submit(_map_chunk, function, some))
+                if len(running) >= 3 * workers:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        yield from future.result()
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield from future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _map_chunk(function: Callable[[T], R], tasks: list[T]) -> list[R]:
+    return [function(task) for task in tasks]
+
+
+def content_hashes(
+    paths: Sequence[str], cache: Path, *, workers: int, progress: Progress = no_progress
+) -> list[str]:
+    """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time."""
+    cache.mkdir(parents=True, exist_ok=True)
+    stamps = [_stamp(path) for path in paths]
+    with contextlib.closing(sqlite3.connect(cache / "hashes.sqlite", timeout=60)) as database, database:
+        database.execute(
+            "create table if not exists hashes (path text primary key, size int, mtime_ns int, sha256 text)"
+        )
+        known = {path: (stamp, sha) for path, *stamp, sha in database.execute("select * from hashes")}
+        hashes = ["" for _ in paths]
+        todo = []
+        for i, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
+            if stamp and path in known and known[path][0] == stamp:
+                hashes[i] = known[path][1]
+            elif stamp:
+                todo.append(i)
+        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+            for n, sha in enumerate(pool.map(_sha256, [paths[i] for i in todo])):
+                hashes[todo[n]] = sha
+                progress("hashing recordings", n + 1, len(todo))
+        database.executemany(
+            "insert or replace into hashes values (?, ?, ?, ?)",
+            [(paths[i], *stamps[i], hashes[i]) for i in todo if hashes[i]],
+        )
+    return hashes
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

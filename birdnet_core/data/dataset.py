@@ -1,0 +1,184 @@
+"""A manifest made ready to train on: features on disk, labels, the split, and what must be told of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.building import Progress, default_cache, locked, no_progress, short_hash
+from birdnet_core.data.clip_store import build_clip_store
+from birdnet_core.data.feature_store import build_feature_store, channel_statistics, open_features
+from birdnet_core.data.manifest import SPLITS
+from birdnet_core.data.splits import assign_splits, strata
+from birdnet_core.records import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The clips of one manifest under one config.
+
+    Args:
+        features: float16 [clips, channels, bins, frames], mapped from disk and shared by all who open it.
+        labels, recording: class index and recording index of every clip.
+        sides: ``train``, ``val`` or ``test`` of every clip.
+        species: the name of each class.
+        mean, deviation: of every channel over the training clips; 0 and 1 where the feature is not to be
+            standardised by them.
+        facts: what `data describe` prints and records keep, see `prepare`.
+    """
+
+    folder: Path
+    features: np.ndarray
+    labels: np.ndarray
+    recording: np.ndarray
+    sides: np.ndarray
+    species: tuple[str, ...]
+    mean: np.ndarray
+    deviation: np.ndarray
+    facts: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Map the dataset that `prepare` wrote to `folder`."""
+        folder = Path(folder)
+        meta = read_json(folder / "dataset.json")
+        with np.load(folder / "clips.npz") as arrays:
+            labels, recording, sides = arrays["labels"], arrays["recording"], arrays["sides"]
+        features = open_features(folder.parent.parent / "features" / meta["features"])
+        return cls(
+            folder,
+            features,
+            labels,
+            recording,
+            np.array(SPLITS)[sides],
+            tuple(meta["species"]),
+            np.array(meta["mean"], dtype=np.float32),
+            np.array(meta["deviation"], dtype=np.float32),
+            meta["facts"],
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, bins and frames of a clip."""
+        channels, bins, frames = self.features.shape[1:]
+        return channels, bins, frames
+
+    def rows(self, side: str) -> np.ndarray:
+        """Return the clips of ``train``, ``val`` or ``test``."""
+        return np.flatnonzero(self.sides == side)
+
+    def class_counts(self, side: str) -> np.ndarray:
+        """Return the number of clips of every class on one side."""
+        return np.bincount(self.labels[self.rows(side)], minlength=len(self.species))
+
+    def strata(self) -> dict[str, np.ndarray]:
+        """Return the class indices of the rare, medium and common species."""
+        index = {name: i for i, name in enumerate(self.species)}
+        return {
+            name: np.array([index[s] for s in members], dtype=int)
+            for name, members in self.facts["strata"].items()
+        }
+
+
+def prepare(
+    manifest: pd.DataFrame,
+    config: TrainConfig,
+    *,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Path:
+    """Return the folder of the dataset of `manifest` under `config`, making what is not there yet.
+
+    Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
+    loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
+    split_id, counts of recordings, species and sides, training recordings per species, strata, the columns
+    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
+    """
+    cache = default_cache() if cache is None else Path(cache)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    clips = build_clip_store(
+        manifest["path"].tolist(), config.data, cache, workers=workers, progress=progress
+    )
+    features = build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
+    described = manifest.drop(columns="path").assign(sha256=[r["sha256"] for r in clips.recordings])
+    data_id = short_hash(described.to_numpy().tolist())
+    options = config.data
+    key = short_hash(
+        [data_id, features.name, options.split_seed, options.val_fraction, options.test_fraction]
+    )
+    folder = cache / "datasets" / key
+    with locked(folder):
+        if not (folder / "dataset.json").exists():
+            usable = clips.n_windows > 0
+            split = assign_splits(
+                manifest[usable].reset_index(drop=True),
+                val_fraction=options.val_fraction,
+                test_fraction=options.test_fraction,
+                seed=options.split_seed,
+            )
+            sides = np.full(len(manifest), "", dtype="<U5")
+            sides[usable] = split.sides
+            labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
+            _, recording = clips.rows()
+            train_counts = manifest[sides == "train"]["species"].value_counts().sort_index().to_dict()
+            train_counts = {s: int(train_counts.get(s, 0)) for s in species}
+            side_of_clip = sides[recording]
+            facts = {
+                "data_id": data_id,
+                "split_id": short_hash([described["sha256"].tolist(), sides.tolist()]),
+                "n_recordings": int(usable.sum()),
+                "n_clips": len(recording),
+                "n_species": len(species),
+                **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
+                "n_skipped": int((~usable).sum()),
+                "train_counts": train_counts,
+                "strata": strata(train_counts),
+                "grouped_by": list(split.grouped_by),
+                "notes": [*split.notes, *_absences(manifest, sides, species)],
+                "skipped": [
+                    {"path": path, "error": r["error"]}
+                    for path, r in zip(manifest["path"], clips.recordings, strict=True)
+                    if r["error"]
+                ],
+            }
+            mean, deviation = [0.0], [1.0]
+            if config.features.kwargs.get("standardise") == "train":
+                mean, deviation = channel_statistics(
+                    open_features(features), np.flatnonzero(side_of_clip == "train")
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(
+                folder / "clips.npz",
+                labels=labels[recording],
+                recording=recording,
+                sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
+            )
+            write_json(
+                folder / "dataset.json",
+                {
+                    "features": features.name,
+                    "species": species.tolist(),
+                    "mean": mean,
+                    "deviation": deviation,
+                    "facts": facts,
+                },
+            )
+    return folder
+
+
+def _absences(manifest: pd.DataFrame, sides: np.ndarray, species: pd.Index) -> list[str]:
+    """Return a note for each side on which species are missing."""
+    notes = []
+    for side in SPLITS:
+        missing = sorted(set(species) - set(manifest["species"][sides == side]))
+        if missing and (sides == side).any():
+            named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            notes.append(f"{len(missing)} of {len(species)} species have no recording in {side}: {named}")
+    return notes

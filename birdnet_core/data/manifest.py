@@ -1,0 +1,116 @@
+"""The list of recordings: which file, which species, and what it shares with other files.
+
+A manifest is a CSV with the columns `path` and `species`, and optionally `recording_id`, `recordist`, `site`
+and `split` (train, val, test). Paths are taken relative to the CSV. In memory it is a frame with all six
+columns as text, absolute paths, and "" where nothing is known.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from birdnet_core.data.audio import EXTENSIONS
+from birdnet_core.errors import DataError, did_you_mean
+from birdnet_core.records import write_text
+
+COLUMNS = ("path", "species", "recording_id", "recordist", "site", "split")
+SPLITS = ("train", "val", "test")
+
+
+def read_manifest(
+    path: str | Path, *, path_column: str = "path", species_column: str = "species"
+) -> pd.DataFrame:
+    """Return the manifest in a CSV, checked.
+
+    Whether the audio files exist and decode is not checked here: `data prepare` lists those that do not.
+    Raises DataError for an absent file, a missing column, empty cells, a recording named twice, or an
+    unknown split.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no manifest at {str(path)!r}; give a CSV with the columns path and species")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as CSV: {str(error).strip()}") from None
+    for wanted, flag in ((path_column, "--path-column"), (species_column, "--species-column")):
+        if wanted not in frame.columns:
+            raise DataError(
+                f"{str(path)!r} has no column {wanted!r}{did_you_mean(wanted, frame.columns)}; "
+                f"it has {', '.join(frame.columns)}. Rename the column, or name yours with "
+                f"`birdtune data index {path.name} {flag} NAME --out clips.csv`"
+            )
+    frame = frame.rename(columns={path_column: "path", species_column: "species"})
+    frame = frame.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
+    return _checked(frame, path)
+
+
+def index_folder(folder: str | Path) -> pd.DataFrame:
+    """Return the manifest of a folder that holds one folder of recordings per species.
+
+    Audio is recognised by its extension, at any depth below the species' folder. Raises DataError where
+    there is no such folder or it holds no recordings.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"no folder at {str(folder)!r}")
+    rows = []
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in inside.parts)
+        if len(inside.parts) > 1 and file.suffix.lower() in EXTENSIONS and not is_hidden:
+            rows.append((str(file.absolute()), inside.parts[0], inside.with_suffix("").as_posix()))
+    if not rows:
+        raise DataError(
+            f"{str(folder)!r} holds no recordings in folders per species; expected "
+            f"{folder.name}/<species>/<recording> with an extension of {' '.join(EXTENSIONS)}"
+        )
+    frame = pd.DataFrame(rows, columns=["path", "species", "recording_id"])
+    # Two files that differ in their extension alone are two recordings until their contents say otherwise.
+    twice = frame["recording_id"].duplicated(keep=False)
+    frame.loc[twice, "recording_id"] = [Path(p).relative_to(folder.absolute()).as_posix()
+                                        for p in frame.loc[twice, "path"]]  # fmt: skip
+    return frame.reindex(columns=list(COLUMNS), fill_value="")
+
+
+def write_manifest(frame: pd.DataFrame, out: str | Path) -> None:
+    """Write a manifest whole, with paths relative to its own folder and empty columns left out."""
+    out = Path(out)
+    written = frame.copy()
+    written["path"] = [os.path.relpath(p, out.absolute().parent) for p in frame["path"]]
+    used = [c for c in COLUMNS if c in ("path", "species") or (written[c] != "").any()]
+    write_text(out, written[used].to_csv(index=False))
+
+
+def _checked(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
+    if frame.empty:
+        raise DataError(f"{str(source)!r} lists no recordings")
+    for column in ("path", "species"):
+        empty = frame.index[frame[column] == ""]
+        if len(empty):
+            raise DataError(f"{str(source)!r} line {empty[0] + 2}: the {column} is empty; fill it in")
+    twice = frame.index[frame["path"].duplicated()]
+    if len(twice):
+        raise DataError(
+            f"{str(source)!r} line {twice[0] + 2}: {frame['path'][twice[0]]!r} is listed a second time; "
+            "a recording carries one species here"
+        )
+    wrong = frame.index[~frame["split"].isin([*SPLITS, ""])]
+    if len(wrong):
+        raise DataError(
+            f"{str(source)!r} line {wrong[0] + 2}: split {frame['split'][wrong[0]]!r} is unknown; "
+            f"use {', '.join(SPLITS)}"
+        )
+    if (frame["split"] == "").any() and (frame["split"] != "").any():
+        raise DataError(
+            f"{str(source)!r}: {int((frame['split'] == '').sum())} of {len(frame)} recordings have no split; "
+            "give all of them one, or none and let birdtune split"
+        )
+    without_id = frame["recording_id"] == ""
+    frame.loc[without_id, "recording_id"] = frame.loc[without_id, "path"]
+    folder = source.absolute().parent
+    frame["path"] = [os.path.normpath(folder / p) for p in frame["path"]]
+    return frame

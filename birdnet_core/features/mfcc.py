@@ -1,0 +1,70 @@
+"""Mel-frequency cepstral coefficients with their first and second differences over time."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchaudio
+from torch import nn
+
+from birdnet_core.errors import ConfigError
+from birdnet_core.features.log_mel import standardised
+from birdnet_core.registry import features
+
+
+@features.register("mfcc")
+class Mfcc(nn.Module):
+    """MFCC, delta and delta-delta as three channels; 3 x 40 x 130, the middle 3 s of a 4 s clip.
+
+    DCT-II (orthonormal) of the log-mel spectrogram in dB (reference 1, 80 dB of range), Slaney's mel scale;
+    deltas are regressions over 9 frames, taken twice for the second. `n_frames` keeps that many frames from
+    the middle of the clip; none keeps all. `standardise` is "train" (each channel with the training
+    split's mean and deviation, applied to batches), "clip" or "none".
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_samples: int,
+        *,
+        n_mfcc: int = 40,
+        n_frames: int | None = 130,
+        n_mels: int = 128,
+        n_fft: int = 2048,
+        hop: int = 512,
+        fmin_hz: float = 0.0,
+        fmax_hz: float | None = None,
+        standardise: Literal["clip", "train", "none"] = "train",
+    ) -> None:
+        super().__init__()
+        available = n_samples // hop + 1
+        n_frames = available if n_frames is None else n_frames
+        if n_frames > available:
+            raise ConfigError(
+                f"features.n_frames = {n_frames} is more than the {available} frames of a clip of "
+                f"{n_samples / sample_rate:g} s; lengthen data.window_s or lower n_frames"
+            )
+        if n_mfcc > n_mels:
+            raise ConfigError(f"features.n_mfcc = {n_mfcc} is more than features.n_mels = {n_mels}")
+        self.standardise = standardise
+        self.shape = (3, n_mfcc, n_frames)
+        self.first_frame = (available - n_frames) // 2
+        self.mfcc = torchaudio.transforms.MFCC(
+            sample_rate,
+            n_mfcc,
+            melkwargs={
+                "n_fft": n_fft, "hop_length": hop, "n_mels": n_mels, "f_min": fmin_hz, "f_max": fmax_hz,
+                "norm": "slaney", "mel_scale": "slaney",
+            },
+        )  # fmt: skip
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return [batch, 3, coefficients, frames] for `waveform` [batch, samples]."""
+        # With a channel axis the 80 dB range is each clip's own; without, torchaudio takes the batch's.
+        coefficients = self.mfcc(waveform.unsqueeze(1)).squeeze(1)
+        delta = torchaudio.functional.compute_deltas(coefficients, win_length=9)
+        delta_delta = torchaudio.functional.compute_deltas(delta, win_length=9)
+        stack = torch.stack([coefficients, delta, delta_delta], dim=1)
+        stack = stack[..., self.first_frame : self.first_frame + self.shape[-1]]
+        return standardised(stack) if self.standardise == "clip" else stack

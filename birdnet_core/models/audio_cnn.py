@@ -1,0 +1,41 @@
+"""AudioCNN: the small network of the first experiments."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from birdnet_core.registry import models
+
+
+def convolution(n_in: int, n_out: int) -> list[nn.Module]:
+    """Return a 3x3 convolution with bias, batch norm and ReLU."""
+    return [nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+
+
+@models.register("audio_cnn")
+class AudioCNN(nn.Module):
+    """Three blocks of two convolutions, 32/64/128 channels; 343,801 parameters at 3 channels, 89 classes.
+
+    2x2 max pooling after the first two blocks, global average pooling, 256 hidden units, dropout before the
+    last layer. `input_shape` is (channels, bins, frames); bins and frames are free.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *convolution(input_shape[0], 32), *convolution(32, 32), nn.MaxPool2d(2),
+            *convolution(32, 64), *convolution(64, 64), nn.MaxPool2d(2),
+            *convolution(64, 128), *convolution(128, 128),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Sequential(
+            nn.Linear(128, 256), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(256, n_classes)
+        )
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
+        logits: torch.Tensor = self.head(self.features(pictures))
+        return logits
