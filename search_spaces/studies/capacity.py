@@ -1,0 +1,22 @@
+"""The earlier work grew the network and changed the loss at once, and never ran the large net with plain CE."""
+
+from search_spaces.study import Ablation
+
+from birdnet_core.registry import studies
+
+
+@studies.register("capacity")
+def capacity() -> Ablation:
+    """Is the gain the capacity's, the loss's, or both together's?
+
+    AudioCNN and AudioCNNv2, each with cross-entropy and focal loss. No early stopping: every cell trains its
+    whole budget, so that cells are compared at equal length.
+    """
+    return Ablation(
+        factors={
+            "model.name": ("audio_cnn", "audio_cnn_v2"),
+            "loss.name": ("cross_entropy", "focal"),
+        },
+        base={"training.patience": 0},
+        quick={"training.epochs": 6, "optim.warmup_epochs": 1},
+    )

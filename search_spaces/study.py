@@ -1,0 +1,130 @@
+"""A question, and the configs that answer it.
+
+An `Ablation` asks whether a choice matters: every combination of its factors, each trained on the same seeds
+for the same budget. A `Search` asks which config is best: an Optuna space, sampled trial by trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import optuna
+from optuna.trial import BaseTrial
+
+from birdnet_core import registry
+from birdnet_core.config import TrainConfig
+from birdnet_core.errors import ConfigError
+
+Overrides = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Every combination of `factors`, crossed with seeds (full factorial).
+
+    Args:
+        factors: the values to compare of each dotted setting.
+        baseline: the cell that the others are compared with; the first value of each factor if left out.
+        metric: what decides; its direction is the metric's own.
+        base: settings that the study needs, whatever the user's base config says.
+        quick: further settings under ``--quick``.
+        n_seeds: seeds of every cell unless the user says otherwise.
+    """
+
+    factors: Mapping[str, tuple[Any, ...]]
+    baseline: Overrides = field(default_factory=dict)
+    metric: str = "val/f1_macro"
+    base: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=dict)
+    n_seeds: int = 3
+    name: str = ""
+    question: str = ""
+
+    def cells(self) -> list[Overrides]:
+        """Return the choices of each cell, the last factor varying fastest."""
+        return [dict(zip(self.factors, values, strict=True)) for values in product(*self.factors.values())]
+
+    def baseline_cell(self) -> Overrides:
+        """Return the choices that the other cells are compared with."""
+        return {name: self.baseline.get(name, values[0]) for name, values in self.factors.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A define-by-run space that TPE samples, with ASHA ending the trials that fall behind.
+
+    Args:
+        space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
+        n_trials, quick_trials: how many to sample; the second under ``--quick``.
+        grace_epochs: what every trial may train before ASHA judges it.
+        reduction_factor: ASHA keeps the best 1/factor at each rung.
+        metric, base, quick: as for `Ablation`.
+    """
+
+    space: Callable[[BaseTrial], Overrides]
+    n_trials: int = 40
+    quick_trials: int = 12
+    grace_epochs: int = 3
+    reduction_factor: int = 3
+    metric: str = "val/f1_macro"
+    base: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=dict)
+    name: str = ""
+    question: str = ""
+
+
+Study = Ablation | Search
+
+
+def load_study(name: str, *, quick: bool = False) -> Study:
+    """Return the registered study `name`, in its quick size if asked; ConfigError for an unknown name."""
+    entry = registry.studies[name]
+    study: Study = replace(entry.make(), name=name, question=entry.summary)
+    if quick:
+        study = replace(study, base={**study.base, **study.quick})
+        if isinstance(study, Search):
+            study = replace(study, n_trials=study.quick_trials)
+    return study
+
+
+def base_config(study: Study, base: TrainConfig) -> TrainConfig:
+    """Return the config that every trial of `study` starts from: the user's base with what the study needs."""
+    return base.override({**study.base, "training.monitor": study.metric})
+
+
+def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overrides) -> TrainConfig:
+    """Return `base` with the user's `settings` and one trial's `choices`, applied together.
+
+    Together, because a setting may be an option of a component that the trial chooses. Raises ConfigError
+    for a setting that the study varies itself, and for whatever the config does not take.
+    """
+    taken = sorted(set(settings) & set(choices))
+    if taken:
+        raise ConfigError(
+            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, or take another study"
+        )
+    return base.override({**settings, **choices})
+
+
+def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[Overrides]:
+    """Return the choices that were tried out, after making the config of each; ConfigError lists all faults.
+
+    All cells of an ablation; of a search, 50 random samples of its space.
+    """
+    if isinstance(study, Ablation):
+        tried = study.cells()
+    else:
+        rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        tried = [study.space(rehearsal.ask()) for _ in range(50)]
+    faults: list[str] = []
+    for choices in tried:
+        try:
+            trial_config(base, settings, choices)
+        except ConfigError as error:
+            faults += [line for line in str(error).split("\n") if line not in faults]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return tried

@@ -1,0 +1,1 @@
+"""How a study is run: one Ray trainable, the searcher, the driver's journal, and the command line."""

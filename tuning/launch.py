@@ -1,0 +1,284 @@
+"""From a study to a filled run folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import Trial
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.building import Progress, no_progress
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records import RunFolder, metric_direction, provenance
+from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, trial_config
+from tuning.journal import Journal, Observer
+from tuning.resources import n_concurrent, ray_session
+from tuning.searcher import OptunaSearcher, PlannedSearcher, open_study
+from tuning.trainable import TrainTrial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial may use.
+
+    Args:
+        cpus: also the number of torch's threads.
+        gpus: fractions share a GPU; None takes a whole one where Ray sees any.
+        concurrent: the most trials side by side; None takes as many as fit.
+    """
+
+    cpus: int = 1
+    gpus: float | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The recordings of a sweep, by the name they are shown under, and how stores of them are built."""
+
+    name: str
+    manifest: pd.DataFrame
+    cache: Path | None = None
+    workers: int | None = None
+    progress: Progress = no_progress
+    _folders: dict[tuple[Any, Any], Path] = field(default_factory=dict)
+
+    def folder(self, config: TrainConfig) -> Path:
+        """Return the dataset of `config`, made when first asked for."""
+        key = (config.data, config.features)
+        if key not in self._folders:
+            self._folders[key] = prepare(
+                self.manifest, config, cache=self.cache, workers=self.workers, progress=self.progress
+            )
+        return self._folders[key]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended: trials of the study by status, those that were there before, wall time."""
+
+    study: str
+    counts: dict[str, int]
+    n_reused: int
+    seconds: float
+
+
+def sweep(
+    study: Study,
+    data: Data,
+    out: str | Path,
+    *,
+    base: TrainConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    n_seeds: int | None = None,
+    n_trials: int | None = None,
+    resources: Resources | None = None,
+    command: str = "",
+    observer: Observer = lambda event: None,
+) -> Summary:
+    """Train the trials of `study` that the run folder `out` does not hold yet.
+
+    A trial is known by its config and seed: one that completed is reused, one that failed or was killed is
+    trained again. The folder is written by this process alone, and can be read while the sweep runs. Raises
+    ConfigError for settings that the study cannot take, before anything is trained, and RunFolderError for
+    a folder that holds other data, or this study with other settings.
+    """
+    start = time.perf_counter()
+    resources = resources or Resources()
+    config = base_config(study, base or TrainConfig()).override({"runtime.threads": resources.cpus})
+    settings = dict(settings or {})
+    first = trial_config(config, settings, check(study, config, settings)[0])
+    run = RunFolder(out)
+    asked = _Asked(study, config, settings, data)
+    definition = asked.definition(first, n_seeds, n_trials)
+    _write_study(run, {**definition, "data": asked.facts(first)}, command)
+
+    journal = Journal(run, observer)
+    searcher: PlannedSearcher | OptunaSearcher
+    scheduler: TrialScheduler
+    if isinstance(study, Ablation):
+        searcher, n_reused = asked.planned(definition["seeds"], journal)
+        scheduler = FIFOScheduler()
+    else:
+        searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
+        scheduler = ASHAScheduler(
+            time_attr="epoch",
+            metric=study.metric,
+            mode="max" if definition["direction"] == "maximize" else "min",
+            max_t=first.training.epochs,
+            grace_period=min(study.grace_epochs, first.training.epochs),
+            reduction_factor=study.reduction_factor,
+        )
+    if searcher.n_left():
+        with ray_session(run.path / "ray.log") as total:
+            gpus = resources.gpus if resources.gpus is not None else float(total["gpu"] >= 1)
+            journal.per_trial = {"cpu": float(resources.cpus), "gpu": gpus}
+            concurrent = min(n_concurrent(total, journal.per_trial), resources.concurrent or 10_000)
+            observer(
+                {
+                    "event": "sweep",
+                    "n_left": searcher.n_left(),
+                    "n_reused": n_reused,
+                    "epochs": first.training.epochs,
+                    "concurrent": concurrent,
+                    "metric": study.metric,
+                }
+            )
+            _fit(searcher, scheduler, journal, concurrent)
+    trials = journal.members(study.name)
+    statuses = Counter(record.status for name, record in run.records().items() if name in trials)
+    return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A study with everything that the user set: from it follows what each trial is."""
+
+    study: Study
+    config: TrainConfig
+    settings: Overrides
+    data: Data
+
+    def trial(self, choices: Overrides, seed: int) -> TrainConfig:
+        return trial_config(self.config, self.settings, choices).override({"seed": seed})
+
+    def definition(self, first: TrainConfig, n_seeds: int | None, n_trials: int | None) -> dict[str, Any]:
+        """Return what the study's file says of the design; `first` is any trial's config."""
+        study, seed = self.study, self.config.seed
+        common = {
+            "name": study.name,
+            "question": study.question,
+            "metric": study.metric,
+            "direction": metric_direction(study.metric),
+            "epochs": first.training.epochs,
+            "base": {**self.config.difference(), **self.settings},
+        }
+        if isinstance(study, Search):
+            return {
+                **common, "kind": "search", "scheduler": "asha", "seeds": [seed], "factors": None,
+                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
+            }  # fmt: skip
+        cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
+        return {
+            **common, "kind": "ablation", "scheduler": "fifo",
+            "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
+            "factors": {name: list(values) for name, values in study.factors.items()},
+            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None,
+        }  # fmt: skip
+
+    def facts(self, config: TrainConfig) -> dict[str, Any]:
+        """Return what the study's file says of the data."""
+        facts = Dataset.open(self.data.folder(config)).facts
+        return {"name": self.data.name, **{k: v for k, v in facts.items() if k != "skipped"}}
+
+    def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
+        """Return what Ray ships to a trial: plain JSON."""
+        line = {"study": self.study.name, "trial_id": config.trial_id, "number": number, "factors": choices}
+        return {"config": config.to_dict(), "dataset": str(self.data.folder(config)), "journal": line}
+
+    def planned(self, seeds: list[int], journal: Journal) -> tuple[PlannedSearcher, int]:
+        """Return the searcher of an ablation's unfinished trials, and how many are finished.
+
+        Seeds are the outer loop, so that every cell is seen early. Cells with equal configs are trained once.
+        """
+        assert isinstance(self.study, Ablation)
+        finished, todo, known = journal.finished(), [], journal.members(self.study.name)
+        n_reused = 0
+        taken: set[str] = set()
+        for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
+            payload = self.payload(cell, self.trial(cell, seed), number)
+            name = payload["journal"]["trial_id"]
+            if name in finished:
+                n_reused += 1
+                if name not in known:
+                    journal.reuse(payload["journal"])
+            elif name not in taken:
+                taken.add(name)
+                todo.append(payload)
+        return PlannedSearcher(todo), n_reused
+
+    def sampled(self, study: Search, n_trials: int, journal: Journal) -> OptunaSearcher:
+        """Return the searcher of a search, going on from what its Optuna study holds."""
+        storage = open_study(
+            journal.run.storage_path, study.name, study.metric, seed=self.config.seed, n_trials=n_trials
+        )
+        finished = journal.finished()
+
+        def make_payload(trial: Trial) -> dict[str, Any] | float:
+            choices = study.space(trial)
+            payload = self.payload(choices, self.trial(choices, self.config.seed), trial.number)
+            record = finished.get(payload["journal"]["trial_id"])
+            if record is None:
+                return payload
+            journal.reuse(payload["journal"])
+            return record.metrics[study.metric]
+
+        return OptunaSearcher(storage, study.metric, make_payload, n_trials)
+
+
+def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
+    """Write what was asked, unless the folder holds something that contradicts it."""
+    for name in run.study_names():
+        there = run.read_study(name)
+        if there["data"]["data_id"] != definition["data"]["data_id"]:
+            raise RunFolderError(
+                f"{str(run.path)!r} holds results on {there['data']['name']!r} (data {there['data']['data_id']}), "
+                f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
+                "give another --out"
+            )
+        fixed = ("kind", "metric", "epochs", "base", "factors")
+        changed = [k for k in fixed if there[k] != definition[k]] if name == definition["name"] else []
+        if changed:
+            was, now = ({k: d[k] for k in changed} for d in (there, definition))
+            raise RunFolderError(
+                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was}, this asks for {now}; "
+                "give another --out, or the settings that it was started with"
+            )
+    run.write_study(
+        {
+            **definition,
+            "provenance": {**provenance(), "command": command},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def _fit(
+    searcher: Searcher, scheduler: TrialScheduler, journal: Journal, concurrent: int
+) -> None:
+    """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal."""
+    scratch = Path(tempfile.mkdtemp(prefix="birdtune-tune-"))
+    try:
+        tune.Tuner(
+            tune.with_resources(TrainTrial, journal.per_trial),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[journal],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""What a trial may use, and how many of them fit side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from birdnet_core.errors import ConfigError
+
+# Ray falls back from GPUs in a silent way otherwise, and warns about it for every actor.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+
+
+def n_concurrent(total: dict[str, float], per_trial: dict[str, float]) -> int:
+    """Return how many trials of `per_trial` CPUs and GPUs fit into `total`.
+
+    Raises ConfigError where not even one fits: Ray would wait for ever.
+    """
+    for name, wanted in per_trial.items():
+        if wanted > total.get(name, 0):
+            raise ConfigError(
+                f"a trial asks for {wanted:g} {name.upper()}s and there are {total.get(name, 0):g}; "
+                f"lower --{name}s-per-trial"
+            )
+    fits = [int(total[name] / wanted + 1e-9) for name, wanted in per_trial.items() if wanted > 0]
+    if not fits:
+        raise ConfigError("a trial needs some CPU or GPU: give --cpus-per-trial or --gpus-per-trial")
+    return min(fits)
+
+
+@contextlib.contextmanager
+def ray_session(log: Path) -> Iterator[dict[str, float]]:
+    """Start Ray on this machine if it is not running, and yield its CPUs and GPUs.
+
+    Without dashboard, without usage statistics, bound to localhost; what it started is stopped at the end and
+    its temporary files are removed. What Ray has to say goes to the file `log`.
+    """
+    if ray.is_initialized():
+        yield _totals()
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    # Ray keeps sockets there, whose paths must be short.
+    folder = Path(tempfile.mkdtemp(prefix="bt-"))
+    logger = logging.getLogger("ray")
+    handler = logging.FileHandler(log, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.handlers, terminal = [handler], logger.handlers
+    try:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=128 * 2**20,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+        yield _totals()
+    finally:
+        ray.shutdown()
+        logger.handlers = terminal
+        handler.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _totals() -> dict[str, float]:
+    resources = ray.cluster_resources()
+    return {"cpu": resources.get("CPU", 0.0), "gpu": resources.get("GPU", 0.0)}
