@@ -27,6 +27,11 @@ def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Mo
     return cast(nn.Module, registry.features[feature.name].make(sample_rate, n_samples, **feature.kwargs))
 
 
+def picture_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
+    """Return the channels, bins and frames that `feature` makes of a clip of `n_samples`."""
+    return cast(tuple[int, int, int], build_feature(feature, sample_rate, n_samples).shape)
+
+
 def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights."""
     return cast(nn.Module, registry.models[model.name].make(input_shape, n_classes, **model.kwargs))

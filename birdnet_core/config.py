@@ -230,8 +230,7 @@ class TrainConfig:
             where = f"{group}.{name}"
             if name not in hints:
                 faults.append(
-                    f"unknown setting {where!r}{did_you_mean(name, hints)} "
-                    f"({group} has {', '.join(hints)})"
+                    f"unknown setting {where!r}{did_you_mean(name, hints)} ({group} has {', '.join(hints)})"
                 )
             else:
                 checked[name] = _collect(faults, registry.checked_value, value, hints[name], where)
@@ -266,9 +265,9 @@ class TrainConfig:
         Options of a component count against the defaults of that component.
         """
         base = TrainConfig()
-        base = replace(base, **{g: component(COMPONENTS[g], getattr(self, g).name, {}) for g in COMPONENTS})
-        names = {f"{g}.name": getattr(TrainConfig(), g).name for g in COMPONENTS}
-        defaults = {**base.flat(), **names}
+        names = {f"{group}.name": getattr(self, group).name for group in COMPONENTS}
+        own_names = {f"{group}.name": getattr(base, group).name for group in COMPONENTS}
+        defaults = {**base.override(names).flat(), **own_names}
         return {
             key: value
             for key, value in self.flat().items()

@@ -23,9 +23,7 @@ def average_windows(probabilities: np.ndarray, recording: np.ndarray) -> tuple[n
     return total / np.bincount(index)[:, None], names
 
 
-def score(
-    probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.ndarray]
-) -> dict[str, float]:
+def score(probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return every score of `probabilities` [recordings, classes] against the classes in `truth`.
 
     `strata` gives the classes of rare, medium and common; a stratum without a class in truth scores nan.
@@ -49,7 +47,9 @@ def score(
 
 def f1_per_class(predicted: np.ndarray, truth: np.ndarray, n_classes: int) -> np.ndarray:
     """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
-    values: np.ndarray = f1_score(truth, predicted, labels=np.arange(n_classes), average=None, zero_division=0)
+    values: np.ndarray = f1_score(
+        truth, predicted, labels=np.arange(n_classes), average=None, zero_division=0
+    )
     return values
 
 

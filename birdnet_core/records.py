@@ -38,7 +38,10 @@ Direction = Literal["maximize", "minimize"]
 STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "killed")
 
 _SCORES: dict[str, tuple[Direction, str]] = {
-    "loss": ("minimize", "mean cross-entropy of the recordings' averaged probabilities, whatever loss trains"),
+    "loss": (
+        "minimize",
+        "mean cross-entropy of the recordings' averaged probabilities, whatever loss trains",
+    ),
     "accuracy": ("maximize", "share of recordings whose most probable species is the right one"),
     "f1_macro": ("maximize", "mean F1 over the species present in truth or prediction"),
     "f1_weighted": ("maximize", "mean F1 over species, weighted by their recordings in truth"),
@@ -112,7 +115,8 @@ class TrialRecord:
         """Read a record back; keys that this version does not know are left out."""
         known = {f.name for f in fields(cls)}
         record = cls(**{k: v for k, v in values.items() if k in known})
-        record.metrics = {k: math.nan if v is None else v for k, v in record.metrics.items()}
+        for scores in (record.metrics, record.f1_per_species):
+            scores.update({name: math.nan for name, value in scores.items() if value is None})
         return record
 
 

@@ -1,7 +1,7 @@
 """One training run: a `Session` that learns an epoch at a time, and `train`, which runs it to the end.
 
-The cluster runs the same `Session` that `train` does, so a trial replayed alone gives the same numbers: on the
-CPU to the last digit, for equal `runtime.threads`.
+The cluster runs the same `Session` that `train` does, so a trial replayed alone gives the same numbers: on
+the CPU to the last digit, for equal `runtime.threads`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the hardware multiplies bf16 natively: a GPU, or a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
@@ -234,9 +234,7 @@ class Session:
             loss = self.loss(logits, classes)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), config.optim.grad_clip or math.inf
-            )
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip or math.inf)
             self.optimizer.step()
             losses.append(loss.detach() * len(index))
             norms.append(norm)

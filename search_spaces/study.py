@@ -91,7 +91,7 @@ def load_study(name: str, *, quick: bool = False) -> Study:
 
 
 def base_config(study: Study, base: TrainConfig) -> TrainConfig:
-    """Return the config that every trial of `study` starts from: the user's base with what the study needs."""
+    """Return the user's base with what `study` needs: every trial of it starts from there."""
     return base.override({**study.base, "training.monitor": study.metric})
 
 

@@ -17,7 +17,7 @@ Event = dict[str, Any]
 Observer = Callable[[Event], None]
 
 
-class Journal(tune.Callback):  # type: ignore[misc]
+class Journal(tune.Callback):
     """Appends what Ray reports to the journal, and settles the record of every trial that ends.
 
     Args:
@@ -31,6 +31,10 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self.run = run
         self.observer = observer
         self.per_trial: dict[str, float] = {"cpu": 0.0, "gpu": 0.0}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its callbacks with its own state, which nobody reads: leave out the observer."""
+        return {**self.__dict__, "observer": None}
 
     def finished(self) -> dict[str, TrialRecord]:
         """Return the trials that need no training any more, whatever study they were trained for."""

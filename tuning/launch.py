@@ -140,7 +140,9 @@ def sweep(
             )
             _fit(searcher, scheduler, journal, concurrent)
     trials = journal.members(study.name)
-    statuses = Counter(record.status for name, record in run.records().items() if name in trials)
+    statuses: Counter[str] = Counter(
+        record.status for name, record in run.records().items() if name in trials
+    )
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start)
 
 
@@ -236,7 +238,8 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         there = run.read_study(name)
         if there["data"]["data_id"] != definition["data"]["data_id"]:
             raise RunFolderError(
-                f"{str(run.path)!r} holds results on {there['data']['name']!r} (data {there['data']['data_id']}), "
+                f"{str(run.path)!r} holds results on {there['data']['name']!r} "
+                f"(data {there['data']['data_id']}), "
                 f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
                 "give another --out"
             )
@@ -245,7 +248,8 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         if changed:
             was, now = ({k: d[k] for k in changed} for d in (there, definition))
             raise RunFolderError(
-                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was}, this asks for {now}; "
+                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was}, "
+                f"this asks for {now}; "
                 "give another --out, or the settings that it was started with"
             )
     run.write_study(
@@ -257,9 +261,7 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
     )
 
 
-def _fit(
-    searcher: Searcher, scheduler: TrialScheduler, journal: Journal, concurrent: int
-) -> None:
+def _fit(searcher: Searcher, scheduler: TrialScheduler, journal: Journal, concurrent: int) -> None:
     """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal."""
     scratch = Path(tempfile.mkdtemp(prefix="birdtune-tune-"))
     try:

@@ -40,7 +40,12 @@ class SweepView:
         self.ended: Counter[str] = Counter()
         self.n_epochs = 0
         self.best: tuple[float, str] | None = None
+        self.stage = ""
         self._live: Live | None = None
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Take in how far the making of stores is."""
+        self.stage = f"{stage} {done:,}/{total:,}" if done < total else ""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[SweepView]:
@@ -92,8 +97,8 @@ class SweepView:
 
     def headline(self) -> str:
         """Return the sweep in one line: trials by state, best so far, time used and left."""
-        if not self.sweep:
-            return "starting Ray"
+        if not self.sweep or self.stage:
+            return self.stage or "starting"
         n_ended = sum(self.ended.values())
         states = ", ".join(f"{n} {status}" for status, n in sorted(self.ended.items()))
         parts = [f"{n_ended}/{self.sweep['n_left']} trials" + (f" ({states})" if states else "")]
@@ -106,9 +111,7 @@ class SweepView:
         if self.n_epochs:
             # Pruned trials give back what they did not train, so this is an upper bound for a search.
             spared = sum(
-                self.sweep["epochs"] - self.last[t]["epoch"]
-                for t in self.last
-                if t not in self.running
+                self.sweep["epochs"] - self.last[t]["epoch"] for t in self.last if t not in self.running
             )
             total = self.sweep["n_left"] * self.sweep["epochs"] - spared
             parts.append(f"about {clock(elapsed / self.n_epochs * (total - self.n_epochs))} left")

@@ -58,13 +58,12 @@ def ray_session(log: Path) -> Iterator[dict[str, float]]:
     folder = Path(tempfile.mkdtemp(prefix="bt-"))
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.handlers, terminal = [handler], logger.handlers
     try:
         ray.init(
             include_dashboard=False,
             log_to_driver=False,
-            configure_logging=False,
+            logging_level=logging.WARNING,
             object_store_memory=128 * 2**20,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),

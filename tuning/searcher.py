@@ -1,7 +1,7 @@
 """Optuna on Ray, with the states that Optuna itself would have recorded.
 
-Ray's own OptunaSearch tells a trial that ASHA stopped as COMPLETE with its truncated value, so that importance
-and best-value plots mix training lengths. Here it is PRUNED, with its intermediate values.
+Ray's own OptunaSearch tells a trial that ASHA stopped as COMPLETE with its truncated value, so that
+importance and best-value plots mix training lengths. Here it is PRUNED, with its intermediate values.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def open_study(storage: Path, name: str, metric: str, *, seed: int, n_trials: in
     return study
 
 
-class OptunaSearcher(Searcher):  # type: ignore[misc]
+class OptunaSearcher(Searcher):
     """Asks Optuna for trials and tells it how they went.
 
     Args:
@@ -81,7 +81,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         trials = self.study.get_trials(deepcopy=False)
         return max(0, self.n_trials - len([t for t in trials if t.state != TrialState.FAIL]))
 
-    def suggest(self, trial_id: str) -> Payload | str:
+    def suggest(self, trial_id: str) -> Payload | str:  # type: ignore[override]
         """Return the payload of the next trial, or Searcher.FINISHED."""
         while self.n_left():
             trial = self.study.ask()
@@ -115,8 +115,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def _report(self, trial_id: str, result: dict[str, Any]) -> None:
-        epoch = result.get("epoch")
-        if self.metric in result and epoch not in self._values[trial_id]:
+        if self.metric not in result:
+            return
+        epoch = int(result["epoch"])
+        if epoch not in self._values[trial_id]:
             self._values[trial_id][epoch] = result[self.metric]
             self._trials[trial_id].report(result[self.metric], epoch)
 
@@ -127,7 +129,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Nothing to restore: the Optuna storage holds all there is."""
 
 
-class PlannedSearcher(Searcher):  # type: ignore[misc]
+class PlannedSearcher(Searcher):
     """Hands out the trials of an ablation in their order."""
 
     def __init__(self, payloads: list[Payload]) -> None:
@@ -138,7 +140,7 @@ class PlannedSearcher(Searcher):  # type: ignore[misc]
         """Return how many trials are still to be handed out."""
         return len(self._left)
 
-    def suggest(self, trial_id: str) -> Payload | str:
+    def suggest(self, trial_id: str) -> Payload | str:  # type: ignore[override]
         """Return the payload of the next trial, or Searcher.FINISHED."""
         return self._left.popleft() if self._left else str(Searcher.FINISHED)
 

@@ -17,7 +17,7 @@ from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
 
 
-class TrainTrial(tune.Trainable):  # type: ignore[misc]
+class TrainTrial(tune.Trainable):
     """One trial, an epoch a step; the actor is reused for the next trial.
 
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder

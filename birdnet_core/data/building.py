@@ -40,16 +40,14 @@ def short_hash(value: Any) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` so that two processes never build it at once; a dead holder's lock is free."""
+    """Hold the lock of `folder` so that no two processes build it at once; a dead holder's is free."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def parallel_map(
-    function: Callable[[T], R], tasks: Sequence[T], *, workers: int, chunk: int
-) -> Iterator[R]:
+def parallel_map(function: Callable[[T], R], tasks: Sequence[T], *, workers: int, chunk: int) -> Iterator[R]:
     """Yield the results of `function` over `tasks` as they come, from `workers` processes.
 
     `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow

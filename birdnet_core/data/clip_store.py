@@ -106,7 +106,12 @@ def build_clip_store(
 
 
 def _fill(
-    folder: Path, paths: Sequence[str], hashes: list[str], config: DataConfig, workers: int, progress: Progress
+    folder: Path,
+    paths: Sequence[str],
+    hashes: list[str],
+    config: DataConfig,
+    workers: int,
+    progress: Progress,
 ) -> None:
     """Decode into ``folder.partial``, then rename; ``done.jsonl`` says what an earlier call has finished."""
     partial = folder.with_suffix(".partial")

@@ -15,7 +15,7 @@ from birdnet_core.data.building import Progress, default_cache, locked, no_progr
 from birdnet_core.data.clip_store import build_clip_store
 from birdnet_core.data.feature_store import build_feature_store, channel_statistics, open_features
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import assign_splits, strata
+from birdnet_core.data.splits import assign_splits, crossing, strata
 from birdnet_core.records import read_json, write_json
 
 
@@ -138,6 +138,7 @@ def prepare(
                 "n_species": len(species),
                 **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
+                "durations": _durations([r["duration_s"] for r in clips.recordings if not r["error"]]),
                 "train_counts": train_counts,
                 "strata": strata(train_counts),
                 "grouped_by": list(split.grouped_by),
@@ -158,6 +159,7 @@ def prepare(
                 folder / "clips.npz",
                 labels=labels[recording],
                 recording=recording,
+                sides_of_recordings=sides,
                 sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
             )
             write_json(
@@ -171,6 +173,35 @@ def prepare(
                 },
             )
     return folder
+
+
+def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """Return how many groups the split of a dataset separates, and every value found on two sides.
+
+    For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
+    ``crossing`` ones, which are [] where the split holds.
+    """
+    with np.load(folder / "clips.npz") as arrays:
+        sides = arrays["sides_of_recordings"]
+    usable = sides != ""
+    used = manifest[usable]
+    return {
+        column: {
+            "n": int(used.loc[used[column] != "", column].nunique()),
+            "crossing": crossing(used, sides[usable], column),
+        }
+        for column in ("recording_id", "recordist", "site")
+        if (used[column] != "").any()
+    }
+
+
+def _durations(seconds: list[float]) -> dict[str, float]:
+    return {
+        "total_h": round(sum(seconds) / 3600, 4),
+        "min_s": round(min(seconds), 3),
+        "median_s": round(float(np.median(seconds)), 3),
+        "max_s": round(max(seconds), 3),
+    }
 
 
 def _absences(manifest: pd.DataFrame, sides: np.ndarray, species: pd.Index) -> list[str]:

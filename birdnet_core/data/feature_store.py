@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from birdnet_core.build import build_feature
+from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import Component
 from birdnet_core.data.building import Progress, locked, parallel_map, short_hash
 from birdnet_core.data.clip_store import ClipStore
@@ -39,7 +39,7 @@ def build_feature_store(
             partial = folder.with_suffix(".partial")
             partial.mkdir(parents=True, exist_ok=True)
             rows, _ = clips.rows()
-            shape = (len(rows), *build_feature(feature, clips.sample_rate, clips.samples.shape[1]).shape)
+            shape = (len(rows), *picture_shape(feature, clips.sample_rate, clips.samples.shape[1]))
             path = partial / "features.f16"
             with open(path, "wb") as file:
                 file.truncate(2 * int(np.prod(shape)))

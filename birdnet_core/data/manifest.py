@@ -36,13 +36,15 @@ def read_manifest(
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{str(path)!r} cannot be read as CSV: {str(error).strip()}") from None
-    for wanted, flag in ((path_column, "--path-column"), (species_column, "--species-column")):
-        if wanted not in frame.columns:
-            raise DataError(
-                f"{str(path)!r} has no column {wanted!r}{did_you_mean(wanted, frame.columns)}; "
-                f"it has {', '.join(frame.columns)}. Rename the column, or name yours with "
-                f"`birdtune data index {path.name} {flag} NAME --out clips.csv`"
-            )
+    flags = {"--path-column": path_column, "--species-column": species_column}
+    missing = {flag: column for flag, column in flags.items() if column not in frame.columns}
+    if missing:
+        hints = [did_you_mean(column, frame.columns) for column in missing.values()]
+        raise DataError(
+            f"{str(path)!r} has no column {' and no column '.join(map(repr, missing.values()))}"
+            f"{''.join(hints)}. It has {', '.join(frame.columns)}; a manifest needs path and species. "
+            f"Rename, or name yours: `birdtune data index {path.name} {' NAME '.join(missing)} NAME`"
+        )
     frame = frame.rename(columns={path_column: "path", species_column: "species"})
     frame = frame.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
     return _checked(frame, path)

@@ -1,7 +1,7 @@
 """Who is trained on, who is validated on, who is kept for the end.
 
-A split is drawn over groups: recordings that share a recording_id, and where known a recordist or a site, stay
-on one side, because a model recognises a recordist's microphone as readily as a bird.
+A split is drawn over groups: recordings that share a recording_id, and where known a recordist or a site,
+stay on one side, because a model recognises a recordist's microphone as readily as a bird.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Split:
     notes: tuple[str, ...] = field(default=())
 
 
-def assign_splits(
-    manifest: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int
-) -> Split:
+def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Split a manifest by species and groups; a `split` column in it is taken as it is.
 
     Groups are the connected components of shared recording_id, recordist and site. A column is left out
@@ -138,7 +136,10 @@ def _join(label: np.ndarray, value: np.ndarray, known: np.ndarray) -> np.ndarray
 def _stratify(
     counts: np.ndarray, wanted_share: np.ndarray, penalty: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """Return the side of each group and its cost; `counts` is [groups, species], the others [species, sides]."""
+    """Return the side of each group and the cost of it all.
+
+    `counts` is [groups, species]; `wanted_share` and `penalty` are [species, sides].
+    """
     n_groups, n_sides = len(counts), wanted_share.shape[1]
     species_of = [np.flatnonzero(row) for row in counts]
     total = counts.sum(axis=0)

@@ -17,9 +17,7 @@ class Focal(nn.Module):
     scales every class alike. Computed in float32 from log-probabilities.
     """
 
-    def __init__(
-        self, class_counts: torch.Tensor, *, gamma: float = 2.0, alpha: float | None = None
-    ) -> None:
+    def __init__(self, class_counts: torch.Tensor, *, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__()
         if not 0 <= gamma <= 20:
             raise ConfigError(f"loss.gamma = {gamma} is out of range; it takes 0 to 20")

@@ -21,9 +21,7 @@ class AudioCNN(nn.Module):
     last layer. `input_shape` is (channels, bins, frames); bins and frames are free.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5) -> None:
         super().__init__()
         self.features = nn.Sequential(
             *convolution(input_shape[0], 32), *convolution(32, 32), nn.MaxPool2d(2),

@@ -19,9 +19,7 @@ class AudioCNNv2(nn.Module):
     512 hidden units. `input_shape` is (channels, bins, frames); bins and frames must be 16 or more.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5) -> None:
         super().__init__()
         widths = (input_shape[0], 64, 128, 256, 512, 512)
         layers: list[nn.Module] = []

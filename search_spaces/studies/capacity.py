@@ -1,8 +1,7 @@
-"""The earlier work grew the network and changed the loss at once, and never ran the large net with plain CE."""
-
-from search_spaces.study import Ablation
+"""The earlier work grew the network and changed the loss at once: which of the two helped stayed open."""
 
 from birdnet_core.registry import studies
+from search_spaces.study import Ablation
 
 
 @studies.register("capacity")

@@ -1,9 +1,9 @@
 """The earlier work took 1e-3 for the CNNs as it came, and never tuned it."""
 
 from optuna.trial import BaseTrial
-from search_spaces.study import Overrides, Search
 
 from birdnet_core.registry import studies
+from search_spaces.study import Overrides, Search
 
 
 @studies.register("learning-rate")

@@ -1,0 +1,1 @@
+"""Recordings, clips, features on disk, and the split."""

@@ -1,0 +1,174 @@
+"""Trials of a study become cells: one row a configuration, with its mean over seeds and how sure that is.
+
+Functions take the frames of `runs` and return frames. Only completed trials enter a mean; all others are
+counted in the row of their cell.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from birdnet_core.records import METRICS
+from reports.runs import FAILED, RUNNING
+
+LEVEL = 0.95
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Return mean, low and high of Student's t interval, mean -+ t(n - 1) * s / sqrt(n).
+
+    `s` is the sample standard deviation (n - 1 in the denominator). nan values are left out. With one value
+    low and high are nan, since one seed says nothing about the spread; with none all three are.
+    """
+    finite = np.array([v for v in values if math.isfinite(v)], dtype=float)
+    if finite.size == 0:
+        return math.nan, math.nan, math.nan
+    mean = float(finite.mean())
+    if finite.size == 1:
+        return mean, math.nan, math.nan
+    quantile = float(stats.t.ppf((1 + level) / 2, finite.size - 1))
+    half = quantile * float(finite.std(ddof=1)) / math.sqrt(finite.size)
+    return mean, mean - half, mean + half
+
+
+def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return one row a cell of an ablation, or a sampled config of a search, in the order of the study.
+
+    `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_pruned`, `n_running` and
+    `n_missing` (planned, never started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
+    the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
+    ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best` and `hours` are means over
+    completed trials. `unequal_epochs`: see `trained_length`.
+    """
+    groups = {str(key): group.sort_values("seed") for key, group in trials.groupby("config_id", sort=False)}
+    planned: list[tuple[str, dict[str, Any]]] = [
+        (cell["config_id"], cell["factors"]) for cell in study.get("cells") or []
+    ]
+    known = {config_id for config_id, _ in planned}
+    planned += [(key, group["factors"].iloc[0]) for key, group in groups.items() if key not in known]
+    metrics = [m for m in METRICS if m in trials]
+    lengths = {length for group in groups.values() for length in _lengths(group, study)}
+    rows = []
+    for config_id, factors in planned:
+        group = groups.get(config_id, trials.iloc[:0])
+        own = set(_lengths(group, study))
+        row = {
+            "label": label(factors),
+            "factors": factors,
+            "config_id": config_id,
+            "number": group["number"].min() if len(group) else math.nan,
+            **_counts(group, study),
+            "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
+        }
+        rows.append(row | _summary(group[group["status"] == "completed"], metrics))
+    columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
+    return pd.DataFrame(rows, columns=[*_CELL_COLUMNS, *columns])
+
+
+_CELL_COLUMNS = (
+    "label", "factors", "config_id", "number", "n", "n_failed", "n_pruned", "n_running", "n_missing",
+    "unequal_epochs", "seeds", "trial_ids", "n_params", "epochs_to_best", "epochs_min", "epochs_max", "hours",
+)  # fmt: skip
+
+
+def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budget: int) -> int:
+    """Return how long a completed trial counts as trained, in epochs.
+
+    A trial that its own patience ended counts as the whole budget: every cell was given the same chance and
+    is read at its best epoch. Any other trial counts as the epochs it trained. A cell is marked
+    `unequal_epochs` when the study's lengths differ and one of the cell's is not the study's budget.
+    """
+    training = config.get("training", {})
+    budget, patience = training.get("epochs", budget), training.get("patience", 0)
+    is_stopped = patience > 0 and epochs < budget and epochs - best_epoch >= patience
+    return budget if is_stopped else epochs
+
+
+def species(trials: pd.DataFrame, study: dict[str, Any], config_ids: Sequence[str]) -> pd.DataFrame:
+    """Return F1 a species, the mean over each config's completed trials, rarest species first.
+
+    Columns: `species`, `n_train` (nan where the study does not say), then one a config_id. A species has nan
+    where no completed trial of the config reports it.
+    """
+    done = trials[trials["status"] == "completed"]
+    means = {
+        config_id: pd.DataFrame(list(done.loc[done["config_id"] == config_id, "f1_per_species"])).mean()
+        for config_id in config_ids
+    }
+    frame = pd.DataFrame(means, columns=list(config_ids), dtype=float)
+    counts = study.get("data", {}).get("train_counts") or {}
+    frame.insert(0, "n_train", [float(counts.get(name, math.nan)) for name in frame.index])
+    frame.insert(0, "species", frame.index.astype(object))
+    return frame.sort_values(["n_train", "species"]).reset_index(drop=True)
+
+
+def status_counts(trials: pd.DataFrame) -> str:
+    """Return ``"3 completed, 1 failed"``, the commonest status first."""
+    counts = Counter(str(s) for s in trials["status"])
+    return ", ".join(f"{n} {status}" for status, n in counts.most_common()) or "no trials"
+
+
+def label(factors: dict[str, Any]) -> str:
+    """Return a short name of a cell: ``"audio_cnn · focal"``, ``"lr=0.001"``.
+
+    The key of a component's name is left out, since the name says what it is.
+    """
+    endings = Counter(key.rpartition(".")[2] for key in factors)
+    parts = []
+    for key, value in factors.items():
+        ending = key.rpartition(".")[2]
+        name = ending if endings[ending] == 1 else key
+        parts.append(show(value) if ending == "name" else f"{name}={show(value)}")
+    return " · ".join(parts) or "base"
+
+
+def show(value: Any) -> str:
+    """Return a factor's value as a user would type it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lengths(group: pd.DataFrame, study: dict[str, Any]) -> list[int]:
+    done = group[group["status"] == "completed"]
+    rows = zip(done["epochs"], done["best_epoch"], done["config"], strict=True)
+    return [trained_length(int(e), float(best), config, study["epochs"]) for e, best, config in rows]
+
+
+def _counts(group: pd.DataFrame, study: dict[str, Any]) -> dict[str, int]:
+    status = Counter(group["status"])
+    planned = set(study["seeds"]) if study.get("kind") == "ablation" else set()
+    return {
+        "n": status["completed"],
+        "n_failed": sum(status[s] for s in FAILED),
+        "n_pruned": status["pruned"],
+        "n_running": status[RUNNING],
+        "n_missing": len(planned - set(group["seed"])),
+    }
+
+
+def _summary(done: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "seeds": [int(seed) for seed in done["seed"]],
+        "trial_ids": [str(trial_id) for trial_id in done["trial_id"]],
+        "n_params": done["n_params"].max(),
+        "epochs_to_best": done["best_epoch"].mean(),
+        "epochs_min": done["epochs"].min(),
+        "epochs_max": done["epochs"].max(),
+        "hours": done["seconds"].mean() / 3600,
+    }
+    for metric in metrics:
+        values = [float(v) for v in done[metric]]
+        mean, low, high = t_interval(values)
+        out |= {metric: mean, f"{metric}:low": low, f"{metric}:high": high, f"{metric}:values": values}
+    return out

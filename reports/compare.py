@@ -1,0 +1,171 @@
+"""Differences between cells of an ablation, on the seeds that they share.
+
+Two cells with one seed have the same split, initial draw and order of batches, so their difference is taken
+seed by seed. Cells that were not trained equally long are marked and not compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from reports.aggregate import label, t_interval
+
+COLUMNS = (
+    "metric", "baseline", "cell", "label", "n_shared", "diff", "low", "high", "p", "p_holm", "g", "note"
+)  # fmt: skip
+
+
+def to_baseline(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return one row a cell other than the baseline: cell minus baseline, on their shared seeds.
+
+    `diff` is the mean of the paired differences d, `low` and `high` its t interval, `p` the two-sided paired
+    t-test, `p_holm` corrected over the rows, `g` as in `hedges_g`. What cannot be computed is nan, and `note`
+    says why: fewer than two shared seeds, differences that do not vary, cells trained unequally long. The
+    frame is empty for a search and for a design without a baseline.
+    """
+    metric = study["metric"]
+    baseline = baseline_of(cells, study)
+    if baseline is None or metric not in cells:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = []
+    for index, cell in cells.iterrows():
+        if index == baseline.name:
+            continue
+        row = {"metric": metric, "baseline": baseline["factors"], "cell": cell["factors"]}
+        rows.append({**row, "label": cell["label"], **paired(baseline, cell, metric)})
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["p_holm"] = holm([float(p) for p in frame["p"]])
+    return frame
+
+
+def baseline_of(cells: pd.DataFrame, study: dict[str, Any]) -> pd.Series[Any] | None:
+    """Return the row of the cell that the study names as its baseline, or None."""
+    baseline = study.get("baseline")
+    if study.get("kind") != "ablation" or not baseline:
+        return None
+    for _, cell in cells.iterrows():
+        if all(key in cell["factors"] and cell["factors"][key] == v for key, v in baseline.items()):
+            return cell
+    return None
+
+
+def paired(baseline: pd.Series[Any], cell: pd.Series[Any], metric: str) -> dict[str, Any]:
+    """Return the paired statistics of two rows of a cell table; see `to_baseline`."""
+    out: dict[str, Any] = dict.fromkeys(("diff", "low", "high", "p", "g"), math.nan)
+    out |= {"n_shared": 0, "note": ""}
+    if baseline["unequal_epochs"] or cell["unequal_epochs"]:
+        return out | {"note": "not compared: trained unequal epochs"}
+    before, after = _by_seed(baseline, metric), _by_seed(cell, metric)
+    d = [after[seed] - before[seed] for seed in before if seed in after]
+    scale = max((abs(v) for v in (*before.values(), *after.values())), default=0.0)
+    return out | {"n_shared": len(d)} | _statistics(d, scale)
+
+
+def hedges_g(differences: Sequence[float]) -> float:
+    """Return the paired standardised difference with the small-sample correction, J(n - 1) * mean(d) / s_d.
+
+    mean(d) / s_d is Cohen's d_z (Lakens 2013, Frontiers in Psychology 4:863), s_d the sample standard
+    deviation of the n differences. J(m) = gamma(m / 2) / (sqrt(m / 2) gamma((m - 1) / 2)) is the exact
+    correction of Hedges (1981, Journal of Educational Statistics 6:107-128). J(1) is zero, so two
+    differences have no g: nan.
+    """
+    d = np.asarray(differences, dtype=float)
+    m = d.size - 1
+    if m < 2:
+        return math.nan
+    correction = math.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
+    return float(correction * d.mean() / d.std(ddof=1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected by Holm (1979, Scandinavian Journal of Statistics 6:65-70).
+
+    The i-th smallest of m is multiplied by m - i + 1, made not smaller than the one before it, and capped at
+    1. nan stays nan and does not count.
+    """
+    order = sorted((i for i, p in enumerate(p_values) if math.isfinite(p)), key=lambda i: p_values[i])
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the interaction and the simple effects of a 2x2 ablation, or None for another design.
+
+    With levels 0 (the baseline's, or the first named) and 1 of factors a and b, the interaction of a seed is
+    (y11 - y01) - (y10 - y00), y_ab: how much more a changes the metric when b is at level 1. `diff`, `low`,
+    `high` and `p` are over the seeds that all four cells share, without correction. A simple effect is one
+    factor's paired difference at one level of the other.
+    """
+    factors = study.get("factors") or {}
+    metric = study["metric"]
+    is_2x2 = study.get("kind") == "ablation" and [len(levels) for levels in factors.values()] == [2, 2]
+    if not is_2x2 or metric not in cells:
+        return None
+    (a, levels_a), (b, levels_b) = (
+        (key, _baseline_first(levels, (study.get("baseline") or {}).get(key, levels[0])))
+        for key, levels in factors.items()
+    )
+    corners: dict[tuple[int, int], pd.Series[Any]] = {}
+    for _, cell in cells.iterrows():
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            if cell["factors"] == {a: levels_a[i], b: levels_b[j]}:
+                corners[i, j] = cell
+    if len(corners) < 4:
+        return None
+    values = {at: _by_seed(cell, metric) for at, cell in corners.items()}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
+    is_unequal = any(bool(cell["unequal_epochs"]) for cell in corners.values())
+    per_seed = [values[1, 1][s] - values[0, 1][s] - (values[1, 0][s] - values[0, 0][s]) for s in seeds]
+    scale = max((abs(v) for by_seed in values.values() for v in by_seed.values()), default=0.0)
+    statistics = _statistics([] if is_unequal else per_seed, scale)
+    if is_unequal:
+        statistics["note"] = "not computed: trained unequal epochs"
+    pairs = [(a, (0, j), (1, j)) for j in (0, 1)] + [(b, (i, 0), (i, 1)) for i in (0, 1)]
+    return {
+        "metric": metric,
+        "factors": [a, b],
+        "levels": [list(levels_a), list(levels_b)],
+        "seeds": [] if is_unequal else seeds,
+        "values": [] if is_unequal else per_seed,
+        **{key: statistics[key] for key in ("diff", "low", "high", "p", "note")},
+        "simple_effects": [
+            {"factor": factor, "from": corners[start]["factors"], "to": corners[end]["factors"]}
+            | {"label": f"{label(corners[start]['factors'])} → {label(corners[end]['factors'])}"}
+            | {k: v for k, v in paired(corners[start], corners[end], metric).items() if k not in ("p", "g")}
+            for factor, start, end in pairs
+        ],
+    }
+
+
+def _statistics(d: Sequence[float], scale: float) -> dict[str, Any]:
+    """Return diff, low, high, p, g and note of paired differences between values of about `scale`."""
+    out: dict[str, Any] = dict.fromkeys(("diff", "low", "high", "p", "g"), math.nan)
+    if len(d) < 2:
+        out["diff"] = d[0] if d else math.nan
+        return out | {"note": "one shared seed: no interval" if d else "no shared seed"}
+    mean, low, high = t_interval(d)
+    out["diff"] = mean
+    # Differences equal up to rounding would give t = infinity and p = 0.
+    if max(d) - min(d) <= 1e-12 * scale:
+        return out | {"note": "the differences do not vary: no interval"}
+    p = float(stats.ttest_1samp(np.asarray(d, dtype=float), 0.0).pvalue)
+    return out | {"low": low, "high": high, "p": p, "g": hedges_g(d), "note": ""}
+
+
+def _by_seed(cell: pd.Series[Any], metric: str) -> dict[int, float]:
+    pairs = zip(cell["seeds"], cell[f"{metric}:values"], strict=True)
+    return {seed: value for seed, value in pairs if math.isfinite(value)}
+
+
+def _baseline_first(levels: Sequence[Any], first: Any) -> list[Any]:
+    return sorted(levels, key=lambda level: level != first)

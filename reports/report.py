@@ -1,0 +1,255 @@
+"""One report of one or more run folders: a page, a text, a JSON file, tables and figures.
+
+Every number on the page is also in `report.json` or a CSV, and every mean can be traced to the trials in the
+last table. What is missing or failed is said next to the number that it weakens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records import METRICS, write_json, write_text
+from reports import aggregate, compare, plots, selection, sentences, tables
+from reports.runs import Runs, load
+
+SCHEMA = 1
+N_SHOWN = 20
+
+
+def write_report(paths: Iterable[str | Path], out: str | Path) -> dict[str, Any]:
+    """Write report.html, .md and .json, tables/ and figures/ into `out`; return what report.json holds.
+
+    Raises RunFolderError where a path is no run folder or `out` is a file.
+    """
+    runs = load(paths)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
+    sections, taken = [], set[str]()
+    for study in runs.studies:
+        slug = _slug(study["name"], taken)
+        taken.add(slug)
+        sections.append(_section(runs, study, slug, out))
+    content = {"schema": SCHEMA, "studies": [section["json"] for section in sections]}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"md": tables.escape_markdown, "md_table": tables.to_markdown}
+    for name in ("report.html", "report.md"):
+        write_text(out / name, environment.get_template(f"{name}.j2").render(sections=sections))
+    write_json(out / "report.json", content)
+    return content
+
+
+def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[str, Any]:
+    """Return what the page says about one study, after writing its tables and figures."""
+    trials, epochs = runs.trials_of(study), runs.epochs_of(study)
+    cells = aggregate.cells(trials, study)
+    if study["kind"] == "search":
+        cells = _ranked(cells, study)
+    comparisons = compare.to_baseline(cells, study)
+    interaction = compare.interaction(cells, study)
+    try:
+        best, no_best = selection.choose_among(runs, [study]), ""
+    except RunFolderError as error:
+        best, no_best = None, str(error)
+    shown = tables.cell_table(cells, study, best)
+    displays = {
+        "cells": shown,
+        "comparisons": tables.comparison_table(comparisons, interaction),
+        "trials": tables.trial_table(trials, study),
+        "species": tables.species_table(trials, study, cells, best),
+    }
+    numbers = {
+        "cells": tables.cell_numbers(cells),
+        "comparisons": tables.with_lists_as_text(comparisons),
+        "trials": tables.trial_numbers(trials),
+    }
+    for name, display in displays.items():
+        if display.empty:
+            continue
+        stem = out / "tables" / f"{name}-{slug}"
+        write_text(stem.with_name(f"{stem.name}.csv"), tables.to_csv(numbers.get(name, display)))
+        write_text(stem.with_name(f"{stem.name}.md"), tables.to_markdown(display))
+        write_text(stem.with_name(f"{stem.name}.tex"), tables.to_latex(display, f"{study['name']}: {name}"))
+    return {
+        "study": study,
+        "slug": slug,
+        "design": sentences.design(study),
+        "answer": sentences.answer(study, trials, cells, comparisons, interaction, best, no_best),
+        "cells": shown.iloc[:N_SHOWN],
+        "more_cells": shown.iloc[N_SHOWN:],
+        "comparisons": displays["comparisons"],
+        "figures": _figures(study, trials, epochs, cells, best, out / "figures", slug),
+        "best": best,
+        "no_best": no_best,
+        "best_config": json.dumps(best["config"], indent=2, ensure_ascii=False) if best else "",
+        "failures": tables.failure_table(trials),
+        "species": displays["species"],
+        "trials": displays["trials"],
+        "facts": sentences.facts(study),
+        "caveats": sentences.caveats(study, cells, trials),
+        "provenance": sentences.provenance(study, trials),
+        "json": tables.plain(_content(study, cells, comparisons, interaction, best)),
+    }
+
+
+def _content(
+    study: dict[str, Any],
+    cells: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    interaction: dict[str, Any] | None,
+    best: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return one study of report.json, schema 1."""
+    metrics = [m for m in METRICS if m in cells]
+    same = ("factors", "n", "n_failed", "n_pruned")
+    more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
+    keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_holm", "g")
+    return {
+        **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data")},
+        "cells": [
+            {
+                **{key: cell[key] for key in same},
+                "metrics": {
+                    m: {
+                        "mean": cell[m],
+                        "low": cell[f"{m}:low"],
+                        "high": cell[f"{m}:high"],
+                        "values": cell[f"{m}:values"],
+                    }
+                    for m in metrics
+                },
+                **{key: cell[key] for key in more},
+                "n_params": _whole(cell["n_params"]),
+            }
+            for _, cell in cells.iterrows()
+        ],
+        "comparisons": [{key: row[key] for key in keys} for _, row in comparisons.iterrows()],
+        "interaction": interaction,
+        "best": best,
+        "gates": [],
+        "decision": None,
+    }
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if math.isfinite(value) else None
+
+
+def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return the configs of a search, best first, those without a value last, named by trial number."""
+    cells = cells.assign(label=[f"#{number:.0f}" for number in cells["number"]])
+    if study["metric"] in cells:
+        cells = cells.sort_values(
+            study["metric"], ascending=study["direction"] == "minimize", kind="stable", na_position="last"
+        )
+    return cells.reset_index(drop=True)
+
+
+def _figures(
+    study: dict[str, Any],
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    cells: pd.DataFrame,
+    best: dict[str, Any] | None,
+    folder: Path,
+    slug: str,
+) -> list[dict[str, Any]]:
+    """Draw and save the figures of a study; return name, caption and the SVG of each."""
+    metric = study["metric"]
+    drawn: list[tuple[str, str, Any]] = []
+    draw = _search_figures if study["kind"] == "search" else _ablation_figures
+    if metric in cells and len(trials):
+        drawn = draw(study, trials, epochs, cells, best)
+    return [
+        {
+            "file": f"{slug}-{name}",
+            "caption": caption,
+            "svg": Markup(plots.save(figure, folder / f"{slug}-{name}")),
+        }
+        for name, caption, figure in drawn
+    ]
+
+
+def _ablation_figures(
+    study: dict[str, Any],
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    cells: pd.DataFrame,
+    best: dict[str, Any] | None,
+) -> list[tuple[str, str, Any]]:
+    metric = study["metric"]
+    lines = max(map(len, cells["factors"]), default=1)
+    height = 0.9 + len(cells) * max(0.36, 0.17 * lines)
+    out = [
+        (
+            "cells",
+            f"{metric} of every cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
+            "open diamond: trained unequal epochs.",
+            plots.figure(partial(plots.cell_intervals, cells=cells, metric=metric), height),
+        )
+    ]
+    points = plots.curve_points(epochs, cells, metric)
+    if len(points):
+        curves = partial(plots.learning_curves, points=points, metric=metric)
+        band = f"{metric} over epochs, completed trials. Line: mean; band: lowest to highest seed."
+        out.append(("curves", band, plots.figure(curves)))
+    if {"train/loss", "val/loss"} <= set(epochs.columns):
+        train, val = (plots.curve_points(epochs, cells, f"{name}/loss") for name in ("train", "val"))
+        if len(val):
+            losses = "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; "
+            losses += "training loss is what was minimised, so levels differ between loss functions."
+            out.append(("loss", losses, plots.figure(partial(plots.loss_curves, train=train, val=val))))
+    return out
+
+
+def _search_figures(
+    study: dict[str, Any],
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    cells: pd.DataFrame,
+    best: dict[str, Any] | None,
+) -> list[tuple[str, str, Any]]:
+    metric = study["metric"]
+    winner = best["trial_ids"][0] if best else None
+    out = []
+    if metric in epochs and epochs[metric].notna().any():
+        curves = partial(plots.trial_curves, epochs=epochs, trials=trials, metric=metric, best=winner)
+        caption = f"{metric} over epochs, one line a trial; the mark is where it ended."
+        out.append(("curves", caption, plots.figure(curves)))
+    lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
+    out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
+    for parameter in dict.fromkeys(key for factors in trials["factors"] for key in factors):
+        points = plots.parameter_points(trials, parameter, metric)
+        if len(points) and points["x"].nunique() > 1:
+            effect = partial(plots.parameter_effect, points=points, parameter=parameter, metric=metric)
+            caption = f"{metric} at the best epoch against {parameter}. "
+            caption += "Trials that did not complete show the best epoch they reached."
+            out.append((f"by-{_slug(parameter, set())}", caption, plots.figure(effect, 2.7)))
+    return out
+
+
+def _slug(name: str, taken: set[str]) -> str:
+    """Return a file name for a study that no other has taken."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "study"
+    number = 2
+    unique = slug
+    while unique in taken:
+        unique, number = f"{slug}-{number}", number + 1
+    return unique

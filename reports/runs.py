@@ -1,0 +1,178 @@
+"""Run folders as two tidy frames: one row a trial of a study, one row an epoch of a trial.
+
+Nothing is filtered here. Failed, pruned, diverged, killed and unfinished trials keep their row, because a
+table that averages the survivors without saying so is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records import METRICS, RunFolder, TrialRecord
+
+RUNNING = "running"
+FAILED = ("failed", "diverged", "killed")
+
+TRIAL_COLUMNS = (
+    "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
+    "best_epoch", "n_params", "seconds", "gpus", "peak_memory_mb", "started", "error", "traceback",
+    "config", "f1_per_species", "provenance",
+)  # fmt: skip
+EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What one or more run folders hold.
+
+    Args:
+        studies: the content of each `studies/*.json`, with `run`, the folder it was read from.
+        trials: one row a (study, trial) with the record's fields; its metrics, all from the best epoch, in
+            columns named like the metric. A trial that two studies share has two rows.
+        epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
+            occurrence of an epoch counts.
+    """
+
+    studies: list[dict[str, Any]]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+
+    def trials_of(self, study: dict[str, Any]) -> pd.DataFrame:
+        """Return the rows of one study, by number."""
+        mine = (self.trials["run"] == study["run"]) & (self.trials["study"] == study["name"])
+        rows: pd.DataFrame = self.trials.loc[mine]
+        return rows.sort_values("number", kind="stable").reset_index(drop=True)
+
+    def epochs_of(self, study: dict[str, Any]) -> pd.DataFrame:
+        """Return the epochs of one study's trials, in order."""
+        mine = (self.epochs["run"] == study["run"]) & self.epochs["trial_id"].isin(
+            self.trials_of(study)["trial_id"]
+        )
+        rows: pd.DataFrame = self.epochs.loc[mine]
+        return rows.sort_values(["trial_id", "epoch"], kind="stable").reset_index(drop=True)
+
+
+def load(paths: Iterable[str | Path]) -> Runs:
+    """Read run folders.
+
+    A trial without a record has the status ``running``, unless the journal says that it ended badly. A study
+    of the same name in two folders stays two studies.
+    """
+    folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not folders:
+        raise RunFolderError("no run folder given; give at least one that `birdtune sweep --out` wrote")
+    studies: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+    for path in dict.fromkeys(str(Path(folder)) for folder in folders):
+        folder = RunFolder.existing(path)
+        in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
+        of_trials, of_epochs = _read_journal(folder, path, {study["name"] for study in in_folder})
+        studies += in_folder
+        trials += of_trials
+        epochs += of_epochs
+    metrics = [m for m in METRICS if any(m in row for row in [*trials, *epochs])]
+    return Runs(
+        studies,
+        _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
+        _frame(epochs, EPOCH_COLUMNS, metrics, ("epoch_s",)),
+    )
+
+
+def _read_journal(
+    folder: RunFolder, run: str, studies: set[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the trial rows and the epoch rows of one folder."""
+    started: dict[tuple[str, str], dict[str, Any]] = {}
+    ended: dict[str, str] = {}
+    epochs: dict[tuple[str, int], dict[str, Any]] = {}
+    for event in folder.events():
+        if event["event"] == "trial" and event["study"] in studies:
+            # A resumed trial, or a searcher that samples one config twice, comes here again: the first
+            # number names it, and it counts as reused only if this study never trained it.
+            first = started.setdefault((event["study"], event["trial_id"]), event)
+            first["reused"] = first.get("reused", False) and event.get("reused", False)
+        elif event["event"] == "epoch":
+            epochs[event["trial_id"], event["epoch"]] = event
+        elif event["event"] == "end":
+            ended[event["trial_id"]] = event["status"]
+    records = folder.records()
+    trials = [
+        _trial_row(event, run, records.get(trial_id), ended.get(trial_id), epochs)
+        for (_, trial_id), event in started.items()
+    ]
+    rows = [
+        {"run": run, "trial_id": trial_id, "epoch": epoch, "epoch_s": _number(event.get("epoch_s"))}
+        | {name: _number(value) for name, value in event["metrics"].items()}
+        for (trial_id, epoch), event in epochs.items()
+        if not _is_stale(epoch, records.get(trial_id))
+    ]
+    return trials, rows
+
+
+def _is_stale(epoch: int, record: TrialRecord | None) -> bool:
+    """Return whether an epoch is left from an earlier attempt that went further than the recorded one."""
+    return record is not None and 0 < record.epochs < epoch
+
+
+def _trial_row(
+    event: dict[str, Any],
+    run: str,
+    record: TrialRecord | None,
+    ended: str | None,
+    epochs: dict[tuple[str, int], dict[str, Any]],
+) -> dict[str, Any]:
+    trial_id = event["trial_id"]
+    config_id, _, seed = trial_id.rpartition("-s")
+    row = {
+        "run": run,
+        "study": event["study"],
+        "trial_id": trial_id,
+        "number": event["number"],
+        "config_id": config_id,
+        "seed": int(seed),
+        "reused": bool(event["reused"]),
+        "factors": event.get("factors") or {},
+    }
+    if record is None:
+        mine = [epoch for name, epoch in epochs if name == trial_id]
+        return {
+            **row,
+            "status": ended if ended in (*FAILED, "pruned") else RUNNING,
+            "epochs": max(mine, default=0),
+            "seconds": math.nan,
+            "gpus": math.nan,
+            "config": {},
+            "f1_per_species": {},
+            "provenance": {},
+        }
+    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus")
+    more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
+    row |= {name: getattr(record, name) for name in fields + more}
+    row["f1_per_species"] = {name: _number(value) for name, value in record.f1_per_species.items()}
+    return row | {name: _number(value) for name, value in record.metrics.items() if name in METRICS}
+
+
+def _frame(
+    rows: list[dict[str, Any]], columns: tuple[str, ...], metrics: list[str], numbers: tuple[str, ...]
+) -> pd.DataFrame:
+    """Return rows as a frame in which an absent number is nan and an absent text is None."""
+    frame = pd.DataFrame(rows, columns=[*columns, *metrics], dtype=object)
+    whole = [c for c in ("number", "seed", "epochs", "epoch") if c in frame]
+    frame = frame.astype(dict.fromkeys(whole, "int64"))
+    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus") if c in frame)]
+    frame = frame.astype(dict.fromkeys(floats, "float64"))
+    for column in frame.columns.intersection(["error", "traceback", "started"]):
+        frame[column] = frame[column].where(frame[column].notna(), None)
+    return frame
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

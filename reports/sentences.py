@@ -1,0 +1,202 @@
+"""What a study found, in words: the design, the answer with its uncertainty, what the numbers do not show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from reports import aggregate
+from reports.tables import count, n_seeds, number, p_value, signed
+
+
+def design(study: dict[str, Any]) -> str:
+    """Return what was tried, for how long, how often, against what, and what counts as better."""
+    seeds = study["seeds"]
+    trained = f"{study['epochs']} epochs at most, {n_seeds(len(seeds))}"
+    if study["kind"] == "search":
+        ended = "early termination by ASHA" if study.get("scheduler") == "asha" else "no early termination"
+        planned = f" of {study['n_trials']} trials" if study.get("n_trials") else ""
+        return f"Search{planned}, {trained}, {ended}; {_aim(study)}."
+    factors = study.get("factors") or {}
+    varied = "; ".join(f"{key} in {{{', '.join(map(aggregate.show, v))}}}" for key, v in factors.items())
+    n_cells = len(study.get("cells") or [])
+    baseline = study.get("baseline")
+    against = f", compared with the baseline {aggregate.label(baseline)}" if baseline else ""
+    early = ", with early termination by ASHA" if study.get("scheduler") == "asha" else ""
+    of = f" of {varied}" if varied else ""
+    return f"Ablation{of}: {n_cells} cells, {trained}{early}{against}; {_aim(study)}."
+
+
+def _aim(study: dict[str, Any]) -> str:
+    verb = "higher" if study["direction"] == "maximize" else "lower"
+    return f"{study['metric']}, {verb} is better"
+
+
+def answer(
+    study: dict[str, Any],
+    trials: pd.DataFrame,
+    cells: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    interaction: dict[str, Any] | None,
+    best: dict[str, Any] | None,
+    no_best: str,
+) -> str:
+    """Return the result in a sentence or two, with its uncertainty."""
+    if best is None:
+        return f"No answer yet: {no_best}."
+    metric = study["metric"]
+    row = cells[cells["config_id"] == best["config_id"]].iloc[0]
+    if best["low"] is None:
+        how = "one seed, so no interval and no way to tell it from chance"
+    else:
+        how = f"95 % interval {number(best['low'])} to {number(best['high'])}, {n_seeds(best['n'])}"
+    of = f"{len(cells)} cells" if study["kind"] == "ablation" else f"{len(trials)} trials"
+    name = row["label"]
+    if study["kind"] == "search" and row["factors"]:
+        name = f"trial {name} ({aggregate.label(row['factors'])})"
+    text = f"Best of {of} ({aggregate.status_counts(trials)}): {name} with {metric} "
+    text += f"{number(best['mean'])} ({how})."
+    mine = [c for _, c in comparisons.iterrows() if c["cell"] == row["factors"]]
+    if mine:
+        text += " " + _difference_sentence(mine[0])
+    elif len(comparisons) and study.get("baseline"):
+        text += " It is the baseline itself."
+    return " ".join([text, interaction_effect(interaction, study)]).strip()
+
+
+def _difference_sentence(comparison: pd.Series[Any]) -> str:
+    if math.isnan(comparison["diff"]):
+        return f"Against the baseline: {comparison['note']}."
+    diff = f"Its difference to the baseline is {signed(comparison['diff'])}"
+    if math.isnan(comparison["p_holm"]):
+        return f"{diff} ({comparison['note']})."
+    verdict = (
+        "more than the seeds explain"
+        if comparison["p_holm"] < 1 - aggregate.LEVEL
+        else "not distinguishable from the spread of the seeds"
+    )
+    interval = f"{signed(comparison['low'])} to {signed(comparison['high'])}"
+    return f"{diff} ({interval}, p {p_value(comparison['p_holm'])} after Holm): {verdict}."
+
+
+def interaction_effect(interaction: dict[str, Any] | None, study: dict[str, Any]) -> str:
+    """Return the interaction of a 2x2 design with its interval; empty for another design."""
+    if interaction is None:
+        return ""
+    a, b = interaction["factors"]
+    (_, _), (b0, b1) = interaction["levels"]
+    if math.isnan(interaction["diff"]):
+        return f"The interaction of {a} and {b} cannot be told: {interaction['note']}."
+    text = (
+        f"Changing {a} moves {study['metric']} by {signed(interaction['diff'])} more with "
+        f"{aggregate.show(b1)} than with {aggregate.show(b0)}"
+    )
+    if math.isnan(interaction["p"]):
+        return f"{text} ({interaction['note']})."
+    open_question = "" if interaction["p"] < 1 - aggregate.LEVEL else ": the interaction could be chance"
+    return (
+        f"{text} ({signed(interaction['low'])} to {signed(interaction['high'])}, "
+        f"p {p_value(interaction['p'])}){open_question}."
+    )
+
+
+def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
+    """Return what the numbers do not show, each as a sentence."""
+    out = []
+    completed = cells[cells["n"] > 0]
+    single = int((completed["n"] == 1).sum())
+    if single:
+        out.append(
+            f"{single} of {len(cells)} rows with one seed only: no interval, and a gap between them may be "
+            "chance."
+        )
+    lost = int(cells["n_failed"].sum())
+    if lost:
+        out.append(f"{_trials(lost)} failed, diverged or killed: no part of a mean, and listed by name.")
+    for column, what in (("n_running", "not ended"), ("n_missing", "planned and never started")):
+        if n := int(cells[column].sum()):
+            out.append(f"{_trials(n)} {what}.")
+    marked = [str(name) for name in cells.loc[cells["unequal_epochs"].astype(bool), "label"]]
+    if marked:
+        out.append(f"Trained unequal epochs, so not compared: {', '.join(marked)}.")
+    done = trials[trials["status"] == "completed"]
+    if len(done) and (done["epochs"] < study["epochs"]).any():
+        out.append(
+            f"Completed trials trained {done['epochs'].min()} to {done['epochs'].max()} of "
+            f"{study['epochs']} epochs; each is read at its best epoch."
+        )
+    if study["metric"] in done and (n := int(done[study["metric"]].isna().sum())):
+        out.append(f"{_trials(n)} completed without a finite {study['metric']}: no part of a mean.")
+    reused = int(trials["reused"].sum())
+    if reused:
+        out.append(f"{_trials(reused)} trained for another study of the run folder, and used again.")
+    monitors = {config.get("training", {}).get("monitor", study["metric"]) for config in done["config"]}
+    if monitors - {study["metric"]}:
+        chosen_by = ", ".join(sorted(monitors))
+        out.append(f"The best epoch of a trial was chosen by {chosen_by}, not by {study['metric']} alone.")
+    out.append(
+        "Scores are of the validation split, which also chose each trial's best epoch and the best config: "
+        "they are too high on average. This report does not open the test split."
+    )
+    if (completed["n"] > 1).any():
+        out.append(
+            "Intervals and p values cover the randomness of training on this one split. They say nothing "
+            "about other recordings, sites or splits."
+        )
+    factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
+    if factors:
+        out.append(
+            f"Only {', '.join(factors)} varied. Everything else stayed as it was, and no other value "
+            "was tested."
+        )
+    return out
+
+
+def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of the data and its split, as pairs of a title and a value."""
+    data = study.get("data") or {}
+    titles = {
+        "name": "data", "data_id": "data id", "split_id": "split id", "n_recordings": "recordings",
+        "n_species": "species", "n_train": "training recordings", "n_val": "validation recordings",
+        "n_test": "test recordings (not opened)", "n_skipped": "recordings skipped",
+    }  # fmt: skip
+    out = [
+        (title, count(data[key]) if isinstance(data[key], int) else str(data[key]))
+        for key, title in titles.items()
+        if data.get(key) is not None
+    ]
+    strata = data.get("strata") or {}
+    if strata:
+        out.append(
+            ("species by stratum", ", ".join(f"{len(members)} {name}" for name, members in strata.items()))
+        )
+    counts = data.get("train_counts") or {}
+    if counts:
+        rarest, commonest = min(counts.values()), max(counts.values())
+        out.append(("training recordings a species", f"{rarest} (rarest) to {commonest} (commonest)"))
+    return out
+
+
+def provenance(study: dict[str, Any], trials: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return where the numbers come from and what they cost, as pairs of a title and a value."""
+    source = study.get("provenance") or {}
+    versions = source.get("versions") or {}
+    devices = sorted({str(p["device"]) for p in trials["provenance"] if p.get("device")})
+    spent = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
+    rows = {
+        "run folder": study["run"],
+        "created": study.get("created"),
+        "command": source.get("command"),
+        "git commit": source.get("git_commit"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "devices": ", ".join(devices),
+        "trial hours, failed ones included": f"{spent:.3g}",
+        "trials": aggregate.status_counts(trials),
+    }
+    return [(key, str(value)) for key, value in rows.items() if value]
+
+
+def _trials(n: int) -> str:
+    return "1 trial" if n == 1 else f"{n} trials"

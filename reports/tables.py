@@ -1,0 +1,263 @@
+"""What a reader sees of a frame: text cells, and CSV, Markdown or LaTeX booktabs of them.
+
+A CSV keeps every column at full precision; the other two are for reading and print a dash for what is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports import aggregate, compare
+from reports.runs import FAILED, RUNNING
+
+STRATA = {"val/f1_rare": "F1 rare", "val/f1_medium": "F1 medium", "val/f1_common": "F1 common"}
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "−": r"$-$", "–": "--", "→": r"$\to$",
+}  # fmt: skip
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Return numbers at full precision, an absent one as an empty field."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """Return a pipe table of text cells."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "".join(
+        f"| {' | '.join(c if c == '---' else escape_markdown(c) for c in line)} |\n" for line in lines
+    )
+
+
+def to_latex(frame: pd.DataFrame, caption: str) -> str:
+    """Return a booktabs table of text cells; the document needs \\usepackage{booktabs}."""
+    lines = [" & ".join(escape_latex(str(c)) for c in row) + r" \\" for row in frame.astype(str).to_numpy()]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(frame.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(escape_latex(str(c)) for c in frame.columns) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it is; a line break becomes a space."""
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown prints as it is, inside a table too; a line break becomes a space."""
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\|*`\[\]])", r"\\\1", plain)
+
+
+def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
+    metric = study["metric"]
+    baseline = compare.baseline_of(cells, study)
+    rows = []
+    for index, cell in cells.iterrows():
+        marks = []
+        if best and cell["config_id"] == best["config_id"]:
+            marks.append("best")
+        if baseline is not None and index == baseline.name:
+            marks.append("baseline")
+        if cell["unequal_epochs"]:
+            marks.append("unequal epochs")
+        row = {"cell": cell["label"] + (f" ({', '.join(marks)})" if marks else "")}
+        if study["kind"] == "search":
+            row |= {key: aggregate.show(value) for key, value in cell["factors"].items()}
+        row[metric] = number(cell.get(metric, math.nan))
+        row["95 % interval"] = _interval(cell, metric)
+        row |= {"n": str(cell["n"]), "failed": str(cell["n_failed"]), "pruned": str(cell["n_pruned"])}
+        row |= {title: number(cell[m]) for m, title in STRATA.items() if m in cells and m != metric}
+        row["parameters"] = count(cell["n_params"])
+        row["epochs"] = span(cell["epochs_min"], cell["epochs_max"])
+        row["to best"] = number(cell["epochs_to_best"], "{:.1f}")
+        row["hours"] = number(cell["hours"], "{:.2g}")
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object).fillna("–")
+
+
+def _interval(cell: pd.Series[Any], metric: str) -> str:
+    if cell["n"] == 0:
+        return "none: no completed trial"
+    if math.isnan(cell.get(f"{metric}:low", math.nan)):
+        return "none: one seed" if cell["n"] == 1 else "none: fewer than two finite values"
+    return f"{number(cell[f'{metric}:low'])} to {number(cell[f'{metric}:high'])}"
+
+
+def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | None) -> pd.DataFrame:
+    rows = [
+        {
+            "difference": f"{row['label']} − baseline",
+            "diff": signed(row["diff"]),
+            "95 % interval": signed_interval(row),
+            "p": p_value(row["p"]),
+            "p (Holm)": p_value(row["p_holm"]),
+            "g": signed(row["g"], "{:+.2f}"),
+            "shared seeds": str(row["n_shared"]),
+            "note": row["note"],
+        }
+        for _, row in comparisons.iterrows()
+    ]
+    if interaction is not None:
+        for row in interaction["simple_effects"]:
+            rows.append(
+                {
+                    "difference": f"simple effect of {row['factor']}: {row['label']}",
+                    "diff": signed(row["diff"]),
+                    "95 % interval": signed_interval(row),
+                    "shared seeds": str(row["n_shared"]),
+                    "note": row["note"],
+                }
+            )
+        rows.append(
+            {
+                "difference": f"interaction {' × '.join(interaction['factors'])}",
+                "diff": signed(interaction["diff"]),
+                "95 % interval": signed_interval(interaction),
+                "p": p_value(interaction["p"]),
+                "shared seeds": str(len(interaction["seeds"])),
+                "note": interaction["note"],
+            }
+        )
+    frame = pd.DataFrame(rows, dtype=object).fillna("")
+    return frame if rows and any(frame["note"]) else frame.drop(columns="note", errors="ignore")
+
+
+def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    metric = study["metric"]
+    rows = [
+        {
+            "trial": trial["trial_id"],
+            "number": str(trial["number"]),
+            "cell": aggregate.label(trial["factors"]),
+            "seed": str(trial["seed"]),
+            "status": trial["status"] + (" (reused)" if trial["reused"] else ""),
+            metric: number(trial.get(metric, math.nan)),
+            "best epoch": count(trial["best_epoch"]),
+            "epochs": str(trial["epochs"]),
+            "hours": number(trial["seconds"] / 3600, "{:.2g}"),
+            "peak memory": number(trial["peak_memory_mb"], "{:,.0f} MB"),
+        }
+        for _, trial in trials.iterrows()
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def species_table(
+    trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame, best: dict[str, Any] | None
+) -> pd.DataFrame:
+    """Return F1 a species: of every cell of an ablation, of the best config of a search."""
+    shown = cells[cells["n"] > 0]
+    if study["kind"] == "search":
+        shown = shown[shown["config_id"] == (best or {}).get("config_id")]
+    frame = aggregate.species(trials, study, list(shown["config_id"]))
+    names = dict(zip(shown["config_id"], shown["label"], strict=True))
+    text = frame.rename(columns={**names, "n_train": "training recordings"}).astype(object)
+    for column, source in zip(text.columns, frame.columns, strict=True):
+        if source != "species":
+            text[column] = [count(v) if source == "n_train" else number(v) for v in frame[source]]
+    return text if len(shown) else text.iloc[:0]
+
+
+def cell_numbers(cells: pd.DataFrame) -> pd.DataFrame:
+    factors = pd.DataFrame(list(cells["factors"]), index=cells.index, dtype=object)
+    frame = pd.concat([cells[["label"]], factors, cells.drop(columns=["label", "factors"])], axis=1)
+    return with_lists_as_text(frame)
+
+
+def trial_numbers(trials: pd.DataFrame) -> pd.DataFrame:
+    factors = pd.DataFrame(list(trials["factors"]), index=trials.index, dtype=object)
+    hidden = ["factors", "config", "f1_per_species", "provenance", "traceback"]
+    return with_lists_as_text(pd.concat([trials.drop(columns=hidden), factors], axis=1))
+
+
+def with_lists_as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    for column in frame.columns:
+        frame[column] = [
+            json.dumps(plain(v), ensure_ascii=False) if isinstance(v, (list, dict)) else v
+            for v in frame[column]
+        ]
+    return frame
+
+
+def failure_table(trials: pd.DataFrame) -> pd.DataFrame:
+    lost = trials[trials["status"].isin([*FAILED, RUNNING])]
+    rows = [
+        {
+            "trial": trial["trial_id"],
+            "cell": aggregate.label(trial["factors"]),
+            "status": trial["status"],
+            "epochs": str(trial["epochs"]),
+            "error": _last_line(trial["error"]) or ("not ended" if trial["status"] == RUNNING else "–"),
+        }
+        for _, trial in lost.iterrows()
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _last_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+def plain(value: Any) -> Any:
+    """Return a value of JSON types only; what is not finite becomes None."""
+    if isinstance(value, dict):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: float, form: str = "{:.4f}") -> str:
+    return form.format(value) if math.isfinite(value) else "–"
+
+
+def signed(value: float, form: str = "{:+.4f}") -> str:
+    return number(value, form).replace("-", "−")
+
+
+def signed_interval(row: Any) -> str:
+    return f"{signed(row['low'])} to {signed(row['high'])}" if math.isfinite(row["low"]) else "none"
+
+
+def p_value(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def span(low: float, high: float) -> str:
+    return count(low) if low == high or not math.isfinite(low) else f"{count(low)}–{count(high)}"
+
+
+def n_seeds(n: int) -> str:
+    return "one seed" if n == 1 else f"{n} seeds"

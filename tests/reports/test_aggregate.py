@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reports import load
+from reports.aggregate import cells, label, species, t_interval
+
+CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
+
+
+def table(path):
+    runs = load([path])
+    return cells(runs.trials_of(runs.studies[0]), runs.studies[0])
+
+
+def test_interval_uses_the_printed_t_table():
+    # t(0.975, 2) = 4.303 in any statistics table; s of 1, 2, 3 is 1.
+    mean, low, high = t_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert (low, high) == pytest.approx((2 - 4.303 / math.sqrt(3), 2 + 4.303 / math.sqrt(3)), abs=1e-3)
+
+
+def test_interval_agrees_with_scipy():
+    values = [0.11, 0.19, 0.14, 0.17]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert t_interval(values)[1:] == pytest.approx(expected)
+
+
+def test_interval_covers_the_truth_in_about_95_percent_of_samples():
+    rng = np.random.default_rng(0)
+    intervals = [t_interval(rng.normal(0.3, 0.02, size=3)) for _ in range(2000)]
+    covered = np.mean([low <= 0.3 <= high for _, low, high in intervals])
+    assert 0.935 < covered < 0.965
+
+
+def test_one_seed_has_no_interval(make_run):
+    row = table(make_run([(CE, {0: 0.3})])).iloc[0]
+    assert row["val/f1_macro"] == 0.3
+    assert math.isnan(row["val/f1_macro:low"]) and math.isnan(row["val/f1_macro:high"])
+
+
+def test_only_completed_trials_enter_the_mean_and_the_others_are_counted(make_run):
+    pruned = {"status": "pruned", "metrics": {"val/f1_macro": 0.9}}
+    ends = {0: 0.2, 1: 0.4, 2: "failed", 3: "diverged", 4: "killed", 5: pruned, 6: "running", 7: "missing"}
+    row = table(make_run([(CE, ends)])).iloc[0]
+    assert row["val/f1_macro"] == pytest.approx(0.3)
+    counts = ["n", "n_failed", "n_pruned", "n_running", "n_missing"]
+    assert row[counts].tolist() == [2, 3, 1, 1, 1]
+
+
+def test_values_are_in_the_order_of_seeds(make_run):
+    row = table(make_run([(CE, {2: 0.3, 0: 0.1, 1: 0.2})])).iloc[0]
+    assert row["seeds"] == [0, 1, 2]
+    assert row["val/f1_macro:values"] == [0.1, 0.2, 0.3]
+    assert [trial_id[-3:] for trial_id in row["trial_ids"]] == ["-s0", "-s1", "-s2"]
+
+
+def test_every_metric_that_occurs_has_columns(make_run):
+    ending = {"status": "completed", "metrics": {"val/f1_macro": 0.3, "val/f1_rare": 0.1, "other": 5.0}}
+    row = table(make_run([(CE, {0: ending})])).iloc[0]
+    assert row["val/f1_rare"] == 0.1
+    assert "other" not in row
+
+
+def test_cell_that_never_started_still_has_a_row(make_run):
+    frame = table(make_run([(CE, {0: 0.1}), (FOCAL, {0: "missing"})]))
+    assert frame["n"].tolist() == [1, 0]
+    assert frame["label"].tolist() == ["cross_entropy", "focal"]
+
+
+def test_costs_are_means_over_completed_trials(make_run):
+    def ended(best, seconds, status="completed"):
+        metrics = {"val/f1_macro": 0.1}
+        return {"status": status, "metrics": metrics, "best_epoch": best, "seconds": seconds, "epochs": 4}
+
+    row = table(
+        make_run([(CE, {0: ended(1, 3600.0), 1: ended(4, 7200.0), 2: ended(2, 1.0, "failed")})])
+    ).iloc[0]
+    assert (row["epochs_to_best"], row["hours"], row["n_params"]) == (2.5, 1.5, 343_801)
+
+
+def completed(epochs, best_epoch, budget=4, patience=0):
+    config = {"training": {"epochs": budget, "patience": patience}}
+    metrics = {"val/f1_macro": 0.1}
+    return {
+        "status": "completed",
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "metrics": metrics,
+        "config": config,
+    }
+
+
+def test_shorter_cell_is_marked(make_run):
+    frame = table(make_run([(CE, {0: completed(4, 3)}), (FOCAL, {0: completed(2, 2)})]))
+    assert frame["unequal_epochs"].tolist() == [False, True]
+
+
+def test_cell_with_another_budget_is_marked(make_run):
+    frame = table(make_run([(CE, {0: completed(4, 3)}), (FOCAL, {0: completed(8, 7, budget=8)})]))
+    assert frame["unequal_epochs"].tolist() == [False, True]
+
+
+def test_cell_that_its_own_patience_ended_is_not_marked(make_run):
+    frame = table(
+        make_run([(CE, {0: completed(4, 4, patience=2)}), (FOCAL, {0: completed(3, 1, patience=2)})])
+    )
+    assert frame["unequal_epochs"].tolist() == [False, False]
+
+
+def test_cells_of_one_length_are_not_marked(make_run):
+    frame = table(make_run([(CE, {0: completed(3, 3)}), (FOCAL, {0: completed(3, 1)})]))
+    assert not frame["unequal_epochs"].any()
+
+
+def test_species_are_means_over_seeds_rarest_first(make_run):
+    def scored(owl, wren):
+        f1 = {"wren": wren, "owl": owl}
+        return {"status": "completed", "metrics": {"val/f1_macro": 0.1}, "f1_per_species": f1}
+
+    runs = load([make_run([(CE, {0: scored(0.0, 0.5), 1: scored(0.2, 0.7)})])])
+    trials = runs.trials_of(runs.studies[0])
+    frame = species(trials, runs.studies[0], [trials["config_id"].iloc[0]])
+    assert frame["species"].tolist() == ["owl", "wren"]
+    assert frame["n_train"].tolist() == [1, 9]
+    assert frame.iloc[:, 2].tolist() == pytest.approx([0.1, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({"model.name": "audio_cnn", "loss.name": "focal"}, "audio_cnn · focal"),
+        ({"optim.lr": 0.00031623}, "lr=0.0003162"),
+        ({"loss.alpha": None, "model.pretrained": True}, "alpha=none · pretrained=true"),
+        ({"model.width": 1, "loss.width": 2}, "model.width=1 · loss.width=2"),
+        ({}, "base"),
+    ],
+)
+def test_label_is_short_and_unambiguous(factors, expected):
+    assert label(factors) == expected

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import pytest
+
+from birdnet_core.errors import RunFolderError
+from reports import write_report
+from reports.__main__ import main
+
+CORNERS = [{"model.name": m, "loss.name": loss} for m in ("small", "big") for loss in ("ce", "focal")]
+FACTORS = {"model.name": ["small", "big"], "loss.name": ["ce", "focal"]}
+CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
+EVIL = '<script>alert("x")</script>'
+
+
+class Page(html.parser.HTMLParser):
+    """Collect the tags and the visible text of a page."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.links, self.text = [], [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report(run, out):
+    """Return the JSON of the one study, the page and the folder."""
+    content = write_report([run], out)
+    return content["studies"][0], Page((out / "report.html").read_text()), out
+
+
+@pytest.fixture
+def written(make_run, tmp_path):
+    """Return a function that reports a run of the given cells."""
+    return lambda cells, **changes: report(make_run(cells, **changes), tmp_path / "report")
+
+
+@pytest.fixture(scope="module")
+def two_by_two(write_run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("two_by_two")
+    error = {
+        "status": "failed",
+        "epochs": 1,
+        "error": "Traceback\nOutOfMemoryError: 512 MiB",
+        "traceback": "T",
+    }
+    ends = [{0: 0.10, 1: 0.12, 2: 0.11}, {0: 0.11, 1: 0.12, 2: error}, {0: 0.20, 1: 0.19, 2: 0.21}]
+    ends.append({0: 0.26, 1: 0.27, 2: 0.24})
+    cells = list(zip(CORNERS, ends, strict=True))
+    return report(write_run(path / "run", cells, factors=FACTORS), path / "report")
+
+
+def test_json_has_schema_1_and_nothing_else(two_by_two):
+    study, _, out = two_by_two
+    text = (out / "report.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text) == {"schema": 1, "studies": [study]}
+    assert set(study) == {"name", "question", "metric", "direction", "data", "cells", "comparisons",
+                          "interaction", "best", "gates", "decision"}  # fmt: skip
+    assert set(study["cells"][0]) == {
+        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
+        "trial_ids", "unequal_epochs",
+    }  # fmt: skip
+    assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
+    assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
+                                            "p_holm", "g"}  # fmt: skip
+
+
+def test_failed_trial_is_counted_in_its_row_and_named_on_the_page(two_by_two):
+    study, page, _ = two_by_two
+    assert [(c["n"], c["n_failed"]) for c in study["cells"]] == [(3, 0), (2, 1), (3, 0), (3, 0)]
+    assert "OutOfMemoryError: 512 MiB" in page.text
+
+
+def test_every_trial_is_on_the_page(two_by_two):
+    study, page, _ = two_by_two
+    ids = [trial_id for cell in study["cells"] for trial_id in cell["trial_ids"]]
+    assert len(ids) == 11 and all(trial_id in page.text for trial_id in ids)
+
+
+def test_page_states_question_rule_and_bias(two_by_two):
+    study, page, _ = two_by_two
+    assert study["question"] in page.text
+    assert study["best"]["rule"] in page.text and study["best"]["how_sure"] in page.text
+    assert "too high on average" in page.text and "does not open the test split" in page.text
+
+
+def test_page_needs_nothing_else(two_by_two):
+    _, page, _ = two_by_two
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert page.tags.count("svg") == 3
+
+
+def test_every_file_of_the_report_is_written(two_by_two):
+    _, _, out = two_by_two
+    figures = {f"capacity-{name}.{kind}" for name in ("cells", "curves", "loss") for kind in ("png", "svg")}
+    assert {p.name for p in (out / "figures").iterdir()} == figures
+    tables = {
+        f"{name}-capacity.{kind}"
+        for name in ("cells", "comparisons", "trials")
+        for kind in ("csv", "md", "tex")
+    }
+    assert {p.name for p in (out / "tables").iterdir()} == tables
+
+
+def test_figures_of_the_markdown_exist(two_by_two):
+    _, _, out = two_by_two
+    paths = re.findall(r"\]\((figures/[^)]+)\)", (out / "report.md").read_text())
+    assert len(paths) == 3 and all((out / path).is_file() for path in paths)
+
+
+def test_one_seed_has_null_intervals_and_the_page_says_why(written):
+    study, page, _ = written([(CE, {0: 0.1}), (FOCAL, {0: 0.2})])
+    score = study["cells"][0]["metrics"]["val/f1_macro"]
+    assert (score["mean"], score["low"], score["high"]) == (0.1, None, None)
+    comparison = study["comparisons"][0]
+    assert comparison["diff"] == pytest.approx(0.1) and comparison["p"] is None and comparison["g"] is None
+    assert "none: one seed" in page.text and "no way to tell it from chance" in page.text
+
+
+def test_unequal_epochs_are_marked_and_not_compared(written):
+    short = {"status": "completed", "epochs": 2, "best_epoch": 2, "metrics": {"val/f1_macro": 0.9}}
+    study, page, _ = written([(CE, {0: 0.1, 1: 0.2}), (FOCAL, {0: short, 1: short})])
+    assert [cell["unequal_epochs"] for cell in study["cells"]] == [False, True]
+    assert study["comparisons"][0]["diff"] is None
+    assert "not compared: trained unequal epochs" in page.text
+
+
+def test_study_where_nothing_completed_still_has_a_report(written):
+    study, page, _ = written([(CE, {0: "failed"}), (FOCAL, {0: "running"})])
+    assert study["best"] is None
+    assert "1 failed, 1 running" in page.text
+
+
+def test_study_that_has_not_started_still_has_a_report(written):
+    study, page, _ = written([(CE, {0: "missing"}), (FOCAL, {0: "missing"})])
+    assert [cell["n"] for cell in study["cells"]] == [0, 0]
+    assert "2 trials planned and never started" in page.text
+
+
+@pytest.mark.parametrize("kind", ["ablation", "search"])
+def test_hostile_names_stay_text(written, kind):
+    error = {"status": "failed", "error": EVIL}
+    scored = {"status": "completed", "metrics": {"val/f1_macro": 0.4}, "f1_per_species": {EVIL: 0.5}}
+    cells = [({"loss.name": EVIL}, {0: scored}), ({"loss.name": "b"}, {0: error})]
+    study, page, out = written(cells, kind=kind, name="evil", question=EVIL)
+    assert "script" not in page.tags
+    assert page.text.count(EVIL) >= 4
+    assert "<script" not in (out / "report.md").read_text().split("```json")[0]
+    assert study["question"] == EVIL
+
+
+def search_of(n):
+    pruned = {"status": "pruned", "epochs": 1, "best_epoch": 1, "metrics": {"val/f1_macro": 0.01}}
+    return [({"optim.lr": 10.0**-i}, {0: pruned if i % 5 == 4 else 0.1 + 0.01 * i}) for i in range(n)]
+
+
+def test_search_is_sorted_by_value_with_pruned_trials_last(written):
+    study, page, _ = written(search_of(10), kind="search", scheduler="asha")
+    means = [cell["metrics"]["val/f1_macro"]["mean"] for cell in study["cells"]]
+    assert means[:8] == sorted(means[:8], reverse=True) and means[8:] == [None, None]
+    assert [cell["n_pruned"] for cell in study["cells"]] == [0] * 8 + [1] * 2
+    assert study["best"]["factors"] == study["cells"][0]["factors"]
+    assert page.tags.count("svg") == 3
+
+
+def test_long_search_folds_all_but_twenty(written):
+    _, page, out = written(search_of(26), kind="search")
+    assert "6 more" in page.text
+    assert len((out / "tables" / "cells-capacity.csv").read_text().splitlines()) == 27
+
+
+def test_studies_of_one_name_do_not_overwrite_each_other(make_run, tmp_path):
+    paths = [make_run([(CE, {0: 0.1})], folder=name) for name in ("a", "b")]
+    write_report(paths, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out" / "tables").glob("cells-*.csv")} == {
+        "cells-capacity.csv",
+        "cells-capacity-2.csv",
+    }
+
+
+def test_command_writes_a_report_and_says_where(make_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([str(make_run([(CE, {0: 0.1})])), "--out", str(out)]) == 0
+    assert str(out / "report.html") in capsys.readouterr().out
+    assert (out / "report.html").is_file()
+
+
+def test_command_names_a_missing_folder_and_fails(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_out_that_is_a_file_is_named(make_run, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunFolderError, match="it is a file"):
+        write_report([make_run([(CE, {0: 0.1})])], tmp_path / "out")

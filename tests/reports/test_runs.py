@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reports
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records import RunFolder
+from reports import load
+
+ROOT = Path(reports.__file__).parents[1]
+CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
+
+
+def test_importing_reports_loads_neither_torch_nor_ray_nor_pyplot():
+    heavy = {"torch", "ray", "optuna", "tuning", "birdnet_core.config", "matplotlib.pyplot"}
+    code = f"import sys, reports; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "killed", "pruned", "running"])
+def test_failed_trial_still_has_a_row(make_run, status):
+    trials = load([make_run([(CE, {0: 0.3, 1: status})])]).trials
+    assert list(trials["status"]) == ["completed", status]
+    assert math.isnan(trials["val/f1_macro"].iloc[1])
+
+
+def test_killed_trial_without_a_record_keeps_the_journals_word(make_run):
+    path = make_run([(CE, {0: "running"})])
+    trial_id = load([path]).trials["trial_id"].iloc[0]
+    RunFolder(path).append({"event": "end", "trial_id": trial_id, "status": "killed"})
+    assert list(load([path]).trials["status"]) == ["killed"]
+
+
+def test_last_occurrence_of_an_epoch_counts(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    before = load([path]).epochs
+    trial_id = before["trial_id"].iloc[0]
+    event = {"event": "epoch", "trial_id": trial_id, "epoch": 2, "epoch_s": 1.0}
+    RunFolder(path).append({**event, "metrics": {"val/f1_macro": 0.77}})
+    after = load([path]).epochs
+    assert list(after["epoch"]) == list(before["epoch"]) == [1, 2, 3, 4]
+    assert after.set_index("epoch")["val/f1_macro"][2] == 0.77
+
+
+def test_epochs_of_an_earlier_longer_attempt_are_left_out(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    trial_id = load([path]).trials["trial_id"].iloc[0]
+    event = {"event": "epoch", "trial_id": trial_id, "epoch": 5, "metrics": {}, "epoch_s": 1.0}
+    RunFolder(path).append(event)
+    assert load([path]).epochs["epoch"].max() == 4
+
+
+def test_null_in_the_journal_is_nan_and_not_zero(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    trial_id = load([path]).trials["trial_id"].iloc[0]
+    event = {"event": "epoch", "trial_id": trial_id, "epoch": 4, "epoch_s": 1.0}
+    RunFolder(path).append({**event, "metrics": {"val/f1_macro": math.nan}})
+    assert math.isnan(load([path]).epochs.set_index("epoch")["val/f1_macro"][4])
+
+
+def test_trial_announced_again_on_resume_has_one_row(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    first = load([path]).trials.iloc[0]
+    RunFolder(path).append({"event": "trial", "study": "capacity", "trial_id": first["trial_id"],
+                            "number": 9, "factors": CE, "reused": True})  # fmt: skip
+    trials = load([path]).trials
+    assert list(trials["number"]) == [0]
+    assert not trials["reused"].iloc[0], "the study trained it itself"
+
+
+def test_trial_shared_by_two_studies_has_a_row_in_each(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    make_run([(CE, {0: 0.4}), (FOCAL, {0: 0.5})], name="loss")
+    runs = load([path])
+    assert [len(runs.trials_of(study)) for study in runs.studies] == [1, 2]
+
+
+def test_same_study_in_two_folders_stays_two_studies(make_run):
+    paths = [make_run([(CE, {0: 0.4})], folder="a"), make_run([(CE, {0: 0.6})], folder="b")]
+    runs = load(paths)
+    assert [runs.trials_of(s)["val/f1_macro"].tolist() for s in runs.studies] == [[0.4], [0.6]]
+
+
+def test_a_folder_given_twice_is_read_once(make_run):
+    path = make_run([(CE, {0: 0.4})])
+    assert len(load([path, str(path) + "/"]).trials) == 1
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="nowhere"):
+        load([tmp_path / "nowhere"])
+
+
+def test_no_folder_at_all_is_an_error():
+    with pytest.raises(RunFolderError, match="no run folder given"):
+        load([])

@@ -1,0 +1,561 @@
+"""The command `birdtune`. Only this file prints; each verb imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from birdnet_core.errors import BirdtuneError, ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from birdnet_core.config import TrainConfig
+
+app = typer.Typer(
+    help="Honest sweeps and ablations for bird-sound classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+data_app = typer.Typer(help="Recordings: list them, prepare them, look at them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out_console = Console(highlight=False, soft_wrap=True)
+err_console = Console(stderr=True, highlight=False)
+
+DataOption = Annotated[
+    str,
+    typer.Option("--data", help="A manifest CSV, a folder per species, or 'synthetic'.", metavar="CSV|DIR"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
+
+
+def main() -> None:
+    """Run the command line; an expected error is one clear message and exit code 1."""
+    try:
+        app()
+    except BirdtuneError as error:
+        lines = str(error).split("\n")
+        err_console.print("[bold red]error:[/]", end=" ")
+        err_console.print("\n       ".join(lines), markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err_console.print("interrupted; what is finished is kept: the same command goes on from there")
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@data_app.command("index")
+def data_index(
+    source: Annotated[str, typer.Argument(help="A folder with one folder per species, or a CSV.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("clips.csv"),
+    path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
+    species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a manifest of recordings from a folder per species, or from a CSV."""
+    from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
+
+    if Path(source).is_dir():
+        frame = index_folder(source)
+    else:
+        frame = read_manifest(source, path_column=path_column, species_column=species_column)
+    write_manifest(frame, out)
+    result = {"manifest": str(out), "n_recordings": len(frame), "n_species": int(frame["species"].nunique())}
+    _print(
+        result,
+        as_json,
+        f"{result['n_recordings']} recordings of {result['n_species']} species in {out}\n"
+        f"next: birdtune data describe {out}",
+    )
+
+
+@data_app.command("prepare")
+def data_prepare(
+    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
+    settings: SetOption = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all CPUs if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode recordings and compute features, once; bad files are listed and left out."""
+    import time
+
+    start = time.perf_counter()
+    _, facts, folder = _prepared(source, settings, workers)
+    seconds = time.perf_counter() - start
+    result = {
+        "dataset": str(folder),
+        "seconds": round(seconds, 2),
+        **{k: facts[k] for k in ("n_recordings", "n_clips", "n_species", "n_skipped", "skipped", "data_id")},
+    }
+    _print(
+        result,
+        as_json,
+        f"{facts['n_recordings']} recordings, {facts['n_clips']} clips, {facts['n_species']} species, ready "
+        f"in {seconds:.1f} s ({facts['n_recordings'] / seconds:.0f} recordings/s)",
+    )
+    if not as_json:
+        _list_skipped(facts["skipped"])
+
+
+@data_app.command("describe")
+def data_describe(
+    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print counts, imbalance, durations, and the split with the proof that nothing stands on two sides."""
+    from birdnet_core.data.dataset import proof_of_split
+    from birdnet_core.data.splits import RARE_RULE
+
+    manifest, facts, folder = _prepared(source, settings, None)
+    proof = proof_of_split(manifest, folder)
+    counts = manifest["species"].value_counts()
+    if as_json:
+        _print({**facts, "proof": proof, "counts": counts.to_dict()}, True, "")
+        return
+    d = facts["durations"]
+    p = out_console.print
+    p(f"{facts['n_recordings']} recordings of {facts['n_species']} species, {d['total_h']:.2f} h")
+    p(f"durations      {d['min_s']:.1f} to {d['max_s']:.1f} s, median {d['median_s']:.1f} s")
+    p(
+        f"imbalance      {counts.max()} recordings of {counts.index[0]}, {counts.min()} of "
+        f"{counts.index[-1]} ({counts.max() / counts.min():.0f} : 1)"
+    )
+    sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
+    p(f"strata         {sizes} species, by training recordings")
+    p(f"split          {facts['n_train']} train, {facts['n_val']} val, {facts['n_test']} test")
+    p(f"rule           {RARE_RULE}")
+    for column, found in proof.items():
+        verdict = (
+            f"NOT separated: {', '.join(found['crossing'][:5])}" if found["crossing"] else "none on two sides"
+        )
+        p(f"proof          {found['n']} {column}s, {verdict}", markup=False)
+    for note in facts["notes"]:
+        p(f"note           {note}", markup=False)
+    table = Table("species", "recordings", "train", box=None, padding=(0, 2))
+    for species, n in counts.items():
+        table.add_row(str(species), str(n), str(facts["train_counts"].get(species, 0)))
+    p(table)
+    _list_skipped(facts["skipped"])
+
+
+# ---------------------------------------------------------------------------------------------- list
+
+
+KINDS = ("models", "losses", "features", "studies", "metrics")
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), metavar="KIND")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what can be named in a config, with options and defaults."""
+    from birdnet_core import registry
+    from birdnet_core.records import METRICS
+
+    if kind not in KINDS:
+        raise ConfigError(f"cannot list {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
+    if kind == "metrics":
+        rows: list[dict[str, Any]] = [
+            {"name": name, "direction": direction, "summary": summary}
+            for name, (direction, summary) in METRICS.items()
+        ]
+    elif kind == "studies":
+        rows = [_study_row(name) for name in registry.studies.names()]
+    else:
+        entries: registry.Registry = getattr(registry, kind)
+        rows = [
+            {"name": name, "summary": entries[name].summary, "options": entries[name].defaults()}
+            for name in entries.names()
+        ]
+        if kind == "models":
+            for row in rows:
+                row["n_params"] = _n_params(row["name"])
+    if as_json:
+        _print({kind: rows}, True, "")
+        return
+    table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(highlight=False).print(table, markup=False)
+
+
+def _study_row(name: str) -> dict[str, Any]:
+    from search_spaces.study import Ablation, load_study
+
+    study = load_study(name)
+    kind = "ablation" if isinstance(study, Ablation) else "search"
+    if isinstance(study, Ablation):
+        trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
+    else:
+        trials = f"{study.n_trials} trials"
+    return {"name": name, "kind": kind, "trials": trials, "metric": study.metric, "question": study.question}
+
+
+def _n_params(name: str) -> int:
+    """Count a model's parameters at 3 x 40 x 130 and 89 classes, without allocating them."""
+    import torch
+
+    from birdnet_core.build import build_model, count_parameters
+    from birdnet_core.config import component
+    from birdnet_core.registry import models
+
+    with torch.device("meta"):
+        return count_parameters(build_model(component(models, name, {}), (3, 40, 130), 89))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# --------------------------------------------------------------------------------------------- sweep
+
+
+@app.command("sweep")
+def sweep_command(
+    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    data: DataOption = "synthetic",
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
+    base: Annotated[Path | None, typer.Option(help="A config to start from, such as best.json.")] = None,
+    settings: SetOption = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
+    quick: QuickOption = False,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")] = 1,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of a trial; fractions share one.")
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the trials of a study; what the run folder holds already is not trained again."""
+    result = _sweep(
+        study, data, out or Path("runs") / study, base=base, settings=settings, seeds=seeds, trials=trials,
+        quick=quick, cpus=cpus_per_trial, gpus=gpus_per_trial, concurrent=concurrent, workers=workers,
+    )  # fmt: skip
+    n_bad = sum(result["counts"].get(s, 0) for s in ("failed", "diverged", "killed"))
+    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
+    reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
+    _print(
+        result,
+        as_json,
+        f"{study}: {states}{reused} in {result['seconds']:.0f} s\n"
+        f"next: birdtune report {result['run']}    birdtune best {result['run']}",
+    )
+    if n_bad and not as_json:
+        _list_failures(Path(result["run"]), study)
+    if not result["counts"].get("completed"):
+        raise ConfigError(f"no trial of {study!r} completed; the reasons stand in {result['run']}/trials/")
+
+
+def _sweep(
+    name: str,
+    data: str,
+    out: Path,
+    *,
+    base: Path | None = None,
+    settings: list[str] | None = None,
+    seeds: int | None = None,
+    trials: int | None = None,
+    quick: bool = False,
+    cpus: int = 1,
+    gpus: float | None = None,
+    concurrent: int | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Run a sweep under a live view and return its summary as plain values."""
+    from search_spaces.study import Ablation, load_study
+
+    study = load_study(name, quick=quick)
+    if isinstance(study, Ablation) and trials is not None:
+        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
+    if not isinstance(study, Ablation) and seeds is not None:
+        raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
+    parsed = parse_settings(settings)
+
+    import optuna
+
+    from tuning.launch import Data, Resources, sweep
+    from tuning.live import StageBars, SweepView
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    bars = StageBars(err_console)
+    view = SweepView(err_console)
+    with bars.shown():
+        manifest = _manifest(data, bars)
+    prepared = Data(name=Path(data).stem, manifest=manifest, workers=workers, progress=view.progress)
+    with view.shown():
+        summary = sweep(
+            study, prepared, out,
+            base=_config(base) if base else None, settings=parsed, n_seeds=seeds, n_trials=trials,
+            resources=Resources(cpus=cpus, gpus=gpus, concurrent=concurrent),
+            command=shlex.join(["birdtune", *sys.argv[1:]]), observer=view,
+        )  # fmt: skip
+    return {
+        "study": name,
+        "run": str(out),
+        "counts": summary.counts,
+        "n_reused": summary.n_reused,
+        "seconds": round(summary.seconds, 1),
+    }
+
+
+def parse_settings(given: list[str] | None) -> dict[str, Any]:
+    """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form."""
+    settings: dict[str, Any] = {}
+    for item in given or []:
+        key, equals, text = item.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {item!r} is not KEY=VALUE; for example --set optim.lr=3e-4")
+        try:
+            value = json.loads("null" if text.lower() in ("none", "null") else text)
+        except json.JSONDecodeError:
+            value = text
+        settings[key.strip()] = value
+    return settings
+
+
+# --------------------------------------------------------------------------------- report, best, train
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `birdtune sweep`.")],
+    out: Annotated[Path | None, typer.Option(help="The report's folder; RUN/report if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html, .md and .json, tables and figures."""
+    from reports import write_report
+
+    folder = out or runs[0] / "report"
+    report = write_report(runs, folder)
+    lines = [f"{folder / 'report.html'}"]
+    for study in report["studies"]:
+        lines.append(f"{study['name']}: {len(study['cells'])} cells")
+    _print({"report": str(folder / "report.html"), "studies": [s["name"] for s in report["studies"]]},
+           as_json, "\n".join(lines))  # fmt: skip
+
+
+@app.command("best")
+def best_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/best.json if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
+    from birdnet_core.records import write_json
+    from reports import choose, load
+
+    best = choose(load([run]), study)
+    file = out or run / "best.json"
+    write_json(file, best)
+    interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
+    _print(
+        best,
+        as_json,
+        f"{_cell(best['factors'])}\n"
+        f"{best['metric']} {best['mean']:.4f}{interval}, n = {best['n']}\n"
+        f"rule: {best['rule']}\n"
+        f"{best['how_sure']}\n"
+        f"{file}\n"
+        f"next: birdtune train {file} --data ... --out model/",
+    )
+
+
+@app.command("train")
+def train_command(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="best.json, a trial's record, or a config as JSON; defaults if left out."),
+    ] = None,
+    data: DataOption = "synthetic",
+    out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("model"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one config alone, without Ray: the same numbers as its trial in a sweep."""
+    result = _train(config, data, out, seed=seed, settings=settings, quiet=as_json)
+    _print(
+        result,
+        as_json,
+        f"best epoch {result['best_epoch']} of {result['epochs']}: "
+        + ", ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items() if k.startswith("val/f1"))
+        + f"\n{out}",
+    )
+
+
+def _train(
+    config: Path | None,
+    data: str,
+    out: Path,
+    *,
+    seed: int | None = None,
+    settings: list[str] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, prepare
+    from birdnet_core.training import save_model, train
+    from tuning.live import StageBars
+
+    chosen = _config(config) if config else TrainConfig()
+    chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
+    bars = StageBars(err_console)
+    with bars.shown():
+        dataset = Dataset.open(prepare(_manifest(data, bars), chosen, progress=bars))
+    monitor = chosen.training.monitor
+
+    def show(epoch: int, metrics: dict[str, float]) -> None:
+        if not quiet:
+            err_console.print(
+                f"epoch {epoch:3d}/{chosen.training.epochs}  train/loss {metrics['train/loss']:.4f}  "
+                f"val/loss {metrics['val/loss']:.4f}  {monitor} {metrics[monitor]:.4f}  "
+                f"{metrics['epoch_s']:.1f} s"
+            )
+
+    session = train(chosen, dataset, on_epoch=show)
+    save_model(session, out)
+    record = session.record("completed")
+    kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
+    return {"model": str(out), **{k: getattr(record, k) for k in kept}}
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+
+@app.command("demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to put the run, the report and the model.")] = Path("demo"),
+) -> None:
+    """Synthetic birds -> sweep -> report -> best config -> trained model, in minutes on two CPU cores."""
+    import time
+
+    start = time.perf_counter()
+
+    def step(text: str, command: str) -> None:
+        out_console.print(f"\n[bold]{text}[/]\n$ {command}")
+
+    run, best = out / "run", out / "best.json"
+    out_console.print("birdtune demo: is it the capacity, the loss, or both? Asked of synthetic birds.")
+    step("1. Recordings: decode, clip, split", "birdtune data describe synthetic")
+    _, facts, _ = _prepared("synthetic", None, None)
+    out_console.print(
+        f"{facts['n_recordings']} recordings of {facts['n_species']} species: {facts['n_train']} train, "
+        f"{facts['n_val']} val, {facts['n_test']} test, grouped by {' and '.join(facts['grouped_by'])}"
+    )
+    step(
+        "2. Ablation: 2 networks x 2 losses x 2 seeds",
+        f"birdtune sweep capacity --quick --seeds 2 --out {run}",
+    )
+    result = _sweep("capacity", "synthetic", run, seeds=2, quick=True)
+    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
+    out_console.print(f"{states} in {result['seconds']:.0f} s")
+    step("3. Report", f"birdtune report {run} --out {out / 'report'}")
+    report_command([run], out / "report")
+    step("4. Best config", f"birdtune best {run} --out {best}")
+    best_command(run, out=best)
+    step("5. The chosen config, trained alone", f"birdtune train {best} --out {out / 'model'}")
+    train_command(best, out=out / "model")
+    out_console.print(
+        f"\nbest config  {best}\nreport       {out / 'report' / 'report.html'}\n"
+        f"model        {out / 'model'}\n"
+        f"done in {time.perf_counter() - start:.0f} s"
+    )
+
+
+# --------------------------------------------------------------------------------------------- shared
+
+
+def _manifest(source: str, bars: Any) -> pd.DataFrame:
+    """Return the manifest that ``--data`` names: a CSV, a folder per species, or synthetic birds."""
+    from birdnet_core.data.building import default_cache
+    from birdnet_core.data.manifest import index_folder, read_manifest
+    from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+
+    if source == "synthetic":
+        birds = SyntheticBirds()
+        folder = default_cache() / "synthetic" / f"birds-{birds.n_species}-{birds.n_recordings}-{birds.seed}"
+        return read_manifest(write_synthetic_birds(folder, birds))
+    if Path(source).is_dir():
+        return index_folder(source)
+    if not Path(source).exists():
+        raise DataError(
+            f"no recordings at {source!r}: there is no such file or folder; give a manifest CSV, "
+            "a folder with one folder per species, or 'synthetic'"
+        )
+    return read_manifest(source)
+
+
+def _config(file: Path) -> TrainConfig:
+    """Return the config in best.json, a trial's record or a config file."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.records import read_json
+
+    content = read_json(file)
+    return TrainConfig.from_dict(content.get("config", {k: v for k, v in content.items() if k != "schema"}))
+
+
+def _prepared(
+    source: str, settings: list[str] | None, workers: int | None
+) -> tuple[pd.DataFrame, dict[str, Any], Path]:
+    """Return the manifest, the dataset's facts and its folder, under a bar for each stage."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, prepare
+    from tuning.live import StageBars
+
+    config = TrainConfig().override(parse_settings(settings))
+    bars = StageBars(err_console)
+    with bars.shown():
+        manifest = _manifest(source, bars)
+        folder = prepare(manifest, config, workers=workers, progress=bars)
+    return manifest, Dataset.open(folder).facts, folder
+
+
+def _list_skipped(skipped: list[dict[str, str]]) -> None:
+    if skipped:
+        err_console.print(f"{len(skipped)} recordings were left out:", style="yellow")
+        for item in skipped:
+            err_console.print(f"  {item['path']}: {item['error']}", markup=False, soft_wrap=True)
+
+
+def _list_failures(run: Path, study: str) -> None:
+    from birdnet_core.records import RunFolder
+
+    for record in RunFolder(run).records().values():
+        if record.error:
+            err_console.print(
+                f"  {record.trial_id} {record.status}: {record.error}", markup=False, soft_wrap=True
+            )
+
+
+def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        out_console.print(text, markup=False)
+
+
+if __name__ == "__main__":
+    main()
