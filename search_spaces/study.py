@@ -20,6 +20,14 @@ from birdnet_core.errors import ConfigError
 
 Overrides = dict[str, Any]
 
+# Few epochs of many small steps over several windows a recording: enough to see differences in minutes.
+QUICK: Overrides = {
+    "training.epochs": 8,
+    "training.batch_size": 16,
+    "optim.warmup_epochs": 1,
+    "data.windows_per_recording": 3,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:

@@ -76,6 +76,10 @@ class OptunaSearcher(Searcher):
         self._trials: dict[str, Trial] = {}
         self._values: dict[str, dict[int, float]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its searcher with its own state, which nobody reads: leave out what cannot be."""
+        return {**self.__dict__, "make_payload": None}
+
     def n_left(self) -> int:
         """Return how many trials are still to be asked for; those that failed do not count."""
         trials = self.study.get_trials(deepcopy=False)

@@ -36,7 +36,8 @@ LONG_TAIL = np.array(
     + [17, 17, 17, 16, 15, 14, 12, 12, 11, 10, 8, 8, 8, 8, 7, 7, 6, 4, 4, 4, 2, 2, 1]
 )
 MANIFEST = "manifest.csv"
-FORMATS = {"ogg": 0.42, "flac": 0.33, "wav": 0.15, "mp3": 0.10}
+# No ogg: libsndfile gives each stream a random serial number, and equal collections would differ in content.
+FORMATS = {"flac": 0.55, "wav": 0.15, "mp3": 0.30}
 SAMPLE_RATES = {22050: 0.3, 32000: 0.25, 44100: 0.25, 48000: 0.2}
 N_COMMON = 12  # the species heard in the background of other species' recordings
 
@@ -310,10 +311,9 @@ def write_synthetic_birds(
     """Write ``folder/<species>/<recording_id>.<ext>`` and ``folder/manifest.csv``; return the latter's path.
 
     The manifest has the columns path (relative to itself), species, recording_id, recordist and site. Files
-    are ogg, flac, wav and mp3, some of them stereo, of 22.05 to 48 kHz and 3 to 12 s. On one machine, samples
-    depend only on `seed`, `n_recordists`, and the species' and the recording's index; not on `workers`
-    (threads; by default one a core, at most 8) or on the other recordings. Files repeat byte for byte, except
-    that libsndfile gives each Ogg stream a random serial number.
+    are flac, wav and mp3, some of them stereo, of 22.05 to 48 kHz and 3 to 12 s. On one machine, files repeat
+    byte for byte and depend only on `seed`, `n_recordists`, and the species' and the recording's index; not
+    on `workers` (threads; by default one a core, at most 8) or on the other recordings.
 
     The folder appears whole or not at all. One that already holds these birds is left as it is; one that
     holds anything else raises DataError.
@@ -380,10 +380,7 @@ def _write_take(take: _Take, folder: Path) -> None:
     samples = record(song, background, sample_rate, recordist=take.recordist, site_rng=site_rng, rng=rng)
     if rng.random() < 0.1:
         samples = np.stack([samples, 0.8 * np.roll(samples, rng.integers(1, 12))], axis=1)
-    with sf.SoundFile(folder / take.row["path"], "w", sample_rate, channels=samples.ndim) as file:
-        # libvorbis copies a write onto the stack, which a long one overflows (xiph/vorbis issue 99).
-        for start in range(0, n_samples, 1 << 14):
-            file.write(samples[start : start + (1 << 14)])
+    sf.write(folder / take.row["path"], samples, sample_rate)
 
 
 def _check_holds(folder: Path, manifest: str) -> None:

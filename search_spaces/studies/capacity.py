@@ -1,7 +1,7 @@
 """The earlier work grew the network and changed the loss at once: which of the two helped stayed open."""
 
 from birdnet_core.registry import studies
-from search_spaces.study import Ablation
+from search_spaces.study import QUICK, Ablation
 
 
 @studies.register("capacity")
@@ -17,5 +17,5 @@ def capacity() -> Ablation:
             "loss.name": ("cross_entropy", "focal"),
         },
         base={"training.patience": 0},
-        quick={"training.epochs": 6, "optim.warmup_epochs": 1},
+        quick=QUICK,
     )

@@ -3,7 +3,7 @@
 from optuna.trial import BaseTrial
 
 from birdnet_core.registry import studies
-from search_spaces.study import Overrides, Search
+from search_spaces.study import QUICK, Overrides, Search
 
 
 @studies.register("learning-rate")
@@ -13,7 +13,7 @@ def learning_rate() -> Search:
     Learning rate and weight decay on a log scale, warm-up of 0 to 5 epochs, cross-entropy or focal loss with
     its gamma.
     """
-    return Search(space=space, quick={"training.epochs": 9})
+    return Search(space=space, quick=QUICK)
 
 
 def space(trial: BaseTrial) -> Overrides:

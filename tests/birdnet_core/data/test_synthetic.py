@@ -83,8 +83,8 @@ def test_every_file_decodes_to_sound_of_3_to_12_seconds(manifest):
 def test_default_collection_mixes_formats_and_shares_species_among_recordists():
     rows = pd.DataFrame([take.row for take in synthetic._plan(SyntheticBirds())])
     shares = rows["path"].str.rsplit(".").str[-1].value_counts(normalize=True)
-    assert set(shares.index) == {"ogg", "flac", "wav", "mp3"}
-    assert shares["ogg"] + shares["flac"] > 0.6
+    assert set(shares.index) == {"flac", "wav", "mp3"}
+    assert shares.min() > 0.1
     n_recordings = rows["species"].value_counts()
     n_recordists = rows.groupby("species")["recordist"].nunique()
     assert (n_recordists[n_recordings > 1] >= 2).all()
@@ -142,12 +142,8 @@ def test_a_farther_recordist_hears_less_of_the_song():
 def test_writing_twice_repeats_files_whatever_the_number_of_workers(manifest, tmp_path):
     again = write_synthetic_birds(tmp_path / "again", FEW, workers=1)
     assert again.read_bytes() == manifest.read_bytes()
-    first, second = decoded(manifest), decoded(again)
-    for path, (samples, sample_rate) in first.items():
-        assert sample_rate == second[path][1]
-        np.testing.assert_array_equal(samples, second[path][0], err_msg=path)
-        if not path.endswith(".ogg"):  # its serial number is random
-            assert (again.parent / path).read_bytes() == (manifest.parent / path).read_bytes()
+    for path in pd.read_csv(manifest)["path"]:
+        assert (again.parent / path).read_bytes() == (manifest.parent / path).read_bytes(), path
 
 
 def test_a_recording_does_not_depend_on_how_many_others_there_are(manifest, tmp_path):

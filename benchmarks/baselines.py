@@ -1,0 +1,67 @@
+"""What a network has to beat: the commonest species, and logistic regression on averages of the log-mel bins.
+
+Both are scored on the validation side of the same split as a sweep, recordings with their windows averaged:
+
+    python benchmarks/baselines.py clips.csv --windows 5
+
+Logistic regression sees the mean and the standard deviation over time of the 128 log-mel bins (dB below the
+clip's maximum), standardised over the training clips; its strength of regularisation is untuned (C = 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.metrics import average_windows, score
+
+SHOWN = ("accuracy", "f1_macro", "f1_weighted", "map", "f1_rare", "f1_medium", "f1_common")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest")
+    parser.add_argument("--windows", type=int, default=1, help="windows per recording")
+    arguments = parser.parse_args()
+    config = TrainConfig().override(
+        {
+            "features.name": "log_mel",
+            "features.standardise": "none",
+            "data.windows_per_recording": arguments.windows,
+        }
+    )
+    dataset = Dataset.open(prepare(read_manifest(arguments.manifest), config))
+    train, val = dataset.rows("train"), dataset.rows("val")
+    counts = dataset.class_counts("train")
+    majority = np.tile(counts / counts.sum(), (len(val), 1))
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    model.fit(averages(dataset.features[train]), dataset.labels[train])
+    regression = np.zeros((len(val), len(dataset.species)))
+    regression[:, model.classes_] = model.predict_proba(averages(dataset.features[val]))
+
+    facts = dataset.facts
+    print(f"{facts['n_train']} train, {facts['n_val']} val recordings, {facts['n_species']} species")
+    print(f"{'':24}" + "".join(f"{name:>12}" for name in SHOWN))
+    for name, probabilities in (("majority class", majority), ("logistic regression", regression)):
+        averaged, recordings = average_windows(probabilities, dataset.recording[val])
+        truth = dataset.labels[val][np.searchsorted(dataset.recording[val], recordings)]
+        scores = score(averaged, truth, dataset.strata())
+        print(f"{name:24}" + "".join(f"{scores[s]:12.4f}" for s in SHOWN))
+
+
+def averages(features: np.ndarray) -> np.ndarray:
+    """Return mean and deviation over time of every bin, [clips, 2 * bins]."""
+    bins = features[:, 0].astype(np.float32)
+    return np.concatenate([bins.mean(axis=2), bins.std(axis=2)], axis=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from birdnet_core.data.audio import cut, decode, most_active_windows, resample
+from birdnet_core.errors import DataError
+
+RATE = 22_050
+
+
+def tone(hz: float, seconds: float, rate: int = RATE) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate).astype(np.float32)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
+def test_decodes_every_format_to_the_same_tone(tmp_path, extension):
+    soundfile.write(tmp_path / f"a.{extension}", 0.5 * tone(1000, 1.0, 32_000), 32_000)
+    samples, rate = decode(tmp_path / f"a.{extension}")
+    assert rate == 32_000
+    assert samples.dtype == np.float32
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()] == pytest.approx(1000, abs=5)
+
+
+def test_channels_are_averaged(tmp_path):
+    left = tone(500, 0.2)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, -left], axis=1), RATE, subtype="FLOAT")
+    samples, _ = decode(tmp_path / "a.wav")
+    assert np.abs(samples).max() < 1e-6
+
+
+def test_amplitudes_above_one_are_kept(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 4 * tone(500, 0.2), RATE, subtype="FLOAT")
+    assert np.abs(decode(tmp_path / "a.wav")[0]).max() == pytest.approx(4, rel=1e-2)
+
+
+def write_bad(folder, kind):
+    path = folder / f"{kind}.wav"
+    if kind == "absent":
+        return path
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not audio, whatever its name says\n" * 3)
+    elif kind == "web page":
+        path.write_text("<!DOCTYPE html><html><body>404</body></html>")
+    elif kind == "git-lfs":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    elif kind == "no frames":
+        soundfile.write(path, np.zeros(0, np.float32), RATE)
+    elif kind == "5 frames":
+        soundfile.write(path, np.zeros(5, np.float32), RATE)
+    elif kind == "not finite":
+        soundfile.write(path, np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    else:
+        whole = folder / f"whole.{kind.split()[-1]}"
+        noise = np.random.default_rng(0).uniform(-0.3, 0.3, 4 * RATE).astype(np.float32)
+        soundfile.write(whole, noise, RATE)
+        path = folder / f"cut.{kind.split()[-1]}"
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("absent", "No such file"),
+        ("empty", r"0 bytes"),
+        ("text", "text, not audio"),
+        ("web page", "web page"),
+        ("git-lfs", "git lfs pull"),
+        ("no frames", "0 frames"),
+        ("5 frames", "5 frames"),
+        ("not finite", "not finite"),
+        ("half a wav", "truncated"),
+        ("half a flac", "decoder gave up"),
+        ("half a ogg", "truncated"),
+        ("half a mp3", "truncated"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_reason(tmp_path, kind, reason, capfd):
+    with pytest.raises(DataError, match=reason):
+        decode(write_bad(tmp_path, kind))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_all_the_formats_found_in_the_wild_decode_without_noise(shared, capfd):
+    with open(shared / "audio_formats" / "index.csv") as index:
+        rows = list(csv.DictReader(index))
+    assert len(rows) > 15
+    for row in rows:
+        samples, rate = decode(shared / "audio_formats" / row["file"])
+        assert rate == int(row["sample_rate"]), row["file"]
+        assert len(samples) / rate == pytest.approx(float(row["dur_soundfile_read"]), abs=2e-3), row["file"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_each_corrupt_file_ends_as_its_index_says(shared, capfd):
+    ends = {}
+    with open(shared / "audio_corrupt" / "index.csv") as index:
+        for row in csv.DictReader(index):
+            try:
+                decode(shared / "audio_corrupt" / row["file"])
+                ends[row["file"]] = "read"
+            except DataError as error:
+                ends[row["file"]] = str(error)
+    # The index says of these that decoders still read them; their audio is whole.
+    readable = {"yn_kurbaga_34.wav", "yn_tavuk_8.wav", "yn_inek_26.wav"}
+    assert {file for file, end in ends.items() if end == "read"} == readable
+    assert "git-lfs" in ends["synthetic/git_lfs_pointer.wav"]
+    assert "truncated" in ends["synthetic/truncated_half.mp3"]
+    assert "5 frames" in ends["os_stereo.wav"]
+    assert "0 bytes" in ends["synthetic/zero_bytes.mp3"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rate", [8_012, 16_000, 21_276, 32_000, 44_100, 48_000, 96_000])
+def test_resampling_keeps_pitch_and_level(rate):
+    samples = resample(torch.from_numpy(tone(1000, 1.0, rate)), rate, RATE)
+    assert len(samples) == pytest.approx(RATE, abs=2)
+    middle = samples[RATE // 4 : 3 * RATE // 4].numpy()
+    expected = tone(1000, 1.0)[RATE // 4 : 3 * RATE // 4]
+    # An odd rate is rounded to a fraction: within half a second the phase drifts by less than 1 %.
+    assert np.abs(middle - expected).max() < (0.02 if rate in (8_012, 21_276) else 0.005)
+
+
+def test_the_most_active_window_holds_the_bird():
+    rng = np.random.default_rng(0)
+    samples = 0.001 * rng.standard_normal(20 * RATE).astype(np.float32)
+    samples[int(11.5 * RATE) : int(13.5 * RATE)] += tone(3000, 2.0)
+    samples[int(4 * RATE)] = 5.0  # a click is louder than the bird, and one frame long
+    (start,) = most_active_windows(torch.from_numpy(samples), RATE, 4.0, 1)
+    assert 9.5 * RATE <= start <= 11.5 * RATE
+
+
+def test_further_windows_overlap_by_at_most_half():
+    samples = torch.from_numpy(np.random.default_rng(1).standard_normal(13 * RATE).astype(np.float32))
+    starts = sorted(most_active_windows(samples, RATE, 4.0, 5))
+    assert len(starts) >= 2
+    assert min(np.diff(starts)) >= 2 * RATE - 0.1 * RATE
+    assert starts[-1] + 4 * RATE <= len(samples)
+
+
+@pytest.mark.parametrize("seconds", [0.06, 1.0, 4.0])
+def test_a_short_recording_is_one_window_padded_at_its_end(seconds):
+    samples = torch.ones(int(seconds * RATE))
+    assert most_active_windows(samples, RATE, 4.0, 3) == [0]
+    window = cut(samples, 0, 4 * RATE)
+    assert len(window) == 4 * RATE
+    assert window.sum() == len(samples)
+
+
+def test_silence_has_windows_too():
+    assert len(most_active_windows(torch.zeros(10 * RATE), RATE, 4.0, 2)) == 2

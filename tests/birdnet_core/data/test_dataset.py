@@ -1,0 +1,221 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data import clip_store, feature_store
+from birdnet_core.data.building import content_hashes, parallel_map
+from birdnet_core.data.clip_store import ClipStore, build_clip_store
+from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
+from birdnet_core.data.manifest import index_folder, read_manifest
+from birdnet_core.errors import DataError
+
+
+def stages(manifest, config, cache, **options):
+    """Prepare, and return the folder with the stages that did any work."""
+    seen = []
+    folder = prepare(
+        manifest,
+        config,
+        cache=cache,
+        workers=options.get("workers", 1),
+        progress=lambda stage, done, total: seen.append(stage),
+    )
+    return folder, list(dict.fromkeys(seen))
+
+
+def test_a_second_call_does_nothing_and_an_option_rebuilds_what_depends_on_it(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    first, work = stages(manifest, small_config, tmp_path)
+    assert work == ["hashing recordings", "decoding recordings", "computing mfcc"]
+    assert stages(manifest, small_config, tmp_path) == (first, [])
+    assert stages(manifest, small_config.override({"optim.lr": 0.1, "seed": 2}), tmp_path) == (first, [])
+    _, work = stages(manifest, small_config.override({"features.n_mfcc": 8}), tmp_path)
+    assert work == ["computing mfcc"]
+    split, work = stages(manifest, small_config.override({"data.split_seed": 1}), tmp_path)
+    assert work == [] and split != first
+    _, work = stages(manifest, small_config.override({"data.highpass_hz": 0.0}), tmp_path)
+    assert work == ["decoding recordings", "computing mfcc"]
+
+
+def test_changed_audio_is_noticed(birds, small_config, tmp_path):
+    shutil.copytree(birds.parent, tmp_path / "birds")
+    manifest = read_manifest(tmp_path / "birds" / "manifest.csv")
+    first, _ = stages(manifest, small_config, tmp_path / "cache")
+    path = manifest["path"][0]
+    soundfile.write(path.rsplit(".", 1)[0] + ".wav", np.ones(22_050) * 0.1, 22_050)
+    shutil.move(path.rsplit(".", 1)[0] + ".wav", path)
+    second, work = stages(manifest, small_config, tmp_path / "cache")
+    assert second != first
+    assert "decoding recordings" in work
+
+
+def test_worker_processes_give_what_one_process_gives(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    alone, _ = stages(manifest, small_config, tmp_path / "one", workers=1)
+    many, _ = stages(manifest, small_config, tmp_path / "two", workers=2)
+    assert alone.name == many.name
+    np.testing.assert_array_equal(Dataset.open(alone).features, Dataset.open(many).features)
+
+
+def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, monkeypatch):
+    manifest = read_manifest(birds)
+    decode, decoded = clip_store.decode, []
+
+    def dying(path):
+        if len(decoded) == 15:
+            raise KeyboardInterrupt
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr(clip_store, "decode", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(manifest, small_config, cache=tmp_path, workers=1)
+    assert not list(tmp_path.glob("clips/*/store.json"))
+    decoded.clear()
+    monkeypatch.setattr(clip_store, "decode", lambda path: decoded.append(path) or decode(path))
+    folder = prepare(manifest, small_config, cache=tmp_path, workers=1)
+    assert len(decoded) == len(manifest) - 15
+    whole = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "other", workers=1))
+    np.testing.assert_array_equal(Dataset.open(folder).features, whole.features)
+
+
+def test_bad_recordings_are_listed_and_left_out(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    bad = {
+        "text.wav": b"not audio at all, but long enough to be read as a header, one would think, or more",
+        "empty.wav": b"",
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    rows = [{"path": str(tmp_path / n), "species": "x", "recording_id": n} for n in [*bad, "absent.wav"]]
+    manifest = pd.concat([pd.DataFrame(rows), manifest], ignore_index=True).fillna("")
+    facts = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "c", workers=1)).facts
+    assert facts["n_recordings"] == len(manifest) - 3
+    skipped = {item["path"].rsplit("/")[-1]: item["error"] for item in facts["skipped"]}
+    assert set(skipped) == {*bad, "absent.wav"}
+    assert "text" in skipped["text.wav"]
+    assert "0 bytes" in skipped["empty.wav"]
+    assert "No such file" in skipped["absent.wav"]
+    assert "x" not in facts["train_counts"]
+
+
+def test_nothing_that_decodes_is_an_error_that_lists_the_files(tmp_path, small_config):
+    (tmp_path / "a" / "robin").mkdir(parents=True)
+    (tmp_path / "a" / "robin" / "x.wav").write_text("no")
+    with pytest.raises(DataError, match=r"(?s)not one of 1 recordings.*x\.wav"):
+        prepare(index_folder(tmp_path / "a"), small_config, cache=tmp_path / "c", workers=1)
+
+
+def test_clips_keep_amplitude_and_count(birds, small_config, cache):
+    manifest = read_manifest(birds)
+    config = small_config.override({"data.windows_per_recording": 3})
+    store = build_clip_store(
+        manifest["path"].tolist(), config.data, cache, workers=1, progress=lambda *a: None
+    )
+    rows, recording = store.rows()
+    assert len(rows) == store.n_windows.sum() > len(manifest)
+    assert store.n_windows.max() == 3
+    clips = store.read(rows)
+    assert clips.shape == (len(rows), 22_050)
+    # 16 bits of each window's own range: the loudest sample of every window is full scale.
+    np.testing.assert_allclose(np.abs(store.samples[rows]).max(axis=1), 32_767)
+    assert (np.bincount(recording) == store.n_windows).all()
+
+
+def test_a_quiet_recording_keeps_its_resolution(tmp_path, small_config):
+    folder = tmp_path / "quiet" / "robin"
+    folder.mkdir(parents=True)
+    samples = (1e-4 * np.sin(2 * np.pi * 2000 * np.arange(22_050) / 22_050)).astype(np.float32)
+    soundfile.write(folder / "q.wav", samples, 22_050, subtype="FLOAT")
+    config = small_config.override({"data.highpass_hz": 0.0})
+    store = build_clip_store(
+        [str(folder / "q.wav")], config.data, tmp_path, workers=1, progress=lambda *a: None
+    )
+    np.testing.assert_allclose(store.read(np.array([0]))[0].numpy(), samples, atol=1e-8)
+
+
+def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
+    folder = tmp_path / "loud" / "robin"
+    folder.mkdir(parents=True)
+    t = np.arange(22_050) / 22_050
+    loud = (3 * np.sin(2 * np.pi * 4000 * t) + 3 * np.sin(2 * np.pi * 30 * t)).astype(np.float32)
+    soundfile.write(folder / "l.wav", loud, 22_050, subtype="FLOAT")
+    store = build_clip_store(
+        [str(folder / "l.wav")], small_config.data, tmp_path, workers=1, progress=lambda *a: None
+    )
+    settled = store.read(np.array([0]))[0].numpy()[2000:]
+    assert np.abs(settled).max() == pytest.approx(3, rel=0.02)
+    spectrum = np.abs(np.fft.rfft(settled * np.hanning(len(settled))))
+    assert spectrum[:100].max() < 0.01 * spectrum.max()
+
+
+def test_statistics_come_from_the_training_side_alone(small_dataset):
+    train = small_dataset.features[small_dataset.rows("train")].astype(np.float64)
+    np.testing.assert_allclose(small_dataset.mean, train.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(small_dataset.deviation, train.std(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_dataset_sides_agree_with_the_facts_and_the_proof(birds, small_config, small_dataset):
+    manifest, facts = read_manifest(birds), small_dataset.facts
+    for side in ("train", "val", "test"):
+        assert len(np.unique(small_dataset.recording[small_dataset.rows(side)])) == facts[f"n_{side}"]
+    assert sum(facts["train_counts"].values()) == facts["n_train"]
+    proof = proof_of_split(manifest, small_dataset.folder)
+    assert set(proof) == {"recording_id", "recordist", "site"}
+    for column in facts["grouped_by"]:
+        assert proof[column]["crossing"] == []
+
+
+def test_a_damaged_store_is_refused(birds, small_config, tmp_path):
+    folder = prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
+    for file, opened in (("features.f16", Dataset.open), ("clips.i16", None)):
+        (path,) = tmp_path.glob(f"*/*/{file}")
+        path.write_bytes(path.read_bytes()[:-2])
+        with pytest.raises(DataError, match="damaged"):
+            opened(folder) if opened else ClipStore.open(path.parent)
+
+
+def test_features_are_mapped_not_loaded(small_dataset):
+    assert isinstance(small_dataset.features, np.memmap)
+    assert small_dataset.features.dtype == np.float16
+    assert not small_dataset.features.flags.writeable
+
+
+def test_hashes_are_remembered_by_size_and_time(tmp_path):
+    file = tmp_path / "a"
+    file.write_text("one")
+    work = []
+    progress = lambda *state: work.append(state)  # noqa: E731
+    first = content_hashes([str(file)], tmp_path / "c", workers=1, progress=progress)
+    assert content_hashes([str(file)], tmp_path / "c", workers=1, progress=progress) == first
+    assert len(work) == 1
+    file.write_text("other")
+    assert content_hashes([str(file)], tmp_path / "c", workers=1, progress=progress) != first
+    assert content_hashes([str(tmp_path / "no")], tmp_path / "c", workers=1) == [""]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parallel_map_returns_every_result(workers):
+    assert sorted(parallel_map(abs, list(range(-20, 0)), workers=workers, chunk=2)) == list(range(1, 21))
+
+
+def test_channel_statistics_match_numpy():
+    features = np.random.default_rng(0).normal(3, 2, (70, 2, 4, 5)).astype(np.float16)
+    mean, deviation = feature_store.channel_statistics(features, np.arange(10, 70))
+    some = features[10:].astype(np.float64)
+    np.testing.assert_allclose(mean, some.mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(deviation, some.std(axis=(0, 2, 3)))
+
+
+def test_all_real_recordings_prepare(shared, cache):
+    """The full manifest: 89 species, some with one recording."""
+    manifest = read_manifest(shared / "birds" / "manifest_min3.csv").iloc[::8]
+    facts = Dataset.open(
+        prepare(manifest.reset_index(drop=True), TrainConfig(), cache=cache, workers=2)
+    ).facts
+    assert facts["n_skipped"] == 0
+    assert facts["n_recordings"] == len(manifest)

@@ -1,0 +1,116 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.data.splits import assign_splits, crossing, strata
+from birdnet_core.errors import DataError
+
+
+def manifest(rows):
+    frame = pd.DataFrame(rows, columns=["species", "recording_id", "recordist"])
+    return frame.assign(path=frame.index.astype(str), site="", split="")
+
+
+def collection(n_species=8, seed=0):
+    """A long tail of species, 30 recordists, a quarter of the recordings in two files."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for species in range(n_species):
+        for n in range(max(1, 60 // (species + 1))):
+            recordist = f"r{rng.integers(30)}"
+            for _ in range(1 + (rng.random() < 0.25)):
+                rows.append((f"s{species}", f"s{species}-{n}", recordist))
+    return manifest(rows)
+
+
+def split(frame, seed=0, val=0.15, test=0.15):
+    return assign_splits(frame, val_fraction=val, test_fraction=test, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_recording_and_no_recordist_stands_on_two_sides(seed):
+    frame = collection(seed=seed)
+    sides = split(frame, seed).sides
+    assert crossing(frame, sides, "recording_id") == []
+    assert crossing(frame, sides, "recordist") == []
+    assert set(sides) == {"train", "val", "test"}
+
+
+def test_crossing_finds_what_stands_on_two_sides():
+    frame = manifest([("a", "1", "x"), ("a", "2", "x"), ("a", "3", "y")])
+    assert crossing(frame, np.array(["train", "val", "val"]), "recordist") == ["x"]
+
+
+def test_shares_come_near_the_wanted_fractions_for_common_species():
+    frame = manifest([("a", str(i), "") for i in range(100)] + [("b", f"b{i}", "") for i in range(40)])
+    sides = split(frame).sides
+    for species, n in (("a", 100), ("b", 40)):
+        mine = sides[(frame["species"] == species).to_numpy()]
+        assert (mine == "val").sum() == pytest.approx(0.15 * n, abs=1)
+        assert (mine == "test").sum() == pytest.approx(0.15 * n, abs=1)
+
+
+def test_rare_species_follow_the_stated_rule():
+    frame = manifest(
+        [("once", "1", "")]
+        + [("twice", f"t{i}", "") for i in range(2)]
+        + [("thrice", f"h{i}", "") for i in range(3)]
+        + [("often", f"o{i}", "") for i in range(30)]
+    )
+    sides = pd.Series(split(frame).sides).groupby(frame["species"]).agg(lambda s: sorted(set(s)))
+    assert sides["once"] == ["train"]
+    assert sides["twice"] == ["train", "val"]
+    assert sides["thrice"] == ["test", "train", "val"]
+    assert sides["often"] == ["test", "train", "val"]
+
+
+def test_the_seed_draws_the_split_and_repeats_it():
+    frame = collection()
+    assert (split(frame, 1).sides == split(frame, 1).sides).all()
+    assert (split(frame, 1).sides != split(frame, 2).sides).any()
+
+
+def test_one_recordist_of_everything_is_not_separated_and_said_so():
+    frame = manifest([("a", str(i), "me") for i in range(20)])
+    result = split(frame)
+    assert result.grouped_by == ("recording_id",)
+    assert any("does not separate recordists" in note and "100%" in note for note in result.notes)
+
+
+def test_a_given_split_is_kept_and_its_leakage_named():
+    frame = manifest([("a", "1", "x"), ("a", "1", "x"), ("a", "2", "y")])
+    frame["split"] = ["train", "val", "test"]
+    result = split(frame)
+    assert result.sides.tolist() == ["train", "val", "test"]
+    assert any("LEAKAGE" in note and "recording_id" in note for note in result.notes)
+
+
+def test_a_given_split_without_validation_is_refused():
+    frame = manifest([("a", "1", ""), ("a", "2", "")])
+    frame["split"] = ["train", "train"]
+    with pytest.raises(DataError, match="no val"):
+        split(frame)
+
+
+def test_nothing_to_validate_on_is_refused():
+    with pytest.raises(DataError, match="nothing to validate on"):
+        split(manifest([("a", "1", ""), ("b", "2", "")]))
+
+
+def test_no_test_side_when_none_is_wanted():
+    assert set(split(collection(), test=0.0).sides) == {"train", "val"}
+
+
+def test_strata_are_terciles_and_equal_counts_stay_together():
+    counts = {"a": 1, "b": 1, "c": 1, "d": 5, "e": 6, "f": 50, "g": 60}
+    assert strata(counts) == {"rare": ["a", "b", "c"], "medium": ["d", "e"], "common": ["f", "g"]}
+    assert strata({"a": 3, "b": 3}) == {"rare": ["a", "b"], "medium": [], "common": []}
+
+
+def test_real_recordings_keep_every_species_in_training_and_separate_recordists(shared):
+    frame = read_manifest(shared / "birds" / "manifest.csv")
+    result = split(frame)
+    assert set(frame["species"][result.sides == "train"]) == set(frame["species"])
+    for column in ("recording_id", "recordist"):
+        assert crossing(frame, result.sides, column) == []

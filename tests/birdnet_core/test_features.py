@@ -1,0 +1,114 @@
+"""Every registered feature, by one contract; then each against its definition, computed in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dct
+
+from birdnet_core.build import build_feature, picture_shape
+from birdnet_core.config import TrainConfig, component
+from birdnet_core.errors import ConfigError
+from birdnet_core.registry import features
+
+RATE, N = 22_050, 88_200
+KNOWN_SHAPES = {"log_mel": (1, 128, 173), "mfcc": (3, 40, 130)}
+
+
+def noise(n_clips=3, seed=0):
+    return torch.from_numpy(
+        np.random.default_rng(seed).standard_normal((n_clips, N)).astype(np.float32)
+        * np.array([[1.0], [0.1], [0.01]], dtype=np.float32)[:n_clips]
+    )
+
+
+def made(name, **options):
+    return build_feature(component(features, name, options), RATE, N)
+
+
+@pytest.mark.parametrize("name", features.names())
+def test_shape_is_as_announced(name):
+    announced = picture_shape(component(features, name, {}), RATE, N)
+    assert announced == KNOWN_SHAPES.get(name, announced)
+    assert made(name)(noise()).shape == (3, *announced)
+
+
+@pytest.mark.parametrize("name", features.names())
+def test_a_clip_does_not_depend_on_its_batch(name):
+    batch, feature = noise(), made(name)
+    for i in range(3):
+        torch.testing.assert_close(feature(batch[i : i + 1])[0], feature(batch)[i], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", features.names())
+def test_silence_is_finite_and_fits_half_precision(name):
+    picture = made(name)(torch.zeros(1, N))
+    assert torch.isfinite(picture.half()).all()
+
+
+def slaney_mel_filters(n_mels, n_fft):
+    """Slaney's filter bank: linear below 1 kHz, logarithmic above, each triangle of unit area."""
+
+    def to_mel(hz):
+        return np.where(hz < 1000, 3 * hz / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
+
+    def to_hz(mel):
+        return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp(np.log(6.4) * (mel - 15) / 27))
+
+    corners = to_hz(np.linspace(to_mel(np.array(0.0)), to_mel(np.array(RATE / 2)), n_mels + 2))
+    hz = np.fft.rfftfreq(n_fft, 1 / RATE)
+    rising = (hz[None] - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    falling = (corners[2:, None] - hz[None]) / (corners[2:] - corners[1:-1])[:, None]
+    return np.maximum(0, np.minimum(rising, falling)) * (2 / (corners[2:] - corners[:-2]))[:, None]
+
+
+def mel_power(clip, n_mels=128, n_fft=2048, hop=512):
+    padded = np.pad(clip.astype(np.float64), n_fft // 2, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop] * window
+    return slaney_mel_filters(n_mels, n_fft) @ (np.abs(np.fft.rfft(frames, axis=1)) ** 2).T
+
+
+def test_log_mel_is_db_below_the_clips_maximum():
+    clips = noise()
+    for clip, picture in zip(clips.numpy(), made("log_mel", standardise="none")(clips).numpy(), strict=True):
+        db = 10 * np.log10(mel_power(clip))
+        np.testing.assert_allclose(picture[0], np.maximum(db - db.max(), -80), atol=2e-3)
+
+
+def test_log_mel_is_standardised_per_clip():
+    pictures = made("log_mel")(noise())
+    torch.testing.assert_close(pictures.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pictures.std(dim=(1, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_mfcc_is_the_cosine_transform_of_the_log_mel():
+    clips = noise()
+    pictures = made("mfcc", standardise="none")(clips).numpy()
+    for clip, picture in zip(clips.numpy(), pictures, strict=True):
+        db = 10 * np.log10(np.maximum(mel_power(clip), 1e-10))
+        expected = dct(np.maximum(db, db.max() - 80), axis=0, norm="ortho")[:40]
+        first = (173 - 130) // 2
+        np.testing.assert_allclose(picture[0], expected[:, first : first + 130], atol=5e-3)
+
+
+def test_deltas_are_regressions_over_nine_frames():
+    whole = made("mfcc", standardise="none", n_frames=None)(noise(1)).numpy()[0]
+    n = np.arange(-4, 5)
+    for source, delta in ((whole[0], whole[1]), (whole[1], whole[2])):
+        padded = np.pad(source, ((0, 0), (4, 4)), mode="edge")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 9, axis=1)
+        np.testing.assert_allclose(delta, frames @ n / (n**2).sum(), atol=1e-3)
+
+
+def test_too_many_frames_for_the_clip_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"n_frames = 300 .* 173 frames"):
+        made("mfcc", n_frames=300)
+
+
+def test_too_many_coefficients_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"n_mfcc = 80 .*n_mels = 64"):
+        made("mfcc", n_mfcc=80, n_mels=64)
+
+
+def test_the_default_feature_is_the_mfcc_stack_standardised_by_training_statistics():
+    assert TrainConfig().features.kwargs["standardise"] == "train"

@@ -1,0 +1,87 @@
+import json
+import math
+
+import pytest
+
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records import METRICS, RunFolder, TrialRecord, is_better, metric_direction
+
+
+def record(**changes):
+    values = {"trial_id": "ab-s0", "config_id": "ab", "seed": 0, "status": "completed", "config": {}}
+    return TrialRecord(**{**values, **changes})
+
+
+def test_record_round_trips_with_nan(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_record(record(metrics={"val/f1_rare": math.nan, "val/f1_macro": 0.5}))
+    text = (tmp_path / "trials" / "ab-s0.json").read_text()
+    assert json.loads(text)["metrics"]["val/f1_rare"] is None
+    back = run.read_record("ab-s0")
+    assert math.isnan(back.metrics["val/f1_rare"])
+    assert back.metrics["val/f1_macro"] == 0.5
+    assert run.read_record("none-s0") is None
+
+
+def test_fields_of_a_later_version_are_left_out():
+    assert TrialRecord.from_dict({**record().to_dict(), "mood": "good"}) == record()
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_event_stands_alone(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append({"event": "epoch", "epoch": 1})
+    with open(run.journal_path, "a") as journal:
+        journal.write('{"event": "epo')
+    assert [e["epoch"] for e in run.events()] == [1]
+    run.append({"event": "epoch", "epoch": 2})
+    assert [e["epoch"] for e in run.events()] == [1, 2]
+
+
+def test_a_journal_altered_in_the_middle_is_refused_with_its_line(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append({"event": "a"})
+    run.journal_path.write_text(run.journal_path.read_text() + "nonsense\n")
+    with pytest.raises(RunFolderError, match="line 2"):
+        list(run.events())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path, there):
+    folder = tmp_path / "nowhere"
+    if there:
+        folder.mkdir()
+    with pytest.raises(RunFolderError, match="nowhere"):
+        RunFolder.existing(folder)
+
+
+def test_a_broken_study_file_is_refused_by_name(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "x.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"x\.json"):
+        RunFolder.existing(tmp_path).read_study("x")
+
+
+def test_direction_is_the_metrics_own():
+    assert metric_direction("val/f1_macro") == "maximize"
+    assert metric_direction("val/loss") == "minimize"
+    with pytest.raises(ConfigError, match="did you mean 'val/accuracy'"):
+        metric_direction("val/acuracy")
+
+
+@pytest.mark.parametrize(
+    ("value", "than", "direction", "expected"),
+    [
+        (0.2, 0.1, "maximize", True),
+        (0.1, 0.1, "maximize", False),
+        (0.1, 0.2, "minimize", True),
+        (math.nan, None, "maximize", False),
+        (0.0, None, "minimize", True),
+    ],
+)
+def test_is_better(value, than, direction, expected):
+    assert is_better(value, than, direction) is expected
+
+
+def test_every_metric_says_what_it_is():
+    assert all(summary for _, summary in METRICS.values())
+    assert all(name.split("/")[0] in ("train", "val") for name in METRICS)

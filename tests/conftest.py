@@ -1,0 +1,62 @@
+"""Fixtures of more than one package: a cache of their own, small synthetic birds, and shared recordings."""
+
+from pathlib import Path
+
+import pytest
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+# Pictures of 16 x 24 and one-second clips: a test trains in a second.
+SMALL = {
+    "data.window_s": 1.0,
+    "features.n_mfcc": 16,
+    "features.n_mels": 32,
+    "features.n_fft": 1024,
+    "features.hop": 900,
+    "features.n_frames": 24,
+    "training.epochs": 2,
+    "training.batch_size": 8,
+    "optim.warmup_epochs": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIRDTUNE_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of 40 recordings of 4 synthetic species."""
+    return write_synthetic_birds(
+        tmp_path_factory.mktemp("birds") / "few",
+        SyntheticBirds(n_species=4, n_recordings=40, n_recordists=12),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_config() -> TrainConfig:
+    return TrainConfig().override(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_dataset(birds: Path, small_config: TrainConfig, cache: Path) -> Dataset:
+    return Dataset.open(prepare(read_manifest(birds), small_config, cache=cache, workers=1))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real recordings that stands beside the project where it is developed."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of shared real recordings is not beside this checkout")
+    return SHARED

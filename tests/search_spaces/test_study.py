@@ -1,0 +1,92 @@
+from collections import Counter
+
+import optuna
+import pytest
+
+from birdnet_core import registry
+from birdnet_core.config import TrainConfig
+from birdnet_core.errors import ConfigError
+from search_spaces.study import Ablation, Search, base_config, check, load_study, trial_config
+
+STUDIES = registry.studies.names()
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_config_of_every_study_is_valid(name, quick):
+    study = load_study(name, quick=quick)
+    assert check(study, base_config(study, TrainConfig()), {})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_asks_a_question(name):
+    assert load_study(name).question.endswith("?")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_quick_is_smaller(name):
+    study, quick = load_study(name), load_study(name, quick=True)
+    long, short = (base_config(s, TrainConfig()).training.epochs for s in (study, quick))
+    assert short < long
+    if isinstance(study, Search):
+        assert quick.n_trials < study.n_trials
+
+
+def test_a_factorial_is_balanced_and_holds_its_baseline():
+    study = Ablation(factors={"loss.name": ("cross_entropy", "focal"), "optim.lr": (1e-3, 1e-4, 1e-5)})
+    cells = study.cells()
+    assert len(cells) == 6
+    for factor, levels in study.factors.items():
+        assert Counter(cell[factor] for cell in cells) == dict.fromkeys(levels, 6 // len(levels))
+    assert study.baseline_cell() == {"loss.name": "cross_entropy", "optim.lr": 1e-3}
+    assert study.baseline_cell() in cells
+
+
+def test_capacity_is_two_networks_by_two_losses_at_full_budget():
+    study = load_study("capacity")
+    base = base_config(study, TrainConfig())
+    configs = [trial_config(base, {}, cell) for cell in study.cells()]
+    assert {(c.model.name, c.loss.name) for c in configs} == {
+        (m, loss) for m in ("audio_cnn", "audio_cnn_v2") for loss in ("cross_entropy", "focal")
+    }
+    assert {c.training.patience for c in configs} == {0}
+    assert len({c.config_id for c in configs}) == 4
+
+
+def test_gamma_is_sampled_only_under_focal():
+    study = load_study("learning-rate")
+    sampler = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    sampled = [study.space(sampler.ask()) for _ in range(60)]
+    assert {s["loss.name"] for s in sampled} == {"cross_entropy", "focal"}
+    assert all(("loss.gamma" in s) == (s["loss.name"] == "focal") for s in sampled)
+    assert all(1e-4 <= s["optim.lr"] <= 1e-2 for s in sampled)
+
+
+def test_the_users_settings_win_over_the_study_and_the_base_comes_first():
+    study = load_study("capacity")
+    base = base_config(study, TrainConfig().override({"optim.lr": 0.1, "training.patience": 9}))
+    config = trial_config(base, {"optim.weight_decay": 0.5}, study.cells()[0])
+    assert (config.optim.lr, config.training.patience, config.optim.weight_decay) == (0.1, 0, 0.5)
+
+
+def test_setting_what_a_study_varies_is_refused():
+    for name, key in (("capacity", "model.name"), ("learning-rate", "optim.lr")):
+        study = load_study(name)
+        with pytest.raises(ConfigError, match=f"{key} cannot be set"):
+            check(
+                study, base_config(study, TrainConfig()), {key: "audio_cnn" if key == "model.name" else 0.1}
+            )
+
+
+def test_faults_of_all_cells_are_told_once_each():
+    study = load_study("capacity")
+    with pytest.raises(ConfigError) as caught:
+        check(study, base_config(study, TrainConfig()), {"model.widht": 3})
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 2  # one a model, not one a cell
+    assert all("widht" in line for line in lines)
+
+
+def test_an_unknown_study_is_refused_with_the_near_one():
+    with pytest.raises(ConfigError, match=r"'capacty'; did you mean 'capacity'"):
+        load_study("capacty")
