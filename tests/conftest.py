@@ -8,21 +8,9 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+from tests.settings import SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
-
-# Pictures of 16 x 24 and one-second clips: a test trains in a second.
-SMALL = {
-    "data.window_s": 1.0,
-    "features.n_mfcc": 16,
-    "features.n_mels": 32,
-    "features.n_fft": 1024,
-    "features.hop": 900,
-    "features.n_frames": 24,
-    "training.epochs": 2,
-    "training.batch_size": 8,
-    "optim.warmup_epochs": 1,
-}
 
 
 @pytest.fixture(scope="session")

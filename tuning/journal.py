@@ -31,14 +31,12 @@ class Journal(tune.Callback):
         self.run = run
         self.observer = observer
         self.per_trial: dict[str, float] = {"cpu": 0.0, "gpu": 0.0}
+        # Trials that need no training any more, whatever study they were trained for.
+        self.finished = {name: r for name, r in run.records().items() if r.status == "completed"}
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks with its own state, which nobody reads: leave out the observer."""
         return {**self.__dict__, "observer": None}
-
-    def finished(self) -> dict[str, TrialRecord]:
-        """Return the trials that need no training any more, whatever study they were trained for."""
-        return {name: r for name, r in self.run.records().items() if r.status == "completed"}
 
     def members(self, study: str) -> set[str]:
         """Return the trials that the journal has entered for `study`."""
@@ -92,4 +90,6 @@ class Journal(tune.Callback):
         """Write how a trial ended."""
         record.cpus, record.gpus = self.per_trial["cpu"], self.per_trial["gpu"]
         self.run.write_record(record)
+        if record.status == "completed":
+            self.finished[record.trial_id] = record
         self.write({"event": "end", "trial_id": record.trial_id, "status": record.status})

@@ -198,13 +198,13 @@ class _Asked:
         Seeds are the outer loop, so that every cell is seen early. Cells with equal configs are trained once.
         """
         assert isinstance(self.study, Ablation)
-        finished, todo, known = journal.finished(), [], journal.members(self.study.name)
+        todo, known = [], journal.members(self.study.name)
         n_reused = 0
         taken: set[str] = set()
         for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
             payload = self.payload(cell, self.trial(cell, seed), number)
             name = payload["journal"]["trial_id"]
-            if name in finished:
+            if name in journal.finished:
                 n_reused += 1
                 if name not in known:
                     journal.reuse(payload["journal"])
@@ -218,12 +218,11 @@ class _Asked:
         storage = open_study(
             journal.run.storage_path, study.name, study.metric, seed=self.config.seed, n_trials=n_trials
         )
-        finished = journal.finished()
 
         def make_payload(trial: Trial) -> dict[str, Any] | float:
             choices = study.space(trial)
             payload = self.payload(choices, self.trial(choices, self.config.seed), trial.number)
-            record = finished.get(payload["journal"]["trial_id"])
+            record = journal.finished.get(payload["journal"]["trial_id"])
             if record is None:
                 return payload
             journal.reuse(payload["journal"])

@@ -1,0 +1,24 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from birdnet_core.data.manifest import read_manifest
+from tuning.launch import Data
+from tuning.resources import ray_session
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray for all tests that run trials, as `sweep` starts it."""
+    os.environ["BIRDTUNE_CACHE"] = str(tmp_path_factory.mktemp("ray-cache"))
+    with ray_session(tmp_path_factory.mktemp("ray") / "ray.log"):
+        yield
+    assert not ray.is_initialized()
+
+
+@pytest.fixture
+def data(birds: Path, cache: Path) -> Data:
+    return Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)

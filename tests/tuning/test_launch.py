@@ -1,0 +1,229 @@
+"""Sweeps over small synthetic birds, on a real Ray."""
+
+import dataclasses
+import json
+
+import optuna
+import pytest
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records import RunFolder
+from birdnet_core.training import train
+from search_spaces.study import Ablation, Search
+from tests.settings import SMALL
+from tuning.launch import Data, Resources, sweep
+
+pytestmark = pytest.mark.ray
+
+
+LOSSES = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("cross_entropy", "focal")})
+RATES = Ablation(
+    name="rates", question="Which rate?", factors={"optim.lr": (1e-3, 1e-2), "loss.name": ("cross_entropy",)}
+)
+
+
+def events(run, kind):
+    return [e for e in RunFolder(run).events() if e["event"] == kind]
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, birds, cache, tmp_path_factory):
+    """A finished ablation of 2 losses x 2 seeds on one actor at a time, so that actors are reused."""
+    run = tmp_path_factory.mktemp("runs") / "losses"
+    data = Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)
+    seen = []
+    summary = sweep(
+        LOSSES,
+        data,
+        run,
+        settings=SMALL,
+        n_seeds=2,
+        resources=Resources(concurrent=1),
+        command="birdtune sweep losses",
+        observer=seen.append,
+    )
+    return run, summary, seen, data
+
+
+def test_every_cell_and_seed_is_trained_and_recorded(swept):
+    run, summary, _, _ = swept
+    assert summary.counts == {"completed": 4}
+    records = RunFolder(run).records()
+    assert len(records) == 4
+    assert {(r.config["loss"]["name"], r.seed) for r in records.values()} == {
+        (loss, seed) for loss in ("cross_entropy", "focal") for seed in (0, 1)
+    }
+    for record in records.values():
+        assert record.epochs == 2
+        assert record.cpus == 1.0
+        assert record.provenance["split_id"]
+
+
+def test_the_journal_holds_every_epoch_of_every_trial(swept):
+    run, _, seen, _ = swept
+    epochs = events(run, "epoch")
+    assert len(epochs) == 8
+    assert all(0 <= e["metrics"]["val/f1_macro"] <= 1 for e in epochs)
+    written = [{k: v for k, v in e.items() if k != "time"} for e in RunFolder(run).events()]
+    assert json.dumps([e for e in seen if e["event"] != "sweep"]) == json.dumps(written)
+
+
+def test_the_study_file_says_what_was_asked(swept):
+    study = RunFolder(swept[0]).read_study("losses")
+    assert (study["kind"], study["metric"], study["direction"]) == ("ablation", "val/f1_macro", "maximize")
+    assert [c["factors"] for c in study["cells"]] == [{"loss.name": "cross_entropy"}, {"loss.name": "focal"}]
+    assert study["seeds"] == [0, 1]
+    assert study["baseline"] == {"loss.name": "cross_entropy"}
+    assert study["data"]["n_recordings"] == 40
+    assert study["provenance"]["command"] == "birdtune sweep losses"
+
+
+def test_a_trial_replayed_alone_gives_the_same_numbers_on_a_fresh_and_on_a_reused_actor(swept):
+    run, _, _, data = swept
+    actors = set()
+    for record in RunFolder(run).records().values():
+        actors.add(record.provenance["actor"]["nth_trial"] > 1)
+        config = TrainConfig.from_dict(record.config)
+        alone = []
+        train(
+            config,
+            Dataset.open(data.folder(config)),
+            on_epoch=lambda n, m, alone=alone: alone.append({k: v for k, v in m.items() if k != "epoch_s"}),
+        )
+        told = [e["metrics"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
+        assert json.dumps(alone).replace("NaN", "null") == json.dumps(told)
+    assert actors == {True, False}
+
+
+def test_a_finished_study_is_not_trained_again(swept):
+    run, _, _, data = swept
+    n_epochs = len(events(run, "epoch"))
+    summary = sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
+    assert (summary.n_reused, summary.counts) == (4, {"completed": 4})
+    assert len(events(run, "epoch")) == n_epochs
+
+
+def test_more_seeds_train_only_those_and_another_study_reuses_what_it_shares(swept):
+    run, _, _, data = swept
+    before = len(events(run, "epoch"))
+    assert sweep(LOSSES, data, run, settings=SMALL, n_seeds=3).n_reused == 4
+    assert len(events(run, "epoch")) == before + 2 * 2
+    summary = sweep(RATES, data, run, settings=SMALL, n_seeds=1)
+    assert summary.n_reused == 1  # lr 1e-3 with cross-entropy is a cell of both
+    assert len(events(run, "epoch")) == before + 2 * 2 + 2
+    assert summary.counts == {"completed": 2}
+
+
+def test_other_settings_and_other_data_are_refused(swept, small_config):
+    run, _, _, data = swept
+    with pytest.raises(RunFolderError, match="other settings"):
+        sweep(LOSSES, data, run, settings={**SMALL, "optim.lr": 0.5})
+    fewer = dataclasses.replace(data, name="fewer", manifest=data.manifest.iloc[:-1], _folders={})
+    with pytest.raises(RunFolderError, match="'few'.*'fewer'"):
+        sweep(LOSSES, fewer, run, settings=SMALL)
+
+
+def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_path):
+    study = Ablation(
+        name="dropouts", question="Does it break?", factors={"model.dropout": (0.5, 7.0)}, base={}
+    )
+    run = tmp_path / "run"
+    summary = sweep(study, data, run, settings=SMALL, n_seeds=1)
+    assert summary.counts == {"completed": 1, "failed": 1}
+    (failed,) = [r for r in RunFolder(run).records().values() if r.status == "failed"]
+    assert "dropout probability has to be between 0 and 1, but got 7.0" in failed.error
+    assert "Traceback" in failed.traceback
+    assert failed.config["model"]["dropout"] == 7.0
+    # The next call trains the failed cell again, and only that.
+    assert sweep(study, data, run, settings=SMALL, n_seeds=1).n_reused == 1
+
+
+def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
+    study = Ablation(name="rates", question="Too fast?", factors={"optim.grad_clip": (0.0,)})
+    settings = {**SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "loss.name": "focal", "loss.alpha": 1e38}
+    summary = sweep(study, data, tmp_path / "run", settings=settings, n_seeds=1)
+    assert summary.counts == {"diverged": 1}
+    (record,) = RunFolder(tmp_path / "run").records().values()
+    assert "not finite in epoch" in record.error
+
+
+def optuna_trials(run, name="rates"):
+    return optuna.load_study(storage=f"sqlite:///{run / 'optuna.db'}", study_name=name).trials
+
+
+def test_asha_stopped_trials_are_pruned_in_the_optuna_study(cluster, data, tmp_path):
+    def space(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-6, 1e-2, log=True)}
+
+    study = Search(
+        name="rates",
+        question="Which rate?",
+        space=space,
+        metric="val/loss",
+        n_trials=8,
+        grace_epochs=1,
+        reduction_factor=2,
+    )
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 4}
+    summary = sweep(study, data, run, settings=settings, resources=Resources(concurrent=1))
+    trials = optuna_trials(run)
+    assert len(trials) == 8
+    states = {t.number: t.state.name for t in trials}
+    assert {"PRUNED", "COMPLETE"} == set(states.values())
+    assert summary.counts["pruned"] == list(states.values()).count("PRUNED")
+    for trial in trials:
+        n_epochs = len(trial.intermediate_values)
+        assert (n_epochs == 4) == (trial.state.name == "COMPLETE")
+        if trial.state.name == "COMPLETE":  # the value is that of the best epoch
+            assert trial.value == min(trial.intermediate_values.values())
+    # The run folder tells the same story.
+    number = {e["trial_id"]: e["number"] for e in events(run, "trial")}
+    for record in RunFolder(run).records().values():
+        trial = trials[number[record.trial_id]]
+        assert record.status == {"PRUNED": "pruned", "COMPLETE": "completed"}[trial.state.name]
+        assert record.epochs == len(trial.intermediate_values)
+
+
+def test_a_config_sampled_again_is_told_its_value_without_training(cluster, data, tmp_path):
+    def space(trial):
+        return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3])}
+
+    run = tmp_path / "run"
+    study = Search(name="rates", question="Which rate?", space=space, n_trials=3)
+    sweep(study, data, run, settings=SMALL, resources=Resources(concurrent=1))
+    trials = optuna_trials(run)
+    assert [len(t.intermediate_values) for t in trials] == [2, 0, 0]
+    assert len({t.value for t in trials}) == 1
+    assert [e["reused"] for e in events(run, "trial")] == [False, True, True]
+
+
+def test_a_search_goes_on_to_its_number_of_trials_and_settles_dead_ones(cluster, data, tmp_path):
+    def space(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
+
+    run = tmp_path / "run"
+    run.mkdir()
+    dead = optuna.create_study(
+        storage=f"sqlite:///{run / 'optuna.db'}", study_name="rates", direction="maximize"
+    )
+    dead.ask()  # as a killed driver leaves it
+    study = Search(name="rates", question="Which rate?", space=space, n_trials=2)
+    sweep(study, data, run, settings=SMALL)
+    states = [t.state.name for t in dead.get_trials()]
+    assert states[0] == "FAIL" and len(states) == 3
+    sweep(study, data, run, settings=SMALL, n_trials=3)
+    assert len(dead.get_trials()) == 4
+
+
+def test_a_trial_that_cannot_be_placed_is_refused(cluster, data, tmp_path):
+    with pytest.raises(ConfigError, match=r"asks for 0.5 GPUs and there are 0; lower --gpus-per-trial"):
+        sweep(LOSSES, data, tmp_path / "run", settings=SMALL, resources=Resources(gpus=0.5))
+
+
+def test_bad_settings_are_refused_before_anything_is_written(data, tmp_path):
+    with pytest.raises(ConfigError, match="widht"):
+        sweep(LOSSES, data, tmp_path / "run", settings={"model.widht": 3})
+    assert not (tmp_path / "run").exists()
