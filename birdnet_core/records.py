@@ -7,7 +7,7 @@ tool can read a run without birdtune:
     RUN/journal.jsonl             what happened, one line an event, appended by the one driver
     RUN/trials/<trial_id>.json    how each trial ended
     RUN/optuna.db                 the Optuna studies of the searches
-    RUN/checkpoints/<trial_id>/   weights of the best epoch
+    RUN/ray.log                   what Ray had to say, if anything
 
 `docs/run-folder.md` describes every field.
 """
@@ -140,9 +140,6 @@ class RunFolder:
                 "give the folder that `birdtune sweep --out` wrote"
             )
         return run
-
-    def checkpoint_path(self, trial_id: str) -> Path:
-        return self.path / "checkpoints" / trial_id
 
     def study_names(self) -> list[str]:
         return sorted(p.stem for p in (self.path / "studies").glob("*.json"))

@@ -296,15 +296,15 @@ def _sweep(
     import optuna
 
     from tuning.launch import Data, Resources, sweep
-    from tuning.live import StageBars, SweepView
+    from tuning.live import SweepView
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    bars = StageBars(err_console)
     view = SweepView(err_console)
-    with bars.shown():
-        manifest = _manifest(data, bars)
-    prepared = Data(name=Path(data).stem, manifest=manifest, workers=workers, progress=view.progress)
     with view.shown():
+        view.progress("reading recordings", 0, 1)
+        prepared = Data(
+            name=Path(data).stem, manifest=_manifest(data), workers=workers, progress=view.progress
+        )
         summary = sweep(
             study, prepared, out,
             base=_config(base) if base else None, settings=parsed, n_seeds=seeds, n_trials=trials,
@@ -424,7 +424,7 @@ def _train(
     chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
     bars = StageBars(err_console)
     with bars.shown():
-        dataset = Dataset.open(prepare(_manifest(data, bars), chosen, progress=bars))
+        dataset = Dataset.open(prepare(_manifest(data), chosen, progress=bars))
     monitor = chosen.training.monitor
 
     def show(epoch: int, metrics: dict[str, float]) -> None:
@@ -459,8 +459,9 @@ def demo(
 
     run, best = out / "run", out / "best.json"
     out_console.print("birdtune demo: is it the capacity, the loss, or both? Asked of synthetic birds.")
-    step("1. Recordings: decode, clip, split", "birdtune data describe synthetic")
-    _, facts, _ = _prepared("synthetic", None, None)
+    windows = "data.windows_per_recording=3"
+    step("1. Recordings: decode, clip, split", f"birdtune data prepare synthetic --set {windows}")
+    _, facts, _ = _prepared("synthetic", [windows], None)
     out_console.print(
         f"{facts['n_recordings']} recordings of {facts['n_species']} species: {facts['n_train']} train, "
         f"{facts['n_val']} val, {facts['n_test']} test, grouped by {' and '.join(facts['grouped_by'])}"
@@ -488,16 +489,14 @@ def demo(
 # --------------------------------------------------------------------------------------------- shared
 
 
-def _manifest(source: str, bars: Any) -> pd.DataFrame:
+def _manifest(source: str) -> pd.DataFrame:
     """Return the manifest that ``--data`` names: a CSV, a folder per species, or synthetic birds."""
     from birdnet_core.data.building import default_cache
     from birdnet_core.data.manifest import index_folder, read_manifest
-    from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+    from birdnet_core.data.synthetic import cached_synthetic_birds
 
     if source == "synthetic":
-        birds = SyntheticBirds()
-        folder = default_cache() / "synthetic" / f"birds-{birds.n_species}-{birds.n_recordings}-{birds.seed}"
-        return read_manifest(write_synthetic_birds(folder, birds))
+        return read_manifest(cached_synthetic_birds(default_cache()))
     if Path(source).is_dir():
         return index_folder(source)
     if not Path(source).exists():
@@ -528,7 +527,7 @@ def _prepared(
     config = TrainConfig().override(parse_settings(settings))
     bars = StageBars(err_console)
     with bars.shown():
-        manifest = _manifest(source, bars)
+        manifest = _manifest(source)
         folder = prepare(manifest, config, workers=workers, progress=bars)
     return manifest, Dataset.open(folder).facts, folder
 

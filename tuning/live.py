@@ -45,7 +45,9 @@ class SweepView:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Take in how far the making of stores is."""
-        self.stage = f"{stage} {done:,}/{total:,}" if done < total else ""
+        self.stage = f"{stage} {done:,}/{total:,}" if total > 1 else stage
+        if done == total:
+            self.stage = ""
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[SweepView]:
@@ -77,7 +79,7 @@ class SweepView:
             self.ended[event["status"]] += 1
             self.running.remove(name)
             if not self._live:
-                self.console.print(self._ended_line(name, event["status"]), markup=False, highlight=False)
+                self.console.print(self._ended_line(name, event["status"]), markup=False, soft_wrap=True)
 
     def __rich__(self) -> Group:
         table = Table(box=None, padding=(0, 2), show_edge=False)

@@ -36,6 +36,8 @@ LONG_TAIL = np.array(
     + [17, 17, 17, 16, 15, 14, 12, 12, 11, 10, 8, 8, 8, 8, 7, 7, 6, 4, 4, 4, 2, 2, 1]
 )
 MANIFEST = "manifest.csv"
+# Counts up when equal settings write other audio than before, so that caches do not serve the old one.
+VERSION = 1
 # No ogg: libsndfile gives each stream a random serial number, and equal collections would differ in content.
 FORMATS = {"flac": 0.55, "wav": 0.15, "mp3": 0.30}
 SAMPLE_RATES = {22050: 0.3, 32000: 0.25, 44100: 0.25, 48000: 0.2}
@@ -342,6 +344,13 @@ def write_synthetic_birds(
             shutil.rmtree(partial, ignore_errors=True)
     _check_holds(folder, manifest)
     return folder / MANIFEST
+
+
+def cached_synthetic_birds(cache: Path, birds: SyntheticBirds | None = None) -> Path:
+    """Return the manifest of `birds` in a cache folder, written at the first call; for `--data synthetic`."""
+    birds = birds or SyntheticBirds()
+    name = f"v{VERSION}-{birds.n_species}-{birds.n_recordings}-{birds.n_recordists}-{birds.seed}"
+    return write_synthetic_birds(Path(cache) / "synthetic" / name, birds)
 
 
 def _plan(birds: SyntheticBirds) -> Iterator[_Take]:
