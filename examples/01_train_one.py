@@ -1,4 +1,4 @@
-"""Train one config on synthetic birds without Ray, and print what it scores: python examples/01_train_one.py"""
+"""Train one config on synthetic birds, without Ray: python examples/01_train_one.py [EPOCHS]"""
 
 import sys
 

@@ -242,14 +242,15 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
                 f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
                 "give another --out"
             )
-        fixed = ("kind", "metric", "epochs", "base", "factors")
-        changed = [k for k in fixed if there[k] != definition[k]] if name == definition["name"] else []
-        if changed:
-            was, now = ({k: d[k] for k in changed} for d in (there, definition))
+        if name != definition["name"]:
+            continue
+        fixed = {"ablation": ("factors", "cells"), "search": ("epochs", "base")}[definition["kind"]]
+        if any(there[key] != definition[key] for key in ("kind", "metric", *fixed)):
+            shown = ("metric", "epochs", "base", "factors")
+            was, now = ({k: d[k] for k in shown if there[k] != definition[k]} for d in (there, definition))
             raise RunFolderError(
-                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was}, "
-                f"this asks for {now}; "
-                "give another --out, or the settings that it was started with"
+                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
+                f"this asks for {now or 'others'}; give another --out, or the settings it was started with"
             )
     run.write_study(
         {

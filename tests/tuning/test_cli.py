@@ -1,0 +1,251 @@
+"""The command line as a user types it."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.settings import SMALL
+from tuning import cli
+
+ROOT = Path(__file__).parents[2]
+SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))
+
+
+@pytest.fixture
+def birdtune(capfd, monkeypatch):
+    """Run a command line in this process; returns exit code, standard output and standard error."""
+
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["birdtune", *shlex.split(line)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        output = capfd.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+# list
+
+
+def test_list_models_gives_name_summary_options_and_parameters(birdtune):
+    code, out, _ = birdtune("list models --json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)["models"]}
+    assert rows["audio_cnn"]["n_params"] == 343_801
+    assert rows["audio_cnn_v2"]["n_params"] == 4_222_041
+    assert rows["audio_cnn"]["options"] == {"dropout": 0.5}
+    assert rows["audio_cnn"]["summary"]
+
+
+@pytest.mark.parametrize("kind", cli.KINDS)
+def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
+    code, out, _ = birdtune(f"list {kind} --json")
+    rows = json.loads(out)[kind]
+    assert code == 0 and rows
+    assert all(row.get("summary") or row.get("question") for row in rows)
+    code, out, _ = birdtune(f"list {kind}")
+    assert code == 0 and rows[0]["name"] in out
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("list modles", ["'modles'", "did you mean 'models'"]),
+        ("sweep capacty --out {tmp}/r", ["'capacty'", "did you mean 'capacity'"]),
+        ("sweep capacity --set model.widht=3 --out {tmp}/r", ["'widht'", "audio_cnn", "dropout"]),
+        ("sweep capacity --set optim.lr --out {tmp}/r", ["'optim.lr'", "KEY=VALUE"]),
+        ("sweep capacity --set optim.lr=fast --out {tmp}/r", ["optim.lr", "'fast'", "float"]),
+        ("sweep capacity --set loss.name=focal --out {tmp}/r", ["loss.name cannot be set"]),
+        ("sweep capacity --trials 3 --out {tmp}/r", ["--seeds, not --trials"]),
+        ("sweep learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
+        ("sweep capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
+        ("sweep capacity --base {tmp}/none.json --out {tmp}/r", ["none.json"]),
+        ("data describe {tmp}/nowhere.csv", ["nowhere.csv"]),
+        ("data describe {tmp}/wrong.csv", ["'path'", "'species'", "file, bird"]),
+        ("data index {tmp}/wrong.csv --species-column brid --path-column file", ["'brid'", "'bird'"]),
+        ("data index {tmp}", ["no recordings in folders per species"]),
+        ("report {tmp}/nowhere", ["nowhere"]),
+        ("best {tmp}", ["not a run folder"]),
+        ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
+        ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
+    ],
+)
+def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_path, line, words):
+    (tmp_path / "wrong.csv").write_text("file,bird\nx.wav,robin\n")
+    line = line.format(tmp=tmp_path)
+    if line.startswith("sweep") and "--data" not in line:
+        line += f" --data {birds}"
+    code, out, err = birdtune(line)
+    assert code == 1
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in " ".join(err.split()), err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "r").exists()
+
+
+def test_settings_are_typed():
+    given = ["optim.lr=3e-4", "loss.name=focal", "loss.alpha=none", "training.mixed_precision=false"]
+    assert cli.parse_settings(given) == {
+        "optim.lr": 3e-4,
+        "loss.name": "focal",
+        "loss.alpha": None,
+        "training.mixed_precision": False,
+    }
+
+
+# data
+
+
+def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp_path):
+    manifest = pd.read_csv(birds)
+    for path, species in zip(manifest["path"], manifest["species"], strict=True):
+        file = tmp_path / "audio" / species / Path(path).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(birds.parent / path)
+    broken = file.parent / "broken.mp3"
+    broken.write_bytes(next(birds.parent.rglob("*.mp3")).read_bytes()[:4000])
+    (file.parent / "page.wav").write_text("<html>not found</html>")
+
+    code, out, _ = birdtune(f"data index {tmp_path / 'audio'} --out {tmp_path / 'clips.csv'} --json")
+    assert code == 0
+    assert json.loads(out)["n_recordings"] == 42
+
+    code, out, err = birdtune(f"data prepare {tmp_path / 'clips.csv'} --workers 1 {SET}")
+    assert code == 0
+    assert "40 recordings" in out
+    assert "2 recordings were left out" in err
+    lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
+    assert len(lines) == 2  # no decoder's complaints between them
+    assert any("broken.mp3" in line and "truncated" in line for line in lines)
+    assert any("page.wav" in line and "web page" in line for line in lines)
+
+    code, out, err = birdtune(f"data describe {tmp_path / 'clips.csv'} {SET}")
+    assert code == 0
+    assert "none on two sides" in out
+    assert "imbalance" in out and "median" in out
+
+    code, out, _ = birdtune(f"data describe {birds} {SET} --json")
+    facts = json.loads(out)
+    assert facts["proof"]["recordist"]["crossing"] == []
+    assert sum(facts["counts"].values()) == 40
+
+
+# sweep -> report -> best -> train
+
+
+@pytest.mark.ray
+def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, birds, tmp_path):
+    run = tmp_path / "run"
+    line = f"sweep capacity --data {birds} --seeds 1 --out {run} {SET} --set model.dropout=0.4"
+    code, out, err = birdtune(f"{line} --json")
+    assert code == 0, err
+    assert json.loads(out)["counts"] == {"completed": 4}
+    assert "Traceback" not in err
+
+    code, out, _ = birdtune(line)
+    assert "4 were there already" in out
+
+    code, out, err = birdtune(f"report {run} --out {tmp_path / 'report'} --json")
+    assert code == 0, err
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    (study,) = report["studies"]
+    assert len(study["cells"]) == 4
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+    code, out, err = birdtune(f"best {run} --out {tmp_path / 'best.json'} --json")
+    assert code == 0, err
+    best = json.loads(out)
+    assert best["config"]["model"]["dropout"] == 0.4
+    scores = {c["trial_ids"][0]: c["metrics"]["val/f1_macro"]["mean"] for c in study["cells"]}
+    assert best["mean"] == max(scores.values())
+
+    code, out, err = birdtune(
+        f"train {tmp_path / 'best.json'} --data {birds} --out {tmp_path / 'model'} --json"
+    )
+    assert code == 0, err
+    trained = json.loads(out)
+    assert trained["trial_id"] == best["trial_ids"][0]
+    assert trained["metrics"]["val/f1_macro"] == best["mean"]  # to the last digit
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+    record = run / "trials" / f"{trained['trial_id']}.json"
+    code, out, _ = birdtune(f"train {record} --data {birds} --out {tmp_path / 'again'} --json")
+    assert json.loads(out)["metrics"] == trained["metrics"]
+
+    # The best config as the base of another sweep: its dropout is AudioCNN's, not the other network's.
+    based = f"sweep capacity --data {birds} --seeds 1 --base {tmp_path / 'best.json'} --out {run} --json"
+    code, out, err = birdtune(based)
+    assert code == 1
+    assert "other settings" in err
+    code, out, err = birdtune(f"{based} --set model.dropout=0.4")
+    assert json.loads(out)["n_reused"] == 4, err
+
+
+@pytest.mark.ray
+def test_fractions_of_a_declared_gpu_are_scheduled_where_torch_has_none(birds, cache, tmp_path):
+    """In its own process, because Ray is told of the GPU when it starts."""
+    code = (
+        "import json, sys, ray\n"
+        "from birdnet_core.data.manifest import read_manifest\n"
+        "from search_spaces.study import Ablation\n"
+        "from tuning.launch import Data, Resources, sweep\n"
+        "ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "study = Ablation(name='x', question='?', factors={'optim.lr': (1e-3, 1e-4)})\n"
+        "birds, out, settings = sys.argv[1:]\n"
+        "seen = []\n"
+        "sweep(study, Data(name='few', manifest=read_manifest(birds), workers=1), out,\n"
+        "      settings=json.loads(settings), n_seeds=1, resources=Resources(gpus=0.5),\n"
+        "      observer=seen.append)\n"
+        "print(json.dumps(seen[0]))\n"
+    )
+    arguments = [str(birds), str(tmp_path / "run"), json.dumps({**SMALL, "training.epochs": 1})]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["concurrent"] == 2
+    records = [json.loads(p.read_text()) for p in (tmp_path / "run" / "trials").glob("*.json")]
+    assert [(r["status"], r["gpus"]) for r in records] == [("completed", 0.5)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_demo_tells_the_whole_story(tmp_path):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "birdtune", "demo", "--out", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
+    (study,) = report["studies"]
+    assert [cell["n"] for cell in study["cells"]] == [2, 2, 2, 2]
+    assert "best config" in done.stdout and "report.html" in done.stdout
+    for made in ("best.json", "report/report.html", "model/model.safetensors"):
+        assert (tmp_path / "demo" / made).exists()
+    scores = [value for cell in study["cells"] for value in cell["metrics"]["val/accuracy"]["values"]]
+    assert 0.2 < max(scores) < 1.0  # learnt something, and not everything: 12 species, the commonest a third
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(example, tmp_path):
+    done = subprocess.run(
+        [sys.executable, example, "2"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "best epoch" in done.stdout
