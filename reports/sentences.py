@@ -145,6 +145,7 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
             "Intervals and p values cover the randomness of training on this one split. They say nothing "
             "about other recordings, sites or splits."
         )
+    out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
     factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
     if factors:
         out.append(
@@ -167,6 +168,8 @@ def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
         for key, title in titles.items()
         if data.get(key) is not None
     ]
+    if data.get("grouped_by"):
+        out.append(("never on two sides", ", ".join(data["grouped_by"])))
     strata = data.get("strata") or {}
     if strata:
         out.append(

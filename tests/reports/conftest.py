@@ -46,7 +46,11 @@ def write_run() -> MakeRun:
             "metric": "val/f1_macro", "direction": "maximize", "epochs": 4, "seeds": seeds, "n_trials": None,
             "base": {}, "factors": None, "baseline": cells[0][0], "scheduler": "fifo",
             "cells": [{"factors": f, "config_id": config_id_of(f)} for f, _ in cells],
-            "data": {"name": "clips", "split_id": "s1", "train_counts": {"wren": 9, "owl": 1}},
+            "data": {
+                "name": "clips", "split_id": "s1", "train_counts": {"wren": 9, "owl": 1},
+                "strata": {"rare": ["owl"], "medium": [], "common": ["wren"]},
+                "grouped_by": ["recording_id"], "notes": ["the split does not separate recordists"],
+            },
             "provenance": {"versions": {"torch": "2.13.0"}, "git_commit": "abc", "command": "birdtune sweep"},
             "created": "2026-01-02T03:04:05Z",
         } | changes  # fmt: skip
