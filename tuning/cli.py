@@ -254,13 +254,10 @@ def sweep_command(
         quick=quick, cpus=cpus_per_trial, gpus=gpus_per_trial, concurrent=concurrent, workers=workers,
     )  # fmt: skip
     n_bad = sum(result["counts"].get(s, 0) for s in ("failed", "diverged", "killed"))
-    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
-    reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
     _print(
         result,
         as_json,
-        f"{study}: {states}{reused} in {result['seconds']:.0f} s\n"
-        f"next: birdtune report {result['run']}    birdtune best {result['run']}",
+        f"{_sweep_line(result)}\nnext: birdtune report {result['run']}    birdtune best {result['run']}",
     )
     if n_bad and not as_json:
         _list_failures(Path(result["run"]), study)
@@ -318,6 +315,12 @@ def _sweep(
         "n_reused": summary.n_reused,
         "seconds": round(summary.seconds, 1),
     }
+
+
+def _sweep_line(result: dict[str, Any]) -> str:
+    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
+    reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
+    return f"{result['study']}: {states}{reused} in {result['seconds']:.0f} s"
 
 
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
@@ -471,8 +474,7 @@ def demo(
         f"birdtune sweep capacity --quick --seeds 2 --out {run}",
     )
     result = _sweep("capacity", "synthetic", run, seeds=2, quick=True)
-    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
-    out_console.print(f"{states} in {result['seconds']:.0f} s")
+    out_console.print(_sweep_line(result))
     step("3. Report", f"birdtune report {run} --out {out / 'report'}")
     report_command([run], out / "report")
     step("4. Best config", f"birdtune best {run} --out {best}")
