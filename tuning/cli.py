@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from birdnet_core.errors import BirdtuneError, ConfigError, DataError, did_you_mean
+from birdnet_core.errors import BirdtuneError, ConfigError, DataError, RunFolderError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,49 +249,58 @@ def sweep_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again."""
-    result = _sweep(
-        study, data, out or Path("runs") / study, base=base, settings=settings, seeds=seeds, trials=trials,
-        quick=quick, cpus=cpus_per_trial, gpus=gpus_per_trial, concurrent=concurrent, workers=workers,
-    )  # fmt: skip
-    n_bad = sum(result["counts"].get(s, 0) for s in ("failed", "diverged", "killed"))
-    _print(
-        result,
-        as_json,
-        f"{_sweep_line(result)}\nnext: birdtune report {result['run']}    birdtune best {result['run']}",
-    )
-    if n_bad and not as_json:
-        _list_failures(Path(result["run"]), study)
-    if not result["counts"].get("completed"):
-        raise ConfigError(f"no trial of {study!r} completed; the reasons stand in {result['run']}/trials/")
+    request = {
+        "study": study,
+        "data": data if data == "synthetic" else str(Path(data).absolute()),
+        "base": _config(base).to_dict() if base else None,
+        "settings": parse_settings(settings),
+        "seeds": seeds,
+        "trials": trials,
+        "quick": quick,
+        "cpus": cpus_per_trial,
+        "gpus": gpus_per_trial,
+        "concurrent": concurrent,
+        "workers": workers,
+    }
+    _tell_sweep(_sweep(request, out or Path("runs") / study), as_json)
 
 
-def _sweep(
-    name: str,
-    data: str,
-    out: Path,
-    *,
-    base: Path | None = None,
-    settings: list[str] | None = None,
-    seeds: int | None = None,
-    trials: int | None = None,
-    quick: bool = False,
-    cpus: int = 1,
-    gpus: float | None = None,
-    concurrent: int | None = None,
-    workers: int | None = None,
-) -> dict[str, Any]:
-    """Run a sweep under a live view and return its summary as plain values."""
+@app.command("resume")
+def resume_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with the studies of a run that was interrupted or killed, as they were asked for."""
+    from birdnet_core.records import RunFolder
+
+    folder = RunFolder.existing(run)
+    for name in folder.study_names():
+        request = folder.read_study(name)["request"]
+        if request is None:
+            raise RunFolderError(
+                f"study {name!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
+                "call tuning.launch.sweep again with the arguments it was started with"
+            )
+        _tell_sweep(_sweep(request, run), as_json)
+
+
+def _sweep(request: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Run the sweep that `request` asks for, under a live view, and return its summary as plain values.
+
+    `request` is kept in the run folder: it is all that `resume` needs.
+    """
     from search_spaces.study import Ablation, load_study
 
-    study = load_study(name, quick=quick)
-    if isinstance(study, Ablation) and trials is not None:
+    name = request["study"]
+    study = load_study(name, quick=request["quick"])
+    if isinstance(study, Ablation) and request["trials"] is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
-    if not isinstance(study, Ablation) and seeds is not None:
+    if not isinstance(study, Ablation) and request["seeds"] is not None:
         raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
-    parsed = parse_settings(settings)
 
     import optuna
 
+    from birdnet_core.config import TrainConfig
     from tuning.launch import Data, Resources, sweep
     from tuning.live import SweepView
 
@@ -299,15 +308,25 @@ def _sweep(
     view = SweepView(err_console)
     with view.shown():
         view.progress("reading recordings", 0, 1)
-        prepared = Data(
-            name=Path(data).stem, manifest=_manifest(data), workers=workers, progress=view.progress
+        data = Data(
+            name=Path(request["data"]).stem,
+            manifest=_manifest(request["data"]),
+            workers=request["workers"],
+            progress=view.progress,
         )
         summary = sweep(
-            study, prepared, out,
-            base=_config(base) if base else None, settings=parsed, n_seeds=seeds, n_trials=trials,
-            resources=Resources(cpus=cpus, gpus=gpus, concurrent=concurrent),
-            command=shlex.join(["birdtune", *sys.argv[1:]]), observer=view,
-        )  # fmt: skip
+            study,
+            data,
+            out,
+            base=TrainConfig.from_dict(request["base"] or {}),
+            settings=request["settings"],
+            n_seeds=request["seeds"],
+            n_trials=request["trials"],
+            resources=Resources(cpus=request["cpus"], gpus=request["gpus"], concurrent=request["concurrent"]),
+            request=request,
+            command=shlex.join(["birdtune", *sys.argv[1:]]),
+            observer=view,
+        )
     return {
         "study": name,
         "run": str(out),
@@ -315,6 +334,16 @@ def _sweep(
         "n_reused": summary.n_reused,
         "seconds": round(summary.seconds, 1),
     }
+
+
+def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
+    """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
+    run = result["run"]
+    _print(result, as_json, f"{_sweep_line(result)}\nnext: birdtune report {run}    birdtune best {run}")
+    if not as_json:
+        _list_failures(Path(run))
+    if not result["counts"].get("completed"):
+        raise ConfigError(f"no trial of {result['study']!r} completed; the reasons stand in {run}/trials/")
 
 
 def _sweep_line(result: dict[str, Any]) -> str:
@@ -473,8 +502,11 @@ def demo(
         "2. Ablation: 2 networks x 2 losses x 2 seeds",
         f"birdtune sweep capacity --quick --seeds 2 --out {run}",
     )
-    result = _sweep("capacity", "synthetic", run, seeds=2, quick=True)
-    out_console.print(_sweep_line(result))
+    request: dict[str, Any] = {
+        "study": "capacity", "data": "synthetic", "base": None, "settings": {}, "seeds": 2, "trials": None,
+        "quick": True, "cpus": 1, "gpus": None, "concurrent": None, "workers": None,
+    }  # fmt: skip
+    out_console.print(_sweep_line(_sweep(request, run)))
     step("3. Report", f"birdtune report {run} --out {out / 'report'}")
     report_command([run], out / "report")
     step("4. Best config", f"birdtune best {run} --out {best}")
@@ -541,14 +573,13 @@ def _list_skipped(skipped: list[dict[str, str]]) -> None:
             err_console.print(f"  {item['path']}: {item['error']}", markup=False, soft_wrap=True)
 
 
-def _list_failures(run: Path, study: str) -> None:
+def _list_failures(run: Path) -> None:
     from birdnet_core.records import RunFolder
 
     for record in RunFolder(run).records().values():
         if record.error:
-            err_console.print(
-                f"  {record.trial_id} {record.status}: {record.error}", markup=False, soft_wrap=True
-            )
+            line = f"  {record.trial_id} {record.status}: {record.error}"
+            err_console.print(line, markup=False, soft_wrap=True)
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:

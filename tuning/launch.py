@@ -87,15 +87,17 @@ def sweep(
     n_seeds: int | None = None,
     n_trials: int | None = None,
     resources: Resources | None = None,
+    request: Mapping[str, Any] | None = None,
     command: str = "",
     observer: Observer = lambda event: None,
 ) -> Summary:
     """Train the trials of `study` that the run folder `out` does not hold yet.
 
     A trial is known by its config and seed: one that completed is reused, one that failed or was killed is
-    trained again. The folder is written by this process alone, and can be read while the sweep runs. Raises
-    ConfigError for settings that the study cannot take, before anything is trained, and RunFolderError for
-    a folder that holds other data, or this study with other settings.
+    trained again. `request` and `command` are kept in the study's file, the first for `birdtune resume`. The
+    folder is written by this process alone, and can be read while the sweep runs. Raises ConfigError for
+    settings that the study cannot take, before anything is trained, and RunFolderError for a folder that
+    holds other data, or this study with other settings.
     """
     start = time.perf_counter()
     resources = resources or Resources()
@@ -105,7 +107,7 @@ def sweep(
     run = RunFolder(out)
     asked = _Asked(study, config, settings, data)
     definition = asked.definition(first, n_seeds, n_trials)
-    _write_study(run, {**definition, "data": asked.facts(first)}, command)
+    _write_study(run, {**definition, "data": asked.facts(first), "request": request}, command)
 
     journal = Journal(run, observer)
     searcher: PlannedSearcher | OptunaSearcher

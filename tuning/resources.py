@@ -61,6 +61,7 @@ def ray_session(log: Path) -> Iterator[dict[str, float]]:
     logger.handlers, terminal = [handler], logger.handlers
     try:
         ray.init(
+            address="local",  # never attach to a cluster that happens to be there, such as a dying one
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,

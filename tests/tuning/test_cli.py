@@ -78,6 +78,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("data index {tmp}", ["no recordings in folders per species"]),
         ("report {tmp}/nowhere", ["nowhere"]),
         ("best {tmp}", ["not a run folder"]),
+        ("resume {tmp}/nowhere", ["nowhere"]),
         ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
         ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
     ],
@@ -184,6 +185,13 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
     record = run / "trials" / f"{trained['trial_id']}.json"
     code, out, _ = birdtune(f"train {record} --data {birds} --out {tmp_path / 'again'} --json")
     assert json.loads(out)["metrics"] == trained["metrics"]
+
+    # As a killed driver leaves it: one trial without a record.
+    record.unlink()
+    code, out, err = birdtune(f"resume {run} --json")
+    assert json.loads(out)["n_reused"] == 3, err
+    again = json.loads(record.read_text())
+    assert again["metrics"]["val/f1_macro"] == best["mean"]
 
     # The best config as the base of another sweep: its dropout is AudioCNN's, not the other network's.
     based = f"sweep capacity --data {birds} --seeds 1 --base {tmp_path / 'best.json'} --out {run} --json"
