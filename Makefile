@@ -37,7 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/shared_features.py
 
-# Pins the newest versions that fit together. torch stays at the last one that torchaudio was built against.
+# Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)
 	echo "torch==2.13.0" > .venv/torch.txt
 	$(BIN)/uv pip compile pyproject.toml --constraints .venv/torch.txt --all-extras --universal --upgrade \
