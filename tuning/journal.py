@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray.exceptions
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
 from birdnet_core.records import METRICS, RunFolder, TrialRecord
@@ -75,7 +76,7 @@ class Journal(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Settle a trial whose process is gone: the trainable itself turns exceptions into results."""
-        error = trial.get_pickled_error()
+        error = _error_of(trial)
         last = trial.last_result or {}
         if "record" in last:
             record = TrialRecord.from_dict(json.loads(last["record"]))
@@ -83,7 +84,7 @@ class Journal(tune.Callback):
             record = bare_record(trial.config["config"], "failed", error=None)
         is_dead = isinstance(error, ray.exceptions.RayActorError)
         record.status = "killed" if is_dead else "failed"
-        record.error = f"{type(error).__name__}: {error}" if error else "the trial's process is gone"
+        record.error = f"{type(error).__name__}: {error}" if error else "Ray gave no reason"
         self.settle(record)
 
     def settle(self, record: TrialRecord) -> None:
@@ -93,3 +94,16 @@ class Journal(tune.Callback):
         if record.status == "completed":
             self.finished[record.trial_id] = record
         self.write({"event": "end", "trial_id": record.trial_id, "status": record.status})
+
+
+def _error_of(trial: Trial) -> Exception | None:
+    """Return what Ray raised for a trial.
+
+    From the trial's local folder: `Trial.get_pickled_error` looks in the storage, where it is not yet.
+    """
+    path = trial.pickled_error_file
+    if path is None or not Path(path).exists():
+        return None
+    with open(path, "rb") as file:
+        error: Exception = cloudpickle.load(file)
+    return error

@@ -1,7 +1,11 @@
 """Sweeps over small synthetic birds, on a real Ray."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
+from pathlib import Path
 
 import optuna
 import pytest
@@ -141,6 +145,31 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     assert sweep(study, data, run, settings=SMALL, n_seeds=1).n_reused == 1
 
 
+def test_a_trial_whose_process_is_killed_is_recorded_and_trained_at_the_next_call(cluster, data, tmp_path):
+    study = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("focal", "cross_entropy")})
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
+    killed = []
+
+    def kill_the_worker(event):
+        if event["event"] == "epoch" and not killed:
+            killed.append(event["trial_id"])
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(OSError):
+                    title = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    if title.startswith((b"ray::TrainTrial", b"ray::ResourceTrainable")):
+                        os.kill(pid, signal.SIGKILL)
+
+    one = Resources(concurrent=1)
+    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
+    assert len(killed) == 1
+    assert summary.counts == {"killed": 1, "completed": 1}
+    record = RunFolder(run).read_record(killed[0])
+    assert record.status == "killed" and record.epochs >= 1
+    assert "Actor" in record.error
+    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one)
+    assert (summary.counts, summary.n_reused) == ({"completed": 2}, 1)
+
+
 def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
     study = Ablation(name="rates", question="Too fast?", factors={"optim.grad_clip": (0.0,)})
     settings = {**SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "loss.name": "focal", "loss.alpha": 1e38}
@@ -148,6 +177,19 @@ def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
     assert summary.counts == {"diverged": 1}
     (record,) = RunFolder(tmp_path / "run").records().values()
     assert "not finite in epoch" in record.error
+
+
+def descendants(ancestor):
+    """Return the processes started by `ancestor`, at any depth."""
+    parent = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            parent[int(fields["Pid"])] = int(fields["PPid"])
+    found = {ancestor}
+    while more := {pid for pid, of in parent.items() if of in found} - found:
+        found |= more
+    return found - {ancestor}
 
 
 def optuna_trials(run, name="rates"):
