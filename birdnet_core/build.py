@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from birdnet_core import registry
 from birdnet_core.config import Component, TrainConfig
+from birdnet_core.errors import ConfigError
 from birdnet_core.optim import build_optimizer
 
 
@@ -24,7 +25,7 @@ class Parts:
 
 def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Module:
     """Return the module that turns [batch, n_samples] waveforms into pictures of its `shape`."""
-    return cast(nn.Module, registry.features[feature.name].make(sample_rate, n_samples, **feature.kwargs))
+    return _made(registry.features, feature, sample_rate, n_samples)
 
 
 def picture_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
@@ -34,12 +35,12 @@ def picture_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple
 
 def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights."""
-    return cast(nn.Module, registry.models[model.name].make(input_shape, n_classes, **model.kwargs))
+    return _made(registry.models, model, input_shape, n_classes)
 
 
 def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
     """Return the loss; `class_counts` is the number of training clips of each class."""
-    return cast(nn.Module, registry.losses[loss.name].make(class_counts, **loss.kwargs))
+    return _made(registry.losses, loss, class_counts)
 
 
 def build(
@@ -57,6 +58,26 @@ def build(
     return Parts(model, loss, build_optimizer(model, config.optim))
 
 
+def rehearse(config: TrainConfig, input_shape: tuple[int, int, int], n_classes: int) -> int:
+    """Build model and loss without allocating weights, and return the number of parameters.
+
+    Raises ConfigError for option values that they refuse, which is better known before a sweep starts.
+    """
+    build_loss(config.loss, torch.ones(n_classes, dtype=torch.long))
+    with torch.device("meta"):
+        return count_parameters(build_model(config.model, input_shape, n_classes))
+
+
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable values of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _made(registered: registry.Registry, chosen: Component, *context: Any) -> nn.Module:
+    try:
+        return cast(nn.Module, registered[chosen.name].make(*context, **chosen.kwargs))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        options = ", ".join(f"{name}={value}" for name, value in chosen.options)
+        raise ConfigError(f"{registered.kind} {chosen.name!r} refuses {options}: {error}") from error

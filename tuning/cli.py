@@ -210,15 +210,11 @@ def _study_row(name: str) -> dict[str, Any]:
 
 
 def _n_params(name: str) -> int:
-    """Count a model's parameters at 3 x 40 x 130 and 89 classes, without allocating them."""
-    import torch
+    """Count a model's parameters at 3 x 40 x 130 and 89 classes."""
+    from birdnet_core.build import rehearse
+    from birdnet_core.config import TrainConfig
 
-    from birdnet_core.build import build_model, count_parameters
-    from birdnet_core.config import component
-    from birdnet_core.registry import models
-
-    with torch.device("meta"):
-        return count_parameters(build_model(component(models, name, {}), (3, 40, 130), 89))
+    return rehearse(TrainConfig().override({"model.name": name}), (3, 40, 130), 89)
 
 
 def _cell(value: Any) -> str:

@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
@@ -103,11 +104,16 @@ def sweep(
     resources = resources or Resources()
     config = base_config(study, base or TrainConfig()).override({"runtime.threads": resources.cpus})
     settings = dict(settings or {})
-    first = trial_config(config, settings, check(study, config, settings)[0])
+    tried = [trial_config(config, settings, choices) for choices in check(study, config, settings)]
+    first = tried[0]
+    dataset = Dataset.open(data.folder(first))
+    for each in tried:
+        rehearse(each, dataset.input_shape, len(dataset.species))
     run = RunFolder(out)
     asked = _Asked(study, config, settings, data)
     definition = asked.definition(first, n_seeds, n_trials)
-    _write_study(run, {**definition, "data": asked.facts(first), "request": request}, command)
+    facts = {"name": data.name, **{k: v for k, v in dataset.facts.items() if k != "skipped"}}
+    _write_study(run, {**definition, "data": facts, "request": request}, command)
 
     journal = Journal(run, observer)
     searcher: PlannedSearcher | OptunaSearcher
@@ -183,11 +189,6 @@ class _Asked:
             "factors": {name: list(values) for name, values in study.factors.items()},
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None,
         }  # fmt: skip
-
-    def facts(self, config: TrainConfig) -> dict[str, Any]:
-        """Return what the study's file says of the data."""
-        facts = Dataset.open(self.data.folder(config)).facts
-        return {"name": self.data.name, **{k: v for k, v in facts.items() if k != "skipped"}}
 
     def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON."""

@@ -81,11 +81,13 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("resume {tmp}/nowhere", ["nowhere"]),
         ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
         ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
+        ("train --data {birds} {small} --set model.dropout=7.0", ["refuses dropout=7.0", "between 0 and 1"]),
+        ("train --data {birds} {small} --set loss.name=focal --set loss.gamma=-1.0", ["loss.gamma"]),
     ],
 )
 def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_path, line, words):
     (tmp_path / "wrong.csv").write_text("file,bird\nx.wav,robin\n")
-    line = line.format(tmp=tmp_path)
+    line = line.format(tmp=tmp_path, birds=birds, small=SET)
     if line.startswith("sweep") and "--data" not in line:
         line += f" --data {birds}"
     code, out, err = birdtune(line)
