@@ -16,7 +16,8 @@ from birdnet_core.errors import DataError
 
 RARE_RULE = (
     "a species of one group is in train only: it can be learnt but not scored; "
-    "of two groups, in train and val; of three or more, in train, val and test"
+    "of two groups, in train and val; of three or more, in train, val and test, as far as groups that "
+    "hold several species allow"
 )
 MAX_GROUP_SHARE = 0.5
 
