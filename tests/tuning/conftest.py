@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tuning.resources import ray_session
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for all tests that run trials, as `sweep` starts it."""
-    os.environ["BIRDTUNE_CACHE"] = str(tmp_path_factory.mktemp("ray-cache"))
     with ray_session(tmp_path_factory.mktemp("ray") / "ray.log"):
         yield
     assert not ray.is_initialized()
