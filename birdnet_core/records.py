@@ -153,10 +153,6 @@ class RunFolder:
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.path / "trials" / f"{record.trial_id}.json", record.to_dict())
 
-    def read_record(self, trial_id: str) -> TrialRecord | None:
-        path = self.path / "trials" / f"{trial_id}.json"
-        return TrialRecord.from_dict(read_json(path)) if path.exists() else None
-
     def records(self) -> dict[str, TrialRecord]:
         """Return every trial's record by trial_id."""
         paths = sorted((self.path / "trials").glob("*.json"))

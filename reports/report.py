@@ -174,9 +174,10 @@ def _figures(
     """Draw and save the figures of a study; return name, caption and the SVG of each."""
     metric = study["metric"]
     drawn: list[tuple[str, str, Any]] = []
-    draw = _search_figures if study["kind"] == "search" else _ablation_figures
-    if metric in cells and len(trials):
-        drawn = draw(study, trials, epochs, cells, best)
+    if metric in cells and len(trials) and study["kind"] == "search":
+        drawn = _search_figures(metric, trials, epochs, best)
+    elif metric in cells and len(trials):
+        drawn = _ablation_figures(metric, epochs, cells)
     return [
         {
             "file": f"{slug}-{name}",
@@ -187,14 +188,7 @@ def _figures(
     ]
 
 
-def _ablation_figures(
-    study: dict[str, Any],
-    trials: pd.DataFrame,
-    epochs: pd.DataFrame,
-    cells: pd.DataFrame,
-    best: dict[str, Any] | None,
-) -> list[tuple[str, str, Any]]:
-    metric = study["metric"]
+def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[str, str, Any]]:
     lines = max(map(len, cells["factors"]), default=1)
     height = 0.9 + len(cells) * max(0.36, 0.17 * lines)
     out = [
@@ -220,13 +214,8 @@ def _ablation_figures(
 
 
 def _search_figures(
-    study: dict[str, Any],
-    trials: pd.DataFrame,
-    epochs: pd.DataFrame,
-    cells: pd.DataFrame,
-    best: dict[str, Any] | None,
+    metric: str, trials: pd.DataFrame, epochs: pd.DataFrame, best: dict[str, Any] | None
 ) -> list[tuple[str, str, Any]]:
-    metric = study["metric"]
     winner = best["trial_ids"][0] if best else None
     out = []
     if metric in epochs and epochs[metric].notna().any():

@@ -117,22 +117,23 @@ def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overri
     return base.override({**settings, **choices})
 
 
-def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[Overrides]:
-    """Return the choices that were tried out, after making the config of each; ConfigError lists all faults.
+def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
+    """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
 
-    All cells of an ablation; of a search, 50 random samples of its space.
+    Of all cells of an ablation; of a search, of 50 random samples of its space.
     """
     if isinstance(study, Ablation):
         tried = study.cells()
     else:
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         tried = [study.space(rehearsal.ask()) for _ in range(50)]
+    configs: list[TrainConfig] = []
     faults: list[str] = []
     for choices in tried:
         try:
-            trial_config(base, settings, choices)
+            configs.append(trial_config(base, settings, choices))
         except ConfigError as error:
             faults += [line for line in str(error).split("\n") if line not in faults]
     if faults:
         raise ConfigError("\n".join(faults))
-    return tried
+    return configs

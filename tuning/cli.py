@@ -28,8 +28,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Recordings: list them, prepare them, look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-out_console = Console(highlight=False, soft_wrap=True)
-err_console = Console(stderr=True, highlight=False)
+# No markup: names come from the data.
+out_console = Console(highlight=False, soft_wrap=True, markup=False)
+err_console = Console(stderr=True, highlight=False, markup=False)
 
 DataOption = Annotated[
     str,
@@ -49,8 +50,8 @@ def main() -> None:
         app()
     except BirdtuneError as error:
         lines = str(error).split("\n")
-        err_console.print("[bold red]error:[/]", end=" ")
-        err_console.print("\n       ".join(lines), markup=False, soft_wrap=True)
+        err_console.print("error:", style="bold red", end=" ")
+        err_console.print("\n       ".join(lines), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err_console.print("interrupted; what is finished is kept: the same command goes on from there")
@@ -145,9 +146,9 @@ def data_describe(
         verdict = (
             f"NOT separated: {', '.join(found['crossing'][:5])}" if found["crossing"] else "none on two sides"
         )
-        p(f"proof          {found['n']} {column}s, {verdict}", markup=False)
+        p(f"proof          {found['n']} {column}s, {verdict}")
     for note in facts["notes"]:
-        p(f"note           {note}", markup=False)
+        p(f"note           {note}")
     table = Table("species", "recordings", "train", box=None, padding=(0, 2))
     for species, n in counts.items():
         table.add_row(str(species), str(n), str(facts["train_counts"].get(species, 0)))
@@ -194,7 +195,7 @@ def list_names(
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(highlight=False).print(table, markup=False)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _study_row(name: str) -> dict[str, Any]:
@@ -483,7 +484,8 @@ def demo(
     start = time.perf_counter()
 
     def step(text: str, command: str) -> None:
-        out_console.print(f"\n[bold]{text}[/]\n$ {command}")
+        out_console.print(f"\n{text}", style="bold")
+        out_console.print(f"$ {command}")
 
     run, best = out / "run", out / "best.json"
     out_console.print("birdtune demo: is it the capacity, the loss, or both? Asked of synthetic birds.")
@@ -498,11 +500,7 @@ def demo(
         "2. Ablation: 2 networks x 2 losses x 2 seeds",
         f"birdtune sweep capacity --quick --seeds 2 --out {run}",
     )
-    request: dict[str, Any] = {
-        "study": "capacity", "data": "synthetic", "base": None, "settings": {}, "seeds": 2, "trials": None,
-        "quick": True, "cpus": 1, "gpus": None, "concurrent": None, "workers": None,
-    }  # fmt: skip
-    out_console.print(_sweep_line(_sweep(request, run)))
+    sweep_command("capacity", out=run, seeds=2, quick=True)
     step("3. Report", f"birdtune report {run} --out {out / 'report'}")
     report_command([run], out / "report")
     step("4. Best config", f"birdtune best {run} --out {best}")
@@ -566,7 +564,7 @@ def _list_skipped(skipped: list[dict[str, str]]) -> None:
     if skipped:
         err_console.print(f"{len(skipped)} recordings were left out:", style="yellow")
         for item in skipped:
-            err_console.print(f"  {item['path']}: {item['error']}", markup=False, soft_wrap=True)
+            err_console.print(f"  {item['path']}: {item['error']}", soft_wrap=True)
 
 
 def _list_failures(run: Path) -> None:
@@ -575,14 +573,14 @@ def _list_failures(run: Path) -> None:
     for record in RunFolder(run).records().values():
         if record.error:
             line = f"  {record.trial_id} {record.status}: {record.error}"
-            err_console.print(line, markup=False, soft_wrap=True)
+            err_console.print(line, soft_wrap=True)
 
 
 def _print(result: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        out_console.print(text, markup=False)
+        out_console.print(text)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Journal(tune.Callback):
         self.run = run
         self.observer = observer
         self.per_trial: dict[str, float] = {"cpu": 0.0, "gpu": 0.0}
+        self._entered: set[str] = set()
         # Trials that need no training any more, whatever study they were trained for.
         self.finished = {name: r for name, r in run.records().items() if r.status == "completed"}
 
@@ -52,6 +53,7 @@ class Journal(tune.Callback):
         self.observer(event)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._entered.add(trial.trial_id)
         self.write({"event": "trial", **trial.config["journal"], "reused": False})
 
     def on_trial_result(
@@ -76,6 +78,8 @@ class Journal(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Settle a trial whose process is gone: the trainable itself turns exceptions into results."""
+        if trial.trial_id not in self._entered:  # its process died before the trial started
+            self.on_trial_start(iteration, trials, trial)
         error = _error_of(trial)
         last = trial.last_result or {}
         if "record" in last:

@@ -104,7 +104,7 @@ def sweep(
     resources = resources or Resources()
     config = base_config(study, base or TrainConfig()).override({"runtime.threads": resources.cpus})
     settings = dict(settings or {})
-    tried = [trial_config(config, settings, choices) for choices in check(study, config, settings)]
+    tried = check(study, config, settings)
     first = tried[0]
     dataset = Dataset.open(data.folder(first))
     for each in tried:

@@ -90,7 +90,7 @@ class SweepView:
             last = self.last.get(name, {})
             value = last.get("metrics", {}).get(metric)
             table.add_row(
-                describe(self.factors[name]),
+                Text(describe(self.factors[name])),
                 f"{last.get('epoch', 0)}/{self.sweep.get('epochs', '?')}",
                 "" if value is None else f"{value:.4f}",
                 f"{last['epoch_s']:.1f}" if last else "starting",

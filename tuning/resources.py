@@ -14,7 +14,8 @@ import ray
 
 from birdnet_core.errors import ConfigError
 
-# Ray falls back from GPUs in a silent way otherwise, and warns about it for every actor.
+# What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
+# trial that failed has no metrics.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -6,7 +6,7 @@ stay on one side, because a model recognises a recordist's microphone as readily
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ class Split:
 
     sides: np.ndarray
     grouped_by: tuple[str, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> Split:
@@ -53,11 +53,11 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
         if missing:
             raise DataError(f"the manifest's split column has no {' and no '.join(missing)} recordings")
         notes = ["the split was given by the manifest, not drawn"]
-        grouped = [c for c in ("recording_id", "recordist", "site") if not crossing(manifest, given, c)]
-        crossed = [c for c in ("recording_id", "recordist", "site") if crossing(manifest, given, c)]
+        known = [c for c in ("recording_id", "recordist", "site") if (manifest[c] != "").any()]
+        crossed = [c for c in known if crossing(manifest, given, c)]
         if crossed:
             notes.append(f"LEAKAGE: the given split has the same {' and '.join(crossed)} on several sides")
-        return Split(given, tuple(c for c in grouped if (manifest[c] != "").any()), tuple(notes))
+        return Split(given, tuple(c for c in known if c not in crossed), tuple(notes))
 
     group, grouped_by, notes = _groups(manifest)
     species = pd.factorize(manifest["species"], sort=True)[0]

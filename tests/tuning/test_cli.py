@@ -146,6 +146,17 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     assert sum(facts["counts"].values()) == 40
 
 
+def test_a_species_named_like_markup_stays_text(birdtune, birds, tmp_path):
+    manifest = pd.read_csv(birds)
+    manifest["path"] = [str(birds.parent / path) for path in manifest["path"]]
+    commonest = manifest["species"].value_counts().index[0]
+    manifest["species"] = manifest["species"].replace(commonest, "[bold]parus[/nothing]")
+    manifest.to_csv(tmp_path / "clips.csv", index=False)
+    code, out, err = birdtune(f"data describe {tmp_path / 'clips.csv'} {SET}")
+    assert code == 0, err
+    assert out.count("[bold]parus[/nothing]") == 2  # in the imbalance and in the table
+
+
 # sweep -> report -> best -> train
 
 

@@ -163,7 +163,7 @@ def test_a_trial_whose_process_is_killed_is_recorded_and_trained_at_the_next_cal
     summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
     assert len(killed) == 1
     assert summary.counts == {"killed": 1, "completed": 1}
-    record = RunFolder(run).read_record(killed[0])
+    record = RunFolder(run).records()[killed[0]]
     assert record.status == "killed" and record.epochs >= 1
     assert "Actor" in record.error
     summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one)

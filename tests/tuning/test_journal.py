@@ -1,0 +1,24 @@
+from types import SimpleNamespace
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.records import RunFolder
+from tuning.journal import Journal
+
+
+def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
+    config = TrainConfig()
+    line = {"study": "x", "trial_id": config.trial_id, "number": 0, "factors": {}}
+    trial = SimpleNamespace(
+        trial_id="ray-1",
+        config={"config": config.to_dict(), "journal": line},
+        last_result=None,
+        pickled_error_file=None,
+    )
+    seen = []
+    journal = Journal(RunFolder(tmp_path), seen.append)
+    journal.on_trial_error(1, [trial], trial)
+    assert [e["event"] for e in seen] == ["trial", "end"]
+    assert journal.members("x") == {config.trial_id}
+    record = RunFolder(tmp_path).records()[config.trial_id]
+    assert (record.status, record.epochs) == ("failed", 0)
+    assert record.config == config.to_dict()
