@@ -113,6 +113,7 @@ class Registry:
 models = Registry("model", "birdnet_core.models")
 losses = Registry("loss", "birdnet_core.losses")
 features = Registry("feature", "birdnet_core.features")
+augmentations = Registry("augmentation", "birdnet_core.augment")
 studies = Registry("study", "search_spaces.studies")
 
 
