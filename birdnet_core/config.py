@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
@@ -68,24 +68,39 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up into a cosine.
+    """AdamW, and the learning rate over time: a linear warm-up into a schedule.
 
     Args:
         lr: peak learning rate.
+        backbone_lr: peak learning rate of the model's backbone, usually the pretrained part; None takes `lr`.
         weight_decay: decoupled weight decay; not applied to norms and biases.
         warmup_epochs: epochs from lr / 10 up to lr; 0 starts at lr.
-        schedule: what follows the warm-up.
+        schedule: what follows the warm-up: a cosine to 0; ``step``, times `decay_factor` every
+            `decay_epochs`; ``plateau``, the same after `decay_epochs` without a better `training.monitor`;
+            ``one_cycle``, up over the first 30 % and down to nearly 0 (Smith 2018); or ``constant``.
+        decay_epochs, decay_factor: of ``step`` and ``plateau``.
         grad_clip: largest gradient norm; 0 turns clipping off.
     """
 
     lr: float = 1e-3
+    backbone_lr: float | None = None
     weight_decay: float = 1e-2
     warmup_epochs: int = 5
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "one_cycle", "plateau", "constant"] = "cosine"
+    decay_epochs: int = 5
+    decay_factor: float = 0.1
     grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 10, "optim.lr", self.lr, "above 0, at most 10")
+        _require(
+            self.backbone_lr is None or 0 < self.backbone_lr <= 10,
+            "optim.backbone_lr",
+            self.backbone_lr,
+            "none, or above 0, at most 10; freeze a backbone by model.freeze_backbone",
+        )
+        _require(self.decay_epochs >= 1, "optim.decay_epochs", self.decay_epochs, "1 or more")
+        _require(0 < self.decay_factor < 1, "optim.decay_factor", self.decay_factor, "above 0, below 1")
         _require(0 <= self.weight_decay <= 10, "optim.weight_decay", self.weight_decay, "0 to 10")
         _require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
         _require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "0 (off) or more")
@@ -93,27 +108,46 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long to learn, in which portions, and which epoch counts.
+    """How long to learn, from what, in which portions, and which epoch counts.
 
     Args:
         epochs: the budget.
-        batch_size: clips a step.
-        patience: epochs without a better `monitor` after which the run ends; 0 trains the whole budget.
+        batch_size: clips a step of the optimizer.
+        micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
+        sampling: each clip once an epoch (``instance``), or as many draws with replacement, in which classes
+            are equally likely (``class_balanced``) or by the root of their clips (``square_root``), see
+            Kang et al. 2020.
+        patience: epochs without a better `stop_on` after which the run ends; 0 trains the whole budget.
         monitor: the metric whose best epoch is the run's result.
-        mixed_precision: bf16 autocast and channels_last where the hardware has bf16.
+        stop_on: the metric that patience waits for; None takes `monitor`.
+        ema_decay: validate and keep an exponential moving average of the weights; 0 turns it off.
+        precision: ``auto`` is bf16 autocast and channels_last where the hardware has bf16, on other GPUs
+            fp16 with a gradient scaler, elsewhere fp32.
     """
 
     epochs: int = 50
     batch_size: int = 32
+    micro_batch_size: int | None = None
+    sampling: Literal["instance", "class_balanced", "square_root"] = "instance"
     patience: int = 7
     monitor: str = "val/f1_macro"
-    mixed_precision: bool = True
+    stop_on: str | None = None
+    ema_decay: float = 0.0
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "1 or more")
         _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "2 or more (batch norm)")
+        _require(
+            self.micro_batch_size is None or 1 <= self.micro_batch_size <= self.batch_size,
+            "training.micro_batch_size",
+            self.micro_batch_size,
+            f"none, or 1 to training.batch_size = {self.batch_size}",
+        )
         _require(self.patience >= 0, "training.patience", self.patience, "0 (off) or more")
+        _require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "0 (off) to below 1")
         metric_direction(self.monitor)
+        metric_direction(self.stop_on or self.monitor)
         _require(
             self.monitor.startswith("val/"),
             "training.monitor",
@@ -129,10 +163,14 @@ class RuntimeConfig:
     Args:
         device: ``auto`` takes the GPU where there is one.
         threads: CPU threads of torch. Results on the CPU repeat to the last digit for equal threads.
+        features: ``stored`` reads features from disk, ``computed`` computes them on the batch, on the
+            device; ``auto`` computes what a store would not pay for: pictures larger than their clips.
+            Training clips whose waveform is augmented are always computed.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
+    features: Literal["auto", "stored", "computed"] = "auto"
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 1024, "runtime.threads", self.threads, "1 to 1024")
@@ -165,18 +203,27 @@ def component(registered: registry.Registry, name: str, options: Mapping[str, An
     return Component(name, tuple(sorted(values.items())))
 
 
+def _no_augmentation() -> tuple[Component, ...]:
+    names = registry.augmentations.names()
+    return tuple(component(registry.augmentations, name, {}) for name in names)
+
+
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
-RUNTIME_FIELDS = ("seed", "runtime")
+RUNTIME_FIELDS = ("seed", "runtime.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run, complete. The defaults are the settings of the first experiment."""
+    """One training run, complete. The defaults are the settings of the first experiment.
+
+    `augment` holds every registered augmentation, in the order of names; those with p = 0 are off.
+    """
 
     data: DataConfig = DataConfig()
     features: Component = field(default_factory=lambda: component(registry.features, "mfcc", {}))
     model: Component = field(default_factory=lambda: component(registry.models, "audio_cnn", {}))
     loss: Component = field(default_factory=lambda: component(registry.losses, "cross_entropy", {}))
+    augment: tuple[Component, ...] = field(default_factory=_no_augmentation)
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
@@ -204,7 +251,11 @@ class TrainConfig:
             else:
                 groups.setdefault(group, {})[name] = value
         for group, values in groups.items():
-            change = self._overridden_component if group in COMPONENTS else self._overridden_section
+            change: Callable[[str, dict[str, Any]], Any] = self._overridden_section
+            if group == "augment":
+                change = self._overridden_augment
+            elif group in COMPONENTS:
+                change = self._overridden_component
             changes[group] = _collect(faults, change, group, values)
         if not faults:
             try:
@@ -220,6 +271,28 @@ class TrainConfig:
             raise ConfigError(f"{group}.name = {name!r} is not a name")
         kept = now.kwargs if name == now.name else {}
         return component(COMPONENTS[group], name, {**kept, **values})
+
+    def _overridden_augment(self, group: str, values: dict[str, Any]) -> tuple[Component, ...]:
+        options: dict[str, dict[str, Any]] = {}
+        faults: list[str] = []
+        for key, value in values.items():
+            name, _, option = key.partition(".")
+            options.setdefault(name, {})[option] = value
+        changed = {}
+        for name, values_of in options.items():
+            now = {c.name: c.kwargs for c in self.augment}.get(name, {})
+            if "" in values_of:
+                faults.append(
+                    f"augment.{name} = {values_of['']!r} is not accepted; set an option of it, "
+                    f"for example augment.{name}.p = 0.5"
+                )
+            else:
+                changed[name] = _collect(
+                    faults, component, registry.augmentations, name, {**now, **values_of}
+                )
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return tuple(changed.get(c.name, c) for c in self.augment)
 
     def _overridden_section(self, group: str, values: dict[str, Any]) -> Any:
         now = getattr(self, group)
@@ -245,6 +318,8 @@ class TrainConfig:
             value = getattr(self, f.name)
             if isinstance(value, Component):
                 out[f.name] = {"name": value.name, **value.kwargs}
+            elif f.name == "augment":
+                out[f.name] = {c.name: c.kwargs for c in value}
             else:
                 out[f.name] = value if isinstance(value, int) else asdict(value)
         plain: dict[str, Any] = json.loads(json.dumps(out))
@@ -262,16 +337,18 @@ class TrainConfig:
     def difference(self) -> dict[str, Any]:
         """Return the dotted settings that differ from the defaults, without seed and runtime.
 
-        Options of a component count against the defaults of that component.
+        Options of a component count against the defaults of that component, and those of an augmentation
+        only when it is on.
         """
         base = TrainConfig()
         names = {f"{group}.name": getattr(self, group).name for group in COMPONENTS}
         own_names = {f"{group}.name": getattr(base, group).name for group in COMPONENTS}
         defaults = {**base.override(names).flat(), **own_names}
+        left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
         return {
             key: value
             for key, value in self.flat().items()
-            if key.partition(".")[0] not in RUNTIME_FIELDS and value != defaults[key]
+            if not key.startswith(left_out) and value != defaults[key]
         }
 
     @property
@@ -286,12 +363,23 @@ class TrainConfig:
         return f"{self.config_id}-s{self.seed}"
 
 
+def cautions(config: TrainConfig) -> list[str]:
+    """Return what is allowed but has gone wrong before, in sentences."""
+    pretrained = config.model.kwargs.get("pretrained")
+    if pretrained and config.optim.backbone_lr is not None and config.optim.warmup_epochs:
+        return [
+            f"optim.warmup_epochs = {config.optim.warmup_epochs} with a pretrained backbone and a learning "
+            "rate of its own: in the earlier work a run like this diverged; optim.warmup_epochs = 0 did not"
+        ]
+    return []
+
+
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``; one level, which is all a config has."""
+    """Return ``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``, at any depth."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            flat.update({f"{key}.{name}": v for name, v in value.items()})
+            flat.update({f"{key}.{name}": v for name, v in flatten(value).items()})
         else:
             flat[key] = value
     return flat

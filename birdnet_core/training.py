@@ -1,35 +1,45 @@
 """One training run: a `Session` that learns an epoch at a time, and `train`, which runs it to the end.
 
 The cluster runs the same `Session` that `train` does, so a trial replayed alone gives the same numbers: on
-the CPU to the last digit, for equal `runtime.threads`.
+the CPU to the last digit, for equal `runtime.threads`. So does a session that was saved after any epoch and
+loaded in another process.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
+import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
+from birdnet_core.batches import ClipBatches, Raw, draws, fits_on
 from birdnet_core.build import build, count_parameters
-from birdnet_core.config import RuntimeConfig, TrainConfig
+from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.metrics import average_windows, f1_per_class, score
-from birdnet_core.optim import learning_rate
+from birdnet_core.optim import Plateau, lr_share
 from birdnet_core.records import Status, TrialRecord, is_better, metric_direction, provenance, write_json
 
+log = logging.getLogger(__name__)
+
+STATE_FORMAT = 1
 SCORING_BATCH = 128
-# Features stay on the GPU when they take no more than this share of its free memory.
-RESIDENT_SHARE = 0.5
+
+Precision = Literal["bf16", "fp16", "fp32"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def seed_everything(seed: int) -> None:
@@ -55,55 +65,20 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-class ClipBatches:
-    """The clips of one side of a dataset, standardised, a batch at a time on the device.
-
-    Features stay mapped from disk, so that trials side by side share them; with `is_resident` they are held
-    on the device, and a batch is an index select.
-    """
-
-    def __init__(self, dataset: Dataset, side: str, device: torch.device, *, is_resident: bool) -> None:
-        self.rows = dataset.rows(side)
-        self.device = device
-        self.labels = torch.from_numpy(dataset.labels[self.rows]).long().to(device)
-        self.recording = dataset.recording[self.rows]
-        self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
-        self.deviation = torch.from_numpy(dataset.deviation).view(1, -1, 1, 1).to(device)
-        self._mapped = dataset.features
-        self._resident = torch.from_numpy(dataset.features[self.rows]).to(device) if is_resident else None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return clips float32 [batch, channels, bins, frames] and classes [batch] for positions `index`."""
-        if self._resident is not None:
-            clips = self._resident[index.to(self.device)]
-        else:
-            clips = torch.from_numpy(self._mapped[self.rows[index.numpy()]])
-            if self.device.type == "cuda":
-                clips = clips.pin_memory().to(self.device, non_blocking=True)
-        return (clips.float() - self.mean) / self.deviation, self.labels[index.to(self.device)]
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield every clip once, in the order of the dataset."""
-        for index in torch.arange(len(self)).split(batch_size):
-            yield self.take(index)
-
-
-def fits_on(device: torch.device, dataset: Dataset) -> bool:
-    """Return whether the features of a dataset may live on `device`: a GPU with enough free memory."""
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return bool(dataset.features.nbytes <= RESIDENT_SHARE * free)
+def pick_precision(wanted: str, device: torch.device) -> Precision:
+    """Return what ``auto`` stands for on `device`: bf16, fp16 on GPUs without bf16, fp32 on other CPUs."""
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    if has_fast_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 class Session:
     """One training run in progress: `step` trains one epoch and validates, until `finished`.
 
     Args:
-        config: what to train; its seed draws weights, order and dropout.
+        config: what to train; its seed draws weights, order, augmentation and dropout.
         dataset: made by `prepare` under the same config.
     """
 
@@ -111,60 +86,94 @@ class Session:
         self.config = config
         self.dataset = dataset
         self.started = datetime.now(UTC)
+        self.seconds_before = 0.0
+        for caution in cautions(config):
+            log.warning(caution)
         self.device = pick_device(config.runtime)
         torch.set_num_threads(config.runtime.threads)
         seed_everything(config.seed)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        is_resident = fits_on(self.device, dataset)
-        self.train_clips = ClipBatches(dataset, "train", self.device, is_resident=is_resident)
-        self.val_clips = ClipBatches(dataset, "val", self.device, is_resident=is_resident)
-        for side, clips in (("train", self.train_clips), ("val", self.val_clips)):
-            if not len(clips):
+        for side in ("train", "val"):
+            if not len(dataset.rows(side)):
                 raise DataError(f"the {side} side of the split holds no recordings")
         counts = torch.from_numpy(dataset.class_counts("train"))
         parts = build(config, dataset.input_shape, counts, self.device)
         self.model, self.loss, self.optimizer = parts.model, parts.loss, parts.optimizer
+        self.picture_augmentations = parts.augmentations["picture"]
+        self.mixtures = parts.augmentations["mixture"]
         self.n_params = count_parameters(self.model)
+        self.train_clips, self.val_clips = self._clips(parts.augmentations["waveform"])
         self.order = torch.Generator().manual_seed(config.seed)
+        # Augmentation draws on the device; another seed, so that it does not repeat the order's draws.
+        self.augmenting = torch.Generator(self.device).manual_seed(config.seed + 2**31)
         self.strata = dataset.strata()
-        # Tensors in channels_last are what bf16 convolutions are fast in, on the CPU and on the GPU.
-        self.is_mixed = config.training.mixed_precision and has_fast_bf16(self.device)
+        self.precision = pick_precision(config.training.precision, self.device)
+        self.is_mixed = self.precision != "fp32"
+        # Tensors in channels_last are what half-precision convolutions are fast in, on the CPU and the GPU.
         self.layout = torch.channels_last if self.is_mixed else torch.contiguous_format
         self.model = self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.scaler = self._new_scaler()
+        self.ema = self._averaged(config.training.ema_decay) if config.training.ema_decay else None
+        self.micro_batch_size = config.training.micro_batch_size or config.training.batch_size
+        self.n_out_of_memory = 0
         self.direction = metric_direction(config.training.monitor)
+        self.plateau = Plateau(config.optim, self.direction)
         self.epoch = 0
+        self.n_steps = 0
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
         self.f1_per_species: dict[str, float] = {}
+        # What patience waits for: the best value of `stop_on` so far and its epoch.
+        self.stop_best: float | None = None
+        self.stop_epoch = 0
 
     @property
     def finished(self) -> bool:
         """Whether the budget is spent, or patience has run out."""
         training = self.config.training
-        waited = self.epoch - (self.best_epoch or 0)
+        waited = self.epoch - self.stop_epoch
         return self.epoch >= training.epochs or (training.patience > 0 and waited >= training.patience)
 
     def step(self) -> dict[str, float]:
         """Train one epoch, validate, and return the metrics of `records.METRICS` with ``epoch_s``.
 
-        Raises TrialDiverged when a loss or a gradient is not finite; the best epoch so far is kept.
+        Out of GPU memory, the epoch starts again with micro-batches of half the size, which add up to the
+        same batch; micro-batches of one clip raise torch.OutOfMemoryError. Raises TrialDiverged when a loss
+        or a gradient is not finite; the best epoch so far is kept.
         """
         start = time.perf_counter()
+        before = _copied(self._changing_state())
+        while True:
+            try:
+                metrics = self._epoch()
+                break
+            except torch.OutOfMemoryError:
+                if self.micro_batch_size == 1:
+                    raise
+            # Outside of the except block, whose traceback keeps the tensors of the failed step alive.
+            self._halve_micro_batches(before)
+        return {**metrics, "epoch_s": time.perf_counter() - start}
+
+    def _epoch(self) -> dict[str, float]:
         metrics = self._learn()
         self.epoch += 1
         probabilities, truth = self.predict("val")
         scores = score(probabilities, truth, self.strata)
         metrics |= {f"val/{name}": value for name, value in scores.items()}
-        monitored = metrics[self.config.training.monitor]
-        if is_better(monitored, self.best_metrics.get(self.config.training.monitor), self.direction):
+        training = self.config.training
+        self.plateau.after_epoch(metrics[training.monitor])
+        stop_on = training.stop_on or training.monitor
+        if is_better(metrics[stop_on], self.stop_best, metric_direction(stop_on)):
+            self.stop_best, self.stop_epoch = metrics[stop_on], self.epoch
+        if is_better(metrics[training.monitor], self.best_metrics.get(training.monitor), self.direction):
             self.best_epoch = self.epoch
             self.best_metrics = dict(metrics)
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.best_weights = _copied(self._scored_model().state_dict())
             f1 = f1_per_class(probabilities.argmax(1), truth, len(self.dataset.species))
             self.f1_per_species = {self.dataset.species[c]: float(f1[c]) for c in np.unique(truth)}
-        return {**metrics, "epoch_s": time.perf_counter() - start}
+        return metrics
 
     @torch.inference_mode()
     def predict(self, side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -172,10 +181,12 @@ class Session:
         if side == "test":
             raise DataError("the test side is opened by final evaluation only, never by a training run")
         clips = {"train": self.train_clips, "val": self.val_clips}[side]
-        self.model.eval()
+        model = self._scored_model().eval()
+        # A forward pass alone takes far less memory than training does; the bound counts after a halving.
+        batch_size = min(SCORING_BATCH, 4 * self.micro_batch_size)
         windows = [
-            torch.softmax(self._logits(batch), dim=1).cpu().numpy()
-            for batch, _ in clips.in_order(SCORING_BATCH)
+            torch.softmax(self._logits(model, pictures), dim=1).cpu().numpy()
+            for pictures, _ in clips.in_order(batch_size)
         ]
         averaged, recordings = average_windows(np.concatenate(windows), clips.recording)
         label_of = dict(zip(clips.recording.tolist(), clips.labels.tolist(), strict=True))
@@ -204,57 +215,282 @@ class Session:
             traceback=traceback,
             n_params=self.n_params,
             started=self.started.isoformat(timespec="seconds"),
-            seconds=(datetime.now(UTC) - self.started).total_seconds(),
+            seconds=self._seconds(),
             peak_memory_mb=round(peak_memory_mb, 1),
             provenance={
                 **provenance(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-                "precision": "bf16" if self.is_mixed else "fp32",
+                "precision": self.precision,
+                "micro_batch_size": self.micro_batch_size,
+                "n_out_of_memory": self.n_out_of_memory,
                 "data_id": facts["data_id"],
                 "split_id": facts["split_id"],
             },
         )
 
+    # ------------------------------------------------------------------------------- save and load
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that the rest of the run depends on to `path`, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        state = {
+            "format": STATE_FORMAT,
+            "config": self.config.to_dict(),
+            "data_id": self.dataset.facts["data_id"],
+            "split_id": self.dataset.facts["split_id"],
+            "started": self.started.isoformat(),
+            "seconds": self._seconds(),
+            "micro_batch_size": self.micro_batch_size,
+            "n_out_of_memory": self.n_out_of_memory,
+            "best_weights": self.best_weights,
+            **self._changing_state(),
+        }
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path, dataset: Dataset) -> Session:
+        """Return the session that `save` wrote, to go on as if it had never stopped.
+
+        Raises DataError for a file that is no session, or one of other recordings or another split.
+        """
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise DataError(f"cannot read the session {str(path)!r}: {error.strerror}") from None
+        except Exception as error:  # torch.load raises whatever the zip and pickle modules do
+            raise DataError(f"{str(path)!r} is not a saved session, or is damaged: {error}") from None
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+            raise DataError(f"{str(path)!r} is not a saved session of this version of birdtune")
+        for fact in ("data_id", "split_id"):
+            if state[fact] != dataset.facts[fact]:
+                raise DataError(
+                    f"the session {str(path)!r} was trained on other recordings or another split: its {fact} "
+                    f"is {state[fact]}, that of the dataset is {dataset.facts[fact]}"
+                )
+        session = cls(TrainConfig.from_dict(state["config"]), dataset)
+        session.started = datetime.fromisoformat(state["started"])
+        session.seconds_before = state["seconds"] - (datetime.now(UTC) - session.started).total_seconds()
+        session.micro_batch_size = state["micro_batch_size"]
+        session.n_out_of_memory = state["n_out_of_memory"]
+        session.best_weights = state["best_weights"]
+        session._take_changing_state(state)
+        return session
+
+    def _changing_state(self) -> dict[str, Any]:
+        """Return all that an epoch changes but `best_weights`, which it replaces last."""
+        numpy_state: Any = np.random.get_state()
+        python_version, python_words, python_next = random.getstate()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "plateau": self.plateau.state_dict(),
+            "generators": {
+                "order": self.order.get_state(),
+                "augmenting": self.augmenting.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+                "numpy": [numpy_state[0], numpy_state[1].tolist(), *numpy_state[2:]],
+                "python": [python_version, list(python_words), python_next],
+            },
+            "epoch": self.epoch,
+            "n_steps": self.n_steps,
+            "best_epoch": self.best_epoch,
+            "best_metrics": dict(self.best_metrics),
+            "f1_per_species": dict(self.f1_per_species),
+            "stop_best": self.stop_best,
+            "stop_epoch": self.stop_epoch,
+        }
+
+    def _take_changing_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.plateau.load_state_dict(state["plateau"])
+        generators = state["generators"]
+        self.order.set_state(generators["order"])
+        self.augmenting.set_state(generators["augmenting"])
+        torch.set_rng_state(generators["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"], self.device)
+        name, words, *rest = generators["numpy"]
+        np.random.set_state((name, np.array(words, dtype=np.uint32), *rest))
+        version, words, following = generators["python"]
+        random.setstate((version, tuple(words), following))
+        for name in ("epoch", "n_steps", "best_epoch", "stop_best", "stop_epoch"):
+            setattr(self, name, state[name])
+        self.best_metrics = dict(state["best_metrics"])
+        self.f1_per_species = dict(state["f1_per_species"])
+
+    def _halve_micro_batches(self, before: dict[str, Any]) -> None:
+        """Go back to the state `before` the epoch, with half the clips a forward pass."""
+        self.n_out_of_memory += 1
+        self.micro_batch_size = (self.micro_batch_size + 1) // 2
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.scaler = self._new_scaler()  # the old one may be in the middle of a step
+        # Loading takes what it is given; a second halving needs `before` untouched.
+        self._take_changing_state(_copied(before))
+        log.warning(
+            "out of GPU memory in epoch %d: trying again with micro-batches of %d clips, batches of %d",
+            self.epoch + 1,
+            self.micro_batch_size,
+            self.config.training.batch_size,
+        )
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        """Return fp16's gradient scaler; at other precisions it hands everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def _seconds(self) -> float:
+        return self.seconds_before + (datetime.now(UTC) - self.started).total_seconds()
+
+    # ------------------------------------------------------------------------------------- learning
+
+    def _clips(self, waveform_augmentations: list[torch.nn.Module]) -> tuple[ClipBatches, ClipBatches]:
+        """Return the training and the validation clips, from where the config and the device want them."""
+        dataset, wanted = self.dataset, self.config.runtime.features
+        if wanted == "stored" and dataset.features is None:
+            raise DataError("runtime.features = 'stored', but the dataset was prepared without features")
+        is_computed = wanted == "computed" or dataset.features is None
+        is_train_computed = is_computed or bool(waveform_augmentations)
+        n_bytes = 0
+        if dataset.features is not None and not is_computed:
+            n_bytes += dataset.features.values.nbytes
+        if is_train_computed:
+            n_bytes += dataset.clips.samples.nbytes
+        is_resident = fits_on(self.device, n_bytes)
+        train = ClipBatches(
+            self.config,
+            dataset,
+            "train",
+            self.device,
+            is_computed=is_train_computed,
+            is_resident=is_resident,
+            waveform_augmentations=waveform_augmentations,
+        )
+        val = ClipBatches(
+            self.config, dataset, "val", self.device, is_computed=is_computed, is_resident=is_resident
+        )
+        return train, val
+
+    def _averaged(self, decay: float) -> AveragedModel:
+        """Return the moving average of the weights, with a decay that grows to `decay` over the first steps.
+
+        min(decay, (1 + n) / (10 + n)) at step n, or a short run would never leave its random start behind.
+        """
+
+        def update(average: Any, current: Any, _: Any) -> None:
+            if not average[0].is_floating_point():  # counters of batch norm
+                torch._foreach_copy_(average, current)
+                return
+            share = min(decay, (1 + self.n_steps) / (10 + self.n_steps))
+            torch._foreach_lerp_(average, current, 1 - share)
+
+        return AveragedModel(self.model, multi_avg_fn=update, use_buffers=True)
+
+    def _scored_model(self) -> torch.nn.Module:
+        return self.ema.module if self.ema else self.model
+
     def _learn(self) -> dict[str, float]:
         """Run one epoch of training and return its loss and accuracy."""
-        config = self.config
+        training = self.config.training
         self.model.train()
-        shuffled = torch.randperm(len(self.train_clips), generator=self.order)
-        batches = shuffled.split(config.training.batch_size)
-        losses, n_right = [], torch.zeros((), device=self.device)
-        norms = []
-        for n, index in enumerate(batches):
-            lr = learning_rate(
-                config.optim, self.epoch * len(batches) + n, len(batches), config.training.epochs
+        order = draws(self.train_clips.labels.cpu(), training.sampling, self.order)
+        batches = order.split(training.batch_size)
+        losses, norms, n_right = [], [], torch.zeros((), device=self.device)
+        for n, raw in enumerate(self.train_clips.batches(batches)):
+            share = self.plateau.share * lr_share(
+                self.config.optim, self.epoch * len(batches) + n, len(batches), training.epochs
             )
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            clips, classes = self.train_clips.take(index)
-            logits = self._logits(clips)
-            loss = self.loss(logits, classes)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip or math.inf)
-            self.optimizer.step()
-            losses.append(loss.detach() * len(index))
+                group["lr"] = share * group["peak_lr"]
+            loss, right, norm = self._learn_batch(raw)
+            losses.append(loss * len(raw.classes))
             norms.append(norm)
-            n_right += (logits.detach().argmax(1) == classes).sum()
-        # One look at the end of the epoch: looking at every step would make the GPU wait for the CPU.
-        for what, values in (("loss", torch.stack(losses)), ("gradient", torch.stack(norms))):
-            broken = torch.nonzero(~torch.isfinite(values))
+            n_right += right
+        self._check_finite(torch.stack(losses), torch.stack(norms))
+        return {
+            "train/loss": float(torch.stack(losses).sum()) / len(order),
+            "train/accuracy": float(n_right) / len(order),
+        }
+
+    def _learn_batch(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Make one step of the optimizer; return the loss, how many were right, and the gradient's norm."""
+        pictures, targets = self.train_clips.pictures(raw, self.augmenting)
+        for augmentation in self.picture_augmentations:
+            pictures = augmentation(pictures, self.augmenting)
+        if self.mixtures:
+            targets = torch.nn.functional.one_hot(targets, len(self.dataset.species)).float()
+            for mixture in self.mixtures:
+                pictures, targets = mixture(pictures, targets, self.augmenting)
+        self.optimizer.zero_grad(set_to_none=True)
+        whole = self.loss.normaliser(targets)  # type: ignore[operator]
+        total = right = torch.zeros((), device=self.device)
+        for some, wanted in zip(
+            pictures.split(self.micro_batch_size), targets.split(self.micro_batch_size), strict=True
+        ):
+            logits = self._logits(self.model, some)
+            # By its share of what the loss's mean divides by, the micro-batches add up to the batch.
+            share = self.loss.normaliser(wanted) / whole  # type: ignore[operator]
+            loss = self.loss(logits, wanted) * share
+            self.scaler.scale(loss).backward()
+            total = total + loss.detach()
+            classes = wanted.argmax(1) if wanted.ndim == 2 else wanted
+            right = right + (logits.detach().argmax(1) == classes).sum()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.optim.grad_clip or math.inf
+        )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.n_steps += 1
+        if self.ema:
+            self.ema.update_parameters(self.model)
+        return total, right, norm
+
+    def _check_finite(self, losses: torch.Tensor, norms: torch.Tensor) -> None:
+        """Raise TrialDiverged for the first step of the epoch with a loss or gradient that is not finite.
+
+        One look at the end of the epoch: looking at every step would make the GPU wait for the CPU. In fp16
+        a gradient may overflow now and then: the scaler leaves out that step and lowers its scale, which
+        only a run that has diverged brings below 1.
+        """
+        broken_norms = ~torch.isfinite(norms)
+        if self.precision == "fp16" and self.scaler.get_scale() >= 1:
+            broken_norms = torch.zeros_like(broken_norms)
+        for what, is_broken in (("loss", ~torch.isfinite(losses)), ("gradient", broken_norms)):
+            broken = torch.nonzero(is_broken)
             if len(broken):
                 raise TrialDiverged(
                     f"the {what} was not finite in epoch {self.epoch + 1}, step {int(broken[0]) + 1} of "
-                    f"{len(batches)}; the last good epoch is {self.epoch}. A lower optim.lr may help"
+                    f"{len(losses)}; the last good epoch is {self.epoch}. A lower optim.lr may help"
                 )
-        n = len(self.train_clips)
-        return {"train/loss": float(torch.stack(losses).sum()) / n, "train/accuracy": float(n_right) / n}
 
-    def _logits(self, clips: torch.Tensor) -> torch.Tensor:
+    def _logits(self, model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
         """Return float32 logits [batch, classes]."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_mixed):
-            logits: torch.Tensor = self.model(clips.contiguous(memory_format=self.layout))
+        with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.is_mixed):
+            logits: torch.Tensor = model(pictures.contiguous(memory_format=self.layout))
         return logits.float()
+
+
+def _copied(state: Any) -> Any:
+    """Return a copy of nested values with every tensor on the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_copied(value) for value in state]
+    return state
 
 
 def train(

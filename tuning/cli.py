@@ -159,7 +159,7 @@ def data_describe(
 # ---------------------------------------------------------------------------------------------- list
 
 
-KINDS = ("models", "losses", "features", "studies", "metrics")
+KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
 
 
 @app.command("list")
@@ -169,6 +169,7 @@ def list_names(
 ) -> None:
     """List what can be named in a config, with options and defaults."""
     from birdnet_core import registry
+    from birdnet_core.presets import PRESETS
     from birdnet_core.records import METRICS
 
     if kind not in KINDS:
@@ -177,6 +178,11 @@ def list_names(
         rows: list[dict[str, Any]] = [
             {"name": name, "direction": direction, "summary": summary}
             for name, (direction, summary) in METRICS.items()
+        ]
+    elif kind == "presets":
+        rows = [
+            {"name": name, "summary": preset.summary, "settings": preset.overrides}
+            for name, preset in PRESETS.items()
         ]
     elif kind == "studies":
         rows = [_study_row(name) for name in registry.studies.names()]
@@ -232,7 +238,9 @@ def sweep_command(
     study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
     data: DataOption = "synthetic",
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
-    base: Annotated[Path | None, typer.Option(help="A config to start from, such as best.json.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
+    ] = None,
     settings: SetOption = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
@@ -420,12 +428,18 @@ def train_command(
     ] = None,
     data: DataOption = "synthetic",
     out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("model"),
+    preset: Annotated[
+        str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one config alone, without Ray: the same numbers as its trial in a sweep."""
-    result = _train(config, data, out, seed=seed, settings=settings, quiet=as_json)
+    if config and preset:
+        raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
+    start_from = preset or (str(config) if config else None)
+    result = _train(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
     _print(
         result,
         as_json,
@@ -436,7 +450,7 @@ def train_command(
 
 
 def _train(
-    config: Path | None,
+    start_from: str | None,
     data: str,
     out: Path,
     *,
@@ -449,7 +463,7 @@ def _train(
     from birdnet_core.training import save_model, train
     from tuning.live import StageBars
 
-    chosen = _config(config) if config else TrainConfig()
+    chosen = _config(start_from) if start_from else TrainConfig()
     chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
     bars = StageBars(err_console)
     with bars.shown():
@@ -535,12 +549,20 @@ def _manifest(source: str) -> pd.DataFrame:
     return read_manifest(source)
 
 
-def _config(file: Path) -> TrainConfig:
-    """Return the config in best.json, a trial's record or a config file."""
+def _config(source: str) -> TrainConfig:
+    """Return the config of a preset, or in best.json, a trial's record or a config file."""
     from birdnet_core.config import TrainConfig
+    from birdnet_core.presets import PRESETS, preset
     from birdnet_core.records import read_json
 
-    content = read_json(file)
+    if source in PRESETS:
+        return preset(source)
+    if not Path(source).exists():
+        raise ConfigError(
+            f"no config at {source!r}: there is no such file{did_you_mean(source, PRESETS)}; give best.json, "
+            f"a trial's record, a config as JSON, or a preset ({', '.join(PRESETS)})"
+        )
+    content = read_json(Path(source))
     return TrainConfig.from_dict(content.get("config", {k: v for k, v in content.items() if k != "schema"}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from birdnet_core.build import rehearse
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
@@ -30,6 +31,8 @@ from tuning.journal import Journal, Observer
 from tuning.resources import n_concurrent, ray_session
 from tuning.searcher import OptunaSearcher, PlannedSearcher, open_study
 from tuning.trainable import TrainTrial
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,8 @@ def sweep(
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, dataset.input_shape, len(dataset.species))
+    for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
+        log.warning(caution)
     run = RunFolder(out)
     asked = _Asked(study, config, settings, data)
     definition = asked.definition(first, n_seeds, n_trials)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, default_cache, locked, no_progress, short_hash
-from birdnet_core.data.clip_store import build_clip_store
-from birdnet_core.data.feature_store import build_feature_store, channel_statistics, open_features
+from birdnet_core.data.clip_store import ClipStore, build_clip_store
+from birdnet_core.data.feature_store import (
+    CHUNK,
+    FeatureStore,
+    build_feature_store,
+    channel_statistics,
+    is_worth_storing,
+    store_folder,
+)
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.data.splits import assign_splits, crossing, strata
 from birdnet_core.records import read_json, write_json
@@ -24,7 +35,9 @@ class Dataset:
     """The clips of one manifest under one config.
 
     Args:
-        features: float16 [clips, channels, bins, frames], mapped from disk and shared by all who open it.
+        features: of every clip, mapped from disk and shared by all who open it; None where they are not
+            stored but computed from `clips`.
+        input_shape: channels, bins and frames of a clip's features.
         labels, recording: class index and recording index of every clip.
         sides: ``train``, ``val`` or ``test`` of every clip.
         species: the name of each class.
@@ -34,7 +47,9 @@ class Dataset:
     """
 
     folder: Path
-    features: np.ndarray
+    clips_folder: Path
+    features: FeatureStore | None
+    input_shape: tuple[int, int, int]
     labels: np.ndarray
     recording: np.ndarray
     sides: np.ndarray
@@ -50,10 +65,14 @@ class Dataset:
         meta = read_json(folder / "dataset.json")
         with np.load(folder / "clips.npz") as arrays:
             labels, recording, sides = arrays["labels"], arrays["recording"], arrays["sides"]
-        features = open_features(folder.parent.parent / "features" / meta["features"])
+        cache = folder.parent.parent
+        stored = cache / "features" / meta["features"]
+        channels, bins, frames = meta["input_shape"]
         return cls(
             folder,
-            features,
+            cache / "clips" / meta["clips"],
+            FeatureStore.open(stored) if stored.exists() else None,
+            (channels, bins, frames),
             labels,
             recording,
             np.array(SPLITS)[sides],
@@ -63,11 +82,10 @@ class Dataset:
             meta["facts"],
         )
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, bins and frames of a clip."""
-        channels, bins, frames = self.features.shape[1:]
-        return channels, bins, frames
+    @functools.cached_property
+    def clips(self) -> ClipStore:
+        """The waveforms that the features are computed from."""
+        return ClipStore.open(self.clips_folder)
 
     def rows(self, side: str) -> np.ndarray:
         """Return the clips of ``train``, ``val`` or ``test``."""
@@ -106,7 +124,10 @@ def prepare(
     clips = build_clip_store(
         manifest["path"].tolist(), config.data, cache, workers=workers, progress=progress
     )
-    features = build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
+    features = store_folder(clips, config.features, cache)
+    pays = is_worth_storing(clips, config.features)
+    if config.runtime.features == "stored" or (config.runtime.features == "auto" and pays):
+        build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
     described = manifest.drop(columns="path").assign(sha256=[r["sha256"] for r in clips.recordings])
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data
@@ -151,9 +172,8 @@ def prepare(
             }
             mean, deviation = [0.0], [1.0]
             if config.features.kwargs.get("standardise") == "train":
-                mean, deviation = channel_statistics(
-                    open_features(features), np.flatnonzero(side_of_clip == "train")
-                )
+                of_train = np.flatnonzero(side_of_clip == "train")
+                mean, deviation = channel_statistics(_pictures(clips, features, config, of_train))
             folder.mkdir(parents=True, exist_ok=True)
             np.savez(
                 folder / "clips.npz",
@@ -165,7 +185,9 @@ def prepare(
             write_json(
                 folder / "dataset.json",
                 {
+                    "clips": clips.key,
                     "features": features.name,
+                    "input_shape": picture_shape(config.features, clips.sample_rate, clips.samples.shape[1]),
                     "species": species.tolist(),
                     "mean": mean,
                     "deviation": deviation,
@@ -173,6 +195,22 @@ def prepare(
                 },
             )
     return folder
+
+
+def _pictures(
+    clips: ClipStore, stored: Path, config: TrainConfig, wanted: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield the features of the clips `wanted`, read where they are stored, computed elsewhere."""
+    store = FeatureStore.open(stored) if stored.exists() else None
+    feature = build_feature(config.features, clips.sample_rate, clips.samples.shape[1])
+    rows, _ = clips.rows()
+    for first in range(0, len(wanted), CHUNK):
+        some = wanted[first : first + CHUNK]
+        if store:
+            yield store.read(some)
+        else:
+            with torch.inference_mode():
+                yield feature(clips.read(rows[some])).numpy()
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:

@@ -100,12 +100,12 @@ def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_p
 
 
 def test_settings_are_typed():
-    given = ["optim.lr=3e-4", "loss.name=focal", "loss.alpha=none", "training.mixed_precision=false"]
+    given = ["optim.lr=3e-4", "loss.name=focal", "loss.alpha=none", "training.ema_decay=0.9"]
     assert cli.parse_settings(given) == {
         "optim.lr": 3e-4,
         "loss.name": "focal",
         "loss.alpha": None,
-        "training.mixed_precision": False,
+        "training.ema_decay": 0.9,
     }
 
 

@@ -1,0 +1,166 @@
+"""Clips of one side of a dataset, from disk or from the device, as batches of pictures.
+
+Features are read where they are stored. They are computed on the batch, on the device, from the clips'
+waveforms where they are not, or where the waveforms are augmented first; both ways give the same pictures
+within the rounding of the stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from birdnet_core.build import build_feature
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset
+
+# Values stay on the GPU when they take no more than this share of its free memory.
+RESIDENT_SHARE = 0.5
+PREFETCHED = 2
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A batch as it is stored: int16 values [batch, ...], their scale and offset, and the classes [batch]."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor
+    classes: torch.Tensor
+
+
+class ClipBatches:
+    """The clips of one side of a dataset, a batch at a time on `device`.
+
+    Args:
+        is_computed: compute features from waveforms, through `waveform_augmentations`; else read them.
+        is_resident: hold all values on the device, where a batch is an index select; else they stay mapped
+            from disk, shared by all trials of the machine.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        side: str,
+        device: torch.device,
+        *,
+        is_computed: bool,
+        is_resident: bool,
+        waveform_augmentations: Sequence[nn.Module] = (),
+    ) -> None:
+        rows = dataset.rows(side)
+        self.device = device
+        self.recording = dataset.recording[rows]
+        self.labels = torch.from_numpy(dataset.labels[rows]).long()
+        self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
+        self.deviation = torch.from_numpy(dataset.deviation).view(1, -1, 1, 1).to(device)
+        self.augmentations = waveform_augmentations
+        self.feature: nn.Module | None = None
+        if is_computed:
+            clips = dataset.clips
+            self.feature = build_feature(config.features, clips.sample_rate, clips.samples.shape[1]).to(
+                device
+            )
+            rows = clips.rows()[0][rows]
+            self.values, scale, offset = (
+                clips.samples,
+                clips.scale[rows, None],
+                np.zeros_like(clips.scale[:1]),
+            )
+            offset = np.broadcast_to(offset, scale.shape)
+        else:
+            assert dataset.features is not None
+            self.values = dataset.features.values
+            scale, offset = dataset.features.scale[rows], dataset.features.offset[rows]
+        self.rows = rows
+        self.scale, self.offset = (torch.from_numpy(np.array(x)) for x in (scale, offset))
+        self.resident: torch.Tensor | None = None
+        if is_resident:
+            self.resident = torch.from_numpy(self.values[rows]).to(device)
+            self.scale, self.offset = self.scale.to(device), self.offset.to(device)
+            self.labels = self.labels.to(device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def raw(self, index: torch.Tensor) -> Raw:
+        """Return the stored values of positions `index`, on the device if resident, else in pinned memory."""
+        if self.resident is not None:
+            index = index.to(self.device)
+            return Raw(self.resident[index], self.scale[index], self.offset[index], self.labels[index])
+        # np.take lets other threads run while pages come from disk; indexing a mapped array does not.
+        values = torch.from_numpy(np.take(self.values, self.rows[index.numpy()], axis=0))
+        batch = (values, self.scale[index], self.offset[index], self.labels[index])
+        if self.device.type == "cuda":
+            batch = tuple(part.pin_memory() for part in batch)  # type: ignore[assignment]
+        return Raw(*batch)
+
+    def pictures(
+        self, raw: Raw, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return float32 [batch, channels, bins, frames] and classes [batch] on the device.
+
+        With a `generator`, waveforms are augmented on the way; without, nothing is.
+        """
+        values, scale, offset, classes = (
+            part.to(self.device, non_blocking=True)
+            for part in (raw.values, raw.scale, raw.offset, raw.classes)
+        )
+        if self.feature is not None:
+            waveforms = values * scale
+            if generator is not None:
+                for augmentation in self.augmentations:
+                    waveforms = augmentation(waveforms, generator)
+            with torch.no_grad():
+                pictures = (self.feature(waveforms) - self.mean) / self.deviation
+            return pictures, classes
+        # (values * scale + offset - mean) / deviation, with one multiplication and one addition a value
+        scale = scale[:, :, None, None] / self.deviation
+        offset = (offset[:, :, None, None] - self.mean) / self.deviation
+        return values.float().mul_(scale).add_(offset), classes
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield every clip once, in the order of the dataset, as it is."""
+        for raw in self.batches(torch.arange(len(self)).split(batch_size)):
+            yield self.pictures(raw)
+
+    def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Raw]:
+        """Yield the stored values of each of `indices`, the next ones read while one is worked on."""
+        if self.resident is not None:
+            yield from map(self.raw, indices)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            waiting = []
+            for index in indices:
+                waiting.append(reader.submit(self.raw, index))
+                if len(waiting) > PREFETCHED:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+
+
+def draws(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> torch.Tensor:
+    """Return the positions of an epoch, as many as there are `labels` [clips], in a random order.
+
+    ``instance`` has each clip once. The others draw with replacement, a clip of a class of n clips with
+    probability proportional to 1/n (``class_balanced``) or 1/sqrt(n) (``square_root``; Kang et al. 2020).
+    """
+    if sampling == "instance":
+        return torch.randperm(len(labels), generator=generator)
+    power = {"class_balanced": 1.0, "square_root": 0.5}[sampling]
+    weights = torch.bincount(labels).double()[labels] ** -power
+    return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+
+
+def fits_on(device: torch.device, n_bytes: int) -> bool:
+    """Return whether `n_bytes` may live on `device`: a GPU with enough free memory."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(n_bytes <= RESIDENT_SHARE * free)
