@@ -43,9 +43,9 @@ def main() -> None:
     majority = np.tile(counts / counts.sum(), (len(val), 1))
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    model.fit(averages(dataset.features[train]), dataset.labels[train])
+    model.fit(averages(dataset.features.read(train)), dataset.labels[train])
     regression = np.zeros((len(val), len(dataset.species)))
-    regression[:, model.classes_] = model.predict_proba(averages(dataset.features[val]))
+    regression[:, model.classes_] = model.predict_proba(averages(dataset.features.read(val)))
 
     facts = dataset.facts
     print(f"{facts['n_train']} train, {facts['n_val']} val recordings, {facts['n_species']} species")
@@ -59,7 +59,7 @@ def main() -> None:
 
 def averages(features: np.ndarray) -> np.ndarray:
     """Return mean and deviation over time of every bin, [clips, 2 * bins]."""
-    bins = features[:, 0].astype(np.float32)
+    bins = features[:, 0]
     return np.concatenate([bins.mean(axis=2), bins.std(axis=2)], axis=1)
 
 

@@ -42,7 +42,7 @@ def trial(config: TrainConfig, folder: Path, together: Barrier, results: Any) ->
     dataset = Dataset.open(folder)
     Session(config, dataset).step()
     together.wait()
-    results.put(mapped_memory(Path(str(dataset.features.filename))))
+    results.put(mapped_memory(Path(str(dataset.features.values.filename))))
     together.wait()
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     else:
         manifest = read_manifest(cached_synthetic_birds(default_cache()))
     folder = prepare(manifest, config)
-    size = Dataset.open(folder).features.nbytes
+    size = Dataset.open(folder).features.values.nbytes
     print(f"feature file: {size / 1024:,.0f} kB")
     for n_trials in (1, 2):
         for number, memory in enumerate(measure(n_trials, folder, config), start=1):

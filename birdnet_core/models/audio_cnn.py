@@ -8,9 +8,19 @@ from torch import nn
 from birdnet_core.registry import models
 
 
-def convolution(n_in: int, n_out: int) -> list[nn.Module]:
-    """Return a 3x3 convolution with bias, batch norm and ReLU."""
-    return [nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+def convolution(n_in: int, n_out: int, *, is_pooled: bool = False) -> list[nn.Module]:
+    """Return a 3x3 convolution with bias, batch norm, ReLU and, if `is_pooled`, 2x2 max pooling.
+
+    Pooling comes before the ReLU, which gives the same for a quarter of the work. The ReLU is a leaky one
+    that does not leak: on the CPU, torch's backward of ReLU in bf16 takes 15 times as long.
+    """
+    pooling: list[nn.Module] = [nn.MaxPool2d(2)] if is_pooled else []
+    return [
+        nn.Conv2d(n_in, n_out, kernel_size=3, padding=1),
+        nn.BatchNorm2d(n_out),
+        *pooling,
+        nn.LeakyReLU(0.0, inplace=True),
+    ]
 
 
 @models.register("audio_cnn")
@@ -24,8 +34,8 @@ class AudioCNN(nn.Module):
     def __init__(self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *convolution(input_shape[0], 32), *convolution(32, 32), nn.MaxPool2d(2),
-            *convolution(32, 64), *convolution(64, 64), nn.MaxPool2d(2),
+            *convolution(input_shape[0], 32), *convolution(32, 32, is_pooled=True),
+            *convolution(32, 64), *convolution(64, 64, is_pooled=True),
             *convolution(64, 128), *convolution(128, 128),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip

@@ -24,9 +24,7 @@ class AudioCNNv2(nn.Module):
         widths = (input_shape[0], 64, 128, 256, 512, 512)
         layers: list[nn.Module] = []
         for block, (n_in, n_out) in enumerate(pairwise(widths)):
-            layers += convolution(n_in, n_out)
-            if block < 4:
-                layers.append(nn.MaxPool2d(2))
+            layers += convolution(n_in, n_out, is_pooled=block < 4)
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Sequential(
             nn.Dropout(dropout),

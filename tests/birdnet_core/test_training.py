@@ -8,13 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from birdnet_core import training
+from birdnet_core import registry, training
 from birdnet_core.build import build_model
-from birdnet_core.config import OptimConfig
+from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
-from birdnet_core.optim import build_optimizer, learning_rate
 from birdnet_core.records import METRICS
-from birdnet_core.training import ClipBatches, Session, save_model, train
+from birdnet_core.training import Session, pick_precision, save_model, train
 
 
 def history(config, dataset):
@@ -78,7 +77,7 @@ def test_a_value_that_is_not_finite_diverges_with_the_step(small_config, small_d
     session = Session(small_config, small_dataset)
     session.step()
     if broken == "loss":
-        monkeypatch.setattr(session, "loss", lambda logits, classes: logits.sum() * float("nan"))
+        monkeypatch.setattr(session.loss, "forward", lambda logits, classes: logits.sum() * float("nan"))
     else:
         monkeypatch.setattr(
             torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: torch.tensor(float("inf"))
@@ -122,23 +121,6 @@ def test_probabilities_of_a_recordings_windows_are_averaged(small_config, birds,
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
-def test_resident_batches_equal_mapped_ones(small_dataset):
-    """The GPU path keeps the features on the device; its logic is the same on the CPU."""
-    cpu = torch.device("cpu")
-    mapped = ClipBatches(small_dataset, "train", cpu, is_resident=False)
-    resident = ClipBatches(small_dataset, "train", cpu, is_resident=True)
-    index = torch.tensor([5, 0, 3])
-    for a, b in zip(mapped.take(index), resident.take(index), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_batches_are_standardised_by_the_training_side(small_dataset):
-    clips = ClipBatches(small_dataset, "train", torch.device("cpu"), is_resident=False)
-    whole = torch.cat([batch for batch, _ in clips.in_order(8)])
-    torch.testing.assert_close(whole.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(whole.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
-
-
 def test_a_gpu_that_is_not_there_is_a_config_error(small_config, small_dataset):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
@@ -154,12 +136,28 @@ def test_trains_on_the_gpu_with_the_features_resident(small_config, small_datase
     assert session.record("completed").peak_memory_mb > 0
 
 
-def test_bf16_is_used_only_where_it_is_fast_and_wanted(small_config, small_dataset, monkeypatch):
-    for has, wanted in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr(training, "has_fast_bf16", lambda device, has=has: has)
-        session = Session(small_config.override({"training.mixed_precision": wanted}), small_dataset)
-        assert session.is_mixed == (has and wanted)
-        assert session.record("completed").provenance["precision"] == ("bf16" if has and wanted else "fp32")
+@pytest.mark.parametrize(
+    ("has_bf16", "device", "wanted", "expected"),
+    [
+        (True, "cpu", "auto", "bf16"),
+        (False, "cpu", "auto", "fp32"),
+        (True, "cuda", "auto", "bf16"),
+        (False, "cuda", "auto", "fp16"),
+        (True, "cpu", "fp32", "fp32"),
+        (False, "cpu", "bf16", "bf16"),
+    ],
+)
+def test_auto_precision_is_what_the_hardware_is_fast_in(monkeypatch, has_bf16, device, wanted, expected):
+    monkeypatch.setattr(training, "has_fast_bf16", lambda device: has_bf16)
+    assert pick_precision(wanted, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_every_precision_learns_and_is_recorded(small_config, small_dataset, precision):
+    config = small_config.override({"training.precision": precision, "training.epochs": 12})
+    rows = history(config.override({"training.patience": 0, "model.dropout": 0.0}), small_dataset)
+    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+    assert Session(config, small_dataset).record("completed").provenance["precision"] == precision
 
 
 def test_an_empty_side_is_refused(small_config, small_dataset):
@@ -168,31 +166,248 @@ def test_an_empty_side_is_refused(small_config, small_dataset):
         Session(small_config, nothing)
 
 
-def test_learning_rate_warms_up_from_a_tenth_and_falls_to_zero():
-    config = OptimConfig(lr=1.0, warmup_epochs=2)
-    rates = [learning_rate(config, step, 10, 10) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[10] == pytest.approx(0.55)
-    assert rates[20] == pytest.approx(1.0)
-    assert rates[60] == pytest.approx(0.5)
-    assert 0 < rates[-1] < 1e-3
-    assert max(rates) == pytest.approx(1.0)
-    assert np.all(np.diff(rates[:20]) > 0) and np.all(np.diff(rates[20:]) < 0)
+def test_patience_may_wait_for_another_metric_than_the_best_epochs(small_config, small_dataset, monkeypatch):
+    config = small_config.override(
+        {"training.epochs": 20, "training.patience": 2, "training.stop_on": "val/loss"}
+    )
+    losses, scores = iter([3.0, 2.0, 2.5, 2.1]), iter([0.1, 0.2, 0.3, 0.4])
+    real = training.score
+    monkeypatch.setattr(
+        training, "score", lambda *a: {**real(*a), "loss": next(losses), "f1_macro": next(scores)}
+    )
+    session = train(config, small_dataset)
+    assert (session.epoch, session.best_epoch) == (4, 4)
 
 
-def test_no_warm_up_starts_at_the_peak_and_constant_stays_there():
-    config = OptimConfig(lr=0.3, warmup_epochs=0, schedule="constant")
-    assert {learning_rate(config, step, 10, 10) for step in range(100)} == {0.3}
+def test_a_plateau_lowers_the_learning_rate(small_config, small_dataset, monkeypatch):
+    config = small_config.override(
+        {
+            "training.epochs": 5,
+            "optim.schedule": "plateau",
+            "optim.decay_epochs": 2,
+            "optim.decay_factor": 0.5,
+            "optim.warmup_epochs": 0,
+        }
+    )
+    scores = iter([0.5, 0.4, 0.5, 0.3, 0.1])
+    real = training.score
+    monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": next(scores)})
+    session = Session(config, small_dataset)
+    rates = []
+    while not session.finished:
+        session.step()
+        rates.append(session.optimizer.param_groups[0]["lr"] / config.optim.lr)
+    assert rates == [1, 1, 1, 0.5, 0.5]
 
 
-def test_weight_decay_spares_norms_and_biases(small_config):
-    model = build_model(small_config.model, (3, 16, 24), 4)
-    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.1))
-    decayed, spared = optimizer.param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim > 1 for p in decayed["params"])
-    assert all(p.ndim == 1 for p in spared["params"])
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+def test_micro_batches_add_up_to_the_batch(small_config, small_dataset, micro_batch_size):
+    """Without batch norm, that is: AudioCNN in evaluation mode, whose statistics are fixed."""
+
+    def after_one_step(size):
+        config = small_config.override(
+            {
+                "training.micro_batch_size": size,
+                "training.precision": "fp32",
+                "loss.class_weights": "inverse",
+                "loss.label_smoothing": 0.1,
+            }
+        )
+        session = Session(config, small_dataset)
+        session.model.eval()
+        index = torch.arange(8)
+        loss, right, norm = session._learn_batch(session.train_clips.raw(index))
+        return float(loss), float(right), float(norm), session.model.state_dict()
+
+    whole, parts = after_one_step(None), after_one_step(micro_batch_size)
+    assert parts[:3] == pytest.approx(whole[:3], rel=1e-5)
+    for name, value in whole[3].items():
+        torch.testing.assert_close(parts[3][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_repeats_the_epoch(small_config, small_dataset, monkeypatch):
+    config = small_config.override({"training.epochs": 3})
+    session = Session(config, small_dataset)
+    first = session.step()
+    real, seen = session._logits, []
+
+    def greedy(model, pictures):
+        seen.append(len(pictures))
+        # The first steps fit, so that the epoch has changed the weights when memory runs out.
+        if len(pictures) > 2 and model.training and len(seen) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, pictures)
+
+    monkeypatch.setattr(session, "_logits", greedy)
+    second = session.step()
+    assert session.micro_batch_size == 2 and session.n_out_of_memory == 2
+    assert session.epoch == 2 and seen[0] == 8
+    record = session.record("completed")
+    assert record.provenance["micro_batch_size"] == 2 and record.provenance["n_out_of_memory"] == 2
+    # What a run gives that comes to this epoch with such micro-batches from the start.
+    expected = Session(config, small_dataset)
+    assert expected.step()["train/loss"] == first["train/loss"]
+    expected.micro_batch_size = 2
+    assert expected.step()["train/loss"] == second["train/loss"]
+
+
+def test_out_of_memory_with_one_clip_is_raised(small_config, small_dataset, monkeypatch):
+    session = Session(small_config.override({"training.micro_batch_size": 1}), small_dataset)
+
+    def greedy(model, pictures):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(session, "_logits", greedy)
+    with pytest.raises(torch.OutOfMemoryError):
+        session.step()
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(small_config, small_dataset):
+    decay = 0.9
+    session = Session(
+        small_config.override({"training.ema_decay": decay, "training.epochs": 1}), small_dataset
+    )
+    name = "head.0.weight"
+    by_hand, real = [], session.optimizer.step
+
+    def step(*arguments, **options):
+        real(*arguments, **options)
+        now = session.model.state_dict()[name].double()
+        n = len(by_hand) + 1
+        share = min(decay, (1 + n) / (10 + n))
+        by_hand.append(now if not by_hand else share * by_hand[-1] + (1 - share) * now)
+
+    session.optimizer.step = step
+    session.step()
+    assert len(by_hand) > 2
+    torch.testing.assert_close(session.best_weights[name].double(), by_hand[-1], rtol=0, atol=1e-6)
+    assert not torch.equal(session.best_weights[name], session.model.state_dict()[name])
+
+
+def test_a_pretrained_backbone_with_its_own_rate_and_a_warm_up_is_warned_of():
+    risky = {
+        "model.name": "audio_ast",
+        "model.pretrained": "somewhere",
+        "optim.backbone_lr": 5e-5,
+        "optim.warmup_epochs": 5,
+    }
+    (caution,) = cautions(TrainConfig().override(risky))
+    assert "optim.warmup_epochs = 5" in caution and "diverged" in caution
+    for change in ({"optim.warmup_epochs": 0}, {"optim.backbone_lr": None}, {"model.pretrained": None}):
+        assert cautions(TrainConfig().override({**risky, **change})) == []
+
+
+# Every switch of training that keeps state from one epoch to the next.
+STATEFUL = {
+    "plain": {},
+    "constant": {"optim.schedule": "constant"},
+    "step": {"optim.schedule": "step", "optim.decay_epochs": 1},
+    "one_cycle": {"optim.schedule": "one_cycle"},
+    "plateau": {"optim.schedule": "plateau", "optim.decay_epochs": 1, "training.patience": 0},
+    "ema": {"training.ema_decay": 0.9},
+    "fp16": {"training.precision": "fp16"},
+    "micro-batches": {"training.micro_batch_size": 3},
+    "class-balanced": {"training.sampling": "class_balanced"},
+    "square-root": {"training.sampling": "square_root"},
+    **{f"augment-{name}": {f"augment.{name}.p": 0.7} for name in registry.augmentations.names()},
+    "patience": {"training.patience": 1, "training.stop_on": "val/loss", "optim.lr": 3e-2},
+    "everything": {
+        "training.ema_decay": 0.9,
+        "training.sampling": "square_root",
+        "optim.schedule": "plateau",
+        "optim.decay_epochs": 1,
+        **{f"augment.{name}.p": 0.5 for name in registry.augmentations.names()},
+    },
+}
+
+
+def resumed_equals_whole(config, dataset, tmp_path):
+    whole = train(config, dataset)
+    rest = Session(config, dataset)
+    rest.step()
+    rest.save(tmp_path / "session.pt")
+    torch.rand(7)  # whatever else the process draws
+    rest = Session.load(tmp_path / "session.pt", dataset)
+    while not rest.finished:
+        rest.step()
+    assert rest.epoch == whole.epoch > 1
+    assert json.dumps(rest.best_metrics) == json.dumps(whole.best_metrics)
+    assert rest.best_epoch == whole.best_epoch
+    for kind in ("model", "optimizer", "ema", "plateau", "generators", "stop_best", "stop_epoch"):
+        assert is_same(rest._changing_state()[kind], whole._changing_state()[kind]), kind
+    assert is_same(rest.best_weights, whole.best_weights)
+
+
+def is_same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(is_same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("feature", STATEFUL)
+def test_a_resumed_run_is_bit_identical(small_config, small_dataset, tmp_path, feature):
+    config = small_config.override({"training.epochs": 3, **STATEFUL[feature]})
+    resumed_equals_whole(config, small_dataset, tmp_path)
+
+
+def test_a_resume_in_another_process_is_bit_identical(small_config, small_dataset, tmp_path):
+    config = small_config.override({"training.epochs": 3, **STATEFUL["everything"]})
+    session = Session(config, small_dataset)
+    session.step()
+    session.save(tmp_path / "session.pt")
+    code = (
+        "import json, sys\n"
+        "from birdnet_core.data.dataset import Dataset\n"
+        "from birdnet_core.training import Session\n"
+        "session = Session.load(sys.argv[1], Dataset.open(sys.argv[2]))\n"
+        "metrics = [session.step() for _ in range(2)]\n"
+        "print(json.dumps([{k: v for k, v in m.items() if k != 'epoch_s'} for m in metrics]))\n"
+    )
+    arguments = [str(tmp_path / "session.pt"), str(small_dataset.folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == json.dumps(history(config, small_dataset)[1:]) + "\n"
+
+
+def test_a_session_of_other_recordings_or_of_no_birdtune_is_refused(small_config, small_dataset, tmp_path):
+    session = Session(small_config, small_dataset)
+    session.save(tmp_path / "session.pt")
+    other = dataclasses.replace(small_dataset, facts={**small_dataset.facts, "split_id": "x"})
+    with pytest.raises(DataError, match=r"another split.*split_id"):
+        Session.load(tmp_path / "session.pt", other)
+    (tmp_path / "text.pt").write_text("no session")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    for name in ("text.pt", "other.pt", "absent.pt"):
+        with pytest.raises(DataError, match=name):
+            Session.load(tmp_path / name, small_dataset)
+
+
+def test_computed_features_train_like_stored_ones(small_config, small_dataset):
+    stored = Session(small_config, small_dataset)
+    computed = Session(small_config.override({"runtime.features": "computed"}), small_dataset)
+    assert stored.train_clips.feature is None and computed.train_clips.feature is not None
+    assert stored.config.config_id == computed.config.config_id
+    index = torch.arange(len(stored.train_clips))
+    (a, a_classes), (b, b_classes) = (
+        s.train_clips.pictures(s.train_clips.raw(index)) for s in (stored, computed)
+    )
+    assert (a - b).abs().max() < 1e-3
+    assert torch.equal(a_classes, b_classes)
+    assert stored.step()["train/loss"] == pytest.approx(computed.step()["train/loss"], rel=0.02)
+
+
+def test_augmented_waveforms_are_computed_and_validation_is_left_alone(small_config, small_dataset):
+    session = Session(small_config.override({"augment.gain.p": 1.0}), small_dataset)
+    assert session.train_clips.feature is not None and session.val_clips.feature is None
+    raw = session.train_clips.raw(torch.arange(6))
+    plain, _ = session.train_clips.pictures(raw)
+    louder, _ = session.train_clips.pictures(raw, torch.Generator().manual_seed(1))
+    assert not torch.allclose(plain, louder)
 
 
 def test_trains_where_ray_optuna_and_matplotlib_are_absent(small_config, small_dataset):

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
+from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
 from birdnet_core.data import clip_store, feature_store
 from birdnet_core.data.building import content_hashes, parallel_map
@@ -58,7 +60,7 @@ def test_worker_processes_give_what_one_process_gives(birds, small_config, tmp_p
     alone, _ = stages(manifest, small_config, tmp_path / "one", workers=1)
     many, _ = stages(manifest, small_config, tmp_path / "two", workers=2)
     assert alone.name == many.name
-    np.testing.assert_array_equal(Dataset.open(alone).features, Dataset.open(many).features)
+    np.testing.assert_array_equal(Dataset.open(alone).features.values, Dataset.open(many).features.values)
 
 
 def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, monkeypatch):
@@ -80,7 +82,7 @@ def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, 
     folder = prepare(manifest, small_config, cache=tmp_path, workers=1)
     assert len(decoded) == len(manifest) - 15
     whole = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "other", workers=1))
-    np.testing.assert_array_equal(Dataset.open(folder).features, whole.features)
+    np.testing.assert_array_equal(Dataset.open(folder).features.values, whole.features.values)
 
 
 def test_bad_recordings_are_listed_and_left_out(birds, small_config, tmp_path):
@@ -154,7 +156,7 @@ def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
 
 
 def test_statistics_come_from_the_training_side_alone(small_dataset):
-    train = small_dataset.features[small_dataset.rows("train")].astype(np.float64)
+    train = small_dataset.features.read(small_dataset.rows("train")).astype(np.float64)
     np.testing.assert_allclose(small_dataset.mean, train.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(small_dataset.deviation, train.std(axis=(0, 2, 3)), rtol=1e-5)
 
@@ -172,7 +174,7 @@ def test_dataset_sides_agree_with_the_facts_and_the_proof(birds, small_config, s
 
 def test_a_damaged_store_is_refused(birds, small_config, tmp_path):
     folder = prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
-    for file, opened in (("features.f16", Dataset.open), ("clips.i16", None)):
+    for file, opened in (("features.i16", Dataset.open), ("clips.i16", None)):
         (path,) = tmp_path.glob(f"*/*/{file}")
         path.write_bytes(path.read_bytes()[:-2])
         with pytest.raises(DataError, match="damaged"):
@@ -180,9 +182,10 @@ def test_a_damaged_store_is_refused(birds, small_config, tmp_path):
 
 
 def test_features_are_mapped_not_loaded(small_dataset):
-    assert isinstance(small_dataset.features, np.memmap)
-    assert small_dataset.features.dtype == np.float16
-    assert not small_dataset.features.flags.writeable
+    values = small_dataset.features.values
+    assert isinstance(values, np.memmap)
+    assert values.dtype == np.int16
+    assert not values.flags.writeable
 
 
 def test_hashes_are_remembered_by_size_and_time(tmp_path):
@@ -204,11 +207,80 @@ def test_parallel_map_returns_every_result(workers):
 
 
 def test_channel_statistics_match_numpy():
-    features = np.random.default_rng(0).normal(3, 2, (70, 2, 4, 5)).astype(np.float16)
-    mean, deviation = feature_store.channel_statistics(features, np.arange(10, 70))
-    some = features[10:].astype(np.float64)
-    np.testing.assert_allclose(mean, some.mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(deviation, some.std(axis=(0, 2, 3)))
+    features = np.random.default_rng(0).normal(3, 2, (70, 2, 4, 5)).astype(np.float32)
+    mean, deviation = feature_store.channel_statistics(np.array_split(features, 4))
+    np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(deviation, features.astype(np.float64).std(axis=(0, 2, 3)))
+
+
+def test_quantised_features_are_off_by_half_a_level_at_most():
+    features = torch.randn(5, 3, 8, 9) * torch.tensor([1.0, 50.0, 1e-3]).view(1, 3, 1, 1) - 40
+    features[0, 0] = 7.0  # a constant channel
+    values, scale, offset = feature_store.quantised(features)
+    back = values.numpy() * scale.numpy()[:, :, None, None] + offset.numpy()[:, :, None, None]
+    half_a_level = (features.amax(dim=(2, 3)) - features.amin(dim=(2, 3))) / 65_534 / 2
+    off = np.abs(back - features.numpy()).max(axis=(2, 3))
+    assert (off <= 1.01 * half_a_level.numpy() + 5e-6).all()
+    assert values.dtype == torch.int16
+    assert (back[0, 0] == 7.0).all()
+
+
+@pytest.mark.parametrize("feature", ["mfcc", "log_mel"])
+def test_stored_features_are_the_computed_ones_within_a_thousandth(feature, birds, small_config, cache):
+    config = small_config.override({"features.name": feature, "features.standardise": "clip"})
+    dataset = Dataset.open(prepare(read_manifest(birds), config, cache=cache, workers=1))
+    rows, _ = dataset.clips.rows()
+    computed = build_feature(config.features, 22_050, 22_050)(dataset.clips.read(rows)).numpy()
+    stored = dataset.features.read(np.arange(len(rows)))
+    assert np.abs(stored - computed).max() < 1e-3
+    assert np.abs(computed).max() > 3
+
+
+def test_a_killed_computation_of_features_goes_on_where_it_stopped(
+    birds, small_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(feature_store, "CHUNK", 8)
+    compute, computed = feature_store._compute, []
+
+    def dying(task):
+        if len(computed) == 3:
+            raise KeyboardInterrupt
+        computed.append(task.first)
+        return compute(task)
+
+    monkeypatch.setattr(feature_store, "_compute", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
+    computed.clear()
+    monkeypatch.setattr(feature_store, "_compute", lambda task: computed.append(task.first) or compute(task))
+    folder = prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
+    assert computed == [24, 32]
+    whole = Dataset.open(prepare(read_manifest(birds), small_config, cache=tmp_path / "other", workers=1))
+    np.testing.assert_array_equal(Dataset.open(folder).features.values, whole.features.values)
+
+
+def test_pictures_larger_than_their_clips_are_not_stored(birds, small_config, tmp_path):
+    large = {"features.name": "log_mel", "features.hop": 64, "features.n_fft": 2048, "data.window_s": 1.0}
+    config = TrainConfig().override({**large, "features.standardise": "train"})
+    folder = prepare(read_manifest(birds), config, cache=tmp_path, workers=1)
+    dataset = Dataset.open(folder)
+    assert dataset.features is None
+    assert dataset.input_shape == (1, 128, 345)
+    assert not (tmp_path / "features").exists()
+    rows = dataset.clips.rows()[0][dataset.rows("train")]
+    pictures = build_feature(config.features, 22_050, 22_050)(dataset.clips.read(rows)).numpy()
+    np.testing.assert_allclose(dataset.mean, [pictures.mean()], rtol=1e-4)
+    np.testing.assert_allclose(dataset.deviation, [pictures.std()], rtol=1e-4)
+    # Stored all the same where the user says so; the statistics stay.
+    stored = Dataset.open(
+        prepare(
+            read_manifest(birds),
+            config.override({"runtime.features": "stored"}),
+            cache=tmp_path,
+            workers=1,
+        )
+    )
+    assert stored.folder == folder and stored.features is not None
 
 
 def test_all_real_recordings_prepare(shared, cache):
