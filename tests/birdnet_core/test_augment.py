@@ -354,8 +354,9 @@ def test_noise_of_a_folder_is_its_recordings_at_the_clips_sample_rate(tmp_path):
     noise = added(waveforms, folder=str(tmp_path), min_snr_db=0.0, max_snr_db=0.0)
     np.testing.assert_allclose(snr_db(waveforms, noise), 0.0, atol=1e-3)
     assert np.median([peak_hz(clip) for clip in noise]) == pytest.approx(1000, rel=0.005)
-    # Each clip has a cut of its own.
-    assert len(np.unique(noise[:, 0].round(6))) > 28
+    # Each clip has a cut of its own: at one level, they begin at different points of the wave.
+    level = np.sqrt((noise**2).mean(1))
+    assert len(np.unique((noise[:, 0] / level).round(3))) > 16
 
 
 def test_recordings_shorter_than_a_clip_go_round(tmp_path):
