@@ -72,6 +72,18 @@ def test_the_generator_decides(name, options):
         assert not torch.equal(a, c)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@every_case
+def test_batch_and_generator_of_the_gpu_are_served_there(name, options):
+    augmentation = made(name, p=1.0, **options).to("cuda")
+    given = tuple(tensor.cuda() for tensor in inputs(augmentation))
+    out = augmentation(*given, torch.Generator("cuda").manual_seed(1))
+    for before, after in zip(given, out if isinstance(out, tuple) else (out,), strict=True):
+        assert after.device == before.device
+        assert not torch.equal(after, before)
+
+
 @every_case
 def test_the_global_generator_is_left_alone(name, options):
     augmentation = made(name, p=1.0, **options)
