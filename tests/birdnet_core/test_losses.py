@@ -112,6 +112,14 @@ def test_finite_with_finite_gradients_at_extreme_logits(name, options, scale, dt
 
 
 @every_case
+def test_half_precision_logits_are_computed_with_in_float32(name, options):
+    logits, targets = batch()[0].bfloat16(), batch()[1]
+    loss = made(name, **options)
+    assert torch.equal(loss(logits, targets), loss(logits.float(), targets))
+    assert loss(logits.double(), targets).dtype == torch.float32
+
+
+@every_case
 def test_certain_and_right_or_wrong_is_finite(name, options):
     targets = torch.arange(4)
     for sign in (1e4, -1e4):

@@ -1,0 +1,48 @@
+"""SpecAugment: what is learnt must not hang on one band or one moment."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from birdnet_core.augment.draws import chosen, integers, keep_others
+from birdnet_core.augment.options import check_range
+from birdnet_core.registry import augmentations
+
+
+@augmentations.register("spec_augment")
+class SpecAugment(nn.Module):
+    """Mask one band of bins and one span of frames (Park et al. 2019, without warping). Usual p: 0.8.
+
+    Widths are uniform on 0 to `max_bins` and 0 to `max_frames`, but no more than the picture has, and a
+    mask lies anywhere within the picture. It covers all channels and is filled with each channel's mean.
+    """
+
+    domain = "picture"
+
+    def __init__(self, sample_rate: int, *, p: float = 0.0, max_bins: int = 15, max_frames: int = 35) -> None:
+        super().__init__()
+        check_range("spec_augment.p", p, 0, 1)
+        check_range("spec_augment.max_bins", max_bins, 0)
+        check_range("spec_augment.max_frames", max_frames, 0)
+        self.p = p
+        self.max_bins = max_bins
+        self.max_frames = max_frames
+
+    def forward(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `pictures` [batch, channels, bins, frames], some of them masked."""
+        is_chosen = chosen(pictures, self.p, generator)
+        bins = _mask(pictures, 2, self.max_bins, generator)[:, None, :, None]
+        frames = _mask(pictures, 3, self.max_frames, generator)[:, None, None, :]
+        # The sum over a picture of half precision would overflow.
+        means = pictures.float().mean(dim=(2, 3), keepdim=True).to(pictures.dtype)
+        return keep_others(is_chosen, torch.where(bins | frames, means, pictures), pictures)
+
+
+def _mask(pictures: torch.Tensor, dim: int, max_width: int, generator: torch.Generator) -> torch.Tensor:
+    """Return bool [batch, size of `dim`], true over one span of each clip."""
+    size = pictures.shape[dim]
+    width = integers(pictures, min(max_width, size) + 1, generator)
+    start = integers(pictures, size - width + 1, generator)
+    position = torch.arange(size, device=pictures.device)
+    return (position >= start[:, None]) & (position < (start + width)[:, None])

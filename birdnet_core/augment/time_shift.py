@@ -1,0 +1,37 @@
+"""Time shift: a call may come at any moment of the clip."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from birdnet_core.augment.draws import chosen, integers, keep_others
+from birdnet_core.augment.options import check_range
+from birdnet_core.registry import augmentations
+
+
+@augmentations.register("time_shift")
+class TimeShift(nn.Module):
+    """Shift a picture along its frames, the end coming round to the beginning. Usual p: 0.5.
+
+    By a whole number of frames, uniform from minus to plus `max_share` of them, which includes 0.
+    """
+
+    domain = "picture"
+
+    def __init__(self, sample_rate: int, *, p: float = 0.0, max_share: float = 0.5) -> None:
+        super().__init__()
+        check_range("time_shift.p", p, 0, 1)
+        check_range("time_shift.max_share", max_share, 0, 0.5)
+        self.p = p
+        self.max_share = max_share
+
+    def forward(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `pictures` [batch, channels, bins, frames], some of them shifted."""
+        n_frames = pictures.shape[3]
+        max_shift = int(self.max_share * n_frames)
+        is_chosen = chosen(pictures, self.p, generator)
+        shift = integers(pictures, 2 * max_shift + 1, generator) - max_shift
+        source = (torch.arange(n_frames, device=pictures.device) - shift[:, None]) % n_frames
+        shifted = pictures.gather(3, source[:, None, None, :].expand_as(pictures))
+        return keep_others(is_chosen, shifted, pictures)
