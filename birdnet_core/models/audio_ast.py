@@ -47,6 +47,7 @@ class AudioAST(BackboneClassifier):
         from transformers import ASTConfig, ASTModel
 
         channels = input_shape[0]
+        config: Any
         if pretrained is None:
             config = ASTConfig(**TRANSFORMER_SIZES[size])
         else:
@@ -69,22 +70,19 @@ class AudioAST(BackboneClassifier):
             config.update(shape)
         backbone: Any = build_backbone(NAME, ASTModel, config, pretrained)
         embeddings = backbone.embeddings
-        projection = embeddings.patch_embeddings.projection
         if pretrained is None:
-            if channels != 1:
-                projection = nn.Conv2d(channels, config.hidden_size, patch, patch_stride)
-                nn.init.normal_(projection.weight, std=config.initializer_range)
-                nn.init.zeros_(projection.bias)
+            projection = nn.Conv2d(channels, config.hidden_size, patch, patch_stride)
             # As in the paper. transformers leaves them at zero, where the two tokens stay equal for ever.
-            for drawn in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
-                nn.init.trunc_normal_(drawn, std=config.initializer_range)
+            for name in ("cls_token", "distillation_token", "position_embeddings"):
+                nn.init.trunc_normal_(getattr(embeddings, name), std=config.initializer_range)
         else:
             native = embeddings.get_shape(config)
             backbone.config.update(shape)
             grid = embeddings.get_shape(backbone.config)
             embeddings.position_embeddings = fit_positions(embeddings.position_embeddings, native, grid)
-            fit_channels(projection, channels)
+            projection = embeddings.patch_embeddings.projection
             projection.stride = (patch_stride, patch_stride)
+            fit_channels(projection, channels)
         embeddings.patch_embeddings = Patches(projection)
         if gradient_checkpointing:
             enable_gradient_checkpointing(backbone)

@@ -45,6 +45,7 @@ class AudioViT(BackboneClassifier):
     ) -> None:
         from transformers import ViTConfig, ViTModel
 
+        config: Any
         if pretrained is None:
             config = ViTConfig(**TRANSFORMER_SIZES[size], num_channels=input_shape[0])
         else:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 # DeiT's sizes (Touvron 2021), heads of 64 throughout; base is that of ViT and AST.
-TRANSFORMER_SIZES = {
+TRANSFORMER_SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
     "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
     "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},

@@ -12,7 +12,7 @@ from birdnet_core.models.pretrained import build_backbone, checkpoint_config, re
 from birdnet_core.registry import models
 
 NAME = "convnext"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {"depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768]},
     "small": {"depths": [3, 3, 27, 3], "hidden_sizes": [96, 192, 384, 768]},
     "base": {"depths": [3, 3, 27, 3], "hidden_sizes": [128, 256, 512, 1024]},
@@ -40,6 +40,7 @@ class ConvNeXt(BackboneClassifier):
     ) -> None:
         from transformers import ConvNextConfig, ConvNextModel
 
+        config: Any
         if pretrained is None:
             config = ConvNextConfig(**VARIANTS[variant], num_channels=input_shape[0])
         else:

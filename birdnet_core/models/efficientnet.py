@@ -13,7 +13,7 @@ from birdnet_core.models.pretrained import build_backbone, checkpoint_config, re
 from birdnet_core.registry import models
 
 NAME = "efficientnet"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "b0": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
     "b2": {"width_coefficient": 1.1, "depth_coefficient": 1.2, "hidden_dim": 1408},
 }
@@ -40,6 +40,7 @@ class EfficientNet(BackboneClassifier):
     ) -> None:
         from transformers import EfficientNetConfig, EfficientNetModel
 
+        config: Any
         if pretrained is None:
             config = EfficientNetConfig(**VARIANTS[variant], num_channels=input_shape[0])
         else:

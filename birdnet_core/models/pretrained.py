@@ -5,6 +5,7 @@ transformers takes seconds to import, so it is imported where a network is built
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,17 +85,17 @@ def _explained(model: str, config_class: Any, pretrained: str) -> Iterator[None]
 def _quiet() -> Iterator[None]:
     """Keep progress bars and reports of transformers off the terminal; what goes wrong is raised anyway."""
     from huggingface_hub.utils import logging as hub
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers
 
-    levels = logging.get_verbosity(), hub.get_verbosity()
-    has_bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    hub.set_verbosity_error()
-    logging.disable_progress_bar()
+    before = transformers.get_verbosity(), hub.get_verbosity()
+    has_bars = transformers.is_progress_bar_enabled()
+    transformers.set_verbosity(logging.ERROR)
+    hub.set_verbosity(logging.ERROR)
+    transformers.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(levels[0])
-        hub.set_verbosity(levels[1])
+        transformers.set_verbosity(before[0])
+        hub.set_verbosity(before[1])
         if has_bars:
-            logging.enable_progress_bar()
+            transformers.enable_progress_bar()
