@@ -76,6 +76,15 @@ PRETRAINABLE = [name for name in models.names() if "pretrained" in models[name].
 CHECKPOINTABLE = [name for name in models.names() if "gradient_checkpointing" in models[name].options]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    # Networks this small only wait for a second thread, long so where other processes share the cores.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Return the folder of a tiny checkpoint for every name, its values far from those of a fresh network."""
