@@ -1,0 +1,101 @@
+"""Backbones from checkpoints on the Hugging Face hub or in a folder.
+
+transformers takes seconds to import, so it is imported where a network is built and not with this package.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from birdnet_core.errors import ConfigError
+
+
+def refuse_with_pretrained(model: str, option: str, value: object, default: object) -> None:
+    """Raise ConfigError unless `option` is at its default: the checkpoint decides the architecture."""
+    if value != default:
+        raise ConfigError(
+            f"model {model!r} takes {option} = {value!r} only without pretrained: the checkpoint decides the "
+            f"architecture; leave {option} at {default!r} or pretrained at none"
+        )
+
+
+def checkpoint_config(model: str, config_class: Any, pretrained: str) -> Any:
+    """Return the config of a checkpoint; `pretrained` is a hub id or a folder.
+
+    Raises ConfigError when it cannot be read or is of another architecture than `config_class`.
+    """
+    with _explained(model, config_class, pretrained), _quiet():
+        stated, _ = config_class.get_config_dict(pretrained)
+        if stated.get("model_type") != config_class.model_type:
+            raise ValueError(f"its config.json says model_type = {stated.get('model_type')!r}")
+        return config_class.from_dict(stated)
+
+
+def build_backbone(
+    model: str, network: Any, config: Any, pretrained: str | None, **arguments: Any
+) -> nn.Module:
+    """Return `network(config, **arguments)` with the weights of `pretrained`, or fresh ones for none.
+
+    Under ``torch.device("meta")`` no weights are read. Raises ConfigError when the checkpoint lacks a weight
+    of the network, which transformers would draw at random.
+    """
+    if pretrained is None or torch.get_default_device().type == "meta":
+        fresh: nn.Module = network(config, **arguments)
+        return fresh
+    with _explained(model, network.config_class, pretrained), _quiet():
+        backbone, found = network.from_pretrained(
+            pretrained,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **arguments,
+        )
+        if found["missing_keys"]:
+            missing = sorted(found["missing_keys"])
+            raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
+    loaded: nn.Module = backbone
+    return loaded
+
+
+@contextmanager
+def _explained(model: str, config_class: Any, pretrained: str) -> Iterator[None]:
+    """Turn what can go wrong with a checkpoint into ConfigError."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"model {model!r} cannot start from pretrained = {pretrained!r}: {reason.rstrip('.')}. It takes "
+            f"the hub id or the folder of a checkpoint of {config_class.model_type}: config.json and "
+            "safetensors"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and reports of transformers off the terminal; what goes wrong is raised anyway."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging as transformers
+
+    before = transformers.get_verbosity(), hub.get_verbosity()
+    has_bars = transformers.is_progress_bar_enabled()
+    transformers.set_verbosity(logging.ERROR)
+    hub.set_verbosity(logging.ERROR)
+    transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.set_verbosity(before[0])
+        hub.set_verbosity(before[1])
+        if has_bars:
+            transformers.enable_progress_bar()
