@@ -405,7 +405,10 @@ class Session:
         training = self.config.training
         self.model.train()
         order = draws(self.train_clips.labels.cpu(), training.sampling, self.order)
-        batches = order.split(training.batch_size)
+        batches = list(order.split(training.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            # Batch norm has no statistics of a single clip whose maps are 1 x 1.
+            batches[-2:] = [torch.cat(batches[-2:])]
         losses, norms, n_right = [], [], torch.zeros((), device=self.device)
         for n, raw in enumerate(self.train_clips.batches(batches)):
             share = self.plateau.share * lr_share(
@@ -435,9 +438,9 @@ class Session:
         self.optimizer.zero_grad(set_to_none=True)
         whole = self.loss.normaliser(targets)  # type: ignore[operator]
         total = right = torch.zeros((), device=self.device)
-        for some, wanted in zip(
-            pictures.split(self.micro_batch_size), targets.split(self.micro_batch_size), strict=True
-        ):
+        # Parts of nearly equal size, so that no last one is left with a single clip.
+        n_parts = math.ceil(len(pictures) / self.micro_batch_size)
+        for some, wanted in zip(pictures.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True):
             logits = self._logits(self.model, some)
             # By its share of what the loss's mean divides by, the micro-batches add up to the batch.
             share = self.loss.normaliser(wanted) / whole  # type: ignore[operator]

@@ -21,7 +21,7 @@ def test_name_applies_before_options_whatever_the_order():
 
 def test_a_new_name_starts_from_its_own_defaults_and_the_same_name_keeps_options():
     config = TrainConfig().override({"loss.name": "focal", "loss.gamma": 3.0})
-    assert config.override({"loss.name": "cross_entropy"}).loss.kwargs == {}
+    assert "gamma" not in config.override({"loss.name": "cross_entropy"}).loss.kwargs
     assert config.override({"loss.name": "focal", "loss.alpha": 0.5}).loss.kwargs["gamma"] == 3.0
 
 
@@ -41,6 +41,15 @@ def test_naming_a_default_gives_the_same_config_id():
     focal = TrainConfig().override({"loss.name": "focal"})
     assert focal.override({"loss.gamma": 2.0}).config_id == focal.config_id
     assert focal.difference() == {"loss.name": "focal"}
+
+
+def test_an_augmentation_counts_only_when_it_is_on():
+    base = TrainConfig()
+    assert base.override({"augment.mixup.alpha": 0.2}).config_id == base.config_id
+    mixed = base.override({"augment.mixup.p": 0.6})
+    assert mixed.difference() == {"augment.mixup.p": 0.6}
+    assert mixed.override({"augment.mixup.alpha": 0.2}).config_id != mixed.config_id
+    assert TrainConfig.from_dict(mixed.to_dict()) == mixed
 
 
 def test_trial_id_holds_config_and_seed():
@@ -68,8 +77,14 @@ def test_configs_hash_and_compare_as_values():
         ({"model.name": "audio_vit", "model.freeze_backbone": 1}, ["freeze_backbone", "bool"]),
         ({"training.monitor": "val/f1_marco"}, ["val/f1_marco", "did you mean 'val/f1_macro'"]),
         ({"training.monitor": "train/loss"}, ["train/loss", "validation metric"]),
-        ({"optim.schedule": "linear"}, ["optim.schedule", "'linear'", "'cosine' or 'constant'"]),
+        ({"optim.schedule": "linear"}, ["optim.schedule", "'linear'", "'cosine' or 'step' or"]),
         ({"model.name": "audio_cn"}, ["audio_cn", "did you mean 'audio_cnn'", "audio_cnn_v2"]),
+        ({"augment.mixpu.p": 0.5}, ["mixpu", "did you mean 'mixup'"]),
+        ({"augment.mixup.alhpa": 0.5}, ["alhpa", "augmentation 'mixup'", "did you mean 'alpha'"]),
+        ({"augment.mixup": 0.5}, ["augment.mixup = 0.5", "augment.mixup.p"]),
+        ({"training.micro_batch_size": 33}, ["training.micro_batch_size", "33", "batch_size = 32"]),
+        ({"training.stop_on": "val/los"}, ["val/los", "did you mean 'val/loss'"]),
+        ({"optim.decay_factor": 1.0}, ["optim.decay_factor", "below 1"]),
         ({"data.highpass_hz": 20_000.0}, ["data.highpass_hz", "11025"]),
         ({"runtime.device": "gpu"}, ["runtime.device", "'cuda'"]),
     ],
