@@ -36,6 +36,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/shared_features.py
+	$(BIN)/python benchmarks/ast_frames.py
 
 # Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)

@@ -54,8 +54,9 @@ class EfficientNet(BackboneClassifier):
         for module in backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # transformers hands over TensorFlow's 0.99, the share of the past; torch means that of the
-                # new batch, so evaluation would see the statistics of the last batch alone.
-                module.momentum = 0.01
+                # new batch, so evaluation would see the statistics of the last batch alone. 0.01 would be
+                # the same, but is slow for the few steps of a small collection.
+                module.momentum = 0.1
         fit_channels(backbone.embeddings.convolution, input_shape[0])
         backbone.config.num_channels = input_shape[0]
         head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_dim, n_classes))
