@@ -1,5 +1,6 @@
-"""Every registered feature, by one contract; then each against its definition, computed in numpy."""
+"""Every registered feature, by one contract; then each against its definition in numpy, and librosa's."""
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,15 @@ def noise(n_clips=3, seed=0):
         np.random.default_rng(seed).standard_normal((n_clips, N)).astype(np.float32)
         * np.array([[1.0], [0.1], [0.01]], dtype=np.float32)[:n_clips]
     )
+
+
+def chirps():
+    """Return two clips with a rising and a falling whistle over faint noise."""
+    seconds = np.arange(N) / RATE
+    whistles = [np.sin(2 * np.pi * (start * seconds + slope * seconds**2)) for start, slope in
+                ((1_500, 600), (7_000, -500))]  # fmt: skip
+    faint = 0.003 * np.random.default_rng(1).standard_normal((2, N))
+    return torch.from_numpy((np.stack(whistles) * [[0.5], [0.05]] + faint).astype(np.float32))
 
 
 def made(name, **options):
@@ -89,6 +99,51 @@ def test_mfcc_is_the_cosine_transform_of_the_log_mel():
         expected = dct(np.maximum(db, db.max() - 80), axis=0, norm="ortho")[:40]
         first = (173 - 130) // 2
         np.testing.assert_allclose(picture[0], expected[:, first : first + 130], atol=5e-3)
+
+
+OPTIONS = [
+    {},
+    {"n_mels": 64, "n_fft": 1024, "hop": 256},
+    {"fmin_hz": 500.0, "fmax_hz": 10_000.0},
+    {"n_mels": 80, "n_fft": 512, "hop": 300, "fmin_hz": 150.0},
+]
+
+
+def mel_of_librosa(clip, options):
+    return librosa.feature.melspectrogram(
+        y=clip,
+        sr=RATE,
+        n_fft=options.get("n_fft", 2048),
+        hop_length=options.get("hop", 512),
+        n_mels=options.get("n_mels", 128),
+        fmin=options.get("fmin_hz", 0.0),
+        fmax=options.get("fmax_hz"),
+        pad_mode="reflect",
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_log_mel_is_that_of_librosa(options):
+    clips = chirps()
+    feature = made("log_mel", standardise="none", **options)
+    for clip, picture in zip(clips.numpy(), feature(clips).numpy(), strict=True):
+        expected = librosa.power_to_db(mel_of_librosa(clip, options), ref=np.max, top_db=80)
+        # float32 on both sides, 70 dB below the loudest
+        np.testing.assert_allclose(picture[0], expected, atol=5e-2)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_mfcc_stack_is_that_of_librosa(options):
+    clips = chirps()
+    feature = made("mfcc", standardise="none", n_frames=None, **options)
+    for clip, picture in zip(clips.numpy(), feature(clips).numpy(), strict=True):
+        db = librosa.power_to_db(mel_of_librosa(clip, options), ref=1.0, top_db=80)
+        mfcc = librosa.feature.mfcc(S=db, n_mfcc=40)
+        np.testing.assert_allclose(picture[0], mfcc, atol=2e-2)
+        np.testing.assert_allclose(picture[1], librosa.feature.delta(mfcc, mode="nearest"), atol=1e-2)
+        # librosa's second difference fits a parabola; ours is the difference of the difference.
+        twice = librosa.feature.delta(librosa.feature.delta(mfcc, mode="nearest"), mode="nearest")
+        np.testing.assert_allclose(picture[2], twice, atol=1e-2)
 
 
 def test_deltas_are_regressions_over_nine_frames():
