@@ -7,6 +7,7 @@ within the rounding of the stores.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 
-# Values stay on the GPU when they take no more than this share of its free memory.
+# Values stay on the GPU when they take no more than this share of its free memory, and are taken to stay in
+# the page cache when they take no more than this share of the machine's.
 RESIDENT_SHARE = 0.5
 PREFETCHED = 2
 
@@ -131,8 +133,13 @@ class ClipBatches:
             yield self.pictures(raw)
 
     def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Raw]:
-        """Yield the stored values of each of `indices`, the next ones read while one is worked on."""
-        if self.resident is not None:
+        """Yield the stored values of each of `indices`.
+
+        For a GPU, and from a store too large to stay in the page cache, the next ones are read while one is
+        worked on; elsewhere a thread that reads ahead would only take turns with those that train.
+        """
+        is_prefetched = self.device.type == "cuda" or self.values.nbytes > RESIDENT_SHARE * memory_size()
+        if self.resident is not None or not is_prefetched:
             yield from map(self.raw, indices)
             return
         with ThreadPoolExecutor(1) as reader:
@@ -156,6 +163,11 @@ def draws(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> to
     power = {"class_balanced": 1.0, "square_root": 0.5}[sampling]
     weights = torch.bincount(labels).double()[labels] ** -power
     return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+
+
+def memory_size() -> int:
+    """Return the bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def fits_on(device: torch.device, n_bytes: int) -> bool:

@@ -357,8 +357,14 @@ def _sweep_line(result: dict[str, Any]) -> str:
     return f"{result['study']}: {states}{reused} in {result['seconds']:.0f} s"
 
 
+FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
+
+
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
-    """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form."""
+    """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form.
+
+    Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
+    """
     settings: dict[str, Any] = {}
     for item in given or []:
         key, equals, text = item.partition("=")
@@ -368,6 +374,8 @@ def parse_settings(given: list[str] | None) -> dict[str, Any]:
             value = json.loads("null" if text.lower() in ("none", "null") else text)
         except json.JSONDecodeError:
             value = text
+        if key in FOLDER_SETTINGS and isinstance(value, str) and Path(value).expanduser().is_dir():
+            value = str(Path(value).expanduser().absolute())
         settings[key.strip()] = value
     return settings
 

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -44,17 +45,26 @@ def test_pictures_are_the_stores_features_standardised(small_config, small_datas
 
 
 @pytest.mark.parametrize("n_batches", [1, 2, 3, 7])
-def test_prefetched_batches_come_in_the_order_asked_for(small_config, small_dataset, n_batches):
+@pytest.mark.parametrize("is_prefetched", [True, False])
+def test_batches_come_in_the_order_asked_for(
+    small_config, small_dataset, n_batches, is_prefetched, monkeypatch
+):
     batches = clips(small_config, small_dataset)
+    monkeypatch.setattr("birdnet_core.batches.memory_size", lambda: 1 if is_prefetched else 10**12)
+    threads = set()
+    raw = batches.raw
+    batches.raw = lambda index: threads.add(threading.current_thread()) or raw(index)
     indices = list(torch.randperm(len(batches)).split(math.ceil(len(batches) / n_batches)))
     found = list(batches.batches(indices))
     assert len(found) == len(indices)
-    for raw, index in zip(found, indices, strict=True):
-        assert torch.equal(raw.values, batches.raw(index).values)
-        assert torch.equal(raw.classes, batches.labels[index])
+    for found_raw, index in zip(found, indices, strict=True):
+        assert torch.equal(found_raw.values, raw(index).values)
+        assert torch.equal(found_raw.classes, batches.labels[index])
+    assert (threading.main_thread() in threads) != is_prefetched
 
 
-def test_an_error_while_reading_ahead_is_raised(small_config, small_dataset):
+def test_an_error_while_reading_ahead_is_raised(small_config, small_dataset, monkeypatch):
+    monkeypatch.setattr("birdnet_core.batches.memory_size", lambda: 1)
     batches = clips(small_config, small_dataset)
     with pytest.raises(IndexError):
         list(batches.batches([torch.tensor([0]), torch.tensor([10_000])]))

@@ -83,6 +83,15 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
         ("train --data {birds} {small} --set model.dropout=7.0", ["refuses dropout=7.0", "between 0 and 1"]),
         ("train --data {birds} {small} --set loss.name=focal --set loss.gamma=-1.0", ["loss.gamma"]),
+        ("train --preset phase2c", ["'phase2c'", "phase2b"]),
+        ("train {tmp}/wrong.csv --preset phase0", ["not both", "wrong.csv", "phase0"]),
+        ("train --data {birds} {small} --set augment.mixup.p=2.0", ["augment.mixup.p = 2.0", "0 to 1"]),
+        ("train --data {birds} {small} --set optim.backbone_lr=1e-4", ["optim.backbone_lr", "AudioCNN"]),
+        (
+            "train --data {birds} --preset phase3-full --set model.pretrained={tmp}",
+            ["pretrained", "{tmp}", "safetensors"],
+        ),
+        ("sweep capacity {small} --base phase9 --out {tmp}/r", ["'phase9'", "phase2b"]),
     ],
 )
 def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_path, line, words):
@@ -94,7 +103,7 @@ def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_p
     assert code == 1
     assert err.startswith("error: ")
     for word in words:
-        assert word in " ".join(err.split()), err
+        assert word.format(tmp=tmp_path) in " ".join(err.split()), err
     assert "Traceback" not in out + err
     assert not (tmp_path / "r").exists()
 
@@ -107,6 +116,30 @@ def test_settings_are_typed():
         "loss.alpha": None,
         "training.ema_decay": 0.9,
     }
+
+
+def test_folders_in_settings_do_not_depend_on_where_a_trial_runs(tmp_path, monkeypatch):
+    (tmp_path / "ast").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["model.pretrained=ast", "augment.noise.folder=nowhere"]
+    assert cli.parse_settings(given) == {
+        "model.pretrained": str(tmp_path / "ast"),
+        "augment.noise.folder": "nowhere",
+    }
+    assert cli.parse_settings(["model.pretrained=org/name"]) == {"model.pretrained": "org/name"}
+
+
+def test_a_preset_is_trained_and_is_a_base_for_sweeps(birdtune, birds, tmp_path):
+    line = f"train --preset phase2b --data {birds} --set training.epochs=1 --out {tmp_path / 'm'} --json"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    assert json.loads(out)["epochs"] == 1
+    record = json.loads((tmp_path / "m" / "record.json").read_text())
+    assert record["config"]["model"]["name"] == "audio_cnn_v2"
+    assert record["config"]["loss"] == {
+        "name": "focal", "gamma": 2.0, "alpha": None, "beta": 0.999, "label_smoothing": 0.0
+    }  # fmt: skip
+    assert cli._config("phase2b").loss.kwargs["gamma"] == 2.0
 
 
 # data
