@@ -240,6 +240,7 @@ class Session:
             "config": self.config.to_dict(),
             "data_id": self.dataset.facts["data_id"],
             "split_id": self.dataset.facts["split_id"],
+            "device": self.device.type,
             "started": self.started.isoformat(),
             "seconds": self._seconds(),
             "micro_batch_size": self.micro_batch_size,
@@ -254,7 +255,8 @@ class Session:
     def load(cls, path: str | Path, dataset: Dataset) -> Session:
         """Return the session that `save` wrote, to go on as if it had never stopped.
 
-        Raises DataError for a file that is no session, or one of other recordings or another split.
+        Raises DataError for a file that is no session, or one of other recordings or another split, and
+        ConfigError where the device is of another kind, whose generators draw other numbers.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -271,6 +273,11 @@ class Session:
                     f"is {state[fact]}, that of the dataset is {dataset.facts[fact]}"
                 )
         session = cls(TrainConfig.from_dict(state["config"]), dataset)
+        if session.device.type != state["device"]:
+            raise ConfigError(
+                f"the session {str(path)!r} was saved on {state['device']} and cannot go on on "
+                f"{session.device.type}; start anew there"
+            )
         session.started = datetime.fromisoformat(state["started"])
         session.seconds_before = state["seconds"] - (datetime.now(UTC) - session.started).total_seconds()
         session.micro_batch_size = state["micro_batch_size"]
@@ -501,14 +508,28 @@ def train(
     dataset: Dataset,
     *,
     on_epoch: Callable[[int, dict[str, float]], Any] | None = None,
+    checkpoint: Path | None = None,
 ) -> Session:
     """Train `config` to its end and return the session with its best weights and metrics.
 
-    `on_epoch` is called with the number of the epoch, from 1, and its metrics.
+    `on_epoch` is called with the number of the epoch, from 1, and its metrics. The session is saved to
+    `checkpoint` after every epoch, and goes on from there if an earlier call was interrupted. Raises
+    DataError where `checkpoint` holds the session of another config or of other data.
     """
-    session = Session(config, dataset)
+    if checkpoint and checkpoint.exists():
+        session = Session.load(checkpoint, dataset)
+        if session.config.trial_id != config.trial_id:
+            raise DataError(
+                f"{str(checkpoint)!r} is the interrupted training of another config or seed "
+                f"({session.config.trial_id}, asked for {config.trial_id}); finish that one, delete the "
+                "file, or choose another folder"
+            )
+    else:
+        session = Session(config, dataset)
     while not session.finished:
         metrics = session.step()
+        if checkpoint:
+            session.save(checkpoint)
         if on_epoch:
             on_epoch(session.epoch, metrics)
     return session

@@ -443,7 +443,10 @@ def train_command(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one config alone, without Ray: the same numbers as its trial in a sweep."""
+    """Train one config alone, without Ray: the same numbers as its trial in a sweep.
+
+    When interrupted, the same command goes on after the last finished epoch.
+    """
     if config and preset:
         raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
     start_from = preset or (str(config) if config else None)
@@ -486,8 +489,12 @@ def _train(
                 f"{metrics['epoch_s']:.1f} s"
             )
 
-    session = train(chosen, dataset, on_epoch=show)
+    checkpoint = out / "session.pt"
+    if checkpoint.exists() and not quiet:
+        err_console.print(f"going on from {checkpoint}", soft_wrap=True)
+    session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
     save_model(session, out)
+    checkpoint.unlink(missing_ok=True)
     record = session.record("completed")
     kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
     return {"model": str(out), **{k: getattr(record, k) for k in kept}}

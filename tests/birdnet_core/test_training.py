@@ -130,10 +130,16 @@ def test_a_gpu_that_is_not_there_is_a_config_error(small_config, small_dataset):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_trains_on_the_gpu_with_the_features_resident(small_config, small_dataset):
-    session = train(small_config.override({"runtime.device": "cuda"}), small_dataset)
-    assert session.train_clips.take(torch.arange(2))[0].device.type == "cuda"
+@pytest.mark.parametrize("feature", ["plain", "everything"])
+def test_trains_on_the_gpu_with_the_values_resident(small_config, small_dataset, tmp_path, feature):
+    config = small_config.override({"runtime.device": "cuda", "training.epochs": 3, **STATEFUL[feature]})
+    session = Session(config, small_dataset)
+    session.step()
+    assert session.train_clips.raw(torch.arange(2)).values.device.type == "cuda"
     assert session.record("completed").peak_memory_mb > 0
+    session.save(tmp_path / "session.pt")
+    session = Session.load(tmp_path / "session.pt", small_dataset)
+    assert np.isfinite(session.step()["train/loss"])
 
 
 @pytest.mark.parametrize(
@@ -395,6 +401,35 @@ def test_a_resume_in_another_process_is_bit_identical(small_config, small_datase
     )
     expected = [{k: v for k, v in row.items() if k != "epoch"} for row in history(config, small_dataset)[1:]]
     assert done.stdout == json.dumps(expected) + "\n"
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(small_config, small_dataset, tmp_path):
+    config = small_config.override({"training.epochs": 4, "training.patience": 0})
+    checkpoint = tmp_path / "out" / "session.pt"
+    epochs = []
+
+    def interrupt(epoch, metrics):
+        epochs.append(epoch)
+        if epochs == [1, 2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_dataset, on_epoch=interrupt, checkpoint=checkpoint)
+    with pytest.raises(DataError, match="another config or seed"):
+        train(config.override({"seed": 1}), small_dataset, checkpoint=checkpoint)
+    session = train(config, small_dataset, on_epoch=interrupt, checkpoint=checkpoint)
+    assert epochs == [1, 2, 3, 4]
+    assert json.dumps(session.best_metrics) == json.dumps(train(config, small_dataset).best_metrics)
+
+
+def test_a_session_of_another_device_is_refused(small_config, small_dataset, tmp_path):
+    Session(small_config, small_dataset).save(tmp_path / "session.pt")
+    state = torch.load(tmp_path / "session.pt", weights_only=True)
+    torch.save({**state, "device": "cuda"}, tmp_path / "session.pt")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigError, match="saved on cuda"):
+        Session.load(tmp_path / "session.pt", small_dataset)
 
 
 def test_a_session_of_other_recordings_or_of_no_birdtune_is_refused(small_config, small_dataset, tmp_path):
