@@ -63,24 +63,51 @@ def main() -> None:
 
 @data_app.command("index")
 def data_index(
-    source: Annotated[str, typer.Argument(help="A folder with one folder per species, or a CSV.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("clips.csv"),
     path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
     species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
+    audio: Annotated[
+        Path | None, typer.Option(help="The folder of the audio, if it is not beside the metadata.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a manifest of recordings from a folder per species, or from a CSV."""
-    from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
+    """Make a manifest of recordings from a folder, a CSV, or metadata of BirdCLEF or xeno-canto."""
+    from birdnet_core.data.manifest import write_manifest
+    from birdnet_core.data.readers import read_collection
 
-    if Path(source).is_dir():
-        frame = index_folder(source)
-    else:
-        frame = read_manifest(source, path_column=path_column, species_column=species_column)
+    found = read_collection(source, path_column=path_column, species_column=species_column, audio=audio)
+    frame = found.manifest
     write_manifest(frame, out)
-    result = {"manifest": str(out), "n_recordings": len(frame), "n_species": int(frame["species"].nunique())}
+    result = {
+        "manifest": str(out),
+        "kind": found.kind,
+        "n_recordings": len(frame),
+        "n_species": int(frame["species"].nunique()),
+        "n_absent": len(found.absent),
+        "absent": list(found.absent),
+        "notes": list(found.notes),
+    }
+    if not as_json:
+        if found.absent:
+            named = ", ".join(found.absent[:5]) + (", ..." if len(found.absent) > 5 else "")
+            err_console.print(
+                f"{len(found.absent)} of {len(found.absent) + len(frame)} recordings in the metadata have no "
+                f"audio on disk and are left out: {named}",
+                style="yellow",
+                soft_wrap=True,
+            )
+        for note in found.notes:
+            err_console.print(note, style="yellow", soft_wrap=True)
     _print(
         result,
         as_json,
+        f"read {source} as {found.kind}\n"
         f"{result['n_recordings']} recordings of {result['n_species']} species in {out}\n"
         f"next: birdtune data describe {out}",
     )
@@ -134,6 +161,8 @@ def data_describe(
     p = out_console.print
     p(f"{facts['n_recordings']} recordings of {facts['n_species']} species, {d['total_h']:.2f} h")
     p(f"durations      {d['min_s']:.1f} to {d['max_s']:.1f} s, median {d['median_s']:.1f} s")
+    rates = ", ".join(f"{n} at {int(rate):,} Hz" for rate, n in facts["sample_rates"].items())
+    p(f"sample rates   {rates}")
     p(
         f"imbalance      {counts.max()} recordings of {counts.index[0]}, {counts.min()} of "
         f"{counts.index[-1]} ({counts.max() / counts.min():.0f} : 1)"
@@ -149,6 +178,11 @@ def data_describe(
         p(f"proof          {found['n']} {column}s, {verdict}")
     for note in facts["notes"]:
         p(f"note           {note}")
+    copies = facts["duplicates"]
+    p(f"duplicates     {len(copies) or 'no'} recordings in several files of the same content")
+    for same in copies:
+        where = f"{', '.join(same['species'])} in {', '.join(same['sides'])}"
+        p(f"               {where}: {', '.join(same['paths'])}")
     table = Table("species", "recordings", "train", box=None, padding=(0, 2))
     for species, n in counts.items():
         table.add_row(str(species), str(n), str(facts["train_counts"].get(species, 0)))

@@ -98,8 +98,9 @@ def prepare(
 
     Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
     loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
-    split_id, counts of recordings, species and sides, training recordings per species, strata, the columns
-    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
+    split_id, counts of recordings, species and sides, durations, recordings per sample rate, files of equal
+    content (paths, species and sides of each), training recordings per species, strata, the columns that the
+    split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
     """
     cache = default_cache() if cache is None else Path(cache)
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -118,7 +119,7 @@ def prepare(
         if not (folder / "dataset.json").exists():
             usable = clips.n_windows > 0
             split = assign_splits(
-                manifest[usable].reset_index(drop=True),
+                manifest.assign(sha256=described["sha256"])[usable].reset_index(drop=True),
                 val_fraction=options.val_fraction,
                 test_fraction=options.test_fraction,
                 seed=options.split_seed,
@@ -127,6 +128,7 @@ def prepare(
             sides[usable] = split.sides
             labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
             _, recording = clips.rows()
+            duplicates = _duplicates(manifest[usable], described["sha256"][usable], split.sides)
             train_counts = manifest[sides == "train"]["species"].value_counts().sort_index().to_dict()
             train_counts = {s: int(train_counts.get(s, 0)) for s in species}
             side_of_clip = sides[recording]
@@ -139,10 +141,18 @@ def prepare(
                 **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
                 "durations": _durations([r["duration_s"] for r in clips.recordings if not r["error"]]),
+                "sample_rates": _counts_by_rate(
+                    [r["sample_rate"] for r in clips.recordings if not r["error"]]
+                ),
+                "duplicates": duplicates,
                 "train_counts": train_counts,
                 "strata": strata(train_counts),
                 "grouped_by": list(split.grouped_by),
-                "notes": [*split.notes, *_absences(manifest, sides, species)],
+                "notes": [
+                    *split.notes,
+                    *_mislabelled(duplicates),
+                    *_absences(manifest, sides, species),
+                ],
                 "skipped": [
                     {"path": path, "error": r["error"]}
                     for path, r in zip(manifest["path"], clips.recordings, strict=True)
@@ -202,6 +212,35 @@ def _durations(seconds: list[float]) -> dict[str, float]:
         "median_s": round(float(np.median(seconds)), 3),
         "max_s": round(max(seconds), 3),
     }
+
+
+def _counts_by_rate(rates: list[int]) -> dict[str, int]:
+    """Return recordings per sample rate, commonest first; text keys, as JSON has them."""
+    return {str(rate): int(n) for rate, n in pd.Series(rates).value_counts().items()}
+
+
+def _duplicates(manifest: pd.DataFrame, sha256: pd.Series, sides: np.ndarray) -> list[dict[str, Any]]:
+    """Return the paths, species and sides of every set of recordings with the same content."""
+    copies = manifest.assign(sha256=sha256, side=sides)[sha256.duplicated(keep=False).to_numpy()]
+    return [
+        {
+            "paths": same["path"].tolist(),
+            "species": sorted(set(same["species"])),
+            "sides": [side for side in SPLITS if side in set(same["side"])],
+        }
+        for _, same in copies.groupby("sha256", sort=False)
+    ]
+
+
+def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
+    """Return a note if copies of one recording carry several species: one of the labels is wrong."""
+    mixed = [" and ".join(copies["species"]) for copies in duplicates if len(copies["species"]) > 1]
+    if not mixed:
+        return []
+    return [
+        f"LEAKAGE: {len(mixed)} recordings stand under several species with the same content ({mixed[0]}"
+        f"{', ...' if len(mixed) > 1 else ''}); remove the wrong copies"
+    ]
 
 
 def _absences(manifest: pd.DataFrame, sides: np.ndarray, species: pd.Index) -> list[str]:

@@ -219,3 +219,28 @@ def test_all_real_recordings_prepare(shared, cache):
     ).facts
     assert facts["n_skipped"] == 0
     assert facts["n_recordings"] == len(manifest)
+
+
+def test_copies_are_listed_kept_on_one_side_and_named_when_their_labels_differ(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    first, other = manifest.iloc[0], manifest[manifest["species"] != manifest["species"][0]].iloc[0]
+    rows = []
+    for number, species in enumerate((first["species"], other["species"])):
+        path = tmp_path / f"copy{number}{first['path'][-5:]}"
+        shutil.copy(first["path"], path)
+        rows.append({"path": str(path), "species": species, "recording_id": f"copy{number}"})
+    manifest = pd.concat([manifest, pd.DataFrame(rows)], ignore_index=True).fillna("")
+    facts = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "c", workers=1)).facts
+    (copies,) = facts["duplicates"]
+    assert copies["paths"] == [first["path"], *(row["path"] for row in rows)]
+    assert copies["species"] == sorted({first["species"], other["species"]})
+    assert len(copies["sides"]) == 1
+    assert "sha256" in facts["grouped_by"]
+    (note,) = [note for note in facts["notes"] if "LEAKAGE" in note]
+    assert first["species"] in note and other["species"] in note
+
+
+def test_recordings_are_counted_by_sample_rate(birds, small_dataset):
+    rates = pd.Series([soundfile.info(path).samplerate for path in read_manifest(birds)["path"]])
+    expected = {str(rate): n for rate, n in rates.value_counts().items()}
+    assert small_dataset.facts["sample_rates"] == expected
