@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from birdnet_core.config import TrainConfig
+    from tuning.live import StageBars
 
 app = typer.Typer(
     help="Honest sweeps and ablations for bird-sound classifiers.",
@@ -123,19 +124,26 @@ def data_prepare(
     """Decode recordings and compute features, once; bad files are listed and left out."""
     import time
 
+    from birdnet_core.data.building import start_workers
+    from tuning.live import StageBars
+
     start = time.perf_counter()
-    _, facts, folder = _prepared(source, settings, workers)
+    if workers is None or workers > 1:
+        start_workers()
+    bars = StageBars(err_console)
+    _, facts, folder = _prepared(source, settings, workers, bars)
     seconds = time.perf_counter() - start
     result = {
         "dataset": str(folder),
         "seconds": round(seconds, 2),
+        "done": {stage: {"n": n, "seconds": round(s, 2)} for stage, (n, s) in bars.work.items()},
         **{k: facts[k] for k in ("n_recordings", "n_clips", "n_species", "n_skipped", "skipped", "data_id")},
     }
     _print(
         result,
         as_json,
         f"{facts['n_recordings']} recordings, {facts['n_clips']} clips, {facts['n_species']} species, ready "
-        f"in {seconds:.1f} s ({facts['n_recordings'] / seconds:.0f} recordings/s)",
+        f"in {seconds:.1f} s\n{bars.summary()}",
     )
     if not as_json:
         _list_skipped(facts["skipped"])
@@ -579,7 +587,7 @@ def _config(file: Path) -> TrainConfig:
 
 
 def _prepared(
-    source: str, settings: list[str] | None, workers: int | None
+    source: str, settings: list[str] | None, workers: int | None, bars: StageBars | None = None
 ) -> tuple[pd.DataFrame, dict[str, Any], Path]:
     """Return the manifest, the dataset's facts and its folder, under a bar for each stage."""
     from birdnet_core.config import TrainConfig
@@ -587,7 +595,7 @@ def _prepared(
     from tuning.live import StageBars
 
     config = TrainConfig().override(parse_settings(settings))
-    bars = StageBars(err_console)
+    bars = bars or StageBars(err_console)
     with bars.shown():
         manifest = _manifest(source)
         folder = prepare(manifest, config, workers=workers, progress=bars)

@@ -150,10 +150,18 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{task.speed:.0f}/s" if task.speed else "", style="dim")
 
 
+LINE_EVERY_S = 10.0
+
+
 class StageBars:
-    """One bar for each stage of making stores; nothing where there is no terminal."""
+    """One bar for each stage of making stores; a plain line every ten seconds where there is no terminal.
+
+    `work` is what was done: for each stage the number of items and the seconds they took.
+    """
 
     def __init__(self, console: Console) -> None:
+        self.work: dict[str, tuple[int, float]] = {}
+        self._console = console
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -165,6 +173,7 @@ class StageBars:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
+        self._last = self._stage_start = self._last_line = time.monotonic()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[StageBars]:
@@ -174,6 +183,31 @@ class StageBars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Move the bar of `stage`."""
+        now = time.monotonic()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._stage_start = self._last
         self._bars.update(self._tasks[stage], completed=done, total=total)
+        self._last = now
+        seconds = now - self._stage_start
+        self.work[stage] = (done, seconds)
+        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S and seconds > 0:
+            self._last_line = now
+            rate = done / seconds
+            self._console.print(
+                f"{stage} {done:,}/{total:,}, {per_second(stage, rate)}, {clock((total - done) / rate)} left",
+                soft_wrap=True,
+            )
+
+    def summary(self) -> str:
+        """Return what was done and how fast, in a line."""
+        shown = [
+            f"{stage} {n:,}" + (f" ({per_second(stage, n / seconds)})" if seconds > 0 else "")
+            for stage, (n, seconds) in self.work.items()
+        ]
+        return f"done now: {', '.join(shown)}" if shown else "done now: nothing; all of it was there"
+
+
+def per_second(stage: str, rate: float) -> str:
+    """Return a speed with the unit of its stage: recordings are files, pictures are clips."""
+    return f"{rate:,.0f} {'files' if stage.endswith('recordings') else 'clips'}/s"

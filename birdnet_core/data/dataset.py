@@ -108,7 +108,7 @@ def prepare(
         manifest["path"].tolist(), config.data, cache, workers=workers, progress=progress
     )
     features = build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
-    described = manifest.drop(columns="path").assign(sha256=[r["sha256"] for r in clips.recordings])
+    described = manifest.drop(columns="path").assign(sha256=clips.sha256)
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data
     key = short_hash(
@@ -140,10 +140,8 @@ def prepare(
                 "n_species": len(species),
                 **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
-                "durations": _durations([r["duration_s"] for r in clips.recordings if not r["error"]]),
-                "sample_rates": _counts_by_rate(
-                    [r["sample_rate"] for r in clips.recordings if not r["error"]]
-                ),
+                "durations": _durations(clips.recordings["duration_s"][usable]),
+                "sample_rates": _counts_by_rate(clips.recordings["sample_rate"][usable]),
                 "duplicates": duplicates,
                 "train_counts": train_counts,
                 "strata": strata(train_counts),
@@ -154,9 +152,7 @@ def prepare(
                     *_absences(manifest, sides, species),
                 ],
                 "skipped": [
-                    {"path": path, "error": r["error"]}
-                    for path, r in zip(manifest["path"], clips.recordings, strict=True)
-                    if r["error"]
+                    {"path": manifest["path"].iloc[i], "error": error} for i, error in clips.errors.items()
                 ],
             }
             mean, deviation = [0.0], [1.0]
@@ -205,16 +201,16 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     }
 
 
-def _durations(seconds: list[float]) -> dict[str, float]:
+def _durations(seconds: np.ndarray) -> dict[str, float]:
     return {
-        "total_h": round(sum(seconds) / 3600, 4),
-        "min_s": round(min(seconds), 3),
+        "total_h": round(float(seconds.sum()) / 3600, 4),
+        "min_s": round(float(seconds.min()), 3),
         "median_s": round(float(np.median(seconds)), 3),
-        "max_s": round(max(seconds), 3),
+        "max_s": round(float(seconds.max()), 3),
     }
 
 
-def _counts_by_rate(rates: list[int]) -> dict[str, int]:
+def _counts_by_rate(rates: np.ndarray) -> dict[str, int]:
     """Return recordings per sample rate, commonest first; text keys, as JSON has them."""
     return {str(rate): int(n) for rate, n in pd.Series(rates).value_counts().items()}
 
