@@ -136,7 +136,7 @@ def data_prepare(
     result = {
         "dataset": str(folder),
         "seconds": round(seconds, 2),
-        "done": {stage: {"n": n, "seconds": round(s, 2)} for stage, (n, s) in bars.work.items()},
+        "done": {stage: {"n": n, "per_s": rate} for stage, (n, rate) in bars.work.items()},
         **{k: facts[k] for k in ("n_recordings", "n_clips", "n_species", "n_skipped", "skipped", "data_id")},
     }
     _print(
