@@ -17,7 +17,7 @@ from birdnet_core.errors import BirdtuneError, ConfigError, DataError, RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from birdnet_core.config import TrainConfig
+    from birdnet_core.config import DataConfig, TrainConfig
     from tuning.live import StageBars
 
 app = typer.Typer(
@@ -153,6 +153,12 @@ def data_prepare(
 def data_describe(
     source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
     settings: SetOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw counts per species and example spectrograms: a folder, or the first of the files."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print counts, imbalance, durations, and the split with the proof that nothing stands on two sides."""
@@ -162,8 +168,10 @@ def data_describe(
     manifest, facts, folder = _prepared(source, settings, None)
     proof = proof_of_split(manifest, folder)
     counts = manifest["species"].value_counts()
+    plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
     if as_json:
-        _print({**facts, "proof": proof, "counts": counts.to_dict()}, True, "")
+        result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
+        _print(result, True, "")
         return
     d = facts["durations"]
     p = out_console.print
@@ -196,6 +204,54 @@ def data_describe(
         table.add_row(str(species), str(n), str(facts["train_counts"].get(species, 0)))
     p(table)
     _list_skipped(facts["skipped"])
+    for file in plots:
+        p(f"plot           {file}")
+
+
+def _draw_collection(
+    manifest: pd.DataFrame, facts: dict[str, Any], folder: Path, settings: list[str] | None, plot: Path
+) -> list[Path]:
+    """Write the figures of `data describe` as PNG and SVG; return the PNG files."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import sides_of_recordings
+    from reports.data_plots import counts_figure, species_counts, spectrograms_figure
+    from reports.plots import save
+
+    counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
+    config = TrainConfig().override(parse_settings(settings)).data
+    recordings = manifest.assign(side=sides_of_recordings(folder))
+    recordings = recordings[recordings["side"] != ""]
+    save(counts_figure(species_counts(recordings)), counts_stem)
+    examples = []
+    for name, species in facts["strata"].items():
+        if not species:
+            continue
+        # By training recordings: the commonest of the common, the rarest of the rare, one in the middle.
+        ranked = sorted(species, key=lambda s: facts["train_counts"][s])
+        chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
+        mine = recordings[recordings["species"] == chosen]
+        title = f"{chosen}\n{name}, {len(mine)} recording{'s' if len(mine) > 1 else ''}"
+        examples.append((title, _spectrogram(mine["path"].iloc[0], config)))
+    examples.reverse()
+    spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
+    figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)
+    save(figure, spectrograms_stem)
+    return [stem.with_name(f"{stem.name}.png") for stem in (counts_stem, spectrograms_stem)]
+
+
+def _spectrogram(path: str, config: DataConfig) -> Any:
+    """Return the most active window of a recording as [frequencies, frames] in dB below its loudest point."""
+    import torch
+
+    from birdnet_core.data.audio import decode
+    from birdnet_core.data.clip_store import active_windows
+    from birdnet_core.features.log_mel import power_to_db
+
+    samples, sample_rate = decode(path)
+    _, windows = active_windows(samples, sample_rate, config)
+    window = torch.from_numpy(windows[0])
+    spectrum = torch.stft(window, 1024, 256, window=torch.hann_window(1024), return_complex=True)
+    return power_to_db(spectrum.abs().square()[None])[0].numpy()
 
 
 # ---------------------------------------------------------------------------------------------- list

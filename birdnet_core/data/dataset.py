@@ -181,14 +181,20 @@ def prepare(
     return folder
 
 
+def sides_of_recordings(folder: Path) -> np.ndarray:
+    """Return the side of each recording of the manifest of a dataset; "" where it was left out."""
+    with np.load(folder / "clips.npz") as arrays:
+        sides: np.ndarray = arrays["sides_of_recordings"]
+    return sides
+
+
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """Return how many groups the split of a dataset separates, and every value found on two sides.
 
     For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
     ``crossing`` ones, which are [] where the split holds.
     """
-    with np.load(folder / "clips.npz") as arrays:
-        sides = arrays["sides_of_recordings"]
+    sides = sides_of_recordings(folder)
     usable = sides != ""
     used = manifest[usable]
     return {

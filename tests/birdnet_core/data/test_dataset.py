@@ -1,4 +1,8 @@
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +14,10 @@ from birdnet_core.data import clip_store, feature_store
 from birdnet_core.data.building import content_hashes, parallel_map
 from birdnet_core.data.clip_store import ClipStore, build_clip_store
 from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
-from birdnet_core.data.manifest import index_folder, read_manifest
+from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
 from birdnet_core.errors import DataError
+
+ROOT = Path(__file__).parents[3]
 
 
 def stages(manifest, config, cache, **options):
@@ -81,6 +87,53 @@ def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, 
     assert len(decoded) == len(manifest) - 15
     whole = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "other", workers=1))
     np.testing.assert_array_equal(Dataset.open(folder).features, whole.features)
+
+
+def test_a_sigkill_half_way_costs_no_recording_twice(birds, small_config, tmp_path):
+    manifest = pd.concat([read_manifest(birds)] * 3, ignore_index=True)
+    folder = tmp_path / "birds"
+    folder.mkdir()
+    for i, path in enumerate(manifest["path"]):
+        manifest.loc[i, "path"] = str(shutil.copy(path, folder / f"{i}-{path.rsplit('/')[-1]}"))
+    manifest["recording_id"] = manifest["path"]
+    write_manifest(manifest, tmp_path / "clips.csv")
+    # Another process, in which decoding takes long enough for the kill to fall into the middle.
+    script = (
+        "import sys, time\n"
+        "from birdnet_core.data import clip_store, dataset, manifest\n"
+        "from tests.settings import SMALL\n"
+        "from birdnet_core.config import TrainConfig\n"
+        "decode = clip_store.decode\n"
+        "clip_store.decode = lambda path: (time.sleep(0.05), decode(path))[1]\n"
+        "config = TrainConfig().override(SMALL)\n"
+        "frame = manifest.read_manifest(sys.argv[1])\n"
+        "show = lambda stage, done, total: print(stage, done, total, flush=True)\n"
+        "dataset.prepare(frame, config, cache=sys.argv[2], workers=1, progress=show)\n"
+    )
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", script, str(tmp_path / "clips.csv"), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stdout:
+            if line.startswith("decoding recordings 30 "):
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    seen = []
+    prepare(
+        read_manifest(tmp_path / "clips.csv"), small_config, cache=cache, workers=2,
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
+    )  # fmt: skip
+    # The kill came after the line, so that one more may have been decoded.
+    (left,) = {total for stage, _, total in seen if stage == "decoding recordings"}
+    assert len(manifest) - 32 <= left <= len(manifest) - 30
+    assert not any(stage == "hashing recordings" for stage, _, _ in seen)
+    prepare(read_manifest(tmp_path / "clips.csv"), small_config, cache=tmp_path / "other", workers=1)
+    resumed, whole = (
+        ClipStore.open(path.parent)
+        for folder in (cache, tmp_path / "other")
+        for path in folder.glob("clips/*/store.json")
+    )
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
+    np.testing.assert_array_equal(resumed.windows, whole.windows)
 
 
 def test_bad_recordings_are_listed_and_left_out(birds, small_config, tmp_path):
