@@ -174,7 +174,7 @@ class StageBars:
         )
         self._tasks: dict[str, Any] = {}
         self._first: dict[str, tuple[int, float]] = {}
-        self._last_line = time.monotonic()
+        self._last_line = 0.0
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[StageBars]:
@@ -188,6 +188,7 @@ class StageBars:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._first[stage] = (done, now)
+            self._last_line = now
         self._bars.update(self._tasks[stage], completed=done, total=total)
         self.work[stage] = (done, self._rate(stage, done, now))
         rate = self.work[stage][1]
