@@ -87,7 +87,8 @@ def start_workers() -> None:
 def _fork_server() -> ForkServerContext:
     # Workers start in milliseconds, and never inherit the threads of this process.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["birdnet_core.data.dataset"])
+    # torchaudio is the features', which are found by name only when they are needed.
+    context.set_forkserver_preload(["birdnet_core.data.dataset", "torchaudio"])
     return context
 
 
