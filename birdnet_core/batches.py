@@ -70,12 +70,9 @@ class ClipBatches:
                 device
             )
             rows = clips.rows()[0][rows]
-            self.values, scale, offset = (
-                clips.samples,
-                clips.scale[rows, None],
-                np.zeros_like(clips.scale[:1]),
-            )
-            offset = np.broadcast_to(offset, scale.shape)
+            self.values = clips.samples
+            scale = clips.windows["scale"][rows, None]
+            offset = np.zeros_like(scale)
         else:
             assert dataset.features is not None
             self.values = dataset.features.values

@@ -117,7 +117,10 @@ def sweep(
     run = RunFolder(out)
     asked = _Asked(study, config, settings, data)
     definition = asked.definition(first, n_seeds, n_trials)
-    facts = {"name": data.name, **{k: v for k, v in dataset.facts.items() if k != "skipped"}}
+    facts = {
+        "name": data.name,
+        **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
+    }
     _write_study(run, {**definition, "data": facts, "request": request}, command)
 
     journal = Journal(run, observer)

@@ -150,10 +150,18 @@ class SpeedColumn(ProgressColumn):
         return Text(f"{task.speed:.0f}/s" if task.speed else "", style="dim")
 
 
+LINE_EVERY_S = 10.0
+
+
 class StageBars:
-    """One bar for each stage of making stores; nothing where there is no terminal."""
+    """One bar for each stage of making stores; a plain line every ten seconds where there is no terminal.
+
+    `work` is what was done: the number of items of each stage, and how many a second, once that is known.
+    """
 
     def __init__(self, console: Console) -> None:
+        self.work: dict[str, tuple[int, float | None]] = {}
+        self._console = console
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -165,6 +173,8 @@ class StageBars:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
+        self._first: dict[str, tuple[int, float]] = {}
+        self._last_line = 0.0
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[StageBars]:
@@ -174,6 +184,34 @@ class StageBars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Move the bar of `stage`."""
+        now = time.monotonic()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._first[stage] = (done, now)
+            self._last_line = now
         self._bars.update(self._tasks[stage], completed=done, total=total)
+        self.work[stage] = (done, self._rate(stage, done, now))
+        rate = self.work[stage][1]
+        if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S and rate:
+            self._last_line = now
+            self._console.print(
+                f"{stage} {done:,}/{total:,}, {per_second(stage, rate)}, {clock((total - done) / rate)} left",
+                soft_wrap=True,
+            )
+
+    def _rate(self, stage: str, done: int, now: float) -> float | None:
+        first, since = self._first[stage]
+        return (done - first) / (now - since) if done > first and now > since else None
+
+    def summary(self) -> str:
+        """Return what was done and how fast, in a line."""
+        shown = [
+            f"{stage} {n:,}" + (f" ({per_second(stage, rate)})" if rate else "")
+            for stage, (n, rate) in self.work.items()
+        ]
+        return f"done now: {', '.join(shown)}" if shown else "done now: nothing; all of it was there"
+
+
+def per_second(stage: str, rate: float) -> str:
+    """Return a speed with the unit of its stage: recordings are files, pictures are clips."""
+    return f"{rate:,.0f} {'files' if stage.endswith('recordings') else 'clips'}/s"

@@ -1,25 +1,27 @@
 """From a file of any format to mono samples and its most active windows.
 
-Decoding is libsndfile's, through soundfile; torchaudio does the signal processing. libsndfile reads many
-truncated files without an error, so what came is held against what the header promised.
+Decoding is libsndfile's, through soundfile. libsndfile reads many truncated files without an error, so what
+came is held against what the header promised. Resampling and the high-pass are torchaudio's filters, several
+times as fast.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 
 from birdnet_core.errors import DataError
 
@@ -27,6 +29,7 @@ EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MIN_DURATION_S = 0.05
 # Some mp3 headers promise up to 2 % more than any decoder gives.
 MIN_SHARE_OF_PROMISED = 0.95
+OUTPUTS_A_PART = 32  # of the resampler; 16 to 64 measured alike
 _UNKNOWN_LENGTH = 0x7FFF_FF00  # streamed WAV files carry such sizes when their length was not known
 
 
@@ -58,29 +61,118 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
             f"at least {MIN_DURATION_S} s is needed"
         )
     mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
-    if not np.isfinite(mono).all():
+    with np.errstate(all="ignore"):
+        # Quick, and not finite if one of the samples is not; the sum alone may also have overflowed.
+        is_suspect = not np.isfinite(mono.sum())
+    if is_suspect and not np.isfinite(mono).all():
         raise DataError("the file holds samples that are not finite")
     return mono, sample_rate
 
 
 def resample(samples: torch.Tensor, sample_rate: int, target_rate: int) -> torch.Tensor:
-    """Return `samples` [..., samples] at `target_rate` Hz, by windowed-sinc interpolation (torchaudio).
+    """Return `samples` [samples] at `target_rate` Hz, by windowed-sinc interpolation.
 
-    The ratio is rounded to a fraction with denominator up to 1000, because the filter bank of an odd rate
-    such as 8,012 Hz would take hundreds of megabytes. The common rates are exact; pitch is never off by more
-    than 0.05 %, less than a cent.
+    The filter is torchaudio's default: 6 zero crossings to either side, rolled off at 0.99 of the lower
+    Nyquist frequency, under a Hann window. The ratio is rounded to a fraction with denominator up to 1000,
+    because the filters of an odd rate such as 8,012 Hz would take hundreds of megabytes. The common rates are
+    exact; pitch is never off by more than 0.05 %, less than a cent.
     """
     ratio = Fraction(target_rate, sample_rate).limit_denominator(1000)
     if ratio == 1:
         return samples
-    filter_bank: torch.Tensor = _resampler(ratio.denominator, ratio.numerator)(samples)
-    return filter_bank
+    filters = _sinc_filters(ratio.denominator, ratio.numerator)
+    n_out = math.ceil(len(samples) * ratio)
+    n_blocks = math.ceil(n_out / filters.n_out)
+    n_needed = (n_blocks - 1) * filters.n_in + max(first + len(taps) for first, taps in filters.parts)
+    padded = torch.nn.functional.pad(
+        samples, (filters.margin, max(0, n_needed - filters.margin - len(samples)))
+    )
+    # Each part is a product of matrices: the inputs of a part, one row a block, with their weights.
+    out = torch.empty(n_blocks, filters.n_out)
+    done = 0
+    for first, taps in filters.parts:
+        inputs = padded.as_strided((n_blocks, len(taps)), (filters.n_in, 1), first)
+        out[:, done : done + taps.shape[1]] = inputs @ taps
+        done += taps.shape[1]
+    return out.view(-1)[:n_out]
+
+
+@dataclass(frozen=True)
+class _SincFilters:
+    """Weights that turn each block of `n_in` samples, and `margin` around it, into `n_out`, in parts.
+
+    A part is the first sample it reads, counted from `margin` before its block, and its weights
+    [samples read, samples given]. Neighbouring outputs read nearly the same inputs, so that parts of
+    `OUTPUTS_A_PART` hold few zeros.
+    """
+
+    n_in: int
+    n_out: int
+    margin: int
+    parts: tuple[tuple[int, torch.Tensor], ...]
 
 
 @functools.lru_cache(maxsize=16)
-def _resampler(old: int, new: int) -> torch.nn.Module:
-    resampler: torch.nn.Module = torchaudio.transforms.Resample(old, new)
-    return resampler
+def _sinc_filters(old: int, new: int) -> _SincFilters:
+    """Return the filters from `old` to `new` samples per unit of time, which have no common factor."""
+    n_periods = math.ceil(OUTPUTS_A_PART / new)
+    n_in, n_out = old * n_periods, new * n_periods
+    cutoff = 0.99 * min(old, new) / old  # as a share of the old Nyquist frequency
+    margin = math.ceil(6 / cutoff)
+    parts = []
+    for outputs in np.array_split(np.arange(n_out), math.ceil(n_out / OUTPUTS_A_PART)):
+        at = outputs * old / new
+        first = int(at[0])  # input first - margin is index `first` after padding
+        inputs = np.arange(first - margin, int(at[-1]) + margin + 2)
+        x = np.clip((inputs[:, None] - at[None, :]) * cutoff, -6, 6)
+        weights = cutoff * np.sinc(x) * np.cos(np.pi * x / 12) ** 2
+        parts.append((first, torch.from_numpy(weights.astype(np.float32))))
+    return _SincFilters(n_in, n_out, margin, tuple(parts))
+
+
+def highpass(samples: torch.Tensor, sample_rate: int, corner_hz: float) -> torch.Tensor:
+    """Return `samples` [samples] through a Butterworth high-pass of second order (12 dB an octave).
+
+    The biquad of the Audio EQ Cookbook with Q = 0.707, from silence, and unclipped. It is applied as the
+    convolution with its own response, cut where that has fallen by 160 dB, block by block in the frequency
+    domain: many times as fast as the recursion, sample after sample.
+    """
+    n_response = min(_response_length(sample_rate, corner_hz), len(samples))
+    n_fft, response = _highpass_response(sample_rate, corner_hz, n_response)
+    hop = n_fft - n_response
+    n_blocks = math.ceil(len(samples) / hop)
+    padded = torch.nn.functional.pad(samples, (n_response, n_blocks * hop - len(samples)))
+    blocks = padded.unfold(0, n_fft, hop)
+    out = torch.empty(n_blocks, hop)
+    at_once = max(1, 2**18 // n_fft)  # what stays in the processor's cache
+    for first in range(0, n_blocks, at_once):
+        spectra = torch.fft.rfft(blocks[first : first + at_once]) * response
+        out[first : first + at_once] = torch.fft.irfft(spectra, n=n_fft)[:, n_response:]
+    return out.view(-1)[: len(samples)]
+
+
+def _biquad(sample_rate: int, corner_hz: float) -> tuple[float, float, float]:
+    """Return radius and angle of the poles of the high-pass, and its gain; the zeros are two at 1."""
+    angle = 2 * math.pi * corner_hz / sample_rate
+    alpha = math.sin(angle) / (2 * 0.707)
+    radius = math.sqrt((1 - alpha) / (1 + alpha))
+    return radius, math.acos(math.cos(angle) / (1 + alpha) / radius), (1 + math.cos(angle)) / 2 / (1 + alpha)
+
+
+def _response_length(sample_rate: int, corner_hz: float) -> int:
+    radius, _, _ = _biquad(sample_rate, corner_hz)
+    return math.ceil(math.log(1e-8) / math.log(radius)) + 3
+
+
+@functools.lru_cache(maxsize=16)
+def _highpass_response(sample_rate: int, corner_hz: float, n: int) -> tuple[int, torch.Tensor]:
+    """Return a length of FFT, and the spectrum at that length of the first `n` samples of the response."""
+    radius, angle, gain = _biquad(sample_rate, corner_hz)
+    k = np.arange(n)
+    poles = radius**k * np.sin((k + 1) * angle) / np.sin(angle)
+    response = gain * np.convolve(poles, [1, -2, 1])[:n]
+    n_fft = max(4096, 2 ** math.ceil(math.log2(4 * n)))
+    return n_fft, torch.from_numpy(np.fft.rfft(response, n_fft).astype(np.complex64))
 
 
 def most_active_windows(samples: torch.Tensor, sample_rate: int, window_s: float, n: int) -> list[int]:

@@ -7,20 +7,22 @@ import fcntl
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+HASHES_A_COMMIT = 1000  # what a kill can cost
+
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) while something long is made."""
+"""Called with (stage, done, total) while something long is made: of what this call has to do, from 1 on."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -56,9 +58,7 @@ def parallel_map(function: Callable[[T], R], tasks: Sequence[T], *, workers: int
     if workers <= 1 or len(tasks) <= 2 * chunk:
         yield from map(function, tasks)
         return
-    # A fork server: workers start in milliseconds, and never inherit the threads of this process.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["birdnet_core.data.dataset"])
+    context = _fork_server()
     chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
         running: set[Future[list[R]]] = set()
@@ -78,7 +78,23 @@ def parallel_map(function: Callable[[T], R], tasks: Sequence[T], *, workers: int
             raise
 
 
+def start_workers() -> None:
+    """Let worker processes import what they need while this process goes on; a few seconds ahead."""
+    _fork_server()
+    multiprocessing.forkserver.ensure_running()
+
+
+def _fork_server() -> ForkServerContext:
+    # Workers start in milliseconds, and never inherit the threads of this process.
+    context = multiprocessing.get_context("forkserver")
+    # torchaudio is the features', which are found by name only when they are needed.
+    context.set_forkserver_preload(["birdnet_core.data.dataset", "torchaudio"])
+    return context
+
+
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -91,36 +107,42 @@ def content_hashes(
 ) -> list[str]:
     """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time."""
     cache.mkdir(parents=True, exist_ok=True)
-    stamps = [_stamp(path) for path in paths]
-    with contextlib.closing(sqlite3.connect(cache / "hashes.sqlite", timeout=60)) as database, database:
-        database.execute(
-            "create table if not exists hashes (path text primary key, size int, mtime_ns int, sha256 text)"
-        )
-        known = {path: (stamp, sha) for path, *stamp, sha in database.execute("select * from hashes")}
-        hashes = ["" for _ in paths]
-        todo = []
-        for i, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
-            if stamp and path in known and known[path][0] == stamp:
-                hashes[i] = known[path][1]
+    hashes = ["" for _ in paths]
+    todo = []
+    with contextlib.closing(sqlite3.connect(cache / "hashes.sqlite", timeout=60)) as database:
+        with database:
+            database.execute(
+                "create table if not exists hashes "
+                "(path text primary key, size int, mtime_ns int, sha256 text)"
+            )
+        for i, path in enumerate(paths):
+            stamp = _stamp(path)
+            found = database.execute("select size, mtime_ns, sha256 from hashes where path = ?", [path])
+            known = found.fetchone()
+            if stamp and known and known[:2] == stamp:
+                hashes[i] = known[2]
             elif stamp:
-                todo.append(i)
+                todo.append((i, path, stamp))
         with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-            for n, sha in enumerate(pool.map(_sha256, [paths[i] for i in todo])):
-                hashes[todo[n]] = sha
-                progress("hashing recordings", n + 1, len(todo))
-        database.executemany(
-            "insert or replace into hashes values (?, ?, ?, ?)",
-            [(paths[i], *stamps[i], hashes[i]) for i in todo if hashes[i]],
-        )
+            for first in range(0, len(todo), HASHES_A_COMMIT):
+                some = todo[first : first + HASHES_A_COMMIT]
+                for n, sha in enumerate(pool.map(_sha256, [path for _, path, _ in some])):
+                    hashes[some[n][0]] = sha
+                    progress("hashing recordings", first + n + 1, len(todo))
+                with database:
+                    database.executemany(
+                        "insert or replace into hashes values (?, ?, ?, ?)",
+                        [(path, *stamp, hashes[i]) for i, path, stamp in some if hashes[i]],
+                    )
     return hashes
 
 
-def _stamp(path: str) -> list[int]:
+def _stamp(path: str) -> tuple[int, ...]:
     try:
         stat = os.stat(path)
     except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
+        return ()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _sha256(path: str) -> str:

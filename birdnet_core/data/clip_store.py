@@ -7,6 +7,7 @@ place; a build that is killed goes on where it stopped.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,26 +16,34 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 
 from birdnet_core.config import DataConfig
-from birdnet_core.data.audio import cut, decode, most_active_windows, resample
+from birdnet_core.data.audio import cut, decode, highpass, most_active_windows, resample
 from birdnet_core.data.building import Progress, content_hashes, locked, parallel_map, short_hash
 from birdnet_core.errors import DataError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+
+
+# What is known of a recording, and of each of its windows: a row each, written in place and mapped.
+RECORDING = np.dtype(
+    [("is_done", "?"), ("n_windows", "<i4"), ("sample_rate", "<i4"), ("duration_s", "<f8"), ("sha256", "S64")]
+)
+WINDOW = np.dtype([("scale", "<f4"), ("start_s", "<f4")])
 
 
 @dataclass(frozen=True)
 class ClipStore:
-    """An open clip store.
+    """An open clip store; all arrays are mapped, so that opening it costs the same for any number of rows.
 
     Args:
-        samples: int16 [recordings * windows_per_recording, samples], mapped; recording i owns the rows from
+        samples: int16 [recordings * windows_per_recording, samples]; recording i owns the rows from
             i * windows_per_recording, of which the first `n_windows[i]` are filled.
-        scale: float32, one a row: amplitude = samples * scale, so that quiet recordings keep 16 bits.
-        recordings: what is known of each recording: duration_s, sample_rate, starts_s, or error.
+        windows: WINDOW, one a row: amplitude = samples * scale, so that quiet recordings keep 16 bits, and
+            where in the recording the window starts.
+        recordings: RECORDING, one a recording; without windows where it could not be decoded.
+        errors: why, for each recording that could not be decoded.
     """
 
     folder: Path
@@ -42,39 +51,51 @@ class ClipStore:
     sample_rate: int
     windows_per_recording: int
     samples: np.ndarray
-    scale: np.ndarray
-    n_windows: np.ndarray
-    recordings: list[dict[str, Any]]
+    windows: np.ndarray
+    recordings: np.ndarray
+    errors: dict[int, str]
 
     @classmethod
     def open(cls, folder: Path) -> ClipStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
         meta = read_json(folder / "store.json")
-        shape = (len(meta["recordings"]) * meta["windows_per_recording"], meta["n_samples"])
+        recordings = np.load(folder / "recordings.npy", mmap_mode="r")
+        shape = (len(recordings) * meta["windows_per_recording"], meta["n_samples"])
         path = folder / "clips.i16"
         if path.stat().st_size != 2 * shape[0] * shape[1]:
             raise DataError(f"the clip store {str(folder)!r} is damaged; delete it and prepare again")
-        recordings = meta["recordings"]
-        scale = np.zeros(shape[0], dtype=np.float32)
-        for i, recording in enumerate(recordings):
-            first = i * meta["windows_per_recording"]
-            scale[first : first + len(recording["scales"])] = recording["scales"]
-        n_windows = np.array([len(r["scales"]) for r in recordings])
-        samples = np.memmap(path, np.int16, "r", shape=shape)
         return cls(
-            folder, folder.name, meta["sample_rate"], meta["windows_per_recording"],
-            samples, scale, n_windows, recordings,
-        )  # fmt: skip
+            folder,
+            folder.name,
+            meta["sample_rate"],
+            meta["windows_per_recording"],
+            np.memmap(path, np.int16, "r", shape=shape),
+            np.load(folder / "windows.npy", mmap_mode="r"),
+            recordings,
+            {int(i): error for i, error in meta["errors"].items()},
+        )
+
+    @property
+    def n_windows(self) -> np.ndarray:
+        """The number of filled rows of each recording."""
+        n_windows: np.ndarray = self.recordings["n_windows"]
+        return n_windows
+
+    @property
+    def sha256(self) -> list[str]:
+        """The content of each recording's file; "" for one that could not be read."""
+        return [sha.decode() for sha in self.recordings["sha256"]]
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the filled rows, and the recording that each belongs to."""
         recording = np.repeat(np.arange(len(self.recordings)), self.n_windows)
-        nth = np.concatenate([np.arange(n) for n in self.n_windows]) if len(recording) else recording
+        first = np.cumsum(self.n_windows) - self.n_windows
+        nth = np.arange(len(recording)) - first[recording]
         return recording * self.windows_per_recording + nth, recording
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Return the clips of `rows` with their amplitudes, float32 [rows, samples]."""
-        return torch.from_numpy(self.samples[rows].astype(np.float32) * self.scale[rows, None])
+        return torch.from_numpy(self.samples[rows].astype(np.float32) * self.windows["scale"][rows, None])
 
 
 def build_clip_store(
@@ -100,7 +121,7 @@ def build_clip_store(
             _fill(folder, paths, hashes, config, workers, progress)
     store = ClipStore.open(folder)
     if not store.n_windows.any():
-        reasons = "\n".join(f"  {p}: {r['error']}" for p, r in zip(paths, store.recordings, strict=True))
+        reasons = "\n".join(f"  {paths[i]}: {error}" for i, error in list(store.errors.items())[:20])
         raise DataError(f"not one of {len(paths)} recordings can be decoded:\n{reasons[:2000]}")
     return store
 
@@ -113,26 +134,37 @@ def _fill(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Decode into ``folder.partial``, then rename; ``done.jsonl`` says what an earlier call has finished."""
+    """Decode into ``folder.partial``, then rename; `is_done` says what an earlier call has finished."""
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
     n_samples = round(config.window_s * config.sample_rate)
     clips = partial / "clips.i16"
     with open(clips, "ab") as file:
         file.truncate(2 * n_samples * config.windows_per_recording * len(paths))
-    done: dict[int, dict[str, Any]] = {}
-    log = partial / "done.jsonl"
-    if log.exists():
-        lines = log.read_text().splitlines(keepends=True)
-        done = {r["i"]: r for r in (json.loads(line) for line in lines if line.endswith("\n"))}
-    log.write_text("".join(json.dumps(r) + "\n" for r in done.values()))
-    todo = [_Recording(i, path, str(clips), config) for i, path in enumerate(paths) if i not in done]
+    recordings = _table(partial / "recordings.npy", RECORDING, len(paths))
+    windows = _table(partial / "windows.npy", WINDOW, config.windows_per_recording * len(paths))
+    recordings["sha256"] = hashes
+    log = partial / "errors.jsonl"
+    todo = [(i, paths[i]) for i in np.flatnonzero(~recordings["is_done"]).tolist()]
+    work = functools.partial(_decode_into_store, clips=clips, config=config)
     with open(log, "a") as journal:
-        for result in parallel_map(_decode_into_store, todo, workers=workers, chunk=4):
-            done[result["i"]] = result
-            journal.write(json.dumps(result) + "\n")
-            journal.flush()
-            progress("decoding recordings", len(done), len(paths))
+        decoded = parallel_map(work, todo, workers=workers, chunk=min(16, 4 + len(todo) // 2000))
+        for n_done, result in enumerate(decoded, start=1):
+            recording, row = recordings[result.i], result.i * config.windows_per_recording
+            if result.error:
+                journal.write(json.dumps([result.i, result.error]) + "\n")
+                journal.flush()
+            n = len(result.scales)
+            windows["scale"][row : row + n] = result.scales
+            windows["start_s"][row : row + n] = result.starts_s
+            recording["n_windows"], recording["sample_rate"] = n, result.sample_rate
+            recording["duration_s"] = result.duration_s
+            # Last: a kill before this line decodes the recording once more.
+            recording["is_done"] = True
+            progress("decoding recordings", n_done, len(todo))
+    del recordings, windows
+    lines = log.read_text().splitlines(keepends=True)
+    errors = dict(json.loads(line) for line in lines if line.endswith("\n"))
     write_json(
         partial / "store.json",
         {
@@ -140,46 +172,61 @@ def _fill(
             "sample_rate": config.sample_rate,
             "n_samples": n_samples,
             "windows_per_recording": config.windows_per_recording,
-            "recordings": [{**done[i], "sha256": hashes[i]} for i in range(len(paths))],
+            "errors": errors,
         },
     )
     log.unlink()
     partial.rename(folder)
 
 
+def _table(path: Path, dtype: np.dtype[Any], n: int) -> np.ndarray:
+    """Map a table of `n` rows for writing, made of zeros where it does not exist."""
+    if not path.exists():
+        new = path.with_suffix(".new")
+        np.lib.format.open_memmap(new, "w+", dtype=dtype, shape=(n,)).flush()
+        new.rename(path)
+    table: np.ndarray = np.lib.format.open_memmap(path, "r+")
+    return table
+
+
 @dataclass(frozen=True)
-class _Recording:
+class _Decoded:
     i: int
-    path: str
-    clips: str
-    config: DataConfig
+    sample_rate: int = 0
+    duration_s: float = 0.0
+    scales: tuple[float, ...] = ()
+    starts_s: tuple[float, ...] = ()
+    error: str = ""
 
 
-def _decode_into_store(task: _Recording) -> dict[str, Any]:
-    config = task.config
-    result: dict[str, Any] = {"i": task.i, "scales": [], "starts_s": [], "error": None}
+def _decode_into_store(task: tuple[int, str], *, clips: Path, config: DataConfig) -> _Decoded:
+    """Write the windows of recording (i, path) to its rows of `clips`."""
+    i, path = task
     try:
-        samples, sample_rate = decode(task.path)
+        samples, sample_rate = decode(path)
     except DataError as error:
-        return {**result, "error": str(error)}
-    result.update(duration_s=len(samples) / sample_rate, sample_rate=sample_rate)
+        return _Decoded(i, error=str(error))
+    starts_s, windows = active_windows(samples, sample_rate, config)
+    scales = np.abs(windows).max(axis=1) / np.float32(32767)
+    scales[scales == 0] = 1
+    with open(clips, "r+b") as file:
+        file.seek(2 * windows.shape[1] * i * config.windows_per_recording)
+        file.write(np.round(windows / scales[:, None]).astype("<i2").tobytes())
+    return _Decoded(i, sample_rate, len(samples) / sample_rate, tuple(scales.tolist()), starts_s)
+
+
+def active_windows(
+    samples: np.ndarray, sample_rate: int, config: DataConfig
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """Return where the most active windows of a recording start, in seconds, and the windows.
+
+    `samples` are those of `decode`; the windows, float32 [windows, samples], are resampled, high-passed and
+    padded with zeros where the recording is shorter.
+    """
     clip = resample(torch.from_numpy(samples), sample_rate, config.sample_rate)
     if config.highpass_hz:
-        # torchaudio clips what a filter returns to [-1, 1]; recordings and overshoots go beyond that.
-        headroom = 4 * clip.abs().max() or 1.0
-        clip = headroom * torchaudio.functional.highpass_biquad(
-            clip / headroom, config.sample_rate, config.highpass_hz
-        )
+        clip = highpass(clip, config.sample_rate, config.highpass_hz)
+    starts = most_active_windows(clip, config.sample_rate, config.window_s, config.windows_per_recording)
     n_window = round(config.window_s * config.sample_rate)
-    row = task.i * config.windows_per_recording
-    with open(task.clips, "r+b") as file:
-        for start in most_active_windows(
-            clip, config.sample_rate, config.window_s, config.windows_per_recording
-        ):
-            window = cut(clip, start, n_window).numpy()
-            scale = float(np.abs(window).max()) / 32767 or 1.0
-            file.seek(2 * n_window * (row + len(result["scales"])))
-            file.write(np.round(window / scale).astype("<i2").tobytes())
-            result["scales"].append(scale)
-            result["starts_s"].append(round(start / config.sample_rate, 3))
-    return result
+    windows = torch.stack([cut(clip, start, n_window) for start in starts]).numpy()
+    return tuple(round(start / config.sample_rate, 3) for start in starts), windows

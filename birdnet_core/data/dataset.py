@@ -116,8 +116,9 @@ def prepare(
 
     Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
     loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
-    split_id, counts of recordings, species and sides, training recordings per species, strata, the columns
-    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
+    split_id, counts of recordings, species and sides, durations, recordings per sample rate, files of equal
+    content (paths, species and sides of each), training recordings per species, strata, the columns that the
+    split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
     """
     cache = default_cache() if cache is None else Path(cache)
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -128,7 +129,7 @@ def prepare(
     pays = is_worth_storing(clips, config.features)
     if config.runtime.features == "stored" or (config.runtime.features == "auto" and pays):
         build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
-    described = manifest.drop(columns="path").assign(sha256=[r["sha256"] for r in clips.recordings])
+    described = manifest.drop(columns="path").assign(sha256=clips.sha256)
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data
     key = short_hash(
@@ -139,7 +140,7 @@ def prepare(
         if not (folder / "dataset.json").exists():
             usable = clips.n_windows > 0
             split = assign_splits(
-                manifest[usable].reset_index(drop=True),
+                manifest.assign(sha256=described["sha256"])[usable].reset_index(drop=True),
                 val_fraction=options.val_fraction,
                 test_fraction=options.test_fraction,
                 seed=options.split_seed,
@@ -148,6 +149,7 @@ def prepare(
             sides[usable] = split.sides
             labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
             _, recording = clips.rows()
+            duplicates = _duplicates(manifest[usable], described["sha256"][usable], split.sides)
             train_counts = manifest[sides == "train"]["species"].value_counts().sort_index().to_dict()
             train_counts = {s: int(train_counts.get(s, 0)) for s in species}
             side_of_clip = sides[recording]
@@ -159,15 +161,19 @@ def prepare(
                 "n_species": len(species),
                 **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
-                "durations": _durations([r["duration_s"] for r in clips.recordings if not r["error"]]),
+                "durations": _durations(clips.recordings["duration_s"][usable]),
+                "sample_rates": _counts_by_rate(clips.recordings["sample_rate"][usable]),
+                "duplicates": duplicates,
                 "train_counts": train_counts,
                 "strata": strata(train_counts),
                 "grouped_by": list(split.grouped_by),
-                "notes": [*split.notes, *_absences(manifest, sides, species)],
+                "notes": [
+                    *split.notes,
+                    *_mislabelled(duplicates),
+                    *_absences(manifest, sides, species),
+                ],
                 "skipped": [
-                    {"path": path, "error": r["error"]}
-                    for path, r in zip(manifest["path"], clips.recordings, strict=True)
-                    if r["error"]
+                    {"path": manifest["path"].iloc[i], "error": error} for i, error in clips.errors.items()
                 ],
             }
             mean, deviation = [0.0], [1.0]
@@ -213,14 +219,20 @@ def _pictures(
                 yield feature(clips.read(rows[some])).numpy()
 
 
+def sides_of_recordings(folder: Path) -> np.ndarray:
+    """Return the side of each recording of the manifest of a dataset; "" where it was left out."""
+    with np.load(folder / "clips.npz") as arrays:
+        sides: np.ndarray = arrays["sides_of_recordings"]
+    return sides
+
+
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """Return how many groups the split of a dataset separates, and every value found on two sides.
 
     For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
     ``crossing`` ones, which are [] where the split holds.
     """
-    with np.load(folder / "clips.npz") as arrays:
-        sides = arrays["sides_of_recordings"]
+    sides = sides_of_recordings(folder)
     usable = sides != ""
     used = manifest[usable]
     return {
@@ -233,13 +245,42 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     }
 
 
-def _durations(seconds: list[float]) -> dict[str, float]:
+def _durations(seconds: np.ndarray) -> dict[str, float]:
     return {
-        "total_h": round(sum(seconds) / 3600, 4),
-        "min_s": round(min(seconds), 3),
+        "total_h": round(float(seconds.sum()) / 3600, 4),
+        "min_s": round(float(seconds.min()), 3),
         "median_s": round(float(np.median(seconds)), 3),
-        "max_s": round(max(seconds), 3),
+        "max_s": round(float(seconds.max()), 3),
     }
+
+
+def _counts_by_rate(rates: np.ndarray) -> dict[str, int]:
+    """Return recordings per sample rate, commonest first; text keys, as JSON has them."""
+    return {str(rate): int(n) for rate, n in pd.Series(rates).value_counts().items()}
+
+
+def _duplicates(manifest: pd.DataFrame, sha256: pd.Series, sides: np.ndarray) -> list[dict[str, Any]]:
+    """Return the paths, species and sides of every set of recordings with the same content."""
+    copies = manifest.assign(sha256=sha256, side=sides)[sha256.duplicated(keep=False).to_numpy()]
+    return [
+        {
+            "paths": same["path"].tolist(),
+            "species": sorted(set(same["species"])),
+            "sides": [side for side in SPLITS if side in set(same["side"])],
+        }
+        for _, same in copies.groupby("sha256", sort=False)
+    ]
+
+
+def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
+    """Return a note if copies of one recording carry several species: one of the labels is wrong."""
+    mixed = [" and ".join(copies["species"]) for copies in duplicates if len(copies["species"]) > 1]
+    if not mixed:
+        return []
+    return [
+        f"LEAKAGE: {len(mixed)} recordings stand under several species with the same content ({mixed[0]}"
+        f"{', ...' if len(mixed) > 1 else ''}); remove the wrong copies"
+    ]
 
 
 def _absences(manifest: pd.DataFrame, sides: np.ndarray, species: pd.Index) -> list[str]:

@@ -30,12 +30,7 @@ def read_manifest(
     unknown split.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no manifest at {str(path)!r}; give a CSV with the columns path and species")
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read as CSV: {str(error).strip()}") from None
+    frame = read_csv(path)
     flags = {"--path-column": path_column, "--species-column": species_column}
     missing = {flag: column for flag, column in flags.items() if column not in frame.columns}
     if missing:
@@ -43,11 +38,25 @@ def read_manifest(
         raise DataError(
             f"{str(path)!r} has no column {' and no column '.join(map(repr, missing.values()))}"
             f"{''.join(hints)}. It has {', '.join(frame.columns)}; a manifest needs path and species. "
-            f"Rename, or name yours: `birdtune data index {path.name} {' NAME '.join(missing)} NAME`"
+            f"Rename, or name yours: `birdtune data index {path.name} {' NAME '.join(missing)} NAME`; "
+            f"metadata of BirdCLEF and xeno-canto: `birdtune data index {path.name}`"
         )
     frame = frame.rename(columns={path_column: "path", species_column: "species"})
-    frame = frame.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
-    return _checked(frame, path)
+    frame = frame.reindex(columns=list(COLUMNS), fill_value="")
+    return checked(frame, path, folder=path.parent)
+
+
+def read_csv(path: Path, n_rows: int | None = None) -> pd.DataFrame:
+    """Return a CSV as text, with "" for empty cells; DataError where there is none or it cannot be read."""
+    if not path.is_file():
+        raise DataError(f"no manifest at {str(path)!r}; give a CSV with the columns path and species")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=n_rows)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as CSV: {str(error).strip()}") from None
+    for column in frame:
+        frame[column] = frame[column].str.strip()
+    return frame
 
 
 def index_folder(folder: str | Path) -> pd.DataFrame:
@@ -87,7 +96,11 @@ def write_manifest(frame: pd.DataFrame, out: str | Path) -> None:
     write_text(out, written[used].to_csv(index=False))
 
 
-def _checked(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
+def checked(frame: pd.DataFrame, source: Path, *, folder: Path) -> pd.DataFrame:
+    """Return a manifest with absolute paths, read relative to `folder`, and a recording_id in every row.
+
+    Raises DataError, naming the line of `source`, for what `read_manifest` refuses.
+    """
     if frame.empty:
         raise DataError(f"{str(source)!r} lists no recordings")
     for column in ("path", "species"):
@@ -113,6 +126,6 @@ def _checked(frame: pd.DataFrame, source: Path) -> pd.DataFrame:
         )
     without_id = frame["recording_id"] == ""
     frame.loc[without_id, "recording_id"] = frame.loc[without_id, "path"]
-    folder = source.absolute().parent
-    frame["path"] = [os.path.normpath(folder / p) for p in frame["path"]]
+    top = str(folder.absolute())
+    frame["path"] = [os.path.normpath(os.path.join(top, p)) for p in frame["path"]]
     return frame

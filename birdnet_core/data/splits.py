@@ -1,7 +1,8 @@
 """Who is trained on, who is validated on, who is kept for the end.
 
-A split is drawn over groups: recordings that share a recording_id, and where known a recordist or a site,
-stay on one side, because a model recognises a recordist's microphone as readily as a bird.
+A split is drawn over groups: recordings that share a recording_id or have the same content, and where known
+a recordist or a site, stay on one side, because a model recognises a recordist's microphone as readily as a
+bird.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ class Split:
 def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Split a manifest by species and groups; a `split` column in it is taken as it is.
 
-    Groups are the connected components of shared recording_id, recordist and site. A column is left out
-    when one component of it would hold more than half of all recordings (one person recorded everything):
-    it cannot be separated, and `notes` says so. The assignment minimises the chi-square distance between
+    Groups are the connected components of shared recording_id, recordist and site, and of shared sha256 where
+    the manifest has that column of the files' contents. Recordist or site is left out when one component of
+    it would hold more than half of all recordings (one person recorded everything): it cannot be separated,
+    and `notes` says so. The assignment minimises the chi-square distance between
     the wanted and the given number of recordings of each species on each side, by single moves of groups in
     random order until none helps (iterative stratification in the spirit of Sechidis et al. 2011), under
     `RARE_RULE`. Raises DataError where nothing would be left to validate on.
@@ -53,18 +55,19 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
         if missing:
             raise DataError(f"the manifest's split column has no {' and no '.join(missing)} recordings")
         notes = ["the split was given by the manifest, not drawn"]
-        known = [c for c in ("recording_id", "recordist", "site") if (manifest[c] != "").any()]
+        columns = ("recording_id", "recordist", "site", "sha256")
+        known = [c for c in columns if c in manifest and (manifest[c] != "").any()]
         crossed = [c for c in known if crossing(manifest, given, c)]
         if crossed:
-            notes.append(f"LEAKAGE: the given split has the same {' and '.join(crossed)} on several sides")
+            shared = " and ".join("file content" if c == "sha256" else c for c in crossed)
+            notes.append(f"LEAKAGE: the given split has the same {shared} on several sides")
         return Split(given, tuple(c for c in known if c not in crossed), tuple(notes))
 
     group, grouped_by, notes = _groups(manifest)
     species = pd.factorize(manifest["species"], sort=True)[0]
-    n_species, n_groups = species.max() + 1, group.max() + 1
-    counts = np.zeros((n_groups, n_species))
-    np.add.at(counts, (group, species), 1)
-    groups_of_species = (counts > 0).sum(axis=0)
+    n_species, n_groups = int(species.max()) + 1, int(group.max()) + 1
+    counts = _counts(group, species)
+    groups_of_species = np.bincount([s for held in counts for s, _ in held], minlength=n_species)
 
     wanted_share = np.tile([1 - val_fraction - test_fraction, val_fraction, test_fraction], (n_species, 1))
     wanted_share[groups_of_species == 2] = [1 - val_fraction, val_fraction, 0]
@@ -76,7 +79,9 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
 
     # A single move cannot always free a species from a conflict, so small manifests get several starts.
     rng = np.random.default_rng(seed)
-    starts = [_stratify(counts, wanted_share, penalty, rng) for _ in range(max(1, min(8, 4000 // n_groups)))]
+    total = np.bincount(species, minlength=n_species)
+    n_starts = max(1, min(8, 4000 // n_groups))
+    starts = [_stratify(counts, total, wanted_share, penalty, rng) for _ in range(n_starts)]
     side_of_group = min(starts, key=lambda start: start[1])[0]
     sides = np.array(SPLITS)[side_of_group[group]]
     if not (sides == "val").any():
@@ -98,6 +103,10 @@ def _groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[s
     """Return the group of every recording, the columns it joins, and notes on those it cannot."""
     label = pd.factorize(manifest["recording_id"])[0]
     used, notes = ["recording_id"], []
+    if "sha256" in manifest and manifest["sha256"].duplicated().any():
+        # Always: copies of one file on two sides are the same clip, learnt and asked.
+        label = _join(label, pd.factorize(manifest["sha256"])[0], (manifest["sha256"] != "").to_numpy())
+        used.append("sha256")
     for column in ("recordist", "site"):
         known = (manifest[column] != "").to_numpy()
         if not known.any():
@@ -128,51 +137,70 @@ def _join(label: np.ndarray, value: np.ndarray, known: np.ndarray) -> np.ndarray
         return i
 
     first: dict[int, int] = {}
-    for group, shared in zip(label[known], value[known], strict=True):
-        parent[root(group)] = root(first.setdefault(int(shared), int(group)))
-    joined: np.ndarray = pd.factorize(np.array([root(g) for g in label]))[0]
+    for group, shared in zip(label[known].tolist(), value[known].tolist(), strict=True):
+        parent[root(group)] = root(first.setdefault(shared, group))
+    joined: np.ndarray = pd.factorize(np.array([root(g) for g in label.tolist()]))[0]
     return joined
 
 
+def _counts(group: np.ndarray, species: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Return (species, recordings) of every group: few of the groups hold more than one species."""
+    held: list[list[tuple[int, int]]] = [[] for _ in range(int(group.max()) + 1)]
+    pairs, n = np.unique(np.stack([group, species], axis=1), axis=0, return_counts=True)
+    for (g, s), count in zip(pairs.tolist(), n.tolist(), strict=True):
+        held[g].append((s, count))
+    return held
+
+
 def _stratify(
-    counts: np.ndarray, wanted_share: np.ndarray, penalty: np.ndarray, rng: np.random.Generator
+    counts: list[list[tuple[int, int]]],
+    total: np.ndarray,
+    wanted_share: np.ndarray,
+    penalty: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
     """Return the side of each group and the cost of it all.
 
-    `counts` is [groups, species]; `wanted_share` and `penalty` are [species, sides].
+    `counts` is that of `_counts`, `total` [species]; `wanted_share` and `penalty` are [species, sides].
     """
-    n_groups, n_sides = len(counts), wanted_share.shape[1]
-    species_of = [np.flatnonzero(row) for row in counts]
-    total = counts.sum(axis=0)
+    n_sides = wanted_share.shape[1]
     wanted = wanted_share * total[:, None]
     given = np.zeros_like(wanted)
-    side = np.zeros(n_groups, dtype=int)
     given[:, 0] = total
+    # Plain numbers: numpy would take a hundred times as long over groups of one or two species.
+    side = [0] * len(counts)
+    have, want, fine = given.T.tolist(), wanted.T.tolist(), penalty.T.tolist()
+    weight = (1 / total).tolist()
 
-    def cost(have: np.ndarray, s: np.ndarray) -> float:
-        distance = (have - wanted[s]) ** 2 / total[s, None]
-        return float(distance.sum() + (penalty[s] * (have == 0)).sum())
+    def gain(held: list[tuple[int, int]], target: int, sign: int) -> float:
+        """Return the change of the cost when a group joins (sign 1) or leaves (-1) a side."""
+        have_here, want_here, fine_here = have[target], want[target], fine[target]
+        change = 0.0
+        for s, n in held:
+            before = have_here[s]
+            after = before + sign * n
+            # (after - want)^2 - (before - want)^2
+            change += (after - before) * (after + before - 2 * want_here[s]) * weight[s]
+            change += fine_here[s] * ((after == 0) - (before == 0))
+        return change
 
     for _ in range(100):
         n_moved = 0
-        for g in rng.permutation(n_groups):
-            s = species_of[g]
-            without = given[s].copy()
-            without[:, side[g]] -= counts[g, s]
-            costs = []
-            for target in range(n_sides):
-                have = without.copy()
-                have[:, target] += counts[g, s]
-                costs.append(cost(have, s))
-            best = int(np.argmin(costs))
-            if costs[best] < costs[side[g]] - 1e-9:
-                given[s] = without
-                given[s, best] += counts[g, s]
+        for g in rng.permutation(len(counts)).tolist():
+            held, old = counts[g], side[g]
+            leaving = gain(held, old, -1)
+            changes = [0.0 if t == old else leaving + gain(held, t, 1) for t in range(n_sides)]
+            best = changes.index(min(changes))
+            if changes[best] < -1e-9:
+                for s, n in held:
+                    have[old][s] -= n
+                    have[best][s] += n
                 side[g] = best
                 n_moved += 1
         if n_moved == 0:
             break
-    return side, cost(given, np.arange(len(total)))
+    given = np.array(have).T
+    return np.array(side), float(((given - wanted) ** 2 / total[:, None] + penalty * (given == 0)).sum())
 
 
 def strata(train_counts: dict[str, int]) -> dict[str, list[str]]:

@@ -35,15 +35,45 @@ class LogMel(nn.Module):
         super().__init__()
         self.standardise = standardise
         self.shape = (1, n_mels, n_samples // hop + 1)
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            sample_rate, n_fft, hop_length=hop, n_mels=n_mels, f_min=fmin_hz, f_max=fmax_hz,
-            norm="slaney", mel_scale="slaney",
-        )  # fmt: skip
+        self.mel = MelPower(sample_rate, n_mels, n_fft, hop, fmin_hz, fmax_hz)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return [batch, 1, mels, frames] for `waveform` [batch, samples]."""
         db = power_to_db(self.mel(waveform))
         return (standardised(db) if self.standardise == "clip" else db).unsqueeze(1)
+
+
+class MelPower(nn.Module):
+    """Power of each band of Slaney's mel scale, each of unit area, in frames under a Hann window.
+
+    What torchaudio's MelSpectrogram gives, twice as fast on a CPU.
+    """
+
+    def __init__(
+        self, sample_rate: int, n_mels: int, n_fft: int, hop: int, fmin_hz: float, fmax_hz: float | None
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        fmax_hz = sample_rate / 2 if fmax_hz is None else fmax_hz
+        filters = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, fmin_hz, fmax_hz, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
+        )
+        self.window: torch.Tensor
+        self.filters: torch.Tensor
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return [batch, mels, frames] for `waveform` [batch, samples]; frame i is centred on i * hop."""
+        padded = torch.nn.functional.pad(waveform, (self.n_fft // 2, self.n_fft // 2), mode="reflect")
+        # One clip at a time stays in a CPU's cache, which halves the time.
+        at_once = 1 if waveform.device.type == "cpu" else len(waveform)
+        return torch.cat([self._power(some) for some in padded.split(at_once)]).transpose(1, 2)
+
+    def _power(self, padded: torch.Tensor) -> torch.Tensor:
+        frames = padded.unfold(-1, self.n_fft, self.hop) * self.window
+        spectrum = torch.view_as_real(torch.fft.rfft(frames))
+        return spectrum.square().sum(-1) @ self.filters
 
 
 def power_to_db(power: torch.Tensor, range_db: float = 80.0) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torchaudio
 from torch import nn
 
 from birdnet_core.errors import ConfigError
-from birdnet_core.features.log_mel import standardised
+from birdnet_core.features.log_mel import MelPower, standardised
 from birdnet_core.registry import features
 
 
@@ -50,19 +50,16 @@ class Mfcc(nn.Module):
         self.standardise = standardise
         self.shape = (3, n_mfcc, n_frames)
         self.first_frame = (available - n_frames) // 2
-        self.mfcc = torchaudio.transforms.MFCC(
-            sample_rate,
-            n_mfcc,
-            melkwargs={
-                "n_fft": n_fft, "hop_length": hop, "n_mels": n_mels, "f_min": fmin_hz, "f_max": fmax_hz,
-                "norm": "slaney", "mel_scale": "slaney",
-            },
-        )  # fmt: skip
+        self.mel = MelPower(sample_rate, n_mels, n_fft, hop, fmin_hz, fmax_hz)
+        self.cosines: torch.Tensor
+        cosines = torchaudio.functional.create_dct(n_mfcc, n_mels, norm="ortho")
+        self.register_buffer("cosines", cosines, persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return [batch, 3, coefficients, frames] for `waveform` [batch, samples]."""
-        # With a channel axis the 80 dB range is each clip's own; without, torchaudio takes the batch's.
-        coefficients = self.mfcc(waveform.unsqueeze(1)).squeeze(1)
+        db = 10 * torch.log10(self.mel(waveform).clamp(min=1e-10))
+        db = torch.maximum(db, db.amax(dim=(-2, -1), keepdim=True) - 80)
+        coefficients = (db.transpose(1, 2) @ self.cosines).transpose(1, 2)
         delta = torchaudio.functional.compute_deltas(coefficients, win_length=9)
         delta_delta = torchaudio.functional.compute_deltas(delta, win_length=9)
         stack = torch.stack([coefficients, delta, delta_delta], dim=1)

@@ -179,6 +179,53 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     assert sum(facts["counts"].values()) == 40
 
 
+def test_describe_draws_counts_and_spectrograms_and_tells_rates_and_copies(birdtune, birds, tmp_path):
+    manifest = pd.read_csv(birds)
+    manifest["path"] = [str(birds.parent / path) for path in manifest["path"]]
+    copy = tmp_path / f"copy{Path(manifest['path'][0]).suffix}"
+    copy.write_bytes(Path(manifest["path"][0]).read_bytes())
+    manifest.loc[len(manifest)] = {**manifest.iloc[0], "path": str(copy), "recording_id": "copy"}
+    manifest.to_csv(tmp_path / "clips.csv", index=False)
+    line = f"data describe {tmp_path / 'clips.csv'} {SET} --plot {tmp_path / 'plots'}"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    assert "1 recordings in several files of the same content" in out
+    assert manifest["path"][0] in out and str(copy) in out
+    assert " Hz" in out
+    for name in ("species", "species_spectrograms"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "plots" / f"{name}.svg").exists()
+    code, out, _ = birdtune(f"{line.replace('plots', 'birds.png')} --json")
+    facts = json.loads(out)
+    assert facts["plots"] == [str(tmp_path / "birds.png"), str(tmp_path / "birds_spectrograms.png")]
+    assert all(Path(file).is_file() for file in facts["plots"])
+    assert sum(facts["sample_rates"].values()) == 41
+    assert facts["duplicates"][0]["paths"] == [manifest["path"][0], str(copy)]
+
+
+def test_index_says_which_kind_it_read_and_what_is_not_on_disk(birdtune, birds, tmp_path):
+    (tmp_path / "train_metadata.csv").write_text(
+        "primary_label,author,filename\nrobin,Ann,robin/XC1.ogg\nrobin,Bo,robin/XC2.ogg\n"
+    )
+    (tmp_path / "train_audio" / "robin").mkdir(parents=True)
+    (tmp_path / "train_audio" / "robin" / "XC2.ogg").touch()
+    line = f"data index {tmp_path / 'train_metadata.csv'} --out {tmp_path / 'clips.csv'}"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    assert "as BirdCLEF train_metadata.csv" in out and "1 recordings of 1 species" in out
+    assert "1 of 2 recordings" in err and "robin/XC1.ogg" in err
+    code, out, err = birdtune(f"{line} --json")
+    assert json.loads(out)["absent"] == ["robin/XC1.ogg"]
+    assert err == ""
+
+
+def test_prepare_tells_what_it_did_and_that_a_second_call_did_nothing(birdtune, birds, monkeypatch, tmp_path):
+    monkeypatch.setenv("BIRDTUNE_CACHE", str(tmp_path / "cache"))
+    line = f"data prepare {birds} --workers 1 {SET}"
+    assert "decoding recordings 40 (" in birdtune(line)[1]
+    assert "done now: nothing" in birdtune(line)[1]
+
+
 def test_a_species_named_like_markup_stays_text(birdtune, birds, tmp_path):
     manifest = pd.read_csv(birds)
     manifest["path"] = [str(birds.parent / path) for path in manifest["path"]]

@@ -1,11 +1,14 @@
 import csv
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
+from scipy.signal import lfilter
 
-from birdnet_core.data.audio import cut, decode, most_active_windows, resample
+from birdnet_core.data.audio import cut, decode, highpass, most_active_windows, resample
 from birdnet_core.errors import DataError
 
 RATE = 22_050
@@ -125,6 +128,28 @@ def test_resampling_keeps_pitch_and_level(rate):
     expected = tone(1000, 1.0)[RATE // 4 : 3 * RATE // 4]
     # An odd rate is rounded to a fraction: within half a second the phase drifts by less than 1 %.
     assert np.abs(middle - expected).max() < (0.02 if rate in (8_012, 21_276) else 0.005)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 21_276, 24_000, 32_000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("n", [1, 700, 100_003])
+def test_resampling_is_that_of_torchaudio(rate, n):
+    samples = torch.from_numpy(np.random.default_rng(0).standard_normal(n).astype(np.float32))
+    ratio = Fraction(RATE, rate).limit_denominator(1000)
+    expected = torchaudio.functional.resample(samples, ratio.denominator, ratio.numerator)
+    # Where the ratio is odd, torchaudio's filters have the rounding of positions in single precision.
+    torch.testing.assert_close(resample(samples, rate, RATE), expected, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("corner_hz", [1.0, 20.0, 500.0, 11_000.0])
+@pytest.mark.parametrize("n", [1, 300, 50_001])
+def test_the_high_pass_is_the_recursion_in_double_precision(corner_hz, n):
+    samples = 1 + np.random.default_rng(0).standard_normal(n)
+    angle = 2 * np.pi * corner_hz / RATE
+    alpha, cosine = np.sin(angle) / (2 * 0.707), np.cos(angle)
+    b = np.array([1, -2, 1]) * (1 + cosine) / 2
+    expected = lfilter(b, [1 + alpha, -2 * cosine, 1 - alpha], samples)
+    filtered = highpass(torch.from_numpy(samples.astype(np.float32)), RATE, corner_hz)
+    np.testing.assert_allclose(filtered.numpy(), expected, atol=1e-5)
 
 
 def test_the_most_active_window_holds_the_bird():

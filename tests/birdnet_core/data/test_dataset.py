@@ -1,4 +1,8 @@
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +16,10 @@ from birdnet_core.data import clip_store, feature_store
 from birdnet_core.data.building import content_hashes, parallel_map
 from birdnet_core.data.clip_store import ClipStore, build_clip_store
 from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
-from birdnet_core.data.manifest import index_folder, read_manifest
+from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
 from birdnet_core.errors import DataError
+
+ROOT = Path(__file__).parents[3]
 
 
 def stages(manifest, config, cache, **options):
@@ -83,6 +89,53 @@ def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, 
     assert len(decoded) == len(manifest) - 15
     whole = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "other", workers=1))
     np.testing.assert_array_equal(Dataset.open(folder).features.values, whole.features.values)
+
+
+def test_a_sigkill_half_way_costs_no_recording_twice(birds, small_config, tmp_path):
+    manifest = pd.concat([read_manifest(birds)] * 3, ignore_index=True)
+    folder = tmp_path / "birds"
+    folder.mkdir()
+    for i, path in enumerate(manifest["path"]):
+        manifest.loc[i, "path"] = str(shutil.copy(path, folder / f"{i}-{path.rsplit('/')[-1]}"))
+    manifest["recording_id"] = manifest["path"]
+    write_manifest(manifest, tmp_path / "clips.csv")
+    # Another process, in which decoding takes long enough for the kill to fall into the middle.
+    script = (
+        "import sys, time\n"
+        "from birdnet_core.data import clip_store, dataset, manifest\n"
+        "from tests.settings import SMALL\n"
+        "from birdnet_core.config import TrainConfig\n"
+        "decode = clip_store.decode\n"
+        "clip_store.decode = lambda path: (time.sleep(0.05), decode(path))[1]\n"
+        "config = TrainConfig().override(SMALL)\n"
+        "frame = manifest.read_manifest(sys.argv[1])\n"
+        "show = lambda stage, done, total: print(stage, done, total, flush=True)\n"
+        "dataset.prepare(frame, config, cache=sys.argv[2], workers=1, progress=show)\n"
+    )
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", script, str(tmp_path / "clips.csv"), str(cache)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stdout:
+            if line.startswith("decoding recordings 30 "):
+                process.kill()
+    assert process.returncode == -signal.SIGKILL
+    seen = []
+    prepare(
+        read_manifest(tmp_path / "clips.csv"), small_config, cache=cache, workers=2,
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
+    )  # fmt: skip
+    # The kill came after the line, so that one more may have been decoded.
+    (left,) = {total for stage, _, total in seen if stage == "decoding recordings"}
+    assert len(manifest) - 32 <= left <= len(manifest) - 30
+    assert not any(stage == "hashing recordings" for stage, _, _ in seen)
+    prepare(read_manifest(tmp_path / "clips.csv"), small_config, cache=tmp_path / "other", workers=1)
+    resumed, whole = (
+        ClipStore.open(path.parent)
+        for folder in (cache, tmp_path / "other")
+        for path in folder.glob("clips/*/store.json")
+    )
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
+    np.testing.assert_array_equal(resumed.windows, whole.windows)
 
 
 def test_bad_recordings_are_listed_and_left_out(birds, small_config, tmp_path):
@@ -291,3 +344,28 @@ def test_all_real_recordings_prepare(shared, cache):
     ).facts
     assert facts["n_skipped"] == 0
     assert facts["n_recordings"] == len(manifest)
+
+
+def test_copies_are_listed_kept_on_one_side_and_named_when_their_labels_differ(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    first, other = manifest.iloc[0], manifest[manifest["species"] != manifest["species"][0]].iloc[0]
+    rows = []
+    for number, species in enumerate((first["species"], other["species"])):
+        path = tmp_path / f"copy{number}{first['path'][-5:]}"
+        shutil.copy(first["path"], path)
+        rows.append({"path": str(path), "species": species, "recording_id": f"copy{number}"})
+    manifest = pd.concat([manifest, pd.DataFrame(rows)], ignore_index=True).fillna("")
+    facts = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "c", workers=1)).facts
+    (copies,) = facts["duplicates"]
+    assert copies["paths"] == [first["path"], *(row["path"] for row in rows)]
+    assert copies["species"] == sorted({first["species"], other["species"]})
+    assert len(copies["sides"]) == 1
+    assert "sha256" in facts["grouped_by"]
+    (note,) = [note for note in facts["notes"] if "LEAKAGE" in note]
+    assert first["species"] in note and other["species"] in note
+
+
+def test_recordings_are_counted_by_sample_rate(birds, small_dataset):
+    rates = pd.Series([soundfile.info(path).samplerate for path in read_manifest(birds)["path"]])
+    expected = {str(rate): n for rate, n in rates.value_counts().items()}
+    assert small_dataset.facts["sample_rates"] == expected

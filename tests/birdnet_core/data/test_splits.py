@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,50 @@ def test_one_recordist_of_everything_is_not_separated_and_said_so():
     result = split(frame)
     assert result.grouped_by == ("recording_id",)
     assert any("does not separate recordists" in note and "100%" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_one_file_never_stand_on_two_sides(seed):
+    frame = manifest([(f"s{i % 4}", str(i), "") for i in range(120)])
+    # Every third file is a copy of the one 60 rows on, under another id.
+    content = [f"c{i % 60 if i % 3 == 0 else i}" for i in range(120)]
+    with_content = frame.assign(sha256=content)
+    assert crossing(with_content, split(frame, seed).sides, "sha256") != []
+    result = split(with_content, seed)
+    assert crossing(with_content, result.sides, "sha256") == []
+    assert crossing(with_content, result.sides, "recording_id") == []
+    assert "sha256" in result.grouped_by
+    assert set(result.sides) == {"train", "val", "test"}
+
+
+def test_copies_are_kept_together_even_if_they_are_most_of_the_recordings():
+    frame = manifest([("a", str(i), "") for i in range(20)])
+    frame["sha256"] = ["same"] * 12 + [str(i) for i in range(8)]
+    result = split(frame)
+    assert crossing(frame, result.sides, "sha256") == []
+    assert len(set(result.sides[:12])) == 1
+
+
+def test_a_given_split_with_copies_on_two_sides_leaks():
+    frame = manifest([("a", "1", ""), ("a", "2", ""), ("a", "3", "")])
+    frame["split"] = ["train", "val", "test"]
+    frame["sha256"] = ["x", "x", "y"]
+    assert any("LEAKAGE" in note and "file content" in note for note in split(frame).notes)
+    frame["sha256"] = ["x", "y", "z"]
+    assert not any("LEAKAGE" in note for note in split(frame).notes)
+
+
+def test_a_hundred_thousand_groups_are_split_in_seconds():
+    rng = np.random.default_rng(0)
+    names = np.array([f"s{i}" for i in range(500)])
+    species = rng.choice(names, 100_000, p=(1 / np.arange(1, 501)) / (1 / np.arange(1, 501)).sum())
+    frame = manifest([(s, str(i), f"r{i % 3000}") for i, s in enumerate(species)])
+    start = time.perf_counter()
+    sides = split(frame).sides
+    assert time.perf_counter() - start < 30
+    shares = pd.Series(sides).value_counts(normalize=True)
+    assert shares["val"] == pytest.approx(0.15, abs=0.002)
+    assert shares["test"] == pytest.approx(0.15, abs=0.002)
 
 
 def test_a_given_split_is_kept_and_its_leakage_named():

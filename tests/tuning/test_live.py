@@ -1,0 +1,44 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from tuning import live
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the test moves on."""
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_a_line_every_ten_seconds_has_speed_and_time_left(clock):
+    out = io.StringIO()
+    bars = live.StageBars(Console(file=out, force_terminal=False, width=200))
+    for done in range(0, 5001, 50):
+        bars("decoding recordings", done, 10_000)
+        clock[0] += 0.5
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        f"decoding recordings {done:,}/10,000, 100 files/s, {left} left"
+        for done, left in (
+            (1000, "1 min 30 s"),
+            (2000, "1 min 20 s"),
+            (3000, "1 min 10 s"),
+            (4000, "1 min 00 s"),
+            (5000, "50 s"),
+        )
+    ]
+
+
+def test_the_summary_gives_the_speed_of_each_stage(clock):
+    bars = live.StageBars(Console(file=io.StringIO(), force_terminal=False))
+    assert bars.summary() == "done now: nothing; all of it was there"
+    bars("hashing recordings", 1, 1)
+    for done in (32, 64, 96):
+        bars("computing mfcc", done, 96)
+        clock[0] += 2
+    # The first call ends a chunk whose beginning is not known: 64 clips in the 4 s after it.
+    assert bars.summary() == "done now: hashing recordings 1, computing mfcc 96 (16 clips/s)"
