@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing.context import ForkServerContext
@@ -60,7 +61,7 @@ def parallel_map(function: Callable[[T], R], tasks: Sequence[T], *, workers: int
         return
     context = _fork_server()
     chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_worker_started) as pool:
         running: set[Future[list[R]]] = set()
         try:
             for some in chunks:
@@ -92,10 +93,19 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _one_thread() -> None:
+def _worker_started() -> None:
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End a worker whose parent was killed; it would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _map_chunk(function: Callable[[T], R], tasks: list[T]) -> list[R]:

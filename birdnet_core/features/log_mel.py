@@ -73,7 +73,7 @@ class MelPower(nn.Module):
     def _power(self, padded: torch.Tensor) -> torch.Tensor:
         frames = padded.unfold(-1, self.n_fft, self.hop) * self.window
         spectrum = torch.view_as_real(torch.fft.rfft(frames))
-        return spectrum.square().sum(-1) @ self.filters
+        return (spectrum[..., 0].square() + spectrum[..., 1].square()) @ self.filters
 
 
 def power_to_db(power: torch.Tensor, range_db: float = 80.0) -> torch.Tensor:

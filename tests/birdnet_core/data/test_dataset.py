@@ -2,6 +2,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -369,3 +370,25 @@ def test_recordings_are_counted_by_sample_rate(birds, small_dataset):
     rates = pd.Series([soundfile.info(path).samplerate for path in read_manifest(birds)["path"]])
     expected = {str(rate): n for rate, n in rates.value_counts().items()}
     assert small_dataset.facts["sample_rates"] == expected
+
+
+def test_workers_end_when_their_parent_is_killed():
+    script = (
+        "import os, time\n"
+        "from birdnet_core.data.building import parallel_map\n"
+        "if __name__ == '__main__':\n"
+        "    results = parallel_map(os.path.realpath, ['/proc/self'] * 40, workers=2, chunk=1)\n"
+        "    print(next(results), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
+        worker = Path(parent.stdout.readline().strip())
+        assert worker.name.isdigit() and worker.exists()
+        parent.kill()
+    for _ in range(100):
+        if not worker.exists():
+            break
+        time.sleep(0.1)
+    assert not worker.exists()
