@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,20 @@ import numpy as np
 import torch
 
 from birdnet_core.config import DataConfig
-from birdnet_core.data.audio import cut, decode, highpass, most_active_windows, resample
+from birdnet_core.data.audio import (
+    cut,
+    decode,
+    highpass,
+    most_active_windows,
+    resample,
+    resampling_ratio,
+    response_length,
+)
 from birdnet_core.data.building import Progress, content_hashes, locked, parallel_map, short_hash
 from birdnet_core.errors import DataError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 
 # What is known of a recording, and of each of its windows: a row each, written in place and mapped.
@@ -221,12 +230,31 @@ def active_windows(
     """Return where the most active windows of a recording start, in seconds, and the windows.
 
     `samples` are those of `decode`; the windows, float32 [windows, samples], are resampled, high-passed and
-    padded with zeros where the recording is shorter.
+    padded with zeros where the recording is shorter. Only what a window needs is resampled and filtered.
     """
-    clip = resample(torch.from_numpy(samples), sample_rate, config.sample_rate)
-    if config.highpass_hz:
-        clip = highpass(clip, config.sample_rate, config.highpass_hz)
-    starts = most_active_windows(clip, config.sample_rate, config.window_s, config.windows_per_recording)
-    n_window = round(config.window_s * config.sample_rate)
-    windows = torch.stack([cut(clip, start, n_window) for start in starts]).numpy()
-    return tuple(round(start / config.sample_rate, 3) for start in starts), windows
+    recording = torch.from_numpy(samples)
+    target, corner_hz = config.sample_rate, config.highpass_hz
+    ratio = resampling_ratio(sample_rate, target)
+    starts = most_active_windows(
+        recording,
+        sample_rate,
+        config.window_s,
+        config.windows_per_recording,
+        band_hz=(corner_hz, target / 2),
+    )
+    n_window = round(config.window_s * target)
+    # What the filters reach back to and, for the resampler, ahead to, which is far less than 20 ms.
+    reach_s = 0.02 + (response_length(target, corner_hz) / target if corner_hz else 0)
+    n_reach = round(reach_s * sample_rate)
+    windows, starts_s = [], []
+    for start in starts:
+        # Where samples before and after resampling coincide, so that a cut is resampled as the whole is.
+        start -= start % ratio.denominator
+        first = max(0, start - n_reach)
+        first -= first % ratio.denominator
+        clip = resample(recording[first : start + math.ceil(n_window / ratio) + n_reach], sample_rate, target)
+        if corner_hz:
+            clip = highpass(clip, target, corner_hz)
+        windows.append(cut(clip, int((start - first) * ratio), n_window))
+        starts_s.append(round(start / sample_rate, 3))
+    return tuple(starts_s), torch.stack(windows).numpy()

@@ -8,7 +8,9 @@ import torch
 import torchaudio
 from scipy.signal import lfilter
 
+from birdnet_core.config import TrainConfig
 from birdnet_core.data.audio import cut, decode, highpass, most_active_windows, resample
+from birdnet_core.data.clip_store import active_windows
 from birdnet_core.errors import DataError
 
 RATE = 22_050
@@ -180,3 +182,43 @@ def test_a_short_recording_is_one_window_padded_at_its_end(seconds):
 
 def test_silence_has_windows_too():
     assert len(most_active_windows(torch.zeros(10 * RATE), RATE, 4.0, 2)) == 2
+
+
+@pytest.mark.parametrize("rate", [8_012, 22_050, 32_000, 48_000])
+@pytest.mark.parametrize("extra", [1, 37, 2_000])
+def test_a_recording_a_little_longer_than_a_window_has_one(rate, extra):
+    for window_s in (0.13, 1.0, 4.0):
+        starts = most_active_windows(torch.randn(round(window_s * rate) + extra), rate, window_s, 1)
+        assert len(starts) == 1 and 0 <= starts[0] <= extra
+
+
+def test_activity_outside_of_the_band_does_not_count():
+    """A whistle at 3 kHz against louder rumble and a louder whistle above the band."""
+    t = np.arange(20 * 32_000) / 32_000
+    samples = 0.01 * np.random.default_rng(0).standard_normal(len(t))
+    for hz, level, first in ((3_000, 0.1, 4), (60, 2.0, 10), (13_000, 2.0, 15)):
+        part = (t >= first) & (t < first + 3)
+        samples[part] += level * np.sin(2 * np.pi * hz * t[part])
+    recording = torch.from_numpy(samples.astype(np.float32))
+    (start,) = most_active_windows(recording, 32_000, 4.0, 1, band_hz=(500.0, 11_025.0))
+    assert 3 <= start / 32_000 <= 4
+    (start,) = most_active_windows(recording, 32_000, 4.0, 1)
+    assert start / 32_000 > 8
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 32_000, 44_100, 8_012])
+def test_a_window_is_cut_from_the_recording_as_if_all_of_it_were_filtered(rate):
+    config = TrainConfig().data
+    samples = np.random.default_rng(2).standard_normal(9 * rate).astype(np.float32)
+    samples[6 * rate :] *= 3
+    (start_s,), windows = active_windows(samples, rate, config)
+    assert start_s > 3
+    whole = highpass(resample(torch.from_numpy(samples), rate, 22_050), 22_050, config.highpass_hz)
+    # The start is a whole number of samples before and after resampling; `starts_s` rounds to 1 ms.
+    best = min(
+        float(
+            (cut(whole, round(start_s * 22_050) + shift, 88_200) - torch.from_numpy(windows[0])).abs().max()
+        )
+        for shift in range(-25, 26)
+    )
+    assert best < 1e-4
