@@ -206,17 +206,19 @@ def prepare(
 def _pictures(
     clips: ClipStore, stored: Path, config: TrainConfig, wanted: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield the features of the clips `wanted`, read where they are stored, computed elsewhere."""
-    store = FeatureStore.open(stored) if stored.exists() else None
+    """Yield the features of the clips `wanted`, read where they are stored, computed elsewhere.
+
+    Stores are opened for every batch: pages stay in the process's memory as long as they are mapped.
+    """
     feature = build_feature(config.features, clips.sample_rate, clips.samples.shape[1])
     rows, _ = clips.rows()
     for first in range(0, len(wanted), CHUNK):
         some = wanted[first : first + CHUNK]
-        if store:
-            yield store.read(some)
+        if stored.exists():
+            yield FeatureStore.open(stored).read(some)
         else:
             with torch.inference_mode():
-                yield feature(clips.read(rows[some])).numpy()
+                yield feature(ClipStore.open(clips.folder).read(rows[some])).numpy()
 
 
 def sides_of_recordings(folder: Path) -> np.ndarray:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import Component
@@ -143,7 +142,9 @@ class _Chunk:
 
 
 def _compute(task: _Chunk) -> tuple[int, int]:
-    clips, feature = _opened(task.clips, task.feature)
+    # Opened for every chunk, which costs little: pages stay in a process's memory as long as they are mapped.
+    clips = ClipStore.open(task.clips)
+    feature = _built(task.feature, clips.sample_rate, clips.samples.shape[1])
     with torch.inference_mode():
         values, scale, offset = quantised(feature(clips.read(task.rows)))
     some = slice(task.first, task.first + len(task.rows))
@@ -155,11 +156,7 @@ def _compute(task: _Chunk) -> tuple[int, int]:
     return task.first, len(task.rows)
 
 
-@functools.lru_cache(maxsize=1)
-def _opened(folder: Path, feature: Component) -> tuple[ClipStore, nn.Module]:
-    """Open a store and build a feature once a worker, not once a chunk."""
-    clips = ClipStore.open(folder)
-    return clips, build_feature(feature, clips.sample_rate, clips.samples.shape[1])
+_built = functools.lru_cache(maxsize=1)(build_feature)
 
 
 def channel_statistics(pictures: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
