@@ -231,7 +231,8 @@ def _draw_collection(
         chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
         mine = recordings[recordings["species"] == chosen]
         title = f"{chosen}\n{name}, {len(mine)} recording{'s' if len(mine) > 1 else ''}"
-        examples.append((title, _spectrogram(mine["path"].iloc[0], config)))
+        shown = mine[mine["side"] == "train"]  # nobody looks at the test side
+        examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
     examples.reverse()
     spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
     figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)
