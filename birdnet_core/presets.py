@@ -38,7 +38,7 @@ _AST = {
 PRESETS = {
     "phase0": Preset("AudioCNN with cross-entropy", _CNN),
     "phase1-balanced": Preset(
-        "AudioCNN, cross-entropy weighted by N/(2 n)", {**_CNN, "loss.class_weights": "balanced"}
+        "AudioCNN, cross-entropy weighted by K/(2 n)", {**_CNN, "loss.class_weights": "balanced"}
     ),
     "phase1-sqrt": Preset(
         "AudioCNN, cross-entropy weighted by sqrt(N/(K n))", {**_CNN, "loss.class_weights": "sqrt"}

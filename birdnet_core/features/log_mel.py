@@ -10,6 +10,8 @@ from torch import nn
 
 from birdnet_core.registry import features
 
+BAND_GROUPS = 4
+
 
 @features.register("log_mel")
 class LogMel(nn.Module):
@@ -59,9 +61,13 @@ class MelPower(nn.Module):
             n_fft // 2 + 1, fmin_hz, fmax_hz, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
         )
         self.window: torch.Tensor
-        self.filters: torch.Tensor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("filters", filters, persistent=False)
+        # Neighbouring bands weigh few bins: groups of them, over their own bins alone, are less to multiply.
+        self.bins: list[slice] = []
+        for n, group in enumerate(filters.tensor_split(BAND_GROUPS, dim=1)):
+            used = group.any(dim=1).nonzero()
+            self.bins.append(slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 1))
+            self.register_buffer(f"filters_{n}", group[self.bins[n]].contiguous(), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return [batch, mels, frames] for `waveform` [batch, samples]; frame i is centred on i * hop."""
@@ -72,8 +78,10 @@ class MelPower(nn.Module):
 
     def _power(self, padded: torch.Tensor) -> torch.Tensor:
         frames = padded.unfold(-1, self.n_fft, self.hop) * self.window
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))
-        return (spectrum[..., 0].square() + spectrum[..., 1].square()) @ self.filters
+        spectrum = torch.fft.rfft(frames)
+        power = spectrum.real.square() + spectrum.imag.square()
+        parts = [power[..., bins] @ getattr(self, f"filters_{n}") for n, bins in enumerate(self.bins)]
+        return torch.cat(parts, dim=-1)
 
 
 def power_to_db(power: torch.Tensor, range_db: float = 80.0) -> torch.Tensor:
