@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/shared_features.py
 	$(BIN)/python benchmarks/ast_frames.py
+	$(BIN)/python benchmarks/prepare.py
 
 # Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)

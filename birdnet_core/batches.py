@@ -149,7 +149,7 @@ class ClipBatches:
                 yield waiting.pop(0).result()
 
 
-def draws(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> torch.Tensor:
+def epoch_order(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> torch.Tensor:
     """Return the positions of an epoch, as many as there are `labels` [clips], in a random order.
 
     ``instance`` has each clip once. The others draw with replacement, a clip of a class of n clips with

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from birdnet_core.batches import ClipBatches, Raw, draws, fits_on
+from birdnet_core.batches import ClipBatches, Raw, epoch_order, fits_on
 from birdnet_core.build import build, count_parameters
 from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
@@ -411,7 +411,7 @@ class Session:
         """Run one epoch of training and return its loss and accuracy."""
         training = self.config.training
         self.model.train()
-        order = draws(self.train_clips.labels.cpu(), training.sampling, self.order)
+        order = epoch_order(self.train_clips.labels.cpu(), training.sampling, self.order)
         batches = list(order.split(training.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:
             # Batch norm has no statistics of a single clip whose maps are 1 x 1.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from birdnet_core.batches import ClipBatches, draws, fits_on
+from birdnet_core.batches import ClipBatches, epoch_order, fits_on
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ LABELS = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
 )
 def test_sampling_draws_classes_by_its_rule(sampling, weights):
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([draws(LABELS, sampling, generator) for _ in range(60)])
+    drawn = torch.cat([epoch_order(LABELS, sampling, generator) for _ in range(60)])
     shares = torch.bincount(LABELS[drawn]).double() / len(drawn)
     expected = torch.tensor(weights, dtype=torch.double) / sum(weights)
     deviation = (expected * (1 - expected) / len(drawn)).sqrt()
@@ -90,7 +90,7 @@ def test_sampling_draws_classes_by_its_rule(sampling, weights):
 
 
 def test_instance_sampling_has_every_clip_once():
-    drawn = draws(LABELS, "instance", torch.Generator().manual_seed(0))
+    drawn = epoch_order(LABELS, "instance", torch.Generator().manual_seed(0))
     assert sorted(drawn.tolist()) == list(range(len(LABELS)))
     assert drawn.tolist() != sorted(drawn.tolist())
 
