@@ -89,7 +89,7 @@ class ClipBatches:
         return len(self.rows)
 
     def raw(self, index: torch.Tensor) -> Raw:
-        """Return the stored values of positions `index`, on the device if resident, else in pinned memory."""
+        """Return the stored values of positions `index`, on the device if resident, else in memory."""
         if self.resident is not None:
             index = index.to(self.device)
             return Raw(self.resident[index], self.scale[index], self.offset[index], self.labels[index])

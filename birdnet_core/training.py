@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import pickle
 import random
 import resource
 import time
@@ -262,7 +263,7 @@ class Session:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DataError(f"cannot read the session {str(path)!r}: {error.strerror}") from None
-        except Exception as error:  # torch.load raises whatever the zip and pickle modules do
+        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise DataError(f"{str(path)!r} is not a saved session, or is damaged: {error}") from None
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise DataError(f"{str(path)!r} is not a saved session of this version of birdtune")

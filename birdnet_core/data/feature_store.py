@@ -101,13 +101,13 @@ def build_feature_store(
                 for first in range(0, len(rows), CHUNK)
                 if first not in finished
             ]
-            done = len(rows) - sum(len(chunk.rows) for chunk in todo)
+            done, total = 0, sum(len(chunk.rows) for chunk in todo)
             with open(log, "a") as journal:
                 for first, n in parallel_map(_compute, todo, workers=workers, chunk=1):
                     journal.write(f"{first}\n")
                     journal.flush()
                     done += n
-                    progress(f"computing {feature.name}", done, len(rows))
+                    progress(f"computing {feature.name}", done, total)
             write_json(
                 partial / "store.json",
                 {"format": FORMAT, "shape": shape, "feature": {"name": feature.name, **feature.kwargs}},

@@ -440,7 +440,9 @@ def test_a_session_of_other_recordings_or_of_no_birdtune_is_refused(small_config
         Session.load(tmp_path / "session.pt", other)
     (tmp_path / "text.pt").write_text("no session")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
-    for name in ("text.pt", "other.pt", "absent.pt"):
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "session.pt").read_bytes()[:5000])
+    for name in ("text.pt", "other.pt", "absent.pt", "empty.pt", "half.pt"):
         with pytest.raises(DataError, match=name):
             Session.load(tmp_path / name, small_dataset)
 
