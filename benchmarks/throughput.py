@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,27 @@ def birdtune(session: Session) -> float:
     return len(session.train_clips) / (time.perf_counter() - start)
 
 
+def by_hand_in_turns(
+    orders: Connection, name: str, n_classes: int, files: NpyFiles, n_params: int, threads: int
+) -> None:
+    """Train an epoch by hand for each number of workers that comes through `orders`, and send its rate."""
+    torch.set_num_threads(threads)
+    model = as_drawn(name, n_classes)
+    assert sum(p.numel() for p in model.parameters()) == n_params
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    while (n_workers := orders.recv()) is not None:
+        fork = "fork" if n_workers else None  # torch's default on Linux, but not below a spawned process
+        loader = DataLoader(files, 32, shuffle=True, num_workers=n_workers, multiprocessing_context=fork)
+        orders.send(by_hand(model, optimizer, loader))
+
+
 def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     config = TrainConfig().override({"data.windows_per_recording": 5, "runtime.threads": threads})
     manifest = read_manifest(cached_synthetic_birds(default_cache()))
     dataset = Dataset.open(prepare(manifest, config))
     rows = dataset.rows("train")
+    context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.npy" for i in range(len(rows))]
         mean, deviation = (x[:, None, None] for x in (dataset.mean, dataset.deviation))
@@ -108,15 +124,21 @@ def main() -> None:
         files = NpyFiles(paths, dataset.labels[rows].tolist())
         for name in ("audio_cnn", "audio_cnn_v2"):
             session = Session(config.override({"model.name": name}), dataset)
-            model = as_drawn(name, len(dataset.species))
-            assert sum(p.numel() for p in model.parameters()) == session.n_params
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
-            loaders = [DataLoader(files, 32, shuffle=True, num_workers=n) for n in (0, 2)]
+            # In a process of its own: a session changes how its process allocates memory.
+            here, there = context.Pipe()
+            given = (there, name, len(dataset.species), files, session.n_params, threads)
+            hand = context.Process(target=by_hand_in_turns, args=given)
+            hand.start()
             rates: dict[str, list[float]] = {"0 workers": [], "2 workers": [], "birdtune": []}
-            for _ in range(REPEATS):
-                rates["0 workers"].append(by_hand(model, optimizer, loaders[0]))
-                rates["2 workers"].append(by_hand(model, optimizer, loaders[1]))
+            for number in range(REPEATS + 1):
+                for n_workers in (0, 2):
+                    here.send(n_workers)
+                    rates[f"{n_workers} workers"].append(here.recv())
                 rates["birdtune"].append(birdtune(session))
+                if number == 0:  # the first warms up
+                    rates = {key: [] for key in rates}
+            here.send(None)
+            hand.join()
             a, b, ours = (statistics.median(r) for r in rates.values())
             print(
                 f"{name:12} by hand {a:6.1f} clips/s (0 workers) {b:6.1f} (2 workers)   "

@@ -7,6 +7,7 @@ loaded in another process.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import math
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 STATE_FORMAT = 1
 SCORING_BATCH = 128
 
+# Of mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
 Precision = Literal["bf16", "fp16", "fp32"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -48,6 +52,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, up to 1 GiB, where its C library is glibc.
+
+    Activations of megabytes otherwise go back to the system and come again, page by page, at every step of
+    the CPU: 3 to 10 % of a training step of AudioCNN.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
+        mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
@@ -92,6 +109,8 @@ class Session:
             log.warning(caution)
         self.device = pick_device(config.runtime)
         torch.set_num_threads(config.runtime.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         seed_everything(config.seed)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -10,7 +10,9 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import sqlite3
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing.context import ForkServerContext
@@ -50,33 +52,67 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def parallel_map(function: Callable[[T], R], tasks: Sequence[T], *, workers: int, chunk: int) -> Iterator[R]:
-    """Yield the results of `function` over `tasks` as they come, from `workers` processes.
+class Workers:
+    """Processes that share the work of preparing; they start when they are first needed, and stay until exit.
 
-    `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow
-    with the number of tasks. Little work is done here, where starting processes would take longer.
+    As a context manager: without an error it ends when the work is done, with one as soon as can be.
     """
-    if workers <= 1 or len(tasks) <= 2 * chunk:
-        yield from map(function, tasks)
-        return
-    context = _fork_server()
-    chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_worker_started) as pool:
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T], *, chunk: int) -> Iterator[R]:
+        """Yield the results of `function` over `tasks` as they come.
+
+        `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow
+        with the number of tasks. Little work is done here, where starting processes would take longer.
+        """
+        if self.n <= 1 or (self._pool is None and len(tasks) <= 2 * chunk):
+            yield from map(function, tasks)
+            return
+        chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
         running: set[Future[list[R]]] = set()
-        try:
-            for some in chunks:
-                running.add(pool.submit(_map_chunk, function, some))
-                if len(running) >= 3 * workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        yield from future.result()
-            while running:
+        for some in chunks:
+            running.add(self._submit(function, some))
+            if len(running) >= 3 * self.n:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield from future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield from future.result()
+
+    def _submit(self, function: Callable[[T], R], tasks: list[T]) -> Future[list[R]]:
+        with _without_main():
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    self.n, mp_context=_fork_server(), initializer=_worker_started
+                )
+            return self._pool.submit(_map_chunk, function, tasks)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the script that runs.
+
+    multiprocessing imports it into each of them for functions defined there, which is slow, and starts the
+    script again where it lacks an ``if __name__ == "__main__"``. Ours are in modules.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def start_workers() -> None:

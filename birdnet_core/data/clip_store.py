@@ -28,11 +28,11 @@ from birdnet_core.data.audio import (
     resampling_ratio,
     response_length,
 )
-from birdnet_core.data.building import Progress, content_hashes, locked, parallel_map, short_hash
+from birdnet_core.data.building import Progress, Workers, content_hashes, locked, short_hash
 from birdnet_core.errors import DataError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 
 
 # What is known of a recording, and of each of its windows: a row each, written in place and mapped.
@@ -108,14 +108,14 @@ class ClipStore:
 
 
 def build_clip_store(
-    paths: Sequence[str], config: DataConfig, cache: Path, *, workers: int, progress: Progress
+    paths: Sequence[str], config: DataConfig, cache: Path, *, workers: Workers, progress: Progress
 ) -> ClipStore:
     """Return the store of the recordings in `paths`, building what is not there yet.
 
     A recording that cannot be decoded keeps its place with the reason as its `error`. Raises DataError when
     not one of them can.
     """
-    hashes = content_hashes(paths, cache, workers=workers, progress=progress)
+    hashes = content_hashes(paths, cache, workers=workers.n, progress=progress)
     options = {
         "format": FORMAT,
         "sample_rate": config.sample_rate,
@@ -140,7 +140,7 @@ def _fill(
     paths: Sequence[str],
     hashes: list[str],
     config: DataConfig,
-    workers: int,
+    workers: Workers,
     progress: Progress,
 ) -> None:
     """Decode into ``folder.partial``, then rename; `is_done` says what an earlier call has finished."""
@@ -157,7 +157,7 @@ def _fill(
     todo = [(i, paths[i]) for i in np.flatnonzero(~recordings["is_done"]).tolist()]
     work = functools.partial(_decode_into_store, clips=clips, config=config)
     with open(log, "a") as journal:
-        decoded = parallel_map(work, todo, workers=workers, chunk=min(16, 4 + len(todo) // 2000))
+        decoded = workers.map(work, todo, chunk=min(16, 4 + len(todo) // 2000))
         for n_done, result in enumerate(decoded, start=1):
             recording, row = recordings[result.i], result.i * config.windows_per_recording
             if result.error:

@@ -15,7 +15,7 @@ import torch
 
 from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.building import Progress, default_cache, locked, no_progress, short_hash
+from birdnet_core.data.building import Progress, Workers, default_cache, locked, no_progress, short_hash
 from birdnet_core.data.clip_store import ClipStore, build_clip_store
 from birdnet_core.data.feature_store import (
     CHUNK,
@@ -121,14 +121,14 @@ def prepare(
     split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
     """
     cache = default_cache() if cache is None else Path(cache)
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    clips = build_clip_store(
-        manifest["path"].tolist(), config.data, cache, workers=workers, progress=progress
-    )
-    features = store_folder(clips, config.features, cache)
-    pays = is_worth_storing(clips, config.features)
-    if config.runtime.features == "stored" or (config.runtime.features == "auto" and pays):
-        build_feature_store(clips, config.features, cache, workers=workers, progress=progress)
+    with Workers((os.cpu_count() or 1) if workers is None else workers) as pool:
+        clips = build_clip_store(
+            manifest["path"].tolist(), config.data, cache, workers=pool, progress=progress
+        )
+        features = store_folder(clips, config.features, cache)
+        pays = is_worth_storing(clips, config.features)
+        if config.runtime.features == "stored" or (config.runtime.features == "auto" and pays):
+            build_feature_store(clips, config.features, cache, workers=pool, progress=progress)
     described = manifest.drop(columns="path").assign(sha256=clips.sha256)
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data

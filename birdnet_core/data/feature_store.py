@@ -17,7 +17,7 @@ import torch
 
 from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import Component
-from birdnet_core.data.building import Progress, locked, parallel_map, short_hash
+from birdnet_core.data.building import Progress, Workers, locked, short_hash
 from birdnet_core.data.clip_store import ClipStore
 from birdnet_core.errors import DataError
 from birdnet_core.records import read_json, write_json
@@ -75,7 +75,7 @@ def is_worth_storing(clips: ClipStore, feature: Component) -> bool:
 
 
 def build_feature_store(
-    clips: ClipStore, feature: Component, cache: Path, *, workers: int, progress: Progress
+    clips: ClipStore, feature: Component, cache: Path, *, workers: Workers, progress: Progress
 ) -> FeatureStore:
     """Return the features of the filled rows of `clips`, computing what is not there yet."""
     folder = store_folder(clips, feature, cache)
@@ -103,7 +103,7 @@ def build_feature_store(
             ]
             done, total = 0, sum(len(chunk.rows) for chunk in todo)
             with open(log, "a") as journal:
-                for first, n in parallel_map(_compute, todo, workers=workers, chunk=1):
+                for first, n in workers.map(_compute, todo, chunk=1):
                     journal.write(f"{first}\n")
                     journal.flush()
                     done += n

@@ -23,6 +23,17 @@ def convolution(n_in: int, n_out: int, *, is_pooled: bool = False) -> list[nn.Mo
     ]
 
 
+class GlobalAveragePool(nn.Module):
+    """Mean over bins and frames, [batch, channels, bins, frames] to [batch, channels].
+
+    As pooling with a window of the whole picture: the gradient of a mean is a broadcast, which the ReLU
+    before it takes 15 times as long to go back through on the CPU.
+    """
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(pictures, pictures.shape[-2:]).flatten(1)
+
+
 @models.register("audio_cnn")
 class AudioCNN(nn.Module):
     """Three blocks of two convolutions, 32/64/128 channels; 343,801 parameters at 3 channels, 89 classes.
@@ -37,7 +48,7 @@ class AudioCNN(nn.Module):
             *convolution(input_shape[0], 32), *convolution(32, 32, is_pooled=True),
             *convolution(32, 64), *convolution(64, 64, is_pooled=True),
             *convolution(64, 128), *convolution(128, 128),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            GlobalAveragePool(),
         )  # fmt: skip
         self.head = nn.Sequential(
             nn.Linear(128, 256), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(256, n_classes)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from birdnet_core.models.audio_cnn import convolution
+from birdnet_core.models.audio_cnn import GlobalAveragePool, convolution
 from birdnet_core.registry import models
 
 
@@ -25,7 +25,7 @@ class AudioCNNv2(nn.Module):
         layers: list[nn.Module] = []
         for block, (n_in, n_out) in enumerate(pairwise(widths)):
             layers += convolution(n_in, n_out, is_pooled=block < 4)
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(*layers, GlobalAveragePool())
         self.head = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(512, 512),

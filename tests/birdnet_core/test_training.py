@@ -1,5 +1,7 @@
+import ctypes
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -497,3 +499,25 @@ def test_no_batch_is_left_with_a_single_clip(small_config, small_dataset):
     session._learn_batch = lambda raw: sizes.append(len(raw.classes)) or learn(raw)
     session.step()
     assert sizes == [n]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_freed_memory_is_kept():
+    script = (
+        "import resource, sys, torch\n"
+        "from birdnet_core.training import keep_freed_memory\n"
+        "if sys.argv[1] == 'kept':\n"
+        "    keep_freed_memory()\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.empty(7 * 2**18).fill_(1)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(min(faults() for _ in range(10)))\n"
+    )
+    # So that glibc does not learn by itself to keep blocks of this size.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    faults = {
+        how: int(subprocess.check_output([sys.executable, "-c", script, how], env=environment))
+        for how in ("kept", "as usual")
+    }
+    assert faults["as usual"] >= 1792 and faults["kept"] < 100  # pages of 7 MiB

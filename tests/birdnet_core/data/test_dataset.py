@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
 from birdnet_core.data import clip_store, feature_store
-from birdnet_core.data.building import content_hashes, parallel_map
+from birdnet_core.data.building import Workers, content_hashes
 from birdnet_core.data.clip_store import ClipStore, build_clip_store
 from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
 from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
@@ -170,7 +171,7 @@ def test_clips_keep_amplitude_and_count(birds, small_config, cache):
     manifest = read_manifest(birds)
     config = small_config.override({"data.windows_per_recording": 3})
     store = build_clip_store(
-        manifest["path"].tolist(), config.data, cache, workers=1, progress=lambda *a: None
+        manifest["path"].tolist(), config.data, cache, workers=Workers(1), progress=lambda *a: None
     )
     rows, recording = store.rows()
     assert len(rows) == store.n_windows.sum() > len(manifest)
@@ -189,7 +190,7 @@ def test_a_quiet_recording_keeps_its_resolution(tmp_path, small_config):
     soundfile.write(folder / "q.wav", samples, 22_050, subtype="FLOAT")
     config = small_config.override({"data.highpass_hz": 0.0})
     store = build_clip_store(
-        [str(folder / "q.wav")], config.data, tmp_path, workers=1, progress=lambda *a: None
+        [str(folder / "q.wav")], config.data, tmp_path, workers=Workers(1), progress=lambda *a: None
     )
     np.testing.assert_allclose(store.read(np.array([0]))[0].numpy(), samples, atol=1e-8)
 
@@ -201,7 +202,7 @@ def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
     loud = (3 * np.sin(2 * np.pi * 4000 * t) + 3 * np.sin(2 * np.pi * 30 * t)).astype(np.float32)
     soundfile.write(folder / "l.wav", loud, 22_050, subtype="FLOAT")
     store = build_clip_store(
-        [str(folder / "l.wav")], small_config.data, tmp_path, workers=1, progress=lambda *a: None
+        [str(folder / "l.wav")], small_config.data, tmp_path, workers=Workers(1), progress=lambda *a: None
     )
     settled = store.read(np.array([0]))[0].numpy()[2000:]
     assert np.abs(settled).max() == pytest.approx(3, rel=0.02)
@@ -255,9 +256,25 @@ def test_hashes_are_remembered_by_size_and_time(tmp_path):
     assert content_hashes([str(tmp_path / "no")], tmp_path / "c", workers=1) == [""]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_parallel_map_returns_every_result(workers):
-    assert sorted(parallel_map(abs, list(range(-20, 0)), workers=workers, chunk=2)) == list(range(1, 21))
+@pytest.mark.parametrize("n", [1, 2])
+def test_workers_return_every_result_of_every_stage(n):
+    with Workers(n) as workers:
+        for first in (-20, -30):
+            assert sorted(workers.map(abs, list(range(first, 0)), chunk=2)) == list(range(1, 1 - first))
+
+
+def test_workers_do_not_run_the_script_that_starts_them(tmp_path):
+    script = tmp_path / "no_guard.py"
+    script.write_text(
+        "from birdnet_core.data.building import Workers\n"
+        "print('once')\n"
+        "with Workers(2) as workers:\n"
+        "    print(sum(workers.map(abs, list(range(-20, 0)), chunk=2)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.split() == ["once", "210"], done.stderr
 
 
 def test_channel_statistics_match_numpy():
@@ -375,11 +392,10 @@ def test_recordings_are_counted_by_sample_rate(birds, small_dataset):
 def test_workers_end_when_their_parent_is_killed():
     script = (
         "import os, time\n"
-        "from birdnet_core.data.building import parallel_map\n"
-        "if __name__ == '__main__':\n"
-        "    results = parallel_map(os.path.realpath, ['/proc/self'] * 40, workers=2, chunk=1)\n"
-        "    print(next(results), flush=True)\n"
-        "    time.sleep(60)\n"
+        "from birdnet_core.data.building import Workers\n"
+        "results = Workers(2).map(os.path.realpath, ['/proc/self'] * 40, chunk=1)\n"
+        "print(next(results), flush=True)\n"
+        "time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
