@@ -71,6 +71,11 @@ def lr_share(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) 
     return 1.0
 
 
+def is_open_ended(config: OptimConfig) -> bool:
+    """Return whether no learning rate depends on the budget: a longer run begins like a shorter one."""
+    return config.schedule in ("constant", "step", "plateau")
+
+
 def _cosine(start: float, end: float, way: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * way))
 

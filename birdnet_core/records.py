@@ -7,6 +7,8 @@ tool can read a run without birdtune:
     RUN/journal.jsonl             what happened, one line an event, appended by the one driver
     RUN/trials/<trial_id>.json    how each trial ended
     RUN/optuna.db                 the Optuna studies of the searches
+    RUN/checkpoints/<trial_id>/   what an unfinished trial goes on from, and those of the best
+    RUN/driver.lock               who writes the folder
     RUN/ray.log                   what Ray had to say, if anything
 
 `docs/run-folder.md` describes every field.
@@ -15,6 +17,7 @@ tool can read a run without birdtune:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -26,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -84,6 +88,7 @@ class TrialRecord:
         epochs: epochs trained; `best_epoch` counts from 1.
         f1_per_species: validation F1 of every species present in truth, at the best epoch.
         started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
+        gpus, cpus: what the trial was given; with `seconds`, its gpu_hours and cpu_hours.
         peak_memory_mb: of the process on the CPU, of torch's allocator on the GPU.
         provenance: versions, git commit, host, device, data and split hashes.
     """
@@ -104,6 +109,8 @@ class TrialRecord:
     seconds: float = 0.0
     gpus: float = 0.0
     cpus: float = 0.0
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
     peak_memory_mb: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -127,6 +134,8 @@ class RunFolder:
         self.path = Path(path)
         self.journal_path = self.path / "journal.jsonl"
         self.storage_path = self.path / "optuna.db"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.lock_path = self.path / "driver.lock"
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -140,6 +149,36 @@ class RunFolder:
                 "give the folder that `birdtune sweep --out` wrote"
             )
         return run
+
+    @contextlib.contextmanager
+    def driven(self, command: str = "") -> Iterator[None]:
+        """Be the one driver of the folder while the block runs.
+
+        The lock is the operating system's, so a driver that was killed has given it up. Raises RunFolderError
+        that names the holder where another one lives.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.lock_path, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunFolderError(
+                    f"{str(self.path)!r} is being written by another driver: {self._holder()}; wait for it, "
+                    "end it, or give another --out"
+                ) from None
+            lock.truncate(0)
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "host": platform.node(), "started": started, "command": command}
+            lock.write(json.dumps(holder) + "\n")
+            lock.flush()
+            yield
+
+    def _holder(self) -> str:
+        try:
+            holder = read_json(self.lock_path)
+        except RunFolderError:
+            return "it has only just started"
+        return f"process {holder['pid']} on {holder['host']}, started {holder['started']}"
 
     def study_names(self) -> list[str]:
         return sorted(p.stem for p in (self.path / "studies").glob("*.json"))
@@ -158,13 +197,15 @@ class RunFolder:
         paths = sorted((self.path / "trials").glob("*.json"))
         return {p.stem: TrialRecord.from_dict(read_json(p)) for p in paths}
 
-    def append(self, event: dict[str, Any]) -> None:
-        """Add one event to the journal and hand it to the operating system at once."""
+    def append(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Add one event to the journal, hand it to the operating system at once, and return it as written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(_without_nan({**event, "time": round(time.time(), 3)}), ensure_ascii=False) + "\n"
+        written: dict[str, Any] = _without_nan({**event, "time": round(time.time(), 3)})
+        line = json.dumps(written, ensure_ascii=False) + "\n"
         with open(self.journal_path, "ab+") as journal:
             _drop_unfinished_line(journal)
             journal.write(line.encode())
+        return written
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the journal's events in order.

@@ -32,12 +32,12 @@ from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.metrics import average_windows, f1_per_class, score
-from birdnet_core.optim import Plateau, lr_share
+from birdnet_core.optim import Plateau, is_open_ended, lr_share
 from birdnet_core.records import Status, TrialRecord, is_better, metric_direction, provenance, write_json
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 SCORING_BATCH = 128
 
 # Of mallopt(3)
@@ -145,6 +145,8 @@ class Session:
         self.best_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
         self.f1_per_species: dict[str, float] = {}
+        # What `step` returned, epoch by epoch.
+        self.history: list[dict[str, float]] = []
         # What patience waits for: the best value of `stop_on` so far and its epoch.
         self.stop_best: float | None = None
         self.stop_epoch = 0
@@ -174,7 +176,9 @@ class Session:
                     raise
             # Outside of the except block, whose traceback keeps the tensors of the failed step alive.
             self._halve_micro_batches(before)
-        return {**metrics, "epoch_s": time.perf_counter() - start}
+        metrics["epoch_s"] = time.perf_counter() - start
+        self.history.append(dict(metrics))
+        return metrics
 
     def _epoch(self) -> dict[str, float]:
         metrics = self._learn()
@@ -266,17 +270,24 @@ class Session:
             "micro_batch_size": self.micro_batch_size,
             "n_out_of_memory": self.n_out_of_memory,
             "best_weights": self.best_weights,
+            "history": self.history,
             **self._changing_state(),
         }
-        torch.save(state, partial)
-        os.replace(partial, path)
+        try:
+            torch.save(state, partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     @classmethod
-    def load(cls, path: str | Path, dataset: Dataset) -> Session:
+    def load(cls, path: str | Path, dataset: Dataset, *, epochs: int | None = None) -> Session:
         """Return the session that `save` wrote, to go on as if it had never stopped.
 
-        Raises DataError for a file that is no session, or one of other recordings or another split, and
-        ConfigError where the device is of another kind, whose generators draw other numbers.
+        With `epochs`, on a longer budget, as if it had been asked for from the start, which takes a schedule
+        that does not depend on the budget (`optim.is_open_ended`). Raises DataError for a file that is no
+        session, or one of other recordings or another split, and ConfigError where the device is of another
+        kind, whose generators draw other numbers, or the schedule is not open-ended.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -292,7 +303,15 @@ class Session:
                     f"the session {str(path)!r} was trained on other recordings or another split: its {fact} "
                     f"is {state[fact]}, that of the dataset is {dataset.facts[fact]}"
                 )
-        session = cls(TrainConfig.from_dict(state["config"]), dataset)
+        config = TrainConfig.from_dict(state["config"])
+        if epochs is not None:
+            if not is_open_ended(config.optim):
+                raise ConfigError(
+                    f"the session {str(path)!r} cannot go on for {epochs} epochs instead of "
+                    f"{config.training.epochs}: its schedule, {config.optim.schedule!r}, follows the budget"
+                )
+            config = config.override({"training.epochs": epochs})
+        session = cls(config, dataset)
         if session.device.type != state["device"]:
             raise ConfigError(
                 f"the session {str(path)!r} was saved on {state['device']} and cannot go on on "
@@ -303,6 +322,7 @@ class Session:
         session.micro_batch_size = state["micro_batch_size"]
         session.n_out_of_memory = state["n_out_of_memory"]
         session.best_weights = state["best_weights"]
+        session.history = state["history"]
         session._take_changing_state(state)
         return session
 

@@ -41,6 +41,16 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
 ]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.", metavar="RUN")]
+BudgetHoursOption = Annotated[
+    float | None, typer.Option(help="Stop when drivers of this run have run for so long.")
+]
+BudgetGpuHoursOption = Annotated[
+    float | None, typer.Option(help="Stop when this run has used so many GPU-hours of training.")
+]
+UntilOption = Annotated[
+    str | None, typer.Option(help="Stop when an epoch is so good.", metavar="METRIC>=VALUE")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
 
@@ -53,6 +63,10 @@ def main() -> None:
         lines = str(error).split("\n")
         err_console.print("error:", style="bold red", end=" ")
         err_console.print("\n       ".join(lines), soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        err_console.print(f"error: {error.strerror or error}{where}", style="bold red", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err_console.print("interrupted; what is finished is kept: the same command goes on from there")
@@ -350,9 +364,21 @@ def sweep_command(
     ] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
+    until: UntilOption = None,
+    trial_timeout: Annotated[
+        float | None, typer.Option(help="Seconds an epoch may take; a trial that hangs longer has failed.")
+    ] = None,
+    keep_checkpoints: Annotated[
+        int, typer.Option(min=0, help="Completed trials, the best, that keep a checkpoint for `extend`.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the trials of a study; what the run folder holds already is not trained again."""
+    """Train the trials of a study; what the run folder holds already is not trained again.
+
+    Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
+    """
     request = {
         "study": study,
         "data": data if data == "synthetic" else str(Path(data).absolute()),
@@ -365,38 +391,126 @@ def sweep_command(
         "gpus": gpus_per_trial,
         "concurrent": concurrent,
         "workers": workers,
+        "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
+        "trial_timeout": trial_timeout,
+        "keep_checkpoints": keep_checkpoints,
     }
     _tell_sweep(_sweep(request, out or Path("runs") / study), as_json)
 
 
 @app.command("resume")
 def resume_command(
-    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    run: RunArgument,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
+    until: UntilOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with the studies of a run that was interrupted or killed, as they were asked for."""
+    """Go on with the studies of a run that was interrupted or killed, as they were asked for.
+
+    Budgets count what the run has used before; a budget given here replaces the one it was started with.
+    """
     from birdnet_core.records import RunFolder
 
-    folder = RunFolder.existing(run)
-    for name in folder.study_names():
-        request = folder.read_study(name)["request"]
-        if request is None:
-            raise RunFolderError(
-                f"study {name!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
-                "call tuning.launch.sweep again with the arguments it was started with"
-            )
+    for name in RunFolder.existing(run).study_names():
+        request = _request(run, name)
+        given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
+        if any(value is not None for value in given.values()):
+            request["budget"] = given
         _tell_sweep(_sweep(request, run), as_json)
 
 
-def _sweep(request: dict[str, Any], out: Path) -> dict[str, Any]:
+@app.command("rerun")
+def rerun_command(
+    run: RunArgument,
+    failed: Annotated[bool, typer.Option("--failed", help="Those that failed or diverged.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the failed and diverged trials of a run again, from their start."""
+    from birdnet_core.records import RunFolder
+
+    if not failed:
+        raise ConfigError("say which trials shall be trained again: birdtune rerun RUN --failed")
+    for name in RunFolder.existing(run).study_names():
+        _tell_sweep(_sweep(_request(run, name), run, rerun_failed=True), as_json)
+
+
+@app.command("extend")
+def extend_command(
+    run: RunArgument,
+    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(help="Epochs of each trial, or +N more: a study of its own in the same folder."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
+    from birdnet_core.records import RunFolder
+
+    folder = RunFolder.existing(run)
+    names = folder.study_names()
+    if study is None and len(names) > 1:
+        raise ConfigError(f"{str(run)!r} holds several studies; give --study: {', '.join(names)}")
+    name = study or names[0]
+    if name not in names:
+        raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
+    there, request = folder.read_study(name), _request(run, name)
+    shorter = None
+    if seeds is None and trials is None and epochs is None:
+        raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
+    if seeds is not None:
+        request["seeds"] = _extended("--seeds", seeds, len(there["seeds"]))
+    if trials is not None:
+        request["trials"] = _extended("--trials", trials, there["n_trials"] or 0)
+    if epochs is not None:
+        shorter = there["epochs"]
+        n = _extended("--epochs", epochs, shorter)
+        request["settings"] = {**request["settings"], "training.epochs": n}
+        request["name"] = f"{request['study']}-{n}-epochs"
+    _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
+
+
+def _extended(option: str, given: str, now: int) -> int:
+    """Return the total that ``+N`` or ``N`` asks for; ConfigError where it is not more than `now`."""
+    try:
+        total = now + int(given) if given.startswith("+") else int(given)
+    except ValueError:
+        raise ConfigError(f"{option} {given!r} is not a number; give a total such as 5, or +2") from None
+    if total <= now:
+        raise ConfigError(f"{option} {given} adds nothing: the study has {now}; give a larger total, or +N")
+    return total
+
+
+def _request(run: Path, study: str) -> dict[str, Any]:
+    """Return what the command line asked for when a study was started."""
+    from birdnet_core.records import RunFolder
+
+    request: dict[str, Any] | None = RunFolder(run).read_study(study)["request"]
+    if request is None:
+        raise RunFolderError(
+            f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
+            "call tuning.launch.sweep again with the arguments it was started with"
+        )
+    return request
+
+
+def _sweep(
+    request: dict[str, Any], out: Path, *, rerun_failed: bool = False, shorter: int | None = None
+) -> dict[str, Any]:
     """Run the sweep that `request` asks for, under a live view, and return its summary as plain values.
 
     `request` is kept in the run folder: it is all that `resume` needs.
     """
+    from dataclasses import replace
+
     from search_spaces.study import Ablation, load_study
 
     name = request["study"]
     study = load_study(name, quick=request["quick"])
+    study = replace(study, name=request.get("name", name))
     if isinstance(study, Ablation) and request["trials"] is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
     if not isinstance(study, Ablation) and request["seeds"] is not None:
@@ -405,8 +519,11 @@ def _sweep(request: dict[str, Any], out: Path) -> dict[str, Any]:
     import optuna
 
     from birdnet_core.config import TrainConfig
+    from tuning.halt import Budget
     from tuning.launch import Data, Resources, sweep
     from tuning.live import SweepView
+
+    budget = Budget(**request.get("budget", {}))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     view = SweepView(err_console)
@@ -426,15 +543,25 @@ def _sweep(request: dict[str, Any], out: Path) -> dict[str, Any]:
             settings=request["settings"],
             n_seeds=request["seeds"],
             n_trials=request["trials"],
-            resources=Resources(cpus=request["cpus"], gpus=request["gpus"], concurrent=request["concurrent"]),
+            resources=Resources(
+                cpus=request["cpus"],
+                gpus=request["gpus"],
+                concurrent=request["concurrent"],
+                timeout_s=request.get("trial_timeout"),
+                checkpoints=request.get("keep_checkpoints", 0),
+            ),
+            budget=budget,
+            rerun_failed=rerun_failed,
+            shorter=shorter,
             request=request,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,
         )
     return {
-        "study": name,
+        "study": study.name,
         "run": str(out),
         "counts": summary.counts,
+        "halted": summary.halted,
         "n_reused": summary.n_reused,
         "seconds": round(summary.seconds, 1),
     }
@@ -443,9 +570,14 @@ def _sweep(request: dict[str, Any], out: Path) -> dict[str, Any]:
 def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
     """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
     run = result["run"]
-    _print(result, as_json, f"{_sweep_line(result)}\nnext: birdtune report {run}    birdtune best {run}")
+    goes_on = f"birdtune resume {run}    " if result["halted"] else ""
+    stopped = f"stopped early: {result['halted']}\n" if result["halted"] else ""
+    following = f"next: {goes_on}birdtune report {run}    birdtune best {run}"
+    _print(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
     if not as_json:
         _list_failures(Path(run))
+    if result["halted"]:
+        return
     if not result["counts"].get("completed"):
         raise ConfigError(f"no trial of {result['study']!r} completed; the reasons stand in {run}/trials/")
 

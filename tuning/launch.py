@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,20 +16,22 @@ from typing import Any
 import pandas as pd
 from optuna.trial import Trial
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder, metric_direction, provenance
-from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, trial_config
+from birdnet_core.optim import is_open_ended
+from birdnet_core.records import RunFolder, metric_direction, provenance, write_text
+from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, group_of, trial_config
+from tuning.dispatch import Dispatcher, HaltingScheduler
+from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
-from tuning.resources import n_concurrent, ray_session
+from tuning.resources import n_concurrent, ray_session, scratch_folder
+from tuning.schedulers import Fifo, Rule, make_rule
 from tuning.searcher import OptunaSearcher, PlannedSearcher, open_study
-from tuning.trainable import TrainTrial
+from tuning.trainable import RUN_ID, TrainTrial
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,20 @@ class Resources:
         cpus: also the number of torch's threads.
         gpus: fractions share a GPU; None takes a whole one where Ray sees any.
         concurrent: the most trials side by side; None takes as many as fit.
+        restarts: how often a trial goes on after its process died, before it counts as killed.
+        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
+        checkpoints: how many completed trials, the best of the study, keep theirs.
     """
 
     cpus: int = 1
     gpus: float | None = None
     concurrent: int | None = None
+    restarts: int = 3
+    timeout_s: float | None = None
+    checkpoints: int = 0
+
+    def gpus_of_a_trial(self, total: Mapping[str, float]) -> float:
+        return self.gpus if self.gpus is not None else float(total["gpu"] >= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +83,16 @@ class Data:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended: trials of the study by status, those that were there before, wall time."""
+    """How a sweep ended: trials of the study by status, those that were there before, wall time.
+
+    `halted` says why it ended before all of its trials did.
+    """
 
     study: str
     counts: dict[str, int]
     n_reused: int
     seconds: float
+    halted: str | None = None
 
 
 def sweep(
@@ -91,17 +105,22 @@ def sweep(
     n_seeds: int | None = None,
     n_trials: int | None = None,
     resources: Resources | None = None,
+    budget: Budget | None = None,
+    rerun_failed: bool = False,
+    shorter: int | None = None,
     request: Mapping[str, Any] | None = None,
     command: str = "",
     observer: Observer = lambda event: None,
 ) -> Summary:
     """Train the trials of `study` that the run folder `out` does not hold yet.
 
-    A trial is known by its config and seed: one that completed is reused, one that failed or was killed is
-    trained again. `request` and `command` are kept in the study's file, the first for `birdtune resume`. The
-    folder is written by this process alone, and can be read while the sweep runs. Raises ConfigError for
-    settings that the study cannot take, before anything is trained, and RunFolderError for a folder that
-    holds other data, or this study with other settings.
+    A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
+    latter two unless `rerun_failed`; one that was interrupted or killed goes on after its last epoch. With
+    `shorter`, trials go on from the checkpoints of the same configs with that budget, where these are kept.
+    `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
+    written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
+    the study cannot take, before anything is trained, and RunFolderError for a folder that holds other data,
+    or this study with other settings, that another driver writes, or that cannot be written any more.
     """
     start = time.perf_counter()
     resources = resources or Resources()
@@ -115,51 +134,69 @@ def sweep(
     for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
         log.warning(caution)
     run = RunFolder(out)
-    asked = _Asked(study, config, settings, data)
-    definition = asked.definition(first, n_seeds, n_trials)
-    facts = {
-        "name": data.name,
-        **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
-    }
-    _write_study(run, {**definition, "data": facts, "request": request}, command)
+    with run.driven(command):
+        halt = Halt(budget)
+        journal = Journal(run, observer, halt, keep=resources.checkpoints)
+        asked = _Asked(study, config, settings, data, resources, _checkpoints(run), shorter)
+        definition = asked.definition(first, n_seeds, n_trials)
+        facts = {
+            "name": data.name,
+            **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
+        }
+        _write_study(run, {**definition, "data": facts, "request": request}, command)
+        if shorter:
+            observer({"event": "note", "text": _continuing(asked, definition, run)})
+        if rerun_failed:
+            for name in journal.members(study.name) & set(journal.failed):
+                journal.rerun(name)
 
-    journal = Journal(run, observer)
-    searcher: PlannedSearcher | OptunaSearcher
-    scheduler: TrialScheduler
-    if isinstance(study, Ablation):
-        searcher, n_reused = asked.planned(definition["seeds"], journal)
-        scheduler = FIFOScheduler()
-    else:
-        searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
-        scheduler = ASHAScheduler(
-            time_attr="epoch",
-            metric=study.metric,
-            mode="max" if definition["direction"] == "maximize" else "min",
-            max_t=first.training.epochs,
-            grace_period=min(study.grace_epochs, first.training.epochs),
-            reduction_factor=study.reduction_factor,
-        )
-    if searcher.n_left():
-        with ray_session(run.path / "ray.log") as total:
-            gpus = resources.gpus if resources.gpus is not None else float(total["gpu"] >= 1)
-            journal.per_trial = {"cpu": float(resources.cpus), "gpu": gpus}
-            concurrent = min(n_concurrent(total, journal.per_trial), resources.concurrent or 10_000)
-            observer(
-                {
-                    "event": "sweep",
-                    "n_left": searcher.n_left(),
-                    "n_reused": n_reused,
-                    "epochs": first.training.epochs,
-                    "concurrent": concurrent,
-                    "metric": study.metric,
-                }
+        searcher: PlannedSearcher | OptunaSearcher
+        if isinstance(study, Ablation):
+            searcher, n_reused = asked.planned(definition["seeds"], journal)
+        else:
+            searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
+        epochs = first.training.epochs
+        rule: Rule = Fifo(direction=definition["direction"])
+        if isinstance(study, Search):
+            rule = make_rule(
+                study.scheduler,
+                direction=definition["direction"],
+                max_epochs=epochs,
+                grace_epochs=min(study.grace_epochs, epochs),
+                reduction_factor=study.reduction_factor,
             )
-            _fit(searcher, scheduler, journal, concurrent)
-    trials = journal.members(study.name)
-    statuses: Counter[str] = Counter(
-        record.status for name, record in run.records().items() if name in trials
-    )
-    return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start)
+        scheduler = HaltingScheduler(rule, study.metric, journal)
+        scheduler.rebuild(run.events(), study.name)
+        halt.judge(journal.spent, {})
+        if searcher.n_left() and not halt.reason:
+            with ray_session(run.path / "ray.log") as total:
+                per_trial = {"cpu": float(resources.cpus), "gpu": resources.gpus_of_a_trial(total)}
+                concurrent = min(n_concurrent(total, per_trial), resources.concurrent or 10_000)
+                observer(
+                    {
+                        "event": "sweep",
+                        "n_left": searcher.n_left(),
+                        "n_reused": n_reused,
+                        "epochs": epochs,
+                        "concurrent": concurrent,
+                        "metric": study.metric,
+                    }
+                )
+                journal.begin(command)
+                with ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})):
+                    _fit(Dispatcher(searcher, journal, per_trial), scheduler, resources.restarts, concurrent)
+        if halt.reason:
+            journal.write({"event": "halt", "reason": halt.reason})
+        if halt.is_fault:
+            raise RunFolderError(
+                f"the sweep was stopped: {halt.reason}\nwhat was finished is kept; make room, then "
+                f"`birdtune resume {run.path}` goes on"
+            )
+        trials = journal.members(study.name)
+        statuses: Counter[str] = Counter(
+            record.status for name, record in run.records().items() if name in trials
+        )
+    return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
 
 
 @dataclass(frozen=True)
@@ -170,6 +207,9 @@ class _Asked:
     config: TrainConfig
     settings: Overrides
     data: Data
+    resources: Resources
+    checkpoints: dict[str, str]
+    shorter: int | None
 
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
         return trial_config(self.config, self.settings, choices).override({"seed": seed})
@@ -187,7 +227,7 @@ class _Asked:
         }
         if isinstance(study, Search):
             return {
-                **common, "kind": "search", "scheduler": "asha", "seeds": [seed], "factors": None,
+                **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
             }  # fmt: skip
         cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
@@ -200,8 +240,25 @@ class _Asked:
 
     def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON."""
-        line = {"study": self.study.name, "trial_id": config.trial_id, "number": number, "factors": choices}
-        return {"config": config.to_dict(), "dataset": str(self.data.folder(config)), "journal": line}
+        within = self.study.asha_within if isinstance(self.study, Search) else None
+        line = {
+            "study": self.study.name,
+            "trial_id": config.trial_id,
+            "number": number,
+            "factors": choices,
+            "group": group_of(config, within),
+        }
+        return {
+            "config": config.to_dict(),
+            "dataset": str(self.data.folder(config)),
+            "journal": line,
+            "timeout_s": self.resources.timeout_s,
+            "checkpoints": {**self.checkpoints, "shorter": self.shorter_id(config)},
+        }
+
+    def shorter_id(self, config: TrainConfig) -> str:
+        """Return the trial of `config` with the shorter budget, "" where there is none."""
+        return config.override({"training.epochs": self.shorter}).trial_id if self.shorter else ""
 
     def planned(self, seeds: list[int], journal: Journal) -> tuple[PlannedSearcher, int]:
         """Return the searcher of an ablation's unfinished trials, and how many are finished.
@@ -215,8 +272,8 @@ class _Asked:
         for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
             payload = self.payload(cell, self.trial(cell, seed), number)
             name = payload["journal"]["trial_id"]
-            if name in journal.finished:
-                n_reused += 1
+            if name in journal.finished or name in journal.failed:
+                n_reused += name in journal.finished
                 if name not in known:
                     journal.reuse(payload["journal"])
             elif name not in taken:
@@ -240,6 +297,32 @@ class _Asked:
             return record.metrics[study.metric]
 
         return OptunaSearcher(storage, study.metric, make_payload, n_trials)
+
+
+def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
+    """Return how many trials of a longer budget go on from the checkpoints of the shorter one, in words."""
+    if isinstance(asked.study, Search):
+        return "configs that are sampled again go on from their checkpoints, where these are kept"
+    trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in asked.study.cells()]
+    kept = [
+        trial
+        for trial in trials
+        if (run.checkpoints_path / asked.shorter_id(trial) / "session.pt").exists()
+        and is_open_ended(trial.optim)
+    ]
+    why = "" if len(kept) == len(trials) else (
+        "; the others train from the start: a checkpoint is kept with --keep-checkpoints, and helps where "
+        "optim.schedule does not follow the budget (constant, step, plateau)"
+    )  # fmt: skip
+    return f"{len(kept)} of {len(trials)} trials go on from their checkpoints{why}"
+
+
+def _checkpoints(run: RunFolder) -> dict[str, str]:
+    """Return where the run's checkpoints lie, and the id by which a worker knows the folder again."""
+    mark = run.checkpoints_path / RUN_ID
+    if not mark.exists():
+        write_text(mark, uuid.uuid4().hex)
+    return {"folder": str(run.checkpoints_path.absolute()), "run_id": mark.read_text(encoding="utf-8")}
 
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
@@ -272,12 +355,11 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
     )
 
 
-def _fit(searcher: Searcher, scheduler: TrialScheduler, journal: Journal, concurrent: int) -> None:
+def _fit(searcher: Dispatcher, scheduler: HaltingScheduler, restarts: int, concurrent: int) -> None:
     """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal."""
-    scratch = Path(tempfile.mkdtemp(prefix="birdtune-tune-"))
-    try:
+    with scratch_folder() as scratch:
         tune.Tuner(
-            tune.with_resources(TrainTrial, journal.per_trial),
+            TrainTrial,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -289,9 +371,8 @@ def _fit(searcher: Searcher, scheduler: TrialScheduler, journal: Journal, concur
                 name="sweep",
                 storage_path=str(scratch),
                 verbose=0,
-                callbacks=[journal],
+                callbacks=[searcher.journal],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=restarts),
             ),
         ).fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -67,7 +67,8 @@ class SweepView:
             self.start = time.monotonic()
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
-            self.running.append(name)
+            if name not in self.running:  # else it goes on, on a whole GPU
+                self.running.append(name)
         elif kind == "epoch":
             self.last[name] = event
             self.n_epochs += 1
@@ -75,6 +76,9 @@ class SweepView:
             direction = metric_direction(self.sweep["metric"])
             if value is not None and is_better(value, self.best[0] if self.best else None, direction):
                 self.best = (value, name)
+        elif kind in ("note", "restart"):
+            text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it goes on"
+            self.console.print(text, markup=False, soft_wrap=True)
         elif kind == "end":
             self.ended[event["status"]] += 1
             self.running.remove(name)
@@ -118,6 +122,9 @@ class SweepView:
             total = self.sweep["n_left"] * self.sweep["epochs"] - spared
             parts.append(f"about {clock(elapsed / self.n_epochs * (total - self.n_epochs))} left")
         return " · ".join(parts)
+
+    def _named(self, name: str) -> str:
+        return describe(self.factors.get(name, {})) or name
 
     def _ended_line(self, name: str, status: str) -> str:
         last = self.last.get(name, {})

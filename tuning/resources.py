@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -45,6 +47,26 @@ def n_concurrent(total: dict[str, float], per_trial: dict[str, float]) -> int:
 
 
 @contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a temporary folder that is gone when the block ends, or, after a kill, when the next one is made.
+
+    Each is locked by its process, so that those of dead ones are known even where process ids are not shared.
+    """
+    for lock_file in Path(tempfile.gettempdir()).glob("bt-*/alive"):
+        with contextlib.suppress(OSError), open(lock_file) as lock:  # another user's, or just being removed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock_file.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="bt-"))  # short: Ray keeps sockets there, whose paths must be
+    try:
+        with open(folder / "new", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / "new").rename(folder / "alive")
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def ray_session(log: Path) -> Iterator[dict[str, float]]:
     """Start Ray on this machine if it is not running, and yield its CPUs and GPUs.
 
@@ -55,27 +77,25 @@ def ray_session(log: Path) -> Iterator[dict[str, float]]:
         yield _totals()
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
-    # Ray keeps sockets there, whose paths must be short.
-    folder = Path(tempfile.mkdtemp(prefix="bt-"))
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log, delay=True)
     logger.handlers, terminal = [handler], logger.handlers
-    try:
-        ray.init(
-            address="local",  # never attach to a cluster that happens to be there, such as a dying one
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            object_store_memory=128 * 2**20,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
-        yield _totals()
-    finally:
-        ray.shutdown()
-        logger.handlers = terminal
-        handler.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder:
+        try:
+            ray.init(
+                address="local",  # never attach to a cluster that happens to be there, such as a dying one
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                object_store_memory=128 * 2**20,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            yield _totals()
+        finally:
+            ray.shutdown()
+            logger.handlers = terminal
+            handler.close()
 
 
 def _totals() -> dict[str, float]:

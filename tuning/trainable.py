@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import json
+import logging
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
 from birdnet_core.config import TrainConfig
+from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset
-from birdnet_core.errors import TrialDiverged
+from birdnet_core.errors import BirdtuneError, TrialDiverged
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
+
+log = logging.getLogger(__name__)
+
+RUN_ID = "run_id"
+"""The file in a run's folder of checkpoints by which a worker knows that it sees the driver's folder."""
 
 
 class TrainTrial(tune.Trainable):
     """One trial, an epoch a step; the actor is reused for the next trial.
 
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder
-    that `prepare` made) and what the driver's journal wants to know. A step returns the epoch's metrics, and
-    under ``record`` the trial's record as it stands, as one JSON string so that Ray does not take it apart.
+    that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
+    GPUs), ``checkpoints`` (the run's folder of checkpoints, its id, and the trial of a shorter budget that
+    this one may go on from), ``timeout_s``. A step returns the epoch's metrics, and under ``record`` the
+    trial's record as it stands, as one JSON string so that Ray does not take it apart.
+
+    The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
+    goes on from there: it first tells the epochs that were trained already, marked ``replayed``.
     """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return the CPUs and GPUs that the driver chose for this trial."""
+        wanted = config["resources"]
+        return tune.PlacementGroupFactory([{"CPU": wanted["cpu"], "GPU": wanted["gpu"]}])
 
     def setup(self, config: dict[str, Any]) -> None:
         self.n_trials = 0
@@ -33,6 +55,7 @@ class TrainTrial(tune.Trainable):
         """Let go of the previous trial whole, so that a reused actor gives the numbers of a fresh one."""
         self.payload = new_config
         self.session: Session | None = None
+        self.n_told = 0
         self.n_trials += 1
         gc.collect()
         if torch.cuda.is_available():
@@ -43,13 +66,25 @@ class TrainTrial(tune.Trainable):
         """Train one epoch; an exception becomes a recorded failure with its traceback."""
         metrics: dict[str, float] = {}
         status: Status | None = None
-        error = trace = None
+        error = trace = fault = None
+        replayed = is_out_of_memory = False
         try:
             if self.session is None:
-                config = TrainConfig.from_dict(self.payload["config"])
-                self.session = Session(config, Dataset.open(self.payload["dataset"]))
-            metrics = self.session.step()
-            status = "completed" if self.session.finished else None
+                self._raise_if_it_hung()
+                with self._watched():
+                    self.session = self._open()
+            replayed = self.n_told < self.session.epoch
+            if not replayed:
+                with self._watched():
+                    self.session.step()
+                fault = self._save()
+            metrics = self.session.history[self.n_told]
+            self.n_told += 1
+            if self.n_told == self.session.epoch and self.session.finished:
+                status = "completed"
+        except torch.OutOfMemoryError as failure:
+            is_out_of_memory = True
+            status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
@@ -57,11 +92,82 @@ class TrainTrial(tune.Trainable):
         record = self._record(status or "killed", error, trace)
         return {
             **metrics,
-            "epoch": self.session.epoch if self.session else 0,
+            "epoch": self.n_told,
+            "replayed": replayed,
             "status": status,
             "record": json.dumps(record.to_dict()),
+            "fault": fault,
+            "out_of_memory": is_out_of_memory,
             "done": status is not None,
         }
+
+    def _open(self) -> Session:
+        """Return the trial's session: as it was last saved, or new."""
+        config, dataset = TrainConfig.from_dict(self.payload["config"]), Dataset.open(self.payload["dataset"])
+        shorter = self.payload["checkpoints"]["shorter"]
+        for trial_id, epochs in ((config.trial_id, None), (shorter, config.training.epochs)):
+            if trial_id and (checkpoint := self._folder(trial_id) / "session.pt").exists():
+                try:
+                    return Session.load(checkpoint, dataset, epochs=epochs)
+                except BirdtuneError as error:
+                    # Cut short by a power failure, or of another version: nothing is lost but time.
+                    log.warning("the trial starts anew: %s", error)
+        return Session(config, dataset)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """End the process, after it wrote where it was, if the block takes longer than ``timeout_s``."""
+        timeout_s = self.payload["timeout_s"]
+        if not timeout_s:
+            yield
+            return
+        self._hang.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._hang, "w", encoding="utf-8") as file:
+            # A thread of its own in C, which needs neither the interpreter's lock nor its help.
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+                self._hang.unlink()
+
+    def _raise_if_it_hung(self) -> None:
+        """Raise TimeoutError if the process that had this trial before was ended by `_watched`."""
+        if self._hang.exists():
+            where = self._hang.read_text(encoding="utf-8")
+            self._hang.unlink()
+            if where:  # else the process died of something else in the middle of an epoch
+                raise TimeoutError(
+                    f"no epoch came within {self.payload['timeout_s']:g} s (--trial-timeout), and the "
+                    f"process was ended here:\n{where}"
+                )
+
+    def _save(self) -> str | None:
+        """Save the session; return why that could not be done.
+
+        A full disk is no fault of the trial: the driver ends the sweep, and the trial can go on later.
+        """
+        assert self.session is not None
+        try:
+            self.session.save(self._folder(self.session.config.trial_id) / "session.pt")
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+            return f"cannot write a checkpoint: {error}"
+        return None
+
+    @property
+    def _hang(self) -> Path:
+        return self._folder(self.payload["journal"]["trial_id"]) / "hang.txt"
+
+    def _folder(self, trial_id: str) -> Path:
+        """Return where a trial's checkpoint lies: in the run folder, or on this node where it is not seen."""
+        given = self.payload["checkpoints"]
+        shared = Path(given["folder"])
+        try:
+            is_shared = (shared / RUN_ID).read_text(encoding="utf-8") == given["run_id"]
+        except OSError:
+            is_shared = False
+        base = shared if is_shared else default_cache() / "checkpoints" / given["run_id"]
+        return base / trial_id
 
     def _record(self, status: Status, error: str | None, trace: str | None) -> TrialRecord:
         if self.session:

@@ -1,0 +1,31 @@
+"""A driver in a process of its own, for tests that kill it: python -m tests.tuning.driver RUN BIRDS [EPOCHS]."""
+
+import sys
+from pathlib import Path
+
+from birdnet_core.data.manifest import read_manifest
+from search_spaces.study import Ablation
+from tests.settings import SMALL
+from tuning.launch import Data, Resources, sweep
+
+TWELVE = Ablation(
+    name="twelve",
+    question="Which of twelve?",
+    factors={
+        "optim.lr": (1e-3, 3e-3, 1e-2),
+        "loss.name": ("cross_entropy", "focal"),
+        "model.dropout": (0.0, 0.5),
+    },
+)
+EPOCHS = 3
+
+
+def run(out: Path, birds: Path, epochs: int = EPOCHS) -> None:
+    data = Data(name="few", manifest=read_manifest(birds), workers=1)
+    settings = {**SMALL, "training.epochs": epochs}
+    summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources())
+    print(summary.counts, summary.halted)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

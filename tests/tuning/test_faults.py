@@ -1,0 +1,178 @@
+"""What a sweep survives: kills of the driver, of a worker and of a node, Ctrl-C, a full disk, a hang."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records import RunFolder
+from reports import write_report
+from tests.settings import SMALL
+from tests.tuning.driver import EPOCHS, TWELVE
+from tuning.launch import Data, Resources, sweep
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+
+
+def start(run, birds, *more):
+    """Start a driver of the twelve cells in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tuning.driver", run, birds, *map(str, more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def events(run, kind):
+    return [e for e in RunFolder(run).events() if e["event"] == kind]
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def scores(run, out):
+    """Return what a report says of every cell, without what depends on the clock."""
+    (study,) = write_report([run], out)["studies"]
+    return [
+        {k: v for k, v in cell.items() if k not in ("hours", "gpu_hours", "cpu_hours", "seconds")}
+        for cell in study["cells"]
+    ]
+
+
+def check_whole(run, n_cells=12, epochs=EPOCHS):
+    """Every trial has a record and each of its epochs once in the journal."""
+    records = RunFolder(run).records()
+    assert Counter(r.status for r in records.values()) == {"completed": n_cells}
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert set(trained.values()) == {1}
+    assert len(trained) == n_cells * epochs
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, birds, cache, tmp_path_factory):
+    """The report of the twelve cells, run without an accident."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    from tests.tuning import driver
+
+    driver.run(folder / "run", birds)
+    return scores(folder / "run", folder / "report")
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_driver_lose_and_repeat_nothing(undisturbed, birds, tmp_path):
+    dice = random.Random(4)
+    run = tmp_path / "run"
+    n_kills = 0
+    while n_kills < 10:
+        known = len(events(run, "epoch"))
+        driver = start(run, birds)
+        if dice.random() < 0.2:  # while it starts
+            time.sleep(dice.uniform(0.5, 8))
+        else:
+            more = dice.randint(0, 5)
+            wait_for(lambda n=known + more: len(events(run, "epoch")) >= n or driver.poll() is not None)
+            time.sleep(dice.uniform(0, 0.5))
+        if driver.poll() is not None:
+            break  # it was done
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+        n_kills += 1
+    assert n_kills == 10
+    print(f"{n_kills} kills, {len(events(run, 'epoch'))} epochs so far")
+    driver = start(run, birds)
+    _, complaints = driver.communicate(timeout=300)
+    assert driver.returncode == 0, complaints
+    check_whole(run)
+    assert scores(run, tmp_path / "report") == undisturbed
+    assert not list((run / "checkpoints").glob("*-s*"))
+
+
+def test_a_second_driver_is_refused_and_told_who_drives(cluster, data, tmp_path):
+    run = tmp_path / "run"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "from birdnet_core.records import RunFolder\n"
+            "with RunFolder(sys.argv[1]).driven('birdtune sweep twelve'):\n"
+            "    print('held', flush=True)\n"
+            "    time.sleep(600)\n",
+            run,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match=rf"another driver: process {holder.pid} on .*, started 20"):
+            sweep(TWELVE, data, run, settings=SMALL)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(run).driven():  # a dead driver's lock keeps nobody out
+        pass
+
+
+def test_ctrl_c_finishes_the_epoch_and_the_run_goes_on_later(undisturbed, birds, tmp_path):
+    run = tmp_path / "run"
+    driver = start(run, birds)
+    wait_for(lambda: len(events(run, "epoch")) >= 4)
+    driver.send_signal(signal.SIGINT)
+    told, complaints = driver.communicate(timeout=120)
+    assert driver.returncode == 0, complaints
+    assert "interrupted (Ctrl-C)" in told
+    assert events(run, "halt")[-1]["reason"] == "interrupted (Ctrl-C)"
+    killed = [r for r in RunFolder(run).records().values() if r.status == "killed"]
+    assert killed
+    for record in killed:
+        assert "interrupted (Ctrl-C); it can be resumed" in record.error
+        told_epochs = [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
+        assert told_epochs == list(range(1, record.epochs + 1))
+    driver = start(run, birds)
+    driver.communicate(timeout=300)
+    check_whole(run)
+    assert scores(run, tmp_path / "report") == undisturbed
+
+
+def test_ctrl_c_twice_stops_at_once_and_leaves_no_process(birds, tmp_path):
+    run = tmp_path / "run"
+    driver = start(run, birds, 50)
+    wait_for(lambda: len(events(run, "epoch")) >= 1)
+    workers = descendants(driver.pid)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+
+
+def descendants(ancestor):
+    """Return the processes started by `ancestor`, at any depth."""
+    parent = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            parent[int(fields["Pid"])] = int(fields["PPid"])
+    found = {ancestor}
+    while more := {pid for pid, of in parent.items() if of in found} - found:
+        found |= more
+    return found - {ancestor}

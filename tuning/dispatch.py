@@ -1,0 +1,115 @@
+"""Which trial Ray runs next, and which it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from tuning.journal import Journal, is_tried_alone, name_of
+from tuning.schedulers import Rule, StoppingScheduler
+
+Payload = dict[str, Any]
+
+
+class Dispatcher(Searcher):
+    """Hands out what `source` suggests, until the sweep halts.
+
+    A trial that ran out of memory on a share of a GPU is handed out once more with a whole one. A trial that
+    is stopped because the sweep halts is not told to `source`: it is still to be trained. `per_trial` is the
+    CPUs and GPUs that a trial is given.
+    """
+
+    def __init__(self, source: Searcher, journal: Journal, per_trial: dict[str, float]) -> None:
+        super().__init__(metric=source.metric, mode=source.mode)
+        self.source = source
+        self.journal = journal
+        self.per_trial = per_trial
+        self._payloads: dict[str, Payload] = {}
+        self._again: deque[tuple[str, Payload]] = deque()
+        # What the source calls a trial that Ray was given under another id.
+        self._known_as: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its searcher with its own state, which nobody reads: leave all of it out."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Payload | str | None:  # type: ignore[override]
+        """Return the payload of the next trial, None while one may come back, or Searcher.FINISHED."""
+        finished: str = Searcher.FINISHED
+        if self.journal.halt.reason:
+            return finished
+        if self._again:
+            known_as, payload = self._again.popleft()
+        else:
+            known_as = trial_id
+            suggested = None
+            with self._storage():
+                suggested = self.source.suggest(trial_id)
+            if not isinstance(suggested, dict):
+                return None if self._payloads else finished
+            payload = {**suggested, "resources": self.per_trial}
+        self._known_as[trial_id], self._payloads[trial_id] = known_as, payload
+        return payload
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        with self._storage():
+            self.source.on_trial_result(self._known_as[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the source how a trial ended, unless it is to go on."""
+        payload, known_as = self._payloads.pop(trial_id), self._known_as.pop(trial_id)
+        if payload["journal"]["trial_id"] in self.journal.interrupted:
+            return
+        if result and is_tried_alone(payload, result):
+            alone = {**payload, "resources": {**payload["resources"], "gpu": 1.0}}
+            self._again.append((known_as, alone))
+            return
+        with self._storage():
+            self.source.on_trial_complete(known_as, result, error)
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        """Let the sweep halt where Optuna's storage cannot be written, a full disk say."""
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, OSError) as error:
+            self.journal.halt.ask(f"cannot write the Optuna study: {error}", is_fault=True)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the run folder holds all there is."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the run folder holds all there is."""
+
+
+class HaltingScheduler(StoppingScheduler):
+    """Ends the trials that a rule ends; when the sweep halts, all of them, after the epoch they are in."""
+
+    def __init__(self, rule: Rule, metric: str, journal: Journal) -> None:
+        super().__init__(rule, metric)
+        self.journal = journal
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if not self.journal.halt.reason:
+            return decision
+        for other in tune_controller.get_trials():
+            if other.status == Trial.PENDING:
+                self.journal.interrupted.add(name_of(other))
+                tune_controller.stop_trial(other)
+        if decision == TrialScheduler.CONTINUE and not result["status"]:
+            self.journal.interrupted.add(name_of(trial))
+            return TrialScheduler.STOP
+        return decision
