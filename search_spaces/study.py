@@ -16,7 +16,7 @@ from optuna.trial import BaseTrial
 
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, did_you_mean
 
 Overrides = dict[str, Any]
 
@@ -62,21 +62,27 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A define-by-run space that TPE samples, with ASHA ending the trials that fall behind.
+    """A define-by-run space that TPE samples, with a scheduler ending the trials that fall behind.
 
     Args:
         space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
         n_trials, quick_trials: how many to sample; the second under ``--quick``.
-        grace_epochs: what every trial may train before ASHA judges it.
-        reduction_factor: ASHA keeps the best 1/factor at each rung.
+        scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`tuning.schedulers`).
+        grace_epochs: what every trial may train before the scheduler judges it.
+        reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
+        asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials of the same
+            value of it. For a space whose trials learn at different speeds: a small network leads early and
+            loses late, and would end the large ones.
         metric, base, quick: as for `Ablation`.
     """
 
     space: Callable[[BaseTrial], Overrides]
     n_trials: int = 40
     quick_trials: int = 12
+    scheduler: str = "asha"
     grace_epochs: int = 3
     reduction_factor: int = 3
+    asha_within: str | None = None
     metric: str = "val/f1_macro"
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
@@ -117,6 +123,16 @@ def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overri
     return base.override({**settings, **choices})
 
 
+def group_of(config: TrainConfig, setting: str | None) -> str | None:
+    """Return the group in which a trial competes: its value of the dotted `setting`, as text.
+
+    None where there is no setting to group by, and for a config without it (an option that another model
+    has), so that those form a group of their own.
+    """
+    flat = config.flat()
+    return str(flat[setting]) if setting in flat else None
+
+
 def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
     """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
 
@@ -134,6 +150,13 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
             configs.append(trial_config(base, settings, choices))
         except ConfigError as error:
             faults += [line for line in str(error).split("\n") if line not in faults]
+    within = study.asha_within if isinstance(study, Search) else None
+    known = {name for config in configs for name in config.flat()}
+    if within is not None and not faults and within not in known:
+        faults.append(
+            f"asha_within = {within!r} is no setting of any trial{did_you_mean(within, known)} "
+            "(it takes a dotted setting, for example model.name)"
+        )
     if faults:
         raise ConfigError("\n".join(faults))
     return configs
