@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import Trial
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from birdnet_core.build import rehearse
@@ -26,9 +26,19 @@ from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import RunFolder, metric_direction, provenance
-from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, trial_config
+from search_spaces.study import (
+    Ablation,
+    Overrides,
+    Search,
+    Study,
+    base_config,
+    check,
+    group_of,
+    trial_config,
+)
 from tuning.journal import Journal, Observer
 from tuning.resources import n_concurrent, ray_session
+from tuning.schedulers import Fifo, Rule, StoppingScheduler, make_rule
 from tuning.searcher import OptunaSearcher, PlannedSearcher, open_study
 from tuning.trainable import TrainTrial
 
@@ -109,6 +119,7 @@ def sweep(
     settings = dict(settings or {})
     tried = check(study, config, settings)
     first = tried[0]
+    scheduler = StoppingScheduler(_rule(study, first.training.epochs), study.metric)
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, dataset.input_shape, len(dataset.species))
@@ -125,20 +136,11 @@ def sweep(
 
     journal = Journal(run, observer)
     searcher: PlannedSearcher | OptunaSearcher
-    scheduler: TrialScheduler
     if isinstance(study, Ablation):
         searcher, n_reused = asked.planned(definition["seeds"], journal)
-        scheduler = FIFOScheduler()
     else:
         searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
-        scheduler = ASHAScheduler(
-            time_attr="epoch",
-            metric=study.metric,
-            mode="max" if definition["direction"] == "maximize" else "min",
-            max_t=first.training.epochs,
-            grace_period=min(study.grace_epochs, first.training.epochs),
-            reduction_factor=study.reduction_factor,
-        )
+    scheduler.rebuild(run.events(), study.name)
     if searcher.n_left():
         with ray_session(run.path / "ray.log") as total:
             gpus = resources.gpus if resources.gpus is not None else float(total["gpu"] >= 1)
@@ -160,6 +162,20 @@ def sweep(
         record.status for name, record in run.records().items() if name in trials
     )
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start)
+
+
+def _rule(study: Study, epochs: int) -> Rule:
+    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
+    direction = metric_direction(study.metric)
+    if isinstance(study, Ablation):
+        return Fifo(direction=direction)
+    return make_rule(
+        study.scheduler,
+        direction=direction,
+        max_epochs=epochs,
+        grace_epochs=study.grace_epochs,
+        reduction_factor=study.reduction_factor,
+    )
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,7 @@ class _Asked:
         }
         if isinstance(study, Search):
             return {
-                **common, "kind": "search", "scheduler": "asha", "seeds": [seed], "factors": None,
+                **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
             }  # fmt: skip
         cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
@@ -201,6 +217,8 @@ class _Asked:
     def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON."""
         line = {"study": self.study.name, "trial_id": config.trial_id, "number": number, "factors": choices}
+        if isinstance(self.study, Search):
+            line["group"] = group_of(config, self.study.asha_within)
         return {"config": config.to_dict(), "dataset": str(self.data.folder(config)), "journal": line}
 
     def planned(self, seeds: list[int], journal: Journal) -> tuple[PlannedSearcher, int]:

@@ -234,9 +234,10 @@ def test_a_config_sampled_again_is_told_its_value_without_training(cluster, data
         return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3])}
 
     run = tmp_path / "run"
-    study = Search(name="rates", question="Which rate?", space=space, n_trials=3)
+    study = Search(name="rates", question="Which?", space=space, n_trials=3, asha_within="model.name")
     sweep(study, data, run, settings=SMALL, resources=Resources(concurrent=1))
     trials = optuna_trials(run)
+    assert {e["group"] for e in events(run, "trial")} == {"audio_cnn"}
     assert [len(t.intermediate_values) for t in trials] == [2, 0, 0]
     assert len({t.value for t in trials}) == 1
     assert [e["reused"] for e in events(run, "trial")] == [False, True, True]
@@ -275,4 +276,11 @@ def test_a_trial_that_cannot_be_placed_is_refused(cluster, data, tmp_path):
 def test_bad_settings_are_refused_before_anything_is_written(data, tmp_path, setting, words):
     with pytest.raises(ConfigError, match=words):
         sweep(LOSSES, data, tmp_path / "run", settings={**SMALL, **setting})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_scheduler_is_refused_before_anything_is_written(data, tmp_path):
+    study = Search(name="rates", question="Which?", space=lambda trial: {}, scheduler="medain")
+    with pytest.raises(ConfigError, match="unknown scheduler 'medain'; did you mean 'median'"):
+        sweep(study, data, tmp_path / "run", settings=SMALL)
     assert not (tmp_path / "run").exists()
