@@ -10,13 +10,21 @@ import pandas as pd
 from reports import aggregate
 from reports.tables import count, n_seeds, number, p_value, signed
 
+# What ended trials early, by the study's scheduler; "fifo" ends none.
+_TERMINATION: dict[str | None, str] = {
+    "asha": "ASHA",
+    "hyperband": "asynchronous HyperBand",
+    "median": "the median stopping rule",
+}
+
 
 def design(study: dict[str, Any]) -> str:
     """Return what was tried, for how long, how often, against what, and what counts as better."""
     seeds = study["seeds"]
     trained = f"{study['epochs']} epochs at most, {n_seeds(len(seeds))}"
     if study["kind"] == "search":
-        ended = "early termination by ASHA" if study.get("scheduler") == "asha" else "no early termination"
+        rule = _TERMINATION.get(study.get("scheduler"))
+        ended = f"early termination by {rule}" if rule else "no early termination"
         planned = f" of {study['n_trials']} trials" if study.get("n_trials") else ""
         return f"Search{planned}, {trained}, {ended}; {_aim(study)}."
     factors = study.get("factors") or {}
@@ -24,7 +32,8 @@ def design(study: dict[str, Any]) -> str:
     n_cells = len(study.get("cells") or [])
     baseline = study.get("baseline")
     against = f", compared with the baseline {aggregate.label(baseline)}" if baseline else ""
-    early = ", with early termination by ASHA" if study.get("scheduler") == "asha" else ""
+    rule = _TERMINATION.get(study.get("scheduler"))
+    early = f", with early termination by {rule}" if rule else ""
     of = f" of {varied}" if varied else ""
     return f"Ablation{of}: {n_cells} cells, {trained}{early}{against}; {_aim(study)}."
 

@@ -133,6 +133,7 @@ def sweep(
         rehearse(each, dataset.input_shape, len(dataset.species))
     for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
         log.warning(caution)
+    rule = _rule(study, first.training.epochs)
     run = RunFolder(out)
     with run.driven(command):
         halt = Halt(budget)
@@ -155,16 +156,6 @@ def sweep(
             searcher, n_reused = asked.planned(definition["seeds"], journal)
         else:
             searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
-        epochs = first.training.epochs
-        rule: Rule = Fifo(direction=definition["direction"])
-        if isinstance(study, Search):
-            rule = make_rule(
-                study.scheduler,
-                direction=definition["direction"],
-                max_epochs=epochs,
-                grace_epochs=min(study.grace_epochs, epochs),
-                reduction_factor=study.reduction_factor,
-            )
         scheduler = HaltingScheduler(rule, study.metric, journal)
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.spent, {})
@@ -177,7 +168,7 @@ def sweep(
                         "event": "sweep",
                         "n_left": searcher.n_left(),
                         "n_reused": n_reused,
-                        "epochs": epochs,
+                        "epochs": first.training.epochs,
                         "concurrent": concurrent,
                         "metric": study.metric,
                     }
@@ -197,6 +188,20 @@ def sweep(
             record.status for name, record in run.records().items() if name in trials
         )
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
+
+
+def _rule(study: Study, epochs: int) -> Rule:
+    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
+    direction = metric_direction(study.metric)
+    if isinstance(study, Ablation):
+        return Fifo(direction=direction)
+    return make_rule(
+        study.scheduler,
+        direction=direction,
+        max_epochs=epochs,
+        grace_epochs=study.grace_epochs,
+        reduction_factor=study.reduction_factor,
+    )
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from birdnet_core.records import Direction
 
 SCHEDULERS: dict[str, str] = {
     "fifo": "every trial trains its whole budget",
-    "asha": "asynchronous successive halving: at each rung the best 1/reduction_factor go on (Li et al. 2020)",
-    "hyperband": "asynchronous HyperBand: several ASHA brackets, the later ones more patient (Li et al. 2018)",
-    "median": "ends what is worse than the median of the others' running averages (Golovin et al. 2017)",
+    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
+    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
+    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
 }
 
 
@@ -41,20 +41,22 @@ class Rule(ABC):
     def __init__(self, *, direction: Direction) -> None:
         self._sign = 1.0 if direction == "maximize" else -1.0
         self._scores: dict[str, dict[int, float]] = {}
+        self._stopped: set[tuple[str, int]] = set()
 
     def is_stopped(self, trial: str, group: str | None, epoch: int, value: float) -> bool:
         """Record `value` after `epoch` (from 1) and return whether `trial` is stopped.
 
         Only trials of the same `group` are compared. A value that is not finite counts as the worst. An
-        epoch that was recorded before changes nothing and never stops: a trial that is trained again after
-        its worker died reports its first epochs a second time.
+        epoch that was recorded before is answered as it was then: a trial whose worker died reports its first
+        epochs a second time, and a driver may die before it has ended a trial.
         """
         scores = self._scores.setdefault(trial, {})
-        if epoch in scores:
-            return False
-        # inf as well as nan, because a journal keeps both as null.
-        scores[epoch] = self._sign * value if math.isfinite(value) else -math.inf
-        return self._is_behind(trial, group, epoch)
+        if epoch not in scores:
+            # inf as well as nan, because a journal keeps both as null.
+            scores[epoch] = self._sign * value if math.isfinite(value) else -math.inf
+            if self._is_behind(trial, group, epoch):
+                self._stopped.add((trial, epoch))
+        return (trial, epoch) in self._stopped
 
     @abstractmethod
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
@@ -107,11 +109,10 @@ class ASHA(Rule):
         return behind
 
     def _cutoff(self, scores: list[float]) -> float:
+        # numpy finds nan between -inf and anything: like -inf, the limit, a cutoff that stops nothing.
         with np.errstate(invalid="ignore"):
             # Ray's expression to the letter: a quantile that is rounded otherwise decides ties otherwise.
-            cutoff = float(np.percentile(scores, (1 - 1 / self.reduction_factor) * 100))
-        # numpy finds nan between -inf and anything; as a limit it is -inf.
-        return -math.inf if math.isnan(cutoff) else cutoff
+            return float(np.percentile(scores, (1 - 1 / self.reduction_factor) * 100))
 
 
 class HyperBand(ASHA):
@@ -225,7 +226,7 @@ class StoppingScheduler(FIFOScheduler):
     """
 
     def __init__(self, rule: Rule, metric: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rule = rule
         # Not Ray's `_metric`: Ray raises for a result without it, which is how a failed trial ends.
         self._decides = metric
@@ -233,12 +234,13 @@ class StoppingScheduler(FIFOScheduler):
     def rebuild(self, events: Iterable[dict[str, Any]], study: str) -> None:
         """Record what an earlier driver trained for `study`, from the journal's events in their order.
 
-        Then later decisions are those of a driver that never died. Trials that the study reused are left
-        out, as that driver has left them out; epochs that were trained again count once.
+        Then later decisions are those of a driver that never died. What was trained for another study,
+        before this one reused it, is left out, as that driver has left it out; epochs that were trained
+        again count once.
         """
         groups: dict[str, str | None] = {}  # of the trials that are being trained for this study
         for event in events:
-            if event["event"] == "trial" and not event["reused"]:
+            if event["event"] == "trial":
                 groups.pop(event["trial_id"], None)
                 if event["study"] == study:
                     groups[event["trial_id"]] = event.get("group")

@@ -181,6 +181,20 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert page.tags.count("svg") == 3
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [
+        ("fifo", "no early termination"),
+        ("asha", "early termination by ASHA"),
+        ("hyperband", "early termination by asynchronous HyperBand"),
+        ("median", "early termination by the median stopping rule"),
+    ],
+)
+def test_a_search_says_what_ended_its_trials(written, scheduler, words):
+    _, page, _ = written(search_of(2), kind="search", scheduler=scheduler)
+    assert f"{words};" in page.text
+
+
 def test_long_search_folds_all_but_twenty(written):
     _, page, out = written(search_of(26), kind="search")
     assert "6 more" in page.text

@@ -6,7 +6,7 @@ import pytest
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
-from search_spaces.study import Ablation, Search, base_config, check, load_study, trial_config
+from search_spaces.study import Ablation, Search, base_config, check, group_of, load_study, trial_config
 
 STUDIES = registry.studies.names()
 
@@ -90,3 +90,33 @@ def test_faults_of_all_cells_are_told_once_each():
 def test_an_unknown_study_is_refused_with_the_near_one():
     with pytest.raises(ConfigError, match=r"'capacty'; did you mean 'capacity'"):
         load_study("capacty")
+
+
+def models(trial):
+    return {"model.name": trial.suggest_categorical("model.name", ["audio_cnn", "efficientnet"])}
+
+
+def test_asha_within_is_refused_where_no_trial_has_the_setting():
+    with pytest.raises(ConfigError, match=r"asha_within = 'model.nam' .*; did you mean 'model.name'\?"):
+        check(Search(space=models, asha_within="model.nam"), TrainConfig(), {})
+    assert check(Search(space=models, asha_within="model.name"), TrainConfig(), {})
+    # An option that only one of the two models has is enough.
+    assert check(Search(space=models, asha_within="model.pretrained"), TrainConfig(), {})
+
+
+def test_a_trial_competes_in_the_group_of_its_setting():
+    configs = check(Search(space=models), TrainConfig(), {})
+    assert {group_of(c, "model.name") for c in configs} == {"audio_cnn", "efficientnet"}
+    assert {group_of(c, None) for c in configs} == {None}
+    by_epochs = [group_of(c.override({"training.epochs": 7}), "training.epochs") for c in configs]
+    assert set(by_epochs) == {"7"}
+    for config in configs:
+        assert (group_of(config, "model.pretrained") is None) == (config.model.name == "audio_cnn")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_built_in_search_over_models_stops_trials_within_a_model(name):
+    study = load_study(name)
+    tried = check(study, base_config(study, TrainConfig()), {})
+    if isinstance(study, Search) and len({c.model.name for c in tried}) > 1:
+        assert study.asha_within == "model.name"

@@ -1,4 +1,4 @@
-"""A driver in a process of its own, for tests that kill it: python -m tests.tuning.driver RUN BIRDS [EPOCHS]."""
+"""A driver to kill, in a process of its own: python -m tests.tuning.driver RUN BIRDS [EPOCHS]."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 """What a sweep survives: kills of the driver, of a worker and of a node, Ctrl-C, a full disk, a hang."""
 
 import contextlib
-import json
+import dataclasses
 import os
 import random
 import signal
@@ -16,9 +16,11 @@ import pytest
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import RunFolder
 from reports import write_report
+from search_spaces.study import Ablation
 from tests.settings import SMALL
 from tests.tuning.driver import EPOCHS, TWELVE
-from tuning.launch import Data, Resources, sweep
+from tuning.halt import Budget, Spent
+from tuning.launch import Resources, sweep
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -87,7 +89,7 @@ def test_ten_kills_of_the_driver_lose_and_repeat_nothing(undisturbed, birds, tmp
             time.sleep(dice.uniform(0.5, 8))
         else:
             more = dice.randint(0, 5)
-            wait_for(lambda n=known + more: len(events(run, "epoch")) >= n or driver.poll() is not None)
+            wait_for(lambda n=known + more, d=driver: len(events(run, "epoch")) >= n or d.poll() is not None)
             time.sleep(dice.uniform(0, 0.5))
         if driver.poll() is not None:
             break  # it was done
@@ -163,6 +165,87 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_no_process(birds, tmp_path):
     driver.communicate(timeout=60)
     assert driver.returncode != 0
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
+
+
+def test_a_trial_that_hangs_is_ended_and_says_where(cluster, data, tmp_path):
+    """A decoder of noise that never returns: a folder of it is a named pipe that nobody writes to."""
+    run, pipe = tmp_path / "run", tmp_path / "noise" / "hiss.wav"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    study = Ablation(name="noise", question="Noise?", factors={"augment.noise.p": (0.0, 0.5)})
+    summary = sweep(
+        study,
+        data,
+        run,
+        settings={**SMALL, "augment.noise.folder": str(pipe.parent)},
+        n_seeds=1,
+        resources=Resources(timeout_s=15, concurrent=1),
+    )
+    assert summary.counts == {"completed": 1, "failed": 1}
+    (failed,) = [r for r in RunFolder(run).records().values() if r.status == "failed"]
+    assert failed.error.startswith("TimeoutError: no epoch came within 15 s (--trial-timeout)")
+    assert "in _open" in failed.error or "in step" in failed.error
+
+
+def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster, data, tmp_path):
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
+    one = Resources(concurrent=1)
+    budget = Budget(until="train/loss<=100")
+    summary = sweep(TWELVE, data, run, settings=settings, n_seeds=1, resources=one, budget=budget)
+    assert summary.halted.startswith("train/loss <= 100 is reached")
+    assert summary.counts == {"killed": 1}
+    assert len(events(run, "epoch")) == 1
+    spent = Spent.of(RunFolder(run).events())
+    assert spent.n_epochs == 1 and spent.hours > 0 and spent.cpu_hours > 0
+    used_up = Budget(hours=spent.hours / 2)
+    summary = sweep(TWELVE, data, run, settings=settings, n_seeds=1, resources=one, budget=used_up)
+    assert "hours is used up" in summary.halted
+    assert len(events(run, "epoch")) == 1  # nothing was started
+
+
+def test_a_longer_budget_goes_on_from_kept_checkpoints_with_the_numbers_of_a_fresh_run(
+    cluster, data, tmp_path
+):
+    run = tmp_path / "run"
+    study = Ablation(name="losses", question="Loss?", factors={"loss.name": ("cross_entropy", "focal")})
+    settings = {**SMALL, "optim.schedule": "constant"}
+    keep = Resources(checkpoints=1, concurrent=1)
+    sweep(study, data, run, settings=settings, n_seeds=1, resources=keep)
+    assert len(list((run / "checkpoints").glob("*/session.pt"))) == 1
+    longer = dataclasses.replace(study, name="losses-4-epochs")
+    settings["training.epochs"] = 4
+    seen = []
+    sweep(longer, data, run, settings=settings, n_seeds=1, shorter=2, observer=seen.append)
+    assert "1 of 2 trials go on from their checkpoints" in next(e["text"] for e in seen if "text" in e)
+    sweep(longer, data, tmp_path / "fresh", settings=settings, n_seeds=1)
+    fresh = RunFolder(tmp_path / "fresh").records()
+    extended = {name: r for name, r in RunFolder(run).records().items() if name in fresh}
+    assert {n: r.metrics for n, r in extended.items()} == {n: r.metrics for n, r in fresh.items()}
+    # What the checkpoint held was not trained again: its first two epochs took the seconds they took then.
+    seconds = Counter(e["epoch_s"] for e in events(run, "epoch"))
+    assert sorted(seconds.values())[-2:] == [2, 2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(cluster, data, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        run, ballast = small / "run", small / "ballast"
+        ballast.write_bytes(bytes(2_300_000))
+        with pytest.raises(RunFolderError, match=r"the sweep was stopped: .*birdtune resume"):
+            sweep(TWELVE, data, run, settings={**SMALL, "training.epochs": EPOCHS}, n_seeds=1)
+        ballast.unlink()
+        subprocess.run(["mount", "-o", "remount,size=60m", small], check=True)
+        sweep(TWELVE, data, run, settings={**SMALL, "training.epochs": EPOCHS}, n_seeds=1)
+        check_whole(run)
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def descendants(ancestor):

@@ -72,6 +72,7 @@ def test_the_journal_holds_every_epoch_of_every_trial(swept):
     assert len(epochs) == 8
     assert all(0 <= e["metrics"]["val/f1_macro"] <= 1 for e in epochs)
     written = [{k: v for k, v in e.items() if k != "time"} for e in RunFolder(run).events()]
+    assert [e["event"] for e in written].count("session") == 1
     assert json.dumps([e for e in seen if e["event"] != "sweep"]) == json.dumps(written)
 
 
@@ -141,11 +142,17 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     assert "RuntimeError" in failed.error and "too small" in failed.error
     assert "Traceback" in failed.traceback
     assert failed.config["features"]["n_mfcc"] == 4
-    # The next call trains the failed cell again, and only that.
-    assert sweep(study, data, run, settings=settings, n_seeds=1).n_reused == 1
+    # The next call trains nothing, since it would fail again, unless it is asked to.
+    n_trials = len(events(run, "trial"))
+    assert sweep(study, data, run, settings=settings, n_seeds=1).counts == {"completed": 1, "failed": 1}
+    assert len(events(run, "trial")) == n_trials
+    again = sweep(study, data, run, settings=settings, n_seeds=1, rerun_failed=True)
+    assert again.counts == {"completed": 1, "failed": 1}
+    assert [e["trial_id"] for e in events(run, "trial")[n_trials:]] == [failed.trial_id]
+    assert not list((run / "checkpoints").glob("*/session.pt"))
 
 
-def test_a_trial_whose_process_is_killed_is_recorded_and_trained_at_the_next_call(cluster, data, tmp_path):
+def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, data, tmp_path):
     study = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("focal", "cross_entropy")})
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
     killed = []
@@ -162,12 +169,43 @@ def test_a_trial_whose_process_is_killed_is_recorded_and_trained_at_the_next_cal
     one = Resources(concurrent=1)
     summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
     assert len(killed) == 1
-    assert summary.counts == {"killed": 1, "completed": 1}
-    record = RunFolder(run).records()[killed[0]]
-    assert record.status == "killed" and record.epochs >= 1
-    assert "Actor" in record.error
-    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one)
-    assert (summary.counts, summary.n_reused) == ({"completed": 2}, 1)
+    assert summary.counts == {"completed": 2}
+    (restart,) = events(run, "restart")
+    assert restart["trial_id"] == killed[0] and "Actor" in restart["error"]
+    told = [(e["trial_id"], e["epoch"]) for e in events(run, "epoch")]
+    assert len(set(told)) == len(told) == 6
+    sweep(study, data, tmp_path / "undisturbed", settings=settings, n_seeds=1, resources=one)
+    assert scores(run) == scores(tmp_path / "undisturbed")
+
+
+def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cluster, data, tmp_path):
+    run = tmp_path / "run"
+    one = Resources(concurrent=1, restarts=0)
+
+    def kill_the_worker(event):
+        if event["event"] == "epoch":
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainTrial"):
+                        os.kill(pid, signal.SIGKILL)
+
+    study = Ablation(name="one", question="One?", factors={"loss.name": ("focal",)})
+    settings = {**SMALL, "training.epochs": 3}
+    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
+    assert summary.counts == {"killed": 1}
+    (record,) = RunFolder(run).records().values()
+    assert record.epochs == 1 and "Actor" in record.error
+    summary = sweep(study, data, run, settings=settings, n_seeds=1)  # it goes on after its first epoch
+    assert summary.counts == {"completed": 1}
+    assert [e["epoch"] for e in events(run, "epoch")] == [1, 2, 3]
+
+
+def scores(run):
+    """Return what the trials of a run reached, without what depends on the clock."""
+    return {
+        name: (r.status, r.epochs, r.best_epoch, r.metrics, r.f1_per_species)
+        for name, r in RunFolder(run).records().items()
+    }
 
 
 def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
@@ -234,9 +272,10 @@ def test_a_config_sampled_again_is_told_its_value_without_training(cluster, data
         return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3])}
 
     run = tmp_path / "run"
-    study = Search(name="rates", question="Which rate?", space=space, n_trials=3)
+    study = Search(name="rates", question="Which?", space=space, n_trials=3, asha_within="model.name")
     sweep(study, data, run, settings=SMALL, resources=Resources(concurrent=1))
     trials = optuna_trials(run)
+    assert {e["group"] for e in events(run, "trial")} == {"audio_cnn"}
     assert [len(t.intermediate_values) for t in trials] == [2, 0, 0]
     assert len({t.value for t in trials}) == 1
     assert [e["reused"] for e in events(run, "trial")] == [False, True, True]
@@ -275,4 +314,11 @@ def test_a_trial_that_cannot_be_placed_is_refused(cluster, data, tmp_path):
 def test_bad_settings_are_refused_before_anything_is_written(data, tmp_path, setting, words):
     with pytest.raises(ConfigError, match=words):
         sweep(LOSSES, data, tmp_path / "run", settings={**SMALL, **setting})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_scheduler_is_refused_before_anything_is_written(data, tmp_path):
+    study = Search(name="rates", question="Which?", space=lambda trial: {}, scheduler="medain")
+    with pytest.raises(ConfigError, match="unknown scheduler 'medain'; did you mean 'median'"):
+        sweep(study, data, tmp_path / "run", settings=SMALL)
     assert not (tmp_path / "run").exists()
