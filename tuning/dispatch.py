@@ -102,6 +102,7 @@ class HaltingScheduler(StoppingScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self.journal.enter_epoch(trial, result)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if not self.journal.halt.reason:
             return decision

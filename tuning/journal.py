@@ -49,6 +49,7 @@ class Journal(tune.Callback):
         self._entered: set[str] = set()
         self._members: defaultdict[str, set[str]] = defaultdict(set)
         self._n_known: dict[str, int] = {}
+        self._iteration: dict[str, int] = {}
         for event in run.events():
             self._remember(event)
         records = run.records()
@@ -116,22 +117,7 @@ class Journal(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         name = name_of(trial)
-        if result["fault"]:
-            self.halt.ask(result["fault"], is_fault=True)
-        if result["status"] in (None, "completed"):
-            is_known = result["replayed"] and result["epoch"] <= self._n_known.get(name, 0)
-            metrics = {metric: result[metric] for metric in METRICS if metric in result}
-            if not is_known:
-                self.write(
-                    {
-                        "event": "epoch",
-                        "trial_id": name,
-                        "epoch": result["epoch"],
-                        "metrics": metrics,
-                        "epoch_s": round(result["epoch_s"], 4),
-                    }
-                )
-            self.halt.judge(self.spent, metrics)
+        self.enter_epoch(trial, result)
         if is_tried_alone(trial.config, result):
             self.write({"event": "restart", "trial_id": name, "error": "out of memory; now with a whole GPU"})
         elif result["done"]:
@@ -142,6 +128,30 @@ class Journal(tune.Callback):
                 record.status = "killed"
                 record.error = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
             self._settle(record, trial.config)
+
+    def enter_epoch(self, trial: Trial, result: Event) -> None:
+        """Enter an epoch unless it is known, and ask the sweep to halt where that was the last it may have.
+
+        Called before the scheduler decides, and by Ray once more.
+        """
+        name, iteration = name_of(trial), result["training_iteration"]
+        if result["fault"]:
+            self.halt.ask(result["fault"], is_fault=True)
+        if result["status"] not in (None, "completed") or self._iteration.get(trial.trial_id) == iteration:
+            return
+        self._iteration[trial.trial_id] = iteration
+        metrics = {metric: result[metric] for metric in METRICS if metric in result}
+        if not (result["replayed"] and result["epoch"] <= self._n_known.get(name, 0)):
+            self.write(
+                {
+                    "event": "epoch",
+                    "trial_id": name,
+                    "epoch": result["epoch"],
+                    "metrics": metrics,
+                    "epoch_s": round(result["epoch_s"], 4),
+                }
+            )
+        self.halt.judge(self.spent, metrics)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Settle a trial whose process is gone: the trainable itself turns exceptions into results."""

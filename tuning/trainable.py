@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import json
 import logging
+import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,10 +149,12 @@ class TrainTrial(tune.Trainable):
         A full disk is no fault of the trial: the driver ends the sweep, and the trial can go on later.
         """
         assert self.session is not None
+        checkpoint = self._folder(self.session.config.trial_id) / "session.pt"
         try:
-            self.session.save(self._folder(self.session.config.trial_id) / "session.pt")
+            self.session.save(checkpoint)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
-            return f"cannot write a checkpoint: {error}"
+            free_mb = shutil.disk_usage(checkpoint.parent).free / 2**20
+            return f"cannot write {checkpoint} ({free_mb:,.1f} MB are free there): {error}"
         return None
 
     @property

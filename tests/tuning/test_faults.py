@@ -167,26 +167,6 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_no_process(birds, tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
 
 
-def test_a_trial_that_hangs_is_ended_and_says_where(cluster, data, tmp_path):
-    """A decoder of noise that never returns: a folder of it is a named pipe that nobody writes to."""
-    run, pipe = tmp_path / "run", tmp_path / "noise" / "hiss.wav"
-    pipe.parent.mkdir()
-    os.mkfifo(pipe)
-    study = Ablation(name="noise", question="Noise?", factors={"augment.noise.p": (0.0, 0.5)})
-    summary = sweep(
-        study,
-        data,
-        run,
-        settings={**SMALL, "augment.noise.folder": str(pipe.parent)},
-        n_seeds=1,
-        resources=Resources(timeout_s=15, concurrent=1),
-    )
-    assert summary.counts == {"completed": 1, "failed": 1}
-    (failed,) = [r for r in RunFolder(run).records().values() if r.status == "failed"]
-    assert failed.error.startswith("TimeoutError: no epoch came within 15 s (--trial-timeout)")
-    assert "in _open" in failed.error or "in step" in failed.error
-
-
 def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster, data, tmp_path):
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
     one = Resources(concurrent=1)
@@ -238,7 +218,7 @@ def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(cluster, data, tmp_p
     try:
         run, ballast = small / "run", small / "ballast"
         ballast.write_bytes(bytes(2_300_000))
-        with pytest.raises(RunFolderError, match=r"the sweep was stopped: .*birdtune resume"):
+        with pytest.raises(RunFolderError, match=r"(?s)the sweep was stopped: cannot write .*resume"):
             sweep(TWELVE, data, run, settings={**SMALL, "training.epochs": EPOCHS}, n_seeds=1)
         ballast.unlink()
         subprocess.run(["mount", "-o", "remount,size=60m", small], check=True)

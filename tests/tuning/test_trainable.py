@@ -1,0 +1,105 @@
+"""The trainable without Ray: what it does about a session that hangs, is killed or cannot be saved."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from birdnet_core.data.dataset import Dataset
+from birdnet_core.training import Session
+from tuning import trainable
+from tuning.trainable import RUN_ID, TrainTrial
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def payload(small_config, small_dataset, tmp_path):
+    (tmp_path / RUN_ID).write_text("abc")
+    return {
+        "config": small_config.to_dict(),
+        "dataset": str(small_dataset.folder),
+        "journal": {"study": "s", "trial_id": small_config.trial_id, "number": 0, "factors": {}},
+        "resources": {"cpu": 1.0, "gpu": 0.0},
+        "timeout_s": None,
+        "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": ""},
+    }
+
+
+def steps(trial):
+    """Return all results of a trial."""
+    results = [trial.step()]
+    while not results[-1]["done"]:
+        results.append(trial.step())
+    return results
+
+
+def told(results):
+    return [{k: v for k, v in r.items() if k.startswith(("val/", "train/"))} for r in results]
+
+
+def test_a_trial_in_a_new_process_tells_the_epochs_before_and_goes_on(payload):
+    whole = steps(TrainTrial(payload))
+    assert [r["replayed"] for r in whole] == [False, False]
+    again = steps(TrainTrial(payload))  # it was killed after its last epoch, before the driver knew
+    assert [r["replayed"] for r in again] == [True, True]
+    assert [r["epoch"] for r in again] == [1, 2]
+    assert [r["status"] for r in again] == [None, "completed"]
+    assert json.dumps(told(again)) == json.dumps(told(whole))
+    was, now = (json.loads(r[-1]["record"]) for r in (whole, again))
+    for fact in ("metrics", "f1_per_species", "best_epoch", "epochs"):
+        assert was[fact] == now[fact]
+
+
+def test_a_damaged_checkpoint_starts_the_trial_anew_and_says_so(payload, small_config, tmp_path, caplog):
+    first = TrainTrial(payload)
+    first.step()
+    checkpoint = tmp_path / small_config.trial_id / "session.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    results = steps(TrainTrial(payload))
+    assert [r["replayed"] for r in results] == [False, False]
+    assert "starts anew" in caplog.text and "damaged" in caplog.text
+
+
+def test_a_node_that_does_not_see_the_run_folder_keeps_its_own_checkpoints(payload, small_config, tmp_path):
+    (tmp_path / RUN_ID).write_text("another run")
+    TrainTrial(payload).step()
+    own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
+    assert own.exists() and not (tmp_path / small_config.trial_id).exists()
+    assert Session.load(own, Dataset.open(payload["dataset"])).epoch == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payload, small_config, tmp_path):
+    (tmp_path / small_config.trial_id).write_text("a file in the way")
+    result = TrainTrial(payload).step()
+    assert (result["status"], result["done"]) == (None, False)
+    assert result["fault"].startswith("cannot write ")
+
+
+def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload, tmp_path):
+    payload["timeout_s"] = 8.0
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    script = (
+        "import json, sys, time\n"
+        "from birdnet_core.training import Session\n"
+        "from tuning.trainable import TrainTrial\n"
+        "def stuck_for_ever(session):\n"
+        "    time.sleep(600)\n"
+        "if sys.argv[2] == 'hang':\n"
+        "    Session.step = stuck_for_ever\n"
+        "result = TrainTrial(json.load(open(sys.argv[1]))).step()\n"
+        "print(json.dumps([result['status'], json.loads(result['record'])['error']]))\n"
+    )
+
+    def process(how):
+        command = [sys.executable, "-c", script, tmp_path / "payload.json", how]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+    assert process("hang").returncode == 1
+    status, error = json.loads(process("run").stdout)
+    assert status == "failed"
+    assert error.startswith("TimeoutError: no epoch came within 8 s (--trial-timeout)")
+    assert "stuck_for_ever" in error
+    assert json.loads(process("run").stdout)[0] is None  # nothing is left of it
