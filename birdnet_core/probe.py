@@ -40,7 +40,7 @@ class Probe:
 
     Args:
         device: ``cpu``, or the name of the GPU.
-        setup_s: seconds until the first step: model, optimizer and clips are made, weights read. Without what a
+        setup_s: seconds until the first step: model, optimizer and clips are made, weights read; not what a
             process imports for its first trial.
         step_s: seconds of a training step, from reading the batch to the optimizer; the median.
         val_batch_s: seconds of a batch of validation; the median.
@@ -135,7 +135,7 @@ def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> P
 
 
 def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
-    # The first optimizer of a process imports this: seconds and 150 MiB that are the process's, not the arm's.
+    # The first optimizer of a process imports this: seconds and 150 MiB that the arm has no part in.
     importlib.import_module("torch._dynamo")
     resident = _forget_peak_rss()
     start = time.perf_counter()

@@ -599,7 +599,8 @@ def _tell_plan(plan: Plan) -> None:
             needed = probe.rss_growth_bytes
         row = [
             describe(arm.settings) or "every trial", str(arm.n_trials), f"{1000 * probe.step_s:.1f} ms",
-            f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours), "?" if needed is None else as_size(needed),
+            f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours),
+            "?" if needed is None else as_size(needed),
         ]  # fmt: skip
         if machine.gpus:
             row += [f"{arm.gpus_per_trial:g}", f"{share.trials_per_gpu} trials" if share else ""]

@@ -121,7 +121,7 @@ class Plan:
         cut: None where no budget ends the sweep.
         notes: what a person should read before typing the command.
 
-    Hours are those of trials as fast side by side as alone, and starting Ray and its processes is not counted.
+    Hours are those of trials as fast side by side as alone; starting Ray and its processes is not counted.
     """
 
     study: str
