@@ -5,7 +5,6 @@ Without Ray, whose start takes longer than most plans.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -115,7 +114,7 @@ class Plan:
     Args:
         n_trials: of the study; `n_done` of them are in the run folder, `n_left` will be trained.
         worst: every trial trains its whole budget. Early stopping by `training.patience` counts nowhere.
-        expected: under ASHA, where values are exchangeable (`asha_epochs`); else the same.
+        expected: under ASHA, where trials come in no order of merit (`asha_epochs`); else the same.
         taking_turns_hours: as `expected`, if trials that share a GPU slow each other down as much as they
             can, so that sharing gains nothing; None where none share.
         cut: None where no budget ends the sweep.
@@ -289,45 +288,34 @@ def plan(
 
 
 def asha_epochs(n_trials: int, max_epochs: int, *, grace: int, reduction_factor: int) -> float:
-    """Return how many epochs `n_trials` train in all under ASHA, if their values are exchangeable.
+    """Return how many epochs `n_trials` train in all under ASHA, if they come in no order of merit.
 
     Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
-    Tuning"), as Ray's ASHAScheduler stops: a trial that arrives at a rung, the grace period times a power of
-    the reduction factor, goes on unless its value is below the (1 - 1/factor) quantile of those that came
-    before it. Rungs at or above `max_epochs` stop nobody. Good and bad trials that come in order, or a
-    sampler that learns, train more or fewer epochs than this.
+    Tuning"), as Ray's ASHAScheduler stops: at a rung, the grace period times a power of the factor f, a trial
+    goes on unless its value is below the (1 - 1/f) quantile of those that were at this rung before it.
+
+    A trial that comes after m others is equally likely to fall into each of the m + 1 gaps between their
+    values (exchangeability). Of the a that have reached a rung, (a - 1) / f lie above the quantile, so the
+    trial passes in (a - 1) / f + 1 of the gaps: with probability ((a - 1) / f + 1) / (m + 1), if its rank
+    lasts from rung to rung and those who lead are all there. At the first rung a = m, and that is 1 for the
+    first trial, one half for the second, 1/f after many. At the later ones every new leader passes, which is
+    why short searches save less than 1/f a rung. Summed over the trials, with a the sum so far. Within 15 %
+    of simulations of 6 to 200 trials of lasting rank; too high where ranks change between rungs, and where
+    the sampler learns, too low.
     """
     rungs = []
     rung = min(grace, max_epochs)
     while rung < max_epochs:
         rungs.append(rung)
         rung *= reduction_factor
-    total, before, n = 0.0, 0, float(n_trials)
-    for rung in (*rungs, max_epochs):
-        total += n * (rung - before)
-        n, before = survivors(n, reduction_factor), rung
-    return total
-
-
-def survivors(n: float, reduction_factor: int) -> float:
-    """Return the expected number of `n` arrivals that pass a rung of asynchronous successive halving.
-
-    Nothing stops the first. The next, after m others, passes above their (1 - 1/f) quantile, which lies
-    (1 - 1/f) (m - 1) order statistics above the lowest. An exchangeable value falls into each of the m + 1
-    gaps between m others with equal probability, and inside of a gap uniformly, so that it passes with
-    probability ((m - 1) / f + 1) / (m + 1) = 1/f + (1 - 2/f) / (m + 1): one half after one, 1/f after many.
-    The sum over m = 1 ... n - 1, and the first: 1 + (n - 1) / f + (1 - 2/f) (H_n - 1), H_n the harmonic
-    number. Linear in between for a number that is not whole, as the expected arrivals at a later rung are.
-    """
-    if n <= 1:
-        return n
-
-    def whole(k: int) -> float:
-        harmonic = sum(1 / i for i in range(1, k + 1))
-        return 1 + (k - 1) / reduction_factor + (1 - 2 / reduction_factor) * (harmonic - 1)
-
-    low = math.floor(n)
-    return whole(low) + (n - low) * (whole(low + 1) - whole(low))
+    arrived = [0.0] * (len(rungs) + 1)  # at each rung, and last at the end
+    for m in range(n_trials):
+        p = 1.0
+        for i, a in enumerate(arrived):
+            arrived[i] += p
+            p = min(p, (max(a - 1, 0) / reduction_factor + 1) / (m + 1))
+    marks = (0, *rungs, max_epochs)
+    return sum(n * (marks[i + 1] - marks[i]) for i, n in enumerate(arrived))
 
 
 # ------------------------------------------------------------------------------------------- trials
@@ -379,10 +367,10 @@ def _seconds(config: TrainConfig, measured: Probe) -> float:
 
 
 def _told_apart(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
-    """Return, of each arm's settings, those that are not the same in all."""
+    """Return, of each arm's settings, those in which arms that have them differ."""
     settings = {arm: arm_settings(config) for arm, config in arms.items()}
     every = {key for values in settings.values() for key in values}
-    varied = {key for key in every if len({repr(v.get(key)) for v in settings.values()}) > 1}
+    varied = {key for key in every if len({repr(v[key]) for v in settings.values() if key in v}) > 1}
     return {arm: {k: v for k, v in values.items() if k in varied} for arm, values in settings.items()}
 
 
