@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from birdnet_core.config import DataConfig, TrainConfig
+    from search_spaces.study import Study
     from tuning.live import StageBars
+    from tuning.planning import Plan
 
 app = typer.Typer(
     help="Honest sweeps and ablations for bird-sound classifiers.",
@@ -506,15 +509,9 @@ def _sweep(
     """
     from dataclasses import replace
 
-    from search_spaces.study import Ablation, load_study
-
     name = request["study"]
-    study = load_study(name, quick=request["quick"])
+    study = _study(name, quick=request["quick"], seeds=request["seeds"], trials=request["trials"])
     study = replace(study, name=request.get("name", name))
-    if isinstance(study, Ablation) and request["trials"] is not None:
-        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
-    if not isinstance(study, Ablation) and request["seeds"] is not None:
-        raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
 
     import optuna
 
@@ -567,6 +564,18 @@ def _sweep(
     }
 
 
+def _study(name: str, *, quick: bool, seeds: int | None, trials: int | None) -> Study:
+    """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
+    from search_spaces.study import Ablation, load_study
+
+    study = load_study(name, quick=quick)
+    if isinstance(study, Ablation) and trials is not None:
+        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
+    if not isinstance(study, Ablation) and seeds is not None:
+        raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
+    return study
+
+
 def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
     """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
     run = result["run"]
@@ -586,6 +595,156 @@ def _sweep_line(result: dict[str, Any]) -> str:
     states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
     reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
     return f"{result['study']}: {states}{reused} in {result['seconds']:.0f} s"
+
+
+@app.command("plan")
+def plan_command(
+    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    data: DataOption = "synthetic",
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's run folder, only read; runs/STUDY if left out.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
+    ] = None,
+    settings: SetOption = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
+    quick: QuickOption = False,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")] = 1,
+    gpus_per_trial: Annotated[
+        str | None,
+        typer.Option(help="GPUs of a trial: a number, or 'auto': as many as memory holds.", metavar="N|auto"),
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
+    budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
+    budget_gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
+    import optuna
+
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import prepare
+    from tuning.live import StageBars
+    from tuning.planning import plan
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked = _study(study, quick=quick, seeds=seeds, trials=trials)
+    gpus = parse_gpus(gpus_per_trial)
+    start_from = _config(base) if base else TrainConfig()
+    overrides = parse_settings(settings)
+    run = out or Path("runs") / study
+    bars = StageBars(err_console)
+    with bars.shown():
+        manifest = _manifest(data)
+        planned = plan(
+            asked,
+            lambda config: prepare(manifest, config, progress=bars),
+            run,
+            base=start_from,
+            settings=overrides,
+            n_seeds=seeds,
+            n_trials=trials,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus,
+            concurrent=concurrent,
+            budget_hours=budget_hours,
+            budget_gpu_hours=budget_gpu_hours,
+            progress=bars,
+        )
+    given = {
+        "data": data, "out": out, "base": base, "seeds": seeds, "trials": trials,
+        "cpus-per-trial": cpus_per_trial if cpus_per_trial > 1 else None, "gpus-per-trial": gpus_per_trial,
+        "concurrent": concurrent, "budget-hours": budget_hours, "budget-gpu-hours": budget_gpu_hours,
+    }  # fmt: skip
+    words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
+    words += [word for item in settings or [] for word in ("--set", item)]
+    words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
+    command = shlex.join(words)
+    if as_json:
+        _print({**planned.to_dict(), "command": command}, True, "")
+    else:
+        _tell_plan(planned)
+        out_console.print(f"next: {command}")
+
+
+def parse_gpus(given: str | None) -> float | Literal["auto"] | None:
+    """Return ``--gpus-per-trial`` as a number, ``auto``, or None; ConfigError for anything else."""
+    if given is None or given == "auto":
+        return given  # type: ignore[return-value]
+    try:
+        gpus = float(given)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus < math.inf:
+        raise ConfigError(f"--gpus-per-trial {given!r} is not accepted; it takes a number from 0, or 'auto'")
+    return gpus
+
+
+def _tell_plan(plan: Plan) -> None:
+    """Print a plan: how much, how long, what each arm takes, what is on disk, what to read before."""
+    from tuning.live import clock, describe
+    from tuning.packing import as_size
+
+    p = out_console.print
+    machine, worst, expected = plan.machine, plan.worst, plan.expected
+    done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
+    p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
+    if plan.kind == "search":
+        p(f"epochs         about {expected.epochs:,.0f} under ASHA, at most {worst.epochs:,.0f}")
+        p(f"wall time      about {clock(3600 * expected.hours)}, at most {clock(3600 * worst.hours)}")
+    else:
+        p(f"epochs         {worst.epochs:,.0f}, {plan.epochs_each} a trial")
+        p(f"wall time      about {clock(3600 * worst.hours)}")
+    if plan.taking_turns_hours is not None:
+        p(f"               {clock(3600 * plan.taking_turns_hours)} if sharing a GPU gains nothing")
+    p(f"CPU-hours      {expected.cpu_hours:.2f} on {machine.cpus} CPUs, {plan.cpus_per_trial} a trial")
+    if machine.gpus:
+        sizes = ", ".join(as_size(size) for size in machine.gpus)
+        p(f"GPU-hours      {expected.gpu_hours:.2f} on {len(machine.gpus)} GPUs ({sizes})")
+    else:
+        p("GPU            no GPU here")
+    for store in plan.stores:
+        p(f"store          {as_size(store.n_bytes)} {'made now' if store.is_new else 'there'}: {store.path}")
+    disk = plan.disk
+    p(
+        f"disk           run folder {as_size(disk.run_folder)}, checkpoints {as_size(disk.checkpoints)}, "
+        f"{as_size(disk.free)} free"
+    )
+    if plan.cut:
+        n = f"{plan.cut.after_trials} of {plan.n_left}"
+        p(f"budget         {plan.cut.budget} ends it after about {n} trials")
+    for note in plan.notes:
+        p(f"note           {note}")
+    columns = ["trials", "step", "epoch", "trial", "memory", *(["share", "a GPU"] if machine.gpus else [])]
+    table = Table("arm", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for arm in plan.arms:
+        probe, share = arm.probe, arm.share
+        if probe.gpu_peak_bytes is not None:
+            needed: int | None = probe.gpu_peak_bytes + (probe.gpu_context_bytes or 0)
+        else:
+            needed = probe.rss_growth_bytes
+        row = [
+            describe(arm.settings) or "every trial", str(arm.n_trials), f"{1000 * probe.step_s:.1f} ms",
+            f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours),
+            "?" if needed is None else as_size(needed),
+        ]  # fmt: skip
+        if machine.gpus:
+            row += [f"{arm.gpus_per_trial:g}", f"{share.trials_per_gpu} trials" if share else ""]
+        table.add_row(*row)
+    if plan.arms:
+        p(table)
+        on_gpu = any(arm.probe.gpu_peak_bytes is not None for arm in plan.arms)
+        p(
+            "memory: of the GPU, the CUDA context included"
+            if on_gpu
+            else "memory: by how much the process grew, data that trials share included"
+        )
 
 
 FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")

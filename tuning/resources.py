@@ -1,4 +1,4 @@
-"""What a trial may use, and how many of them fit side by side."""
+"""Ray, started quietly on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from birdnet_core.errors import ConfigError
+from tuning.packing import n_concurrent as n_concurrent
 
 # What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
 # trial that failed has no metrics.
@@ -27,23 +27,6 @@ _QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
-
-
-def n_concurrent(total: dict[str, float], per_trial: dict[str, float]) -> int:
-    """Return how many trials of `per_trial` CPUs and GPUs fit into `total`.
-
-    Raises ConfigError where not even one fits: Ray would wait for ever.
-    """
-    for name, wanted in per_trial.items():
-        if wanted > total.get(name, 0):
-            raise ConfigError(
-                f"a trial asks for {wanted:g} {name.upper()}s and there are {total.get(name, 0):g}; "
-                f"lower --{name}s-per-trial"
-            )
-    fits = [int(total[name] / wanted + 1e-9) for name, wanted in per_trial.items() if wanted > 0]
-    if not fits:
-        raise ConfigError("a trial needs some CPU or GPU: give --cpus-per-trial or --gpus-per-trial")
-    return min(fits)
 
 
 @contextlib.contextmanager

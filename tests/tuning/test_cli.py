@@ -72,6 +72,15 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
         ("sweep capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
         ("sweep capacity --base {tmp}/none.json --out {tmp}/r", ["none.json"]),
+        ("plan capacty --out {tmp}/r", ["'capacty'", "did you mean 'capacity'"]),
+        ("plan capacity --trials 3 --out {tmp}/r", ["--seeds, not --trials"]),
+        ("plan learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
+        ("plan capacity --set model.widht=3 --out {tmp}/r", ["'widht'", "audio_cnn", "dropout"]),
+        ("plan capacity --cpus-per-trial 4096 --out {tmp}/r", ["4096 CPUs", "lower --cpus-per-trial"]),
+        ("plan capacity --gpus-per-trial all --out {tmp}/r", ["'all'", "a number from 0, or 'auto'"]),
+        ("plan capacity --gpus-per-trial 64 --out {tmp}/r", ["64 GPUs", "lower --gpus-per-trial"]),
+        ("plan capacity --gpus-per-trial -1 --out {tmp}/r", ["'-1'", "a number from 0, or 'auto'"]),
+        ("plan capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
         ("data describe {tmp}/nowhere.csv", ["nowhere.csv"]),
         ("data describe {tmp}/wrong.csv", ["'path'", "'species'", "file, bird"]),
         ("data index {tmp}/wrong.csv --species-column brid --path-column file", ["'brid'", "'bird'"]),
@@ -97,7 +106,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
 def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_path, line, words):
     (tmp_path / "wrong.csv").write_text("file,bird\nx.wav,robin\n")
     line = line.format(tmp=tmp_path, birds=birds, small=SET)
-    if line.startswith("sweep") and "--data" not in line:
+    if line.startswith(("sweep", "plan")) and "--data" not in line:
         line += f" --data {birds}"
     code, out, err = birdtune(line)
     assert code == 1
@@ -235,6 +244,48 @@ def test_a_species_named_like_markup_stays_text(birdtune, birds, tmp_path):
     code, out, err = birdtune(f"data describe {tmp_path / 'clips.csv'} {SET}")
     assert code == 0, err
     assert out.count("[bold]parus[/nothing]") == 2  # in the imbalance and in the table
+
+
+# plan
+
+
+def test_plan_tells_what_a_sweep_will_take_and_writes_no_run_folder(birdtune, birds, tmp_path):
+    run = tmp_path / "my run"
+    line = f"plan capacity --data {birds} --out '{run}' --seeds 2 --budget-hours 1e-6 {SET}"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    assert "8; 8 to train" in out and "16, 2 a trial" in out
+    assert "--budget-hours ends it after about 0 of 8 trials" in out
+    assert "model=audio_cnn_v2" in out and "loss=focal" in out
+    assert not run.exists()
+    # The last line is the command that does it, ready to paste.
+    words = shlex.split(out.splitlines()[-1])
+    assert words[:4] == ["next:", "birdtune", "sweep", "capacity"]
+    assert words[words.index("--out") + 1] == str(run)
+    assert words.count("--set") == len(SMALL)
+
+    code, out, err = birdtune(f"{line} --json")
+    plan = json.loads(out)
+    assert plan["n_left"] == 8 and plan["worst"]["epochs"] == 16
+    assert {arm["n_trials"] for arm in plan["arms"]} == {2} and len(plan["arms"]) == 4
+    assert plan["worst"]["hours"] > 0 and plan["expected"] == plan["worst"]
+    assert {store["is_new"] for store in plan["stores"]} == {False}  # the call before has made them
+    assert shlex.split(plan["command"]) == words[1:]
+
+
+def test_plan_does_without_ray(birds, tmp_path):
+    code = (
+        "import sys\nfrom tuning import cli\n"
+        "sys.argv[0] = 'birdtune'\ncli.app(standalone_mode=False)\n"
+        "assert 'ray' not in sys.modules, 'Ray was imported'\n"
+    )
+    words = ["plan", "learning-rate", "--data", str(birds), "--out", str(tmp_path / "r"), "--trials", "4"]
+    for key, value in SMALL.items():
+        if key != "optim.warmup_epochs":  # which the study varies
+            words += ["--set", f"{key}={value}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 to train" in done.stdout and "under ASHA" in done.stdout
 
 
 # sweep -> report -> best -> train

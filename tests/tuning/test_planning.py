@@ -1,0 +1,294 @@
+"""What a sweep will take, for machines that need not be here."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.probe import Probe
+from birdnet_core.records import RunFolder, TrialRecord
+from birdnet_core.training import Session
+from search_spaces.study import Ablation, Search, base_config, trial_config
+from tests.settings import SMALL
+from tuning.planning import Machine, asha_epochs, plan, this_machine
+
+GIB = 2**30
+FOUR_CPUS = Machine(cpus=4)
+LOSSES = Ablation(
+    name="losses",
+    question="?",
+    factors={"loss.name": ("cross_entropy", "focal"), "optim.lr": (1e-3, 1e-2)},
+    base={"training.patience": 0},
+    n_seeds=2,
+)
+RATES = Search(
+    name="rates",
+    question="?",
+    space=lambda trial: {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)},
+    n_trials=30,
+    base={"training.epochs": 27},
+)
+PROBE = Probe(
+    device="cpu", setup_s=1.0, step_s=0.5, val_batch_s=0.5, epoch_s=9.0, n_steps=17, n_val_batches=1,
+    gpu_peak_bytes=None, gpu_context_bytes=None, rss_growth_bytes=1000, n_params=10, checkpoint_bytes=5_000,
+    micro_batch_size=8,
+)  # fmt: skip
+
+
+def measured(config: TrainConfig, dataset: Dataset) -> Probe:
+    """Cross-entropy takes 9 s an epoch, focal loss twice that."""
+    return replace(PROBE, epoch_s=18.0) if config.loss.name == "focal" else PROBE
+
+
+def on_gpu(config: TrainConfig, dataset: Dataset) -> Probe:
+    peak = 30 * GIB if config.loss.name == "focal" else 9 * GIB
+    return replace(measured(config, dataset), device="A GPU", gpu_peak_bytes=peak, gpu_context_bytes=GIB // 2)
+
+
+@pytest.fixture
+def planned(data, tmp_path):
+    def run(study, *, settings=None, machine=FOUR_CPUS, measure=measured, **options):
+        return plan(
+            study,
+            data.folder,
+            tmp_path / "run",
+            settings={**SMALL, **(settings or {})},
+            machine=machine,
+            measure=measure,
+            **options,
+        )
+
+    return run
+
+
+def test_an_ablation_by_hand(planned, tmp_path):
+    got = planned(LOSSES)
+    # 4 cells x 2 seeds; 2 epochs of 9 s and a second before, or of 18 s.
+    assert (got.kind, got.n_trials, got.n_left, got.epochs_each, got.worst.epochs) == (
+        "ablation",
+        8,
+        8,
+        2,
+        16,
+    )
+    assert [(arm.settings, arm.n_trials) for arm in got.arms] == [
+        ({"loss.name": "cross_entropy"}, 4),
+        ({"loss.name": "focal"}, 4),
+    ]
+    assert [arm.trial_hours for arm in got.arms] == [pytest.approx(19 / 3600), pytest.approx(37 / 3600)]
+    assert got.worst.cpu_hours == pytest.approx(4 * (19 + 37) / 3600)
+    # Four side by side, in the order 19 19 37 37 of each seed: two start at 19, the last two at 37.
+    assert got.worst.hours == pytest.approx((37 + 37) / 3600)
+    assert got.expected == got.worst and got.worst.gpu_hours == 0
+    assert got.disk.checkpoints == 2 * 4 * 5_000
+    assert not (tmp_path / "run").exists()
+
+
+def test_cpus_of_a_trial_and_concurrent_lengthen_it(planned):
+    assert planned(LOSSES, concurrent=1).worst.hours == pytest.approx(4 * (19 + 37) / 3600)
+    two = planned(LOSSES, cpus_per_trial=2)
+    assert (two.concurrent, two.cpus_per_trial) == (2, 2)
+    assert two.worst.cpu_hours == pytest.approx(2 * 4 * (19 + 37) / 3600)
+    with pytest.raises(ConfigError, match="5 CPUs and there are 4; lower --cpus-per-trial"):
+        planned(LOSSES, cpus_per_trial=5)
+
+
+def settle(run, study, config, status, number):
+    run.append({"event": "trial", "study": study, "trial_id": config.trial_id, "number": number,
+                "factors": {}, "reused": False})  # fmt: skip
+    run.write_record(
+        TrialRecord(
+            trial_id=config.trial_id, config_id=config.config_id, seed=config.seed, status=status,
+            config=config.to_dict(),
+        )
+    )  # fmt: skip
+
+
+def test_what_the_run_folder_holds_is_not_trained_again(planned, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    base = base_config(LOSSES, TrainConfig())
+    for number, (cell, status) in enumerate(
+        zip(LOSSES.cells(), ("completed", "failed", "killed", "completed"), strict=True)
+    ):
+        settle(run, "losses", trial_config(base, SMALL, cell), status, number)
+    got = planned(LOSSES)
+    assert (got.n_trials, got.n_done, got.n_left) == (8, 2, 6)
+
+    base = base_config(RATES, TrainConfig())
+    for number, status in enumerate(["completed", "pruned", "failed", "killed", "diverged"]):
+        settle(run, "rates", base.override({"optim.lr": 0.01 * (number + 1)}), status, number)
+    assert planned(RATES).n_left == 28
+    none = planned(RATES, n_trials=2)
+    assert (none.n_left, none.arms, none.worst.hours, none.expected.hours) == (0, (), 0, 0)
+
+
+def test_a_run_folder_on_other_data_is_refused(planned, tmp_path):
+    RunFolder(tmp_path / "run").write_study({"name": "x", "data": {"name": "owls", "data_id": "other"}})
+    with pytest.raises(RunFolderError, match=r"'owls' \(data other\).*another --out"):
+        planned(LOSSES)
+
+
+def test_settings_that_a_study_cannot_take_are_refused_before_data_are_read(planned):
+    with pytest.raises(ConfigError, match="optim.lr cannot be set here"):
+        planned(LOSSES, settings={"optim.lr": 0.1})
+    with pytest.raises(ConfigError, match="refuses dropout=7"):
+        planned(LOSSES, settings={"model.dropout": 7.0})
+
+
+def test_a_search_expects_what_asha_leaves_and_at_worst_all(planned):
+    got = planned(RATES, settings={"training.epochs": 27})
+    assert got.worst.epochs == 30 * 27
+    assert got.expected.epochs == asha_epochs(30, 27, grace=3, reduction_factor=3)
+    assert got.expected.cpu_hours == pytest.approx(
+        got.worst.cpu_hours * got.expected.epochs / got.worst.epochs
+    )
+    trial = (1 + 27 * 9) / 3600
+    assert trial <= got.expected.hours < got.worst.hours
+    assert planned(RATES, settings={"training.epochs": 27}, n_trials=1).expected.hours == pytest.approx(trial)
+
+
+# GPUs
+
+TWO = Machine(cpus=32, gpus=(80 * GIB, 80 * GIB))
+
+
+def test_auto_packs_each_arm_by_its_own_peak(planned):
+    got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial="auto")
+    ce, focal = got.arms
+    # Of 76 GiB: 9.5 eight times, 30.5 twice.
+    assert (ce.share.trials_per_gpu, ce.gpus_per_trial, ce.concurrent) == (8, 0.125, 16)
+    assert (focal.share.trials_per_gpu, focal.gpus_per_trial, focal.concurrent) == (2, 0.5, 4)
+    assert got.worst.gpu_hours == pytest.approx(4 * (19 / 8 + 37 / 2) / 3600)
+    assert got.taking_turns_hours == pytest.approx(4 * (19 + 37) / 2 / 3600)
+    assert got.worst.hours < got.taking_turns_hours
+    assert got.notes == ()
+
+
+def test_without_a_word_each_trial_has_a_gpu_of_its_own(planned):
+    got = planned(LOSSES, machine=TWO, measure=on_gpu)
+    assert got.concurrent == 2 and got.taking_turns_hours is None
+    assert got.worst.gpu_hours == pytest.approx(got.worst.cpu_hours)
+
+
+def test_a_share_that_is_too_small_for_an_arm_is_told(planned):
+    got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.25)
+    (note,) = got.notes
+    assert "loss.name=focal took 30.0 GiB" in note and "0.25 of a GPU leaves it 18.5 GiB" in note
+
+
+def test_an_arm_larger_than_the_gpu_is_named(planned):
+    small = Machine(cpus=8, gpus=(24 * GIB,))
+    with pytest.raises(ConfigError, match=r"loss.name=focal .*30.5 GiB.*training.micro_batch_size"):
+        planned(LOSSES, machine=small, measure=on_gpu, gpus_per_trial="auto")
+
+
+def test_gpus_that_are_asked_for_and_not_used_or_used_and_not_asked_for_are_told(planned):
+    assert "give --gpus-per-trial 0" in planned(LOSSES, machine=TWO).notes[0]
+    asked = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.0)
+    assert "give --gpus-per-trial a share" in asked.notes[0]
+
+
+def test_gpus_that_are_not_here(planned):
+    assert planned(LOSSES, gpus_per_trial="auto").worst.gpu_hours == 0
+    with pytest.raises(ConfigError, match="asks for 0.5 GPUs and there are 0"):
+        planned(LOSSES, gpus_per_trial=0.5)
+
+
+# budgets
+
+
+def test_the_budget_that_ends_first_is_told_with_its_trials(planned):
+    gpu = {"machine": TWO, "measure": on_gpu}
+    whole = planned(LOSSES, **gpu)
+    hours, gpu_hours = whole.worst.hours, whole.worst.gpu_hours
+    assert whole.cut is None
+    assert planned(LOSSES, budget_hours=hours, budget_gpu_hours=gpu_hours, **gpu).cut is None
+    half = planned(LOSSES, budget_hours=hours / 2, budget_gpu_hours=gpu_hours / 4 * 3, **gpu).cut
+    assert (half.budget, half.after_trials) == ("--budget-hours", 4)
+    quarter = planned(LOSSES, budget_hours=hours / 2, budget_gpu_hours=gpu_hours / 4, **gpu).cut
+    assert (quarter.budget, quarter.after_trials) == ("--budget-gpu-hours", 2)
+    assert planned(LOSSES, budget_gpu_hours=0.0).cut is None  # no GPU, no GPU-hours
+
+
+# what is really here
+
+
+def test_on_this_machine_with_real_steps(data, tmp_path, small_config, small_dataset):
+    got = plan(LOSSES, data.folder, tmp_path / "run", settings=SMALL)
+    assert got.machine == this_machine() and got.machine.cpus >= 1
+    assert len(got.arms) == 2 and all(arm.probe.step_s > 0 for arm in got.arms)
+    assert {store.n_bytes > 10_000 for store in got.stores} == {True}
+    session = Session(small_config, small_dataset)
+    session.step()
+    record = len(json.dumps(session.record("completed").to_dict(), indent=1))
+    assert record < got.disk.run_folder / got.n_trials < 5 * record
+
+
+# ASHA
+
+
+def simulated_epochs(n_trials, max_epochs, grace, factor, rng, *, is_lasting, concurrent):
+    """Train `n_trials` under Ray's own bracket: values that last over the epochs, or are drawn anew."""
+    bracket = _Bracket(grace, max_epochs, factor, 0)
+    waiting = [type("T", (), {"trial_id": str(i), "value": rng.normal()})() for i in range(n_trials)]
+    running, total = [], 0
+    while waiting or running:
+        while waiting and len(running) < concurrent:
+            running.append([waiting.pop(), 0])
+        for each in list(running):
+            each[1] += 1
+            total += 1
+            value = each[0].value if is_lasting else rng.normal()
+            is_stopped = bracket.on_result(each[0], each[1], value) == TrialScheduler.STOP
+            if each[1] >= max_epochs or is_stopped:
+                running.remove(each)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "max_epochs", "grace", "factor", "concurrent"),
+    [
+        (6, 30, 3, 3, 2),
+        (12, 8, 3, 3, 2),
+        (40, 50, 3, 3, 4),
+        (40, 27, 1, 3, 1),
+        (100, 64, 4, 4, 16),
+        (30, 50, 1, 2, 8),
+    ],
+)
+def test_expected_epochs_are_those_of_a_simulated_asha(n_trials, max_epochs, grace, factor, concurrent):
+    def mean(*, is_lasting):
+        rng = np.random.default_rng(0)
+        return np.mean(
+            [
+                simulated_epochs(
+                    n_trials, max_epochs, grace, factor, rng, is_lasting=is_lasting, concurrent=concurrent
+                )
+                for _ in range(100)
+            ]
+        )
+
+    expected = asha_epochs(n_trials, max_epochs, grace=grace, reduction_factor=factor)
+    assert expected == pytest.approx(mean(is_lasting=True), rel=0.15)
+    # Where a rung says nothing of the next, leaders do not last, and more are stopped.
+    assert 0.95 * mean(is_lasting=False) < expected < n_trials * max_epochs
+
+
+@pytest.mark.parametrize(("n", "factor"), [(1, 3), (2, 3), (5, 3), (9, 2), (40, 4)])
+def test_survivors_of_one_rung_are_a_harmonic_sum(n, factor):
+    # The sum of 1/f + (1 - 2/f) / (m + 1) over m = 1 ... n - 1, and the first, in closed form.
+    harmonic = sum(1 / k for k in range(1, n + 1))
+    passed = 1 + (n - 1) / factor + (1 - 2 / factor) * (harmonic - 1)
+    assert asha_epochs(n, 2, grace=1, reduction_factor=factor) == pytest.approx(n + passed)
+
+
+def test_without_a_rung_below_the_budget_every_epoch_is_trained():
+    assert asha_epochs(10, 3, grace=3, reduction_factor=3) == 30
+    assert asha_epochs(10, 2, grace=5, reduction_factor=3) == 20
+    assert asha_epochs(0, 9, grace=3, reduction_factor=3) == 0

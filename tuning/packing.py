@@ -1,0 +1,171 @@
+"""The arithmetic of sharing: how many trials fit on a machine, and what each may take of a GPU.
+
+Pure functions: nothing here asks the hardware, so all of it holds, and is tested, without a GPU.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from birdnet_core.errors import ConfigError
+
+RAY_UNITS = 10_000  # Ray counts resources in steps of 0.0001
+RESERVE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one trial takes of a GPU.
+
+    Args:
+        trials_per_gpu: how many of it fit side by side.
+        fraction: what to ask Ray for: 1 / trials_per_gpu, cut to the four decimals that Ray counts.
+        memory_cap: the share of the GPU's memory that torch may take in a trial, for
+            `torch.cuda.set_per_process_memory_fraction`; the CUDA context is not under it.
+    """
+
+    trials_per_gpu: int
+    fraction: float
+    memory_cap: float
+
+
+def n_concurrent(total: Mapping[str, float], per_trial: Mapping[str, float]) -> int:
+    """Return how many trials of `per_trial` CPUs and GPUs fit into `total`.
+
+    A fraction of a GPU is of one GPU: of two, 0.4 serves four trials and not five. Raises ConfigError where
+    not even one fits: Ray would wait for ever.
+    """
+    for name, wanted in per_trial.items():
+        if wanted > total.get(name, 0):
+            raise ConfigError(
+                f"a trial asks for {wanted:g} {name.upper()}s and there are {total.get(name, 0):g}; "
+                f"lower --{name}s-per-trial"
+            )
+    gpus = per_trial.get("gpu", 0)
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(f"a trial asks for {gpus:g} GPUs; it takes a fraction of one, or whole ones")
+    fits = [
+        int(total[name]) * int(1 / wanted + 1e-9)
+        if name == "gpu" and wanted < 1
+        else int(total[name] / wanted + 1e-9)
+        for name, wanted in per_trial.items()
+        if wanted > 0
+    ]
+    if not fits:
+        raise ConfigError("a trial needs some CPU or GPU: give --cpus-per-trial or --gpus-per-trial")
+    return min(fits)
+
+
+def fraction_of(trials_per_gpu: int) -> float:
+    """Return 1 / `trials_per_gpu` cut to Ray's four decimals, so that as many always fit: 0.3333 for 3."""
+    return (RAY_UNITS // trials_per_gpu) / RAY_UNITS
+
+
+def memory_cap(trials_per_gpu: int, *, gpu_bytes: int, context_bytes: int, reserve: float = RESERVE) -> float:
+    """Return the share of a GPU's memory that torch may take in each of `trials_per_gpu` processes.
+
+    The caps and the CUDA contexts of all of them add up to all but `reserve` of the GPU. Raises ConfigError
+    where the contexts alone fill it.
+    """
+    cap = ((1 - reserve) * gpu_bytes / trials_per_gpu - context_bytes) / gpu_bytes
+    if cap <= 0:
+        raise ConfigError(
+            f"{trials_per_gpu} trials on a GPU of {as_size(gpu_bytes)} leave nothing to train in: the CUDA "
+            f"context of each takes {as_size(context_bytes)}; raise --gpus-per-trial"
+        )
+    return cap
+
+
+def pack(
+    peaks: Mapping[str, int],
+    *,
+    gpu_bytes: int,
+    n_gpus: int,
+    context_bytes: int,
+    cpus: int,
+    cpus_per_trial: int,
+    reserve: float = RESERVE,
+) -> dict[str, Share]:
+    """Return the largest number of trials on a GPU for each arm, and what each may then take.
+
+    Args:
+        peaks: the most bytes that torch takes on the GPU in a trial, by arm.
+        gpu_bytes: memory of a GPU; of the smallest, where they differ.
+        context_bytes: of the CUDA context of a process, which comes on top of its peak.
+        reserve: the share of a GPU that is given to nobody.
+
+    No more trials than the CPUs can feed, `cpus` / `cpus_per_trial` over all GPUs: what is left then raises
+    the cap of each. Raises ConfigError that lists every arm larger than a GPU, and by how much.
+    """
+    if n_gpus < 1:
+        raise ConfigError("no GPU to share: there is none here; leave out --gpus-per-trial")
+    if not 0 <= reserve < 1:
+        raise ConfigError(f"reserve = {reserve!r} is out of range; it takes 0 to below 1")
+    fed = n_concurrent({"cpu": cpus}, {"cpu": cpus_per_trial})
+    at_most = min(math.ceil(fed / n_gpus), RAY_UNITS)
+    usable = (1 - reserve) * gpu_bytes
+    shares: dict[str, Share] = {}
+    faults = []
+    for arm, peak in peaks.items():
+        needed = peak + context_bytes
+        if needed > usable:
+            faults.append(
+                f"{arm}: a trial needs {as_size(needed)} of GPU memory ({as_size(context_bytes)} of it the "
+                f"CUDA context), {as_size(needed - usable)} more than a GPU of {as_size(gpu_bytes)} has to "
+                "give; lower training.micro_batch_size, or training.batch_size"
+            )
+            continue
+        n = max(1, min(at_most, int(usable // needed) if needed else at_most))
+        cap = memory_cap(n, gpu_bytes=gpu_bytes, context_bytes=context_bytes, reserve=reserve)
+        shares[arm] = Share(trials_per_gpu=n, fraction=fraction_of(n), memory_cap=cap)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return shares
+
+
+def makespan(
+    jobs: Sequence[tuple[float, float]], *, cpus: int, cpus_per_trial: int, n_gpus: int, concurrent: int
+) -> float:
+    """Return the seconds until the last of `jobs` ends, each (its seconds, its GPUs).
+
+    A job starts when those before it have started and there is room: CPUs, at most `concurrent` side by side,
+    and its fraction on one GPU, or as many whole GPUs. List scheduling, as Ray does it, of jobs that are as
+    fast beside others as alone. Raises ConfigError where one never fits.
+    """
+    free = [RAY_UNITS] * n_gpus
+    running: list[tuple[float, list[tuple[int, int]]]] = []  # when it ends, and what it holds of which GPUs
+    now = end = 0.0
+    slots = min(concurrent, cpus // cpus_per_trial)
+    for seconds, gpus in jobs:
+        n_concurrent({"cpu": cpus, "gpu": n_gpus}, {"cpu": cpus_per_trial, "gpu": gpus})
+        while len(running) >= slots or (held := _placed(free, gpus)) is None:
+            now, given_back = heapq.heappop(running)
+            for gpu, units in given_back:
+                free[gpu] += units
+        for gpu, units in held:
+            free[gpu] -= units
+        heapq.heappush(running, (now + seconds, held))
+        end = max(end, now + seconds)
+    return end
+
+
+def _placed(free: Sequence[int], gpus: float) -> list[tuple[int, int]] | None:
+    """Return which GPUs of `free` units would serve `gpus`, and with how much; None where none can."""
+    units = round(gpus * RAY_UNITS)
+    if units == 0:
+        return []
+    each = min(units, RAY_UNITS)
+    able = [(gpu, each) for gpu, room in enumerate(free) if room >= each]
+    n = math.ceil(units / RAY_UNITS)
+    return able[:n] if len(able) >= n else None
+
+
+def as_size(n_bytes: float) -> str:
+    """Return bytes as people say them: ``340 B``, ``12.3 MiB``, ``1.4 GiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
