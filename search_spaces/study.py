@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.records import objective_direction
 
 Overrides = dict[str, Any]
 
@@ -69,6 +70,8 @@ class Search:
         n_trials, quick_trials: how many to sample; the second under ``--quick``.
         grace_epochs: what every trial may train before ASHA judges it.
         reduction_factor: ASHA keeps the best 1/factor at each rung.
+        also: further objectives beside `metric`: metrics, ``n_params`` or ``hours``. The search then answers
+            with a Pareto front, and every trial trains its whole budget.
         metric, base, quick: as for `Ablation`.
     """
 
@@ -78,10 +81,16 @@ class Search:
     grace_epochs: int = 3
     reduction_factor: int = 3
     metric: str = "val/f1_macro"
+    also: tuple[str, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
     name: str = ""
     question: str = ""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the search weighs, `metric` first."""
+        return (self.metric, *self.also)
 
 
 Study = Ablation | Search
@@ -117,14 +126,18 @@ def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overri
     return base.override({**settings, **choices})
 
 
-def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
+def check(
+    study: Study, base: TrainConfig, settings: Mapping[str, Any], *, scheduler: str = "fifo"
+) -> list[TrainConfig]:
     """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
 
-    Of all cells of an ablation; of a search, of 50 random samples of its space.
+    Of all cells of an ablation; of a search, of 50 random samples of its space. Raises ConfigError also for
+    objectives that are unknown or said twice, or that `scheduler` cannot judge.
     """
     if isinstance(study, Ablation):
         tried = study.cells()
     else:
+        _check_objectives(study, scheduler)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         tried = [study.space(rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
@@ -137,3 +150,18 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if faults:
         raise ConfigError("\n".join(faults))
     return configs
+
+
+def _check_objectives(study: Search, scheduler: str) -> None:
+    for objective in study.objectives:
+        objective_direction(objective)
+    if len(set(study.objectives)) < len(study.objectives):
+        raise ConfigError(
+            f"study {study.name!r} has an objective twice: metric {study.metric!r}, also {study.also}; "
+            "leave the second out"
+        )
+    if study.also and scheduler != "fifo":
+        raise ConfigError(
+            f"scheduler {scheduler!r} judges trials by one value, and study {study.name!r} has "
+            f"{len(study.objectives)} objectives ({', '.join(study.objectives)}); it takes 'fifo'"
+        )

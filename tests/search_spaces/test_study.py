@@ -90,3 +90,38 @@ def test_faults_of_all_cells_are_told_once_each():
 def test_an_unknown_study_is_refused_with_the_near_one():
     with pytest.raises(ConfigError, match=r"'capacty'; did you mean 'capacity'"):
         load_study("capacty")
+
+
+FRONT = Search(space=lambda trial: {}, also=("n_params", "val/loss"))
+
+
+def test_a_search_of_several_objectives_names_them_all_and_passes_its_check():
+    assert FRONT.objectives == ("val/f1_macro", "n_params", "val/loss")
+    assert check(FRONT, base_config(FRONT, TrainConfig()), {})
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        (
+            ("n_param",),
+            r"unknown objective 'n_param'; did you mean 'n_params'\? \(known: n_params, hours, train/",
+        ),
+        (("val/f1_macro",), "has an objective twice"),
+        (("hours", "hours"), "has an objective twice"),
+    ],
+)
+def test_objectives_that_cannot_be_used_are_refused(also, words):
+    study = Search(name="front", space=lambda trial: {}, also=also)
+    with pytest.raises(ConfigError, match=words):
+        check(study, base_config(study, TrainConfig()), {})
+
+
+def test_only_fifo_takes_several_objectives():
+    base = base_config(FRONT, TrainConfig())
+    with pytest.raises(
+        ConfigError, match=r"scheduler 'asha' judges trials by one value.*3 objectives .*'fifo'"
+    ):
+        check(FRONT, base, {}, scheduler="asha")
+    one = load_study("learning-rate")
+    assert check(one, base_config(one, TrainConfig()), {}, scheduler="asha")
