@@ -25,7 +25,7 @@ from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder, metric_direction, provenance
+from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance
 from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, trial_config
 from tuning.journal import Journal, Observer
 from tuning.resources import n_concurrent, ray_session
@@ -129,6 +129,9 @@ def sweep(
     if isinstance(study, Ablation):
         searcher, n_reused = asked.planned(definition["seeds"], journal)
         scheduler = FIFOScheduler()
+    elif study.also:
+        searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
+        scheduler = FIFOScheduler()
     else:
         searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
         scheduler = ASHAScheduler(
@@ -187,15 +190,16 @@ class _Asked:
         }
         if isinstance(study, Search):
             return {
-                **common, "kind": "search", "scheduler": "asha", "seeds": [seed], "factors": None,
-                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
+                **common, "kind": "search", "scheduler": "fifo" if study.also else "asha", "seeds": [seed],
+                "factors": None, "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
+                "also": list(study.also),
             }  # fmt: skip
         cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
         return {
             **common, "kind": "ablation", "scheduler": "fifo",
             "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
             "factors": {name: list(values) for name, values in study.factors.items()},
-            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None,
+            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
         }  # fmt: skip
 
     def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
@@ -226,20 +230,18 @@ class _Asked:
 
     def sampled(self, study: Search, n_trials: int, journal: Journal) -> OptunaSearcher:
         """Return the searcher of a search, going on from what its Optuna study holds."""
-        storage = open_study(
-            journal.run.storage_path, study.name, study.metric, seed=self.config.seed, n_trials=n_trials
-        )
+        opened = open_study(journal.run, study, seed=self.config.seed, n_trials=n_trials)
 
-        def make_payload(trial: Trial) -> dict[str, Any] | float:
+        def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             choices = study.space(trial)
             payload = self.payload(choices, self.trial(choices, self.config.seed), trial.number)
             record = journal.finished.get(payload["journal"]["trial_id"])
             if record is None:
                 return payload
             journal.reuse(payload["journal"])
-            return record.metrics[study.metric]
+            return record
 
-        return OptunaSearcher(storage, study.metric, make_payload, n_trials)
+        return OptunaSearcher(opened, study.objectives, make_payload, n_trials)
 
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
