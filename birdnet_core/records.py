@@ -190,7 +190,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         line = json.dumps(_without_nan({**event, "time": round(time.time(), 3)}), ensure_ascii=False) + "\n"
         with open(self.journal_path, "ab+") as journal:
-            _drop_unfinished_line(journal)
+            drop_unfinished_line(journal)
             journal.write(line.encode())
 
     def events(self) -> Iterator[dict[str, Any]]:
@@ -244,7 +244,7 @@ def _source_commit() -> str | None:
     return f"{commit}+changes" if commit and git("status", "--porcelain", "-uno") else commit
 
 
-def _drop_unfinished_line(journal: BinaryIO) -> None:
+def drop_unfinished_line(journal: BinaryIO) -> None:
     """Cut a last line that a killed driver left without its end, or the next event would be glued to it."""
     end = journal.seek(0, os.SEEK_END)
     if end == 0:

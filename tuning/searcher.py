@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,6 +31,7 @@ from birdnet_core.records import (
     Direction,
     RunFolder,
     TrialRecord,
+    drop_unfinished_line,
     metric_direction,
     objective_direction,
     write_text,
@@ -111,8 +113,7 @@ def open_storage(spec: str, run: RunFolder) -> BaseStorage:
     ConfigError for that, for an unknown name, and for a database that cannot be opened.
     """
     if spec == "journal":
-        run.path.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(run.path / "optuna.jsonl")))
+        return _open_journal(run.path / "optuna.jsonl")
     url = _database_url(spec, run)
     run.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -125,6 +126,19 @@ def open_storage(spec: str, run: RunFolder) -> BaseStorage:
     except sqlalchemy.exc.SQLAlchemyError as error:
         where = f"{url.drivername} database {url.database!r}" + (f" on {url.host}" if url.host else "")
         raise ConfigError(f"cannot open the storage, {where}: {str(error).splitlines()[0]}") from None
+
+
+def _open_journal(file: Path) -> JournalStorage:
+    """Return Optuna's journal, without what a driver that was killed may have left of it.
+
+    That is the lock, for which Optuna would wait for 30 s, and half a line, after which it reads no more. The
+    driver is the only writer, so that neither can be another's.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    with open(file, "ab+") as journal:
+        drop_unfinished_line(journal)
+    return JournalStorage(JournalFileBackend(str(file)))
 
 
 def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:

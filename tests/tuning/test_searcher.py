@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import pwd
 import shutil
 import signal
 import socket
@@ -367,6 +368,18 @@ def test_each_storage_has_its_file_and_keeps_the_study(tmp_path):
         assert again.searcher.study.study_name == "rates"
 
 
+def test_a_journal_goes_on_after_a_kill_in_the_middle_of_a_line_and_of_the_lock(tmp_path):
+    Driver(tmp_path, storage="journal", n_trials=2).run()
+    file = tmp_path / "optuna.jsonl"
+    with open(file, "a") as journal:
+        journal.write('{"op_code": 6, "tri')
+    (tmp_path / "optuna.jsonl.lock").symlink_to(file)
+    start = time.monotonic()
+    Driver(tmp_path, storage="journal", n_trials=4).run()
+    assert time.monotonic() - start < 20  # Optuna waits for 30 s
+    assert states(Driver(tmp_path, storage="journal", n_trials=4)) == ["COMPLETE"] * 4
+
+
 def test_two_runs_in_one_database_do_not_meet(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     one, other = (Driver(tmp_path / name, storage=url, n_trials=2) for name in ("one", "other"))
@@ -423,7 +436,9 @@ def postgres():
     if where is None:
         pytest.skip("no PostgreSQL server is installed (initdb is not found)")
     # The server refuses to run as root, and its folder must belong to who runs it.
-    user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    nobody = pwd.getpwnam("nobody")
+    is_root = os.geteuid() == 0
+    user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if is_root else {}
     folder = Path(tempfile.mkdtemp(prefix="birdtune-postgres-"))
     server = None
     try:
