@@ -70,6 +70,25 @@ def metric_direction(metric: str) -> Direction:
     return METRICS[metric][0]
 
 
+COSTS: dict[str, tuple[Direction, str]] = {
+    "n_params": ("minimize", "trainable values of the network"),
+    "hours": ("minimize", "wall time of building, training and validating"),
+}
+"""What a trial costs: with the metrics, all that a search of several objectives may weigh."""
+
+
+def objective_direction(objective: str) -> Direction:
+    """Return ``maximize`` or ``minimize`` of a metric or a cost; ConfigError for an unknown name."""
+    if objective in COSTS:
+        return COSTS[objective][0]
+    if objective not in METRICS:
+        known = (*COSTS, *METRICS)
+        raise ConfigError(
+            f"unknown objective {objective!r}{did_you_mean(objective, known)} (known: {', '.join(known)})"
+        )
+    return metric_direction(objective)
+
+
 def is_better(value: float, than: float | None, direction: Direction) -> bool:
     """Return whether `value` beats `than`; nan beats nothing and anything finite beats None."""
     if math.isnan(value):
@@ -116,6 +135,14 @@ class TrialRecord:
 
     def to_dict(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}
+
+    def objective(self, name: str) -> float:
+        """Return a metric at the best epoch, or a cost; nan where the trial never came to know it."""
+        if name == "hours":
+            return self.seconds / 3600
+        if name == "n_params":
+            return math.nan if self.n_params is None else float(self.n_params)
+        return self.metrics.get(name, math.nan)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrialRecord:
@@ -203,7 +230,7 @@ class RunFolder:
         written: dict[str, Any] = _without_nan({**event, "time": round(time.time(), 3)})
         line = json.dumps(written, ensure_ascii=False) + "\n"
         with open(self.journal_path, "ab+") as journal:
-            _drop_unfinished_line(journal)
+            drop_unfinished_line(journal)
             journal.write(line.encode())
         return written
 
@@ -258,7 +285,7 @@ def _source_commit() -> str | None:
     return f"{commit}+changes" if commit and git("status", "--porcelain", "-uno") else commit
 
 
-def _drop_unfinished_line(journal: BinaryIO) -> None:
+def drop_unfinished_line(journal: BinaryIO) -> None:
     """Cut a last line that a killed driver left without its end, or the next event would be glued to it."""
     end = journal.seek(0, os.SEEK_END)
     if end == 0:

@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.records import objective_direction
 
 Overrides = dict[str, Any]
 
@@ -73,6 +74,8 @@ class Search:
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials of the same
             value of it. For a space whose trials learn at different speeds: a small network leads early and
             loses late, and would end the large ones.
+        also: further objectives beside `metric`: metrics, ``n_params`` or ``hours``. The search then answers
+            with a Pareto front, and takes scheduler ``fifo``.
         metric, base, quick: as for `Ablation`.
     """
 
@@ -84,10 +87,16 @@ class Search:
     reduction_factor: int = 3
     asha_within: str | None = None
     metric: str = "val/f1_macro"
+    also: tuple[str, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
     name: str = ""
     question: str = ""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the search weighs, `metric` first."""
+        return (self.metric, *self.also)
 
 
 Study = Ablation | Search
@@ -136,11 +145,13 @@ def group_of(config: TrainConfig, setting: str | None) -> str | None:
 def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
     """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
 
-    Of all cells of an ablation; of a search, of 50 random samples of its space.
+    Of all cells of an ablation; of a search, of 50 random samples of its space. Raises ConfigError also for
+    objectives that are unknown or said twice, or that the scheduler cannot judge.
     """
     if isinstance(study, Ablation):
         tried = study.cells()
     else:
+        _check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         tried = [study.space(rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
@@ -160,3 +171,18 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if faults:
         raise ConfigError("\n".join(faults))
     return configs
+
+
+def _check_objectives(study: Search) -> None:
+    for objective in study.objectives:
+        objective_direction(objective)
+    if len(set(study.objectives)) < len(study.objectives):
+        raise ConfigError(
+            f"study {study.name!r} has an objective twice: metric {study.metric!r}, also {study.also}; "
+            "leave the second out"
+        )
+    if study.also and study.scheduler != "fifo":
+        raise ConfigError(
+            f"scheduler {study.scheduler!r} judges trials by one value, and study {study.name!r} has "
+            f"{len(study.objectives)} objectives ({', '.join(study.objectives)}); it takes 'fifo'"
+        )

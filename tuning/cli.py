@@ -367,6 +367,23 @@ def sweep_command(
     ] = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
+    ] = "tpe",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="What ends trials of a search early, else the study's: asha, hyperband, median or fifo.",
+            metavar="NAME",
+        ),
+    ] = None,
+    storage: Annotated[
+        str,
+        typer.Option(
+            help="Of a search's Optuna study: sqlite, journal, a database's URL, or env, which "
+            "reads the URL from BIRDTUNE_STORAGE."
+        ),
+    ] = "sqlite",
     budget_hours: BudgetHoursOption = None,
     budget_gpu_hours: BudgetGpuHoursOption = None,
     until: UntilOption = None,
@@ -394,6 +411,9 @@ def sweep_command(
         "gpus": gpus_per_trial,
         "concurrent": concurrent,
         "workers": workers,
+        "sampler": sampler,
+        "scheduler": scheduler,
+        "storage": storage,
         "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
         "trial_timeout": trial_timeout,
         "keep_checkpoints": keep_checkpoints,
@@ -500,6 +520,62 @@ def _request(run: Path, study: str) -> dict[str, Any]:
     return request
 
 
+@app.command("status")
+def status_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    watch: Annotated[
+        float | None,
+        typer.Option(min=0.2, help="Draw it anew every so often, until Ctrl-C.", metavar="SECONDS"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how a run stands, from another terminal while it runs, or after; reads only."""
+    from dataclasses import asdict
+
+    from birdnet_core.records import RunFolder
+    from tuning.status import as_text, run_status
+
+    folder = RunFolder.existing(run)
+    if watch is None:
+        status = run_status(folder)
+        if as_json:
+            _print(asdict(status), True, "")
+        else:
+            out_console.print(as_text(status))
+        return
+    if as_json:
+        raise ConfigError("--json prints once, and --watch draws again and again; leave one of them out")
+    import contextlib
+    import time
+
+    from rich.live import Live
+
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out_console, auto_refresh=False) as live:
+        while True:
+            live.update(as_text(run_status(folder)), refresh=True)
+            time.sleep(watch)
+
+
+@app.command("dashboard")
+def dashboard_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
+) -> None:
+    """Show a copy of a run's searches in optuna-dashboard, on this machine alone, until Ctrl-C."""
+    import contextlib
+    import tempfile
+
+    from birdnet_core.records import RunFolder
+    from tuning.dashboard import copy_storage, serve
+
+    folder = RunFolder.existing(run)
+    with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:
+        storage = copy_storage(folder, Path(scratch))
+        err_console.print(f"http://127.0.0.1:{port} shows the searches as they are now; Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(storage, port)
+
+
 def _sweep(
     request: dict[str, Any], out: Path, *, rerun_failed: bool = False, shorter: int | None = None
 ) -> dict[str, Any]:
@@ -509,9 +585,17 @@ def _sweep(
     """
     from dataclasses import replace
 
+    from search_spaces.study import Ablation
+
     name = request["study"]
     study = _study(name, quick=request["quick"], seeds=request["seeds"], trials=request["trials"])
     study = replace(study, name=request.get("name", name))
+    if scheduler := request.get("scheduler"):
+        if isinstance(study, Ablation):
+            raise ConfigError(
+                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
+            )
+        study = replace(study, scheduler=scheduler)
 
     import optuna
 
@@ -550,6 +634,8 @@ def _sweep(
             budget=budget,
             rerun_failed=rerun_failed,
             shorter=shorter,
+            sampler=request.get("sampler", "tpe"),
+            storage=request.get("storage", "sqlite"),
             request=request,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,

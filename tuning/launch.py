@@ -23,14 +23,14 @@ from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
 from birdnet_core.optim import is_open_ended
-from birdnet_core.records import RunFolder, metric_direction, provenance, write_text
+from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance, write_text
 from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, group_of, trial_config
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
 from tuning.resources import n_concurrent, ray_session, scratch_folder
 from tuning.schedulers import Fifo, Rule, make_rule
-from tuning.searcher import OptunaSearcher, PlannedSearcher, open_study
+from tuning.searcher import OptunaSearcher, PlannedSearcher, make_sampler, open_study
 from tuning.trainable import RUN_ID, TrainTrial
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ def sweep(
     budget: Budget | None = None,
     rerun_failed: bool = False,
     shorter: int | None = None,
+    sampler: str = "tpe",
+    storage: str = "sqlite",
     request: Mapping[str, Any] | None = None,
     command: str = "",
     observer: Observer = lambda event: None,
@@ -117,6 +119,7 @@ def sweep(
     A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
     latter two unless `rerun_failed`; one that was interrupted or killed goes on after its last epoch. With
     `shorter`, trials go on from the checkpoints of the same configs with that budget, where these are kept.
+    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`).
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
     written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
     the study cannot take, before anything is trained, and RunFolderError for a folder that holds other data,
@@ -127,13 +130,15 @@ def sweep(
     config = base_config(study, base or TrainConfig()).override({"runtime.threads": resources.cpus})
     settings = dict(settings or {})
     tried = check(study, config, settings)
+    rule = _rule(study, tried[0].training.epochs)
+    if isinstance(study, Search):
+        make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
     first = tried[0]
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, dataset.input_shape, len(dataset.species))
     for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
         log.warning(caution)
-    rule = _rule(study, first.training.epochs)
     run = RunFolder(out)
     with run.driven(command):
         halt = Halt(budget)
@@ -155,7 +160,10 @@ def sweep(
         if isinstance(study, Ablation):
             searcher, n_reused = asked.planned(definition["seeds"], journal)
         else:
-            searcher, n_reused = asked.sampled(study, definition["n_trials"], journal), 0
+            n_reused = 0
+            searcher = asked.sampled(study, definition["n_trials"], journal, sampler, storage)
+            if rerun_failed:
+                searcher.retry_failed()
         scheduler = HaltingScheduler(rule, study.metric, journal)
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.spent, {})
@@ -234,13 +242,14 @@ class _Asked:
             return {
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
+                "also": list(study.also),
             }  # fmt: skip
         cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
         return {
             **common, "kind": "ablation", "scheduler": "fifo",
             "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
             "factors": {name: list(values) for name, values in study.factors.items()},
-            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None,
+            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
         }  # fmt: skip
 
     def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
@@ -286,22 +295,29 @@ class _Asked:
                 todo.append(payload)
         return PlannedSearcher(todo), n_reused
 
-    def sampled(self, study: Search, n_trials: int, journal: Journal) -> OptunaSearcher:
+    def sampled(
+        self, study: Search, n_trials: int, journal: Journal, sampler: str, storage: str
+    ) -> OptunaSearcher:
         """Return the searcher of a search, going on from what its Optuna study holds."""
-        storage = open_study(
-            journal.run.storage_path, study.name, study.metric, seed=self.config.seed, n_trials=n_trials
+        opened = open_study(
+            journal.run,
+            study,
+            seed=self.config.seed,
+            n_trials=n_trials,
+            sampler=sampler,
+            storage=storage,
         )
 
-        def make_payload(trial: Trial) -> dict[str, Any] | float:
+        def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             choices = study.space(trial)
             payload = self.payload(choices, self.trial(choices, self.config.seed), trial.number)
             record = journal.finished.get(payload["journal"]["trial_id"])
             if record is None:
                 return payload
             journal.reuse(payload["journal"])
-            return record.metrics[study.metric]
+            return record
 
-        return OptunaSearcher(storage, study.metric, make_payload, n_trials)
+        return OptunaSearcher(opened, study.objectives, make_payload, n_trials)
 
 
 def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:

@@ -6,6 +6,12 @@ importance and best-value plots mix training lengths. Here it is PRUNED, with it
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import logging
+import math
+import os
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -13,90 +19,313 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+import sqlalchemy
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
-from birdnet_core.records import metric_direction
+from birdnet_core.errors import BirdtuneError, ConfigError, RunFolderError, did_you_mean
+from birdnet_core.records import (
+    Direction,
+    RunFolder,
+    TrialRecord,
+    drop_unfinished_line,
+    metric_direction,
+    objective_direction,
+    write_text,
+)
+from search_spaces.study import Search
+
+log = logging.getLogger(__name__)
 
 Payload = dict[str, Any]
 
+SAMPLERS: dict[str, str] = {
+    "tpe": "tree-structured Parzen estimators; learn from pruned trials too (Bergstra et al. 2011)",
+    "random": "independent draws, the yardstick of the others (Bergstra and Bengio 2012)",
+    "gp": "Gaussian process with expected improvement, for few and costly trials; learns from completed "
+    "trials alone, and draws at random what not every trial has (Jones et al. 1998)",
+    "cmaes": "CMA-ES, for many trials over numbers; draws choices among names, and what not every trial has, "
+    "at random; one objective; needs the package cmaes (Hansen 2016)",
+    "nsga2": "NSGA-II, a genetic algorithm for several objectives; learns from completed trials alone "
+    "(Deb et al. 2002)",
+}
 
-def open_study(storage: Path, name: str, metric: str, *, seed: int, n_trials: int) -> optuna.Study:
-    """Return the Optuna study `name` in an SQLite file, created if new, sampled by TPE.
+STORAGES: dict[str, str] = {
+    "sqlite": "RUN/optuna.db",
+    "journal": "RUN/optuna.jsonl, for file systems on which SQLite cannot lock, such as NFS",
+    "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
+}
+STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
 
-    A quarter of the trials, at least 4 and at most 10, are random before TPE models anything. Trials that an
-    earlier driver left RUNNING are told FAIL: nobody trains them any more.
+
+def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) -> BaseSampler:
+    """Return the sampler `name` of SAMPLERS for a study of `n_trials`.
+
+    A quarter of the trials, at least 4 and at most 10, are random before TPE or the Gaussian process model
+    anything. Raises ConfigError for a name that is not known, and for `cmaes` where its package is missing or
+    there are several objectives.
     """
-    with warnings.catch_warnings():
-        # multivariate, group and constant_liar are marked experimental; the defaults ignore interactions
-        # and trials that are still running.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=min(10, max(4, n_trials // 4)),
-            multivariate=True,
-            group=True,
-            constant_liar=True,
+    if name not in SAMPLERS:
+        raise ConfigError(
+            f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (known: {', '.join(SAMPLERS)})"
         )
+    if name == "cmaes" and n_objectives > 1:
+        raise ConfigError(
+            f"sampler 'cmaes' takes one objective, and the study has {n_objectives}; take nsga2, tpe or gp"
+        )
+    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise ConfigError(
+            "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
+        )
+    n_startup = min(10, max(4, n_trials // 4))
+    with warnings.catch_warnings():
+        # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
+        # interactions and trials that are still running; consider_pruned_trials of CMA-ES.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
+            )
+        if name == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if name == "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False
+            )
+        if name == "cmaes":
+            # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
+            # pruned trial was worse at its last rung than those that went on.
+            return optuna.samplers.CmaEsSampler(
+                seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
+            )
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=n_startup)
+
+
+def open_storage(spec: str, run: RunFolder) -> BaseStorage:
+    """Return the Optuna storage that `spec` names: one of STORAGES, or the URL of a database.
+
+    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. What is asked for is kept in the
+    run folder and can be seen in a list of processes, so a URL that holds a password is refused: it goes into
+    the environment variable BIRDTUNE_STORAGE, with `spec` ``env``, and stays out of the run folder. Raises
+    ConfigError for that, for an unknown name, and for a database that cannot be opened.
+    """
+    if spec == "journal":
+        return _open_journal(run.path / "optuna.jsonl")
+    url = _database_url(spec, run)
+    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        return RDBStorage(url.render_as_string(hide_password=False))
+    except ImportError:
+        raise ConfigError(
+            f"storage {url.drivername!r} needs a Python driver that is not installed; for PostgreSQL: "
+            "pip install 'birdtune[postgresql]'"
+        ) from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        where = f"{url.drivername} database {url.database!r}" + (f" on {url.host}" if url.host else "")
+        raise ConfigError(f"cannot open the storage, {where}: {str(error).splitlines()[0]}") from None
+
+
+def _open_journal(file: Path) -> JournalStorage:
+    """Return Optuna's journal, without what a driver that was killed may have left of it.
+
+    That is the lock, for which Optuna would wait for 30 s, and half a line, after which it reads no more. The
+    driver is the only writer, so that neither can be another's.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    with open(file, "ab+") as journal:
+        drop_unfinished_line(journal)
+    return JournalStorage(JournalFileBackend(str(file)))
+
+
+def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
+    if spec == "sqlite":
+        return sqlalchemy.URL.create("sqlite", database=str(run.storage_path))
+    text = os.environ.get(STORAGE_VARIABLE, "") if spec == "env" else spec
+    if not text:
+        raise ConfigError(
+            f"storage 'env' reads the URL of a database from the environment variable {STORAGE_VARIABLE}, "
+            "which is not set; for example postgresql+psycopg://user:password@host/database"
+        )
+    if spec != "env" and "://" not in spec:
+        raise ConfigError(
+            f"unknown storage {spec!r}{did_you_mean(spec, STORAGES)} (known: {', '.join(STORAGES)}, or a URL "
+            "such as postgresql+psycopg://user@host/database)"
+        )
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # The text may hold a password, so it is not repeated.
+        raise ConfigError(
+            "the storage's URL cannot be read; for example postgresql+psycopg://user@host/database"
+        ) from None
+    if spec != "env" and (url.password or any("pass" in key.lower() for key in url.query)):
+        raise ConfigError(
+            f"the URL of the storage on {url.host!r} holds a password, which would be kept in the run "
+            f"folder; put the URL into the environment variable {STORAGE_VARIABLE} and give storage 'env', "
+            "or leave the password to the database's own means, such as PGPASSFILE"
+        )
+    return url
+
+
+def open_study(
+    run: RunFolder,
+    search: Search,
+    *,
+    seed: int,
+    n_trials: int,
+    sampler: str = "tpe",
+    storage: str = "sqlite",
+) -> optuna.Study:
+    """Return the Optuna study of `search` in a run, created if new.
+
+    The sampler starts from `seed` plus the number of trials that the study holds: started from `seed` again
+    after a kill, it would repeat its draws. Trials that an earlier driver left RUNNING are as it left them;
+    `OptunaSearcher` takes them up again. In a database of its own a study has its own name; in one that other
+    runs may share, the run's id follows, which RUN/optuna_id keeps.
+    """
+    n_objectives = len(search.objectives)
+    make_sampler(sampler, seed, n_trials, n_objectives=n_objectives)  # before anything is created
+    opened = open_storage(storage, run)
+    directions = [objective_direction(objective) for objective in search.objectives]
+    name = search.name if storage in ("sqlite", "journal") else f"{search.name}-{_run_id(run)}"
     study = optuna.create_study(
-        storage=f"sqlite:///{storage}",
+        storage=opened,
         study_name=name,
-        sampler=sampler,
-        direction=metric_direction(metric),
+        directions=directions,
         load_if_exists=True,
     )
-    for trial in study.get_trials(states=[TrialState.RUNNING], deepcopy=False):
-        study.tell(trial.number, state=TrialState.FAIL)
+    _check_objectives(study, search, directions)
+    n_there = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(sampler, seed + n_there, n_trials, n_objectives=n_objectives)
     return study
+
+
+def _check_objectives(study: optuna.Study, search: Search, directions: list[Direction]) -> None:
+    """Raise RunFolderError if the study was created for other objectives than those of `search`."""
+    objectives = list(search.objectives)
+    there = [direction.name.lower() for direction in study.directions]
+    if there != directions or study.metric_names not in (None, objectives):
+        was = study.metric_names or there
+        raise RunFolderError(
+            f"the storage holds study {study.study_name!r} with other objectives: it has {was}, this asks "
+            f"for {objectives} ({', '.join(directions)}); give another --out"
+        )
+    if search.also:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(objectives)
+
+
+def _run_id(run: RunFolder) -> str:
+    path = run.path / "optuna_id"
+    if not path.exists():
+        write_text(path, f"{uuid.uuid4().hex[:8]}\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def pareto_front(study: optuna.Study) -> list[str]:
+    """Return the trial_ids of the completed trials that no other one dominates, in the order of the study.
+
+    A trial dominates another that is better in no objective and worse in one. Of one objective, the front is
+    the best trial, or those that share the best value.
+    """
+    return list(dict.fromkeys(trial.user_attrs["trial_id"] for trial in study.best_trials))
 
 
 class OptunaSearcher(Searcher):
     """Asks Optuna for trials and tells it how they went.
 
     Args:
-        study: where the trials are kept; its driver is the only writer.
-        metric: the value told to Optuna, a key of the trainable's result.
-        make_payload: turns an Optuna trial into what the trainable is shipped, or into a value when the
-            trial's config has been trained before: that value is told and the next trial asked for.
-        n_trials: how many trials the study shall hold in all.
+        study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
+            left by a driver that is gone: they are suggested first, with the number and the choices they had.
+        objectives: what is told to Optuna; the first is the metric whose value is reported every epoch.
+        make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when the
+            trial's config has been trained before: its values are told and the next trial asked for.
+        n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
+            which everything fails comes to an end; `retry_failed` asks for them again.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        metric: str,
-        make_payload: Callable[[Trial], Payload | float],
+        objectives: tuple[str, ...],
+        make_payload: Callable[[Trial], Payload | TrialRecord],
         n_trials: int,
     ) -> None:
-        mode = "max" if metric_direction(metric) == "maximize" else "min"
-        super().__init__(metric=metric, mode=mode)
+        mode = "max" if metric_direction(objectives[0]) == "maximize" else "min"
+        super().__init__(metric=objectives[0], mode=mode)
         self.study = study
+        self.objectives = objectives
         self.make_payload = make_payload
         self.n_trials = n_trials
         self._trials: dict[str, Trial] = {}
-        self._values: dict[str, dict[int, float]] = {}
+        self._reported: dict[str, set[int]] = {}
+        self._left_running = deque(study.get_trials(states=(TrialState.RUNNING,), deepcopy=False))
+        # Trials with the config of one that is being trained: they end as it does.
+        self._twins: dict[str, list[Trial]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its searcher with its own state, which nobody reads: leave out what cannot be."""
-        return {**self.__dict__, "make_payload": None}
+        """Ray pickles its searcher with its own state, which nobody reads: leave out what cannot be.
+
+        And the study with its trials, whose storage knows the database's password.
+        """
+        left_out = ("make_payload", "study", "_trials", "_left_running")
+        return {**self.__dict__, **dict.fromkeys(left_out)}
 
     def n_left(self) -> int:
-        """Return how many trials are still to be asked for; those that failed do not count."""
+        """Return how many trials are still to be suggested, with those left RUNNING and those enqueued."""
         trials = self.study.get_trials(deepcopy=False)
-        return max(0, self.n_trials - len([t for t in trials if t.state != TrialState.FAIL]))
+        n_waiting = sum(t.state == TrialState.WAITING for t in trials)
+        n_queued = n_waiting + len(self._left_running)
+        n_retried = len(_retried(trials))
+        return max(n_queued, self.n_trials - (len(trials) - n_queued - n_retried))
+
+    def retry_failed(self) -> int:
+        """Enqueue the choices of every trial that failed and was not tried again; return how many.
+
+        A retry is a new trial of the study and takes the place of the one that failed.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        retried = _retried(trials)
+        failed = [t for t in trials if t.state == TrialState.FAIL and t.number not in retried]
+        for trial in failed:
+            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        return len(failed)
 
     def suggest(self, trial_id: str) -> Payload | str:  # type: ignore[override]
         """Return the payload of the next trial, or Searcher.FINISHED."""
         while self.n_left():
-            trial = self.study.ask()
-            payload = self.make_payload(trial)
+            trial = self._next()
+            try:
+                payload = self.make_payload(trial)
+            except BirdtuneError:
+                # Else the next driver would take it up again, and meet the same error.
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise
             if isinstance(payload, dict):
+                name = payload["journal"]["trial_id"]
+                trial.set_user_attr("trial_id", name)
+                if name in self._twins:
+                    self._twins[name].append(trial)
+                    continue
+                self._twins[name] = []
                 self._trials[trial_id] = trial
-                self._values[trial_id] = {}
+                self._reported[trial_id] = set(self._frozen(trial).intermediate_values)
                 return payload
-            self.study.tell(trial, payload)
+            trial.set_user_attr("trial_id", payload.trial_id)
+            self._complete(trial, payload)
         finished: str = Searcher.FINISHED
         return finished
+
+    def _next(self) -> Trial:
+        if self._left_running:
+            # The choices stand in the storage, and suggest_* returns them instead of drawing.
+            return Trial(self.study, self._left_running.popleft()._trial_id)
+        return self.study.ask()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._report(trial_id, result)
@@ -104,33 +333,50 @@ class OptunaSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how a trial ended: COMPLETE with its best value, PRUNED, or FAIL."""
+        """Tell Optuna how a trial ended: COMPLETE with its values at its best epoch, PRUNED, or FAIL."""
         result = result or {}
         # Ray does not hand the last result to on_trial_result when the scheduler stops the trial on it.
         self._report(trial_id, result)
-        trial, values = self._trials.pop(trial_id), self._values.pop(trial_id)
+        trial = self._trials.pop(trial_id)
+        del self._reported[trial_id]
         status = result.get("status")
-        if status == "completed":
-            best = max if self.mode == "max" else min
-            self.study.tell(trial, best(values.values()))
-        elif error or status in ("failed", "diverged") or not result:
+        for each in [trial, *self._twins.pop(self._frozen(trial).user_attrs["trial_id"])]:
+            if status == "completed":
+                self._complete(each, TrialRecord.from_dict(json.loads(result["record"])))
+            elif error or not result or status in ("failed", "diverged"):
+                self.study.tell(each, state=TrialState.FAIL)
+            else:
+                self.study.tell(each, state=TrialState.PRUNED)
+
+    def _complete(self, trial: Trial, record: TrialRecord) -> None:
+        values = [record.objective(name) for name in self.objectives]
+        if any(math.isnan(value) for value in values):
+            log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, values)
             self.study.tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self.study.tell(trial, values)
 
     def _report(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self.metric not in result:
+        # Optuna keeps no intermediate values of several objectives.
+        if self.metric not in result or len(self.objectives) > 1:
             return
         epoch = int(result["epoch"])
-        if epoch not in self._values[trial_id]:
-            self._values[trial_id][epoch] = result[self.metric]
+        if epoch not in self._reported[trial_id]:
+            self._reported[trial_id].add(epoch)
             self._trials[trial_id].report(result[self.metric], epoch)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the Optuna storage holds all there is."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the Optuna storage holds all there is."""
+
+
+def _retried(trials: list[FrozenTrial]) -> set[int]:
+    return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
 class PlannedSearcher(Searcher):

@@ -4,7 +4,14 @@ import math
 import pytest
 
 from birdnet_core.errors import ConfigError, RunFolderError
-from birdnet_core.records import METRICS, RunFolder, TrialRecord, is_better, metric_direction
+from birdnet_core.records import (
+    METRICS,
+    RunFolder,
+    TrialRecord,
+    is_better,
+    metric_direction,
+    objective_direction,
+)
 
 
 def record(**changes):
@@ -85,3 +92,15 @@ def test_is_better(value, than, direction, expected):
 def test_every_metric_says_what_it_is():
     assert all(summary for _, summary in METRICS.values())
     assert all(name.split("/")[0] in ("train", "val") for name in METRICS)
+
+
+def test_objectives_are_metrics_at_the_best_epoch_and_costs():
+    known = record(metrics={"val/f1_macro": 0.5}, n_params=1200, seconds=5400.0)
+    assert [known.objective(o) for o in ("val/f1_macro", "n_params", "hours")] == [0.5, 1200.0, 1.5]
+    unknown = record()
+    assert math.isnan(unknown.objective("val/f1_macro")) and math.isnan(unknown.objective("n_params"))
+    assert [objective_direction(o) for o in ("val/f1_macro", "val/loss", "n_params", "hours")] == [
+        "maximize", "minimize", "minimize", "minimize",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"'hour'; did you mean 'hours'"):
+        objective_direction("hour")

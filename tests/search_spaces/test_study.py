@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -120,3 +121,36 @@ def test_a_built_in_search_over_models_stops_trials_within_a_model(name):
     tried = check(study, base_config(study, TrainConfig()), {})
     if isinstance(study, Search) and len({c.model.name for c in tried}) > 1:
         assert study.asha_within == "model.name"
+
+
+FRONT = Search(space=lambda trial: {}, scheduler="fifo", also=("n_params", "val/loss"))
+
+
+def test_a_search_of_several_objectives_names_them_all_and_passes_its_check():
+    assert FRONT.objectives == ("val/f1_macro", "n_params", "val/loss")
+    assert check(FRONT, base_config(FRONT, TrainConfig()), {})
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        (
+            ("n_param",),
+            r"unknown objective 'n_param'; did you mean 'n_params'\? \(known: n_params, hours, train/",
+        ),
+        (("val/f1_macro",), "has an objective twice"),
+        (("hours", "hours"), "has an objective twice"),
+    ],
+)
+def test_objectives_that_cannot_be_used_are_refused(also, words):
+    study = Search(name="front", space=lambda trial: {}, also=also)
+    with pytest.raises(ConfigError, match=words):
+        check(study, base_config(study, TrainConfig()), {})
+
+
+def test_only_fifo_takes_several_objectives():
+    base = base_config(FRONT, TrainConfig())
+    with pytest.raises(
+        ConfigError, match=r"scheduler 'asha' judges trials by one value.*3 objectives .*'fifo'"
+    ):
+        check(replace(FRONT, scheduler="asha"), base, {})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from birdnet_core.records import RunFolder
 from tests.settings import SMALL
 from tuning import cli
 
@@ -401,3 +402,70 @@ def test_examples_run(example, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "best epoch" in done.stdout
+
+
+# status and dashboard
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run of one search, whose driver died in the first trial."""
+    run = RunFolder(tmp_path / "run")
+    run.write_study(
+        {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
+         "n_trials": 2, "cells": None, "seeds": [0]}
+    )  # fmt: skip
+    trial = {
+        "study": "rates",
+        "trial_id": "a-s0",
+        "number": 0,
+        "factors": {"optim.lr": 0.01},
+        "reused": False,
+    }
+    run.append({"event": "trial", **trial, "cpus": 1, "gpus": 0.5})
+    run.append(
+        {"event": "epoch", "trial_id": "a-s0", "epoch": 1, "metrics": {"val/loss": 0.5}, "epoch_s": 7.2}
+    )
+    return run.path
+
+
+def test_status_tells_how_a_run_stands(birdtune, begun):
+    code, out, _ = birdtune(f"status {begun}")
+    assert code == 0
+    assert "rates (search): 2 trials, 1 interrupted, 1 left" in out
+    assert "best val/loss 0.5000 at epoch 1: optim.lr=0.01" in out
+    assert "0.00 GPU-hours and 0.00 CPU-hours used" in out
+
+
+def test_status_as_json_gives_the_same_numbers(birdtune, begun):
+    code, out, _ = birdtune(f"status {begun} --json")
+    status = json.loads(out)
+    assert (code, status["driver"], status["gpu_hours"]) == (0, None, 0.001)
+    (study,) = status["studies"]
+    assert (study["counts"], study["n_left"], study["best"]["value"]) == ({"interrupted": 1}, 1, 0.5)
+
+
+def test_status_watches_until_interrupted(birdtune, begun, monkeypatch):
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    code, out, err = birdtune(f"status {begun} --watch 0.5")
+    assert (code, err, slept) == (0, "", [0.5, 0.5, 0.5])
+    assert "1 interrupted" in out
+
+
+def test_status_refuses_what_is_no_run_and_json_that_never_ends(birdtune, begun, tmp_path):
+    code, _, err = birdtune(f"status {tmp_path}/nowhere")
+    assert code == 1 and "no run folder at" in err
+    code, _, err = birdtune(f"status {begun} --watch 1 --json")
+    assert code == 1 and "leave one of them out" in err
+
+
+def test_dashboard_of_a_run_without_a_storage_is_refused(birdtune, begun):
+    code, _, err = birdtune(f"dashboard {begun}")
+    assert code == 1 and "no Optuna storage" in err

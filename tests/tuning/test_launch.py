@@ -281,7 +281,7 @@ def test_a_config_sampled_again_is_told_its_value_without_training(cluster, data
     assert [e["reused"] for e in events(run, "trial")] == [False, True, True]
 
 
-def test_a_search_goes_on_to_its_number_of_trials_and_settles_dead_ones(cluster, data, tmp_path):
+def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_running(cluster, data, tmp_path):
     def space(trial):
         return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
 
@@ -294,9 +294,25 @@ def test_a_search_goes_on_to_its_number_of_trials_and_settles_dead_ones(cluster,
     study = Search(name="rates", question="Which rate?", space=space, n_trials=2)
     sweep(study, data, run, settings=SMALL)
     states = [t.state.name for t in dead.get_trials()]
-    assert states[0] == "FAIL" and len(states) == 3
+    assert states == ["COMPLETE", "COMPLETE"]
     sweep(study, data, run, settings=SMALL, n_trials=3)
-    assert len(dead.get_trials()) == 4
+    assert len(dead.get_trials()) == 3
+
+
+def test_a_search_of_several_objectives_trains_every_trial_in_full(cluster, data, tmp_path):
+    def space(trial):
+        return {"model.dropout": trial.suggest_float("model.dropout", 0.0, 0.8)}
+
+    study = Search(name="front", question="How much?", space=space, also=("n_params", "hours"), n_trials=2)
+    run = tmp_path / "run"
+    sweep(study, data, run, settings={**SMALL, "training.epochs": 4}, resources=Resources(concurrent=1))
+    records = RunFolder(run).records()
+    for trial in optuna_trials(run, "front"):
+        record = records[trial.user_attrs["trial_id"]]
+        assert record.epochs == 4
+        assert trial.values == [record.metrics["val/f1_macro"], record.n_params, record.seconds / 3600]
+    definition = RunFolder(run).read_study("front")
+    assert (definition["scheduler"], definition["also"]) == ("fifo", ["n_params", "hours"])
 
 
 def test_a_trial_that_cannot_be_placed_is_refused(cluster, data, tmp_path):
