@@ -142,9 +142,11 @@ def test_ctrl_c_finishes_the_epoch_and_the_run_goes_on_later(undisturbed, birds,
     assert driver.returncode == 0, complaints
     assert "interrupted (Ctrl-C)" in told
     assert events(run, "halt")[-1]["reason"] == "interrupted (Ctrl-C)"
-    killed = [r for r in RunFolder(run).records().values() if r.status == "killed"]
-    assert killed
-    for record in killed:
+    records = RunFolder(run).records().values()
+    assert len(records) < 12
+    # A trial whose epoch was its last has completed; the others say why they have not.
+    for record in [r for r in records if r.status != "completed"]:
+        assert record.status == "killed"
         assert "interrupted (Ctrl-C); it can be resumed" in record.error
         told_epochs = [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
         assert told_epochs == list(range(1, record.epochs + 1))

@@ -10,7 +10,7 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     line = {"study": "x", "trial_id": config.trial_id, "number": 0, "factors": {}}
     trial = SimpleNamespace(
         trial_id="ray-1",
-        config={"config": config.to_dict(), "journal": line},
+        config={"config": config.to_dict(), "journal": line, "resources": {"cpu": 1.0, "gpu": 0.0}},
         last_result=None,
         pickled_error_file=None,
     )
@@ -18,6 +18,7 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     journal = Journal(RunFolder(tmp_path), seen.append)
     journal.on_trial_error(1, [trial], trial)
     assert [e["event"] for e in seen] == ["trial", "end"]
+    assert (seen[0]["cpus"], seen[0]["gpus"]) == (1.0, 0.0)
     assert journal.members("x") == {config.trial_id}
     record = RunFolder(tmp_path).records()[config.trial_id]
     assert (record.status, record.epochs) == ("failed", 0)

@@ -303,7 +303,8 @@ def test_a_search_of_several_objectives_trains_every_trial_in_full(cluster, data
     def space(trial):
         return {"model.dropout": trial.suggest_float("model.dropout", 0.0, 0.8)}
 
-    study = Search(name="front", question="How much?", space=space, also=("n_params", "hours"), n_trials=2)
+    objectives = {"scheduler": "fifo", "also": ("n_params", "hours")}
+    study = Search(name="front", question="How much?", space=space, n_trials=2, **objectives)
     run = tmp_path / "run"
     sweep(study, data, run, settings={**SMALL, "training.epochs": 4}, resources=Resources(concurrent=1))
     records = RunFolder(run).records()

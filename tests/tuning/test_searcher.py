@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -511,3 +512,16 @@ def test_a_waiting_trial_is_suggested_even_where_the_number_of_trials_is_reached
     driver.run()
     assert driver.asked[1][1]["optim.lr"] == 5e-3
     assert driver.trials[1].state == TrialState.COMPLETE
+
+
+def test_a_config_that_is_being_trained_is_not_trained_beside_itself(tmp_path):
+    def one_config(trial):
+        return {"loss.name": trial.suggest_categorical("loss.name", ["focal"])}
+
+    driver = Driver(tmp_path / "run", replace(SEARCH, space=one_config), n_trials=3)
+    first = driver.suggest()
+    assert driver.suggest() is None  # the two others wait for it
+    assert states(driver) == ["RUNNING"] * 3
+    driver.end(first, "completed", [0.5])
+    assert states(driver) == ["COMPLETE"] * 3
+    assert [trial.value for trial in driver.trials] == [0.5] * 3
