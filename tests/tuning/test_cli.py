@@ -89,6 +89,15 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("report {tmp}/nowhere", ["nowhere"]),
         ("best {tmp}", ["not a run folder"]),
         ("resume {tmp}/nowhere", ["nowhere"]),
+        ("extend {tmp}/nowhere --seeds 5", ["nowhere"]),
+        ("rerun {tmp}/nowhere --failed", ["nowhere"]),
+        ("rerun {tmp}/nowhere", ["birdtune rerun RUN --failed"]),
+        ("sweep learning-rate --sampler tpo --out {tmp}/r", ["'tpo'", "did you mean 'tpe'"]),
+        ("sweep learning-rate --scheduler ahsa --out {tmp}/r", ["'ahsa'", "did you mean 'asha'"]),
+        ("sweep capacity --scheduler asha --out {tmp}/r", ["'capacity' is an ablation", "--scheduler"]),
+        ("sweep capacity --until f1>0.5 --out {tmp}/r", ["'f1>0.5'", "val/f1_macro>=0.5"]),
+        ("sweep capacity --until val/f1_mcro>=0.5 --out {tmp}/r", ["did you mean 'val/f1_macro'"]),
+        ("sweep capacity --budget-hours 0 --out {tmp}/r", ["0 hours", "more than 0"]),
         ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
         ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
         ("train --data {birds} {small} --set model.dropout=7.0", ["refuses dropout=7.0", "between 0 and 1"]),
@@ -345,6 +354,16 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
     assert "other settings" in err
     code, out, err = birdtune(f"{based} --set model.dropout=0.4")
     assert json.loads(out)["n_reused"] == 4, err
+
+    n_epochs = (run / "journal.jsonl").read_text().count('"event": "epoch"')
+    code, out, err = birdtune(f"extend {run} --seeds +1 --json")
+    assert json.loads(out)["n_reused"] == 4, err
+    assert json.loads(out)["counts"] == {"completed": 8}
+    added = (run / "journal.jsonl").read_text().count('"event": "epoch"') - n_epochs
+    assert added == 4 * SMALL["training.epochs"]
+    code, _, err = birdtune(f"extend {run} --seeds 2")
+    assert code == 1 and "adds nothing: the study has 2" in err
+    assert "'phony'" in birdtune(f"extend {run} --study phony --seeds 3")[2]
 
 
 @pytest.mark.ray
