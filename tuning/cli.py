@@ -54,6 +54,12 @@ BudgetGpuHoursOption = Annotated[
 UntilOption = Annotated[
     str | None, typer.Option(help="Stop when an epoch is so good.", metavar="METRIC>=VALUE")
 ]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        help="GPUs of a trial; fractions share one, 'auto' as many as its memory holds.", metavar="N|auto"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
 
@@ -362,9 +368,7 @@ def sweep_command(
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")] = 1,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of a trial; fractions share one.")
-    ] = None,
+    gpus_per_trial: GpusOption = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
     sampler: Annotated[
@@ -408,7 +412,7 @@ def sweep_command(
         "trials": trials,
         "quick": quick,
         "cpus": cpus_per_trial,
-        "gpus": gpus_per_trial,
+        "gpus": parse_gpus(gpus_per_trial),
         "concurrent": concurrent,
         "workers": workers,
         "sampler": sampler,
@@ -698,10 +702,7 @@ def plan_command(
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")] = 1,
-    gpus_per_trial: Annotated[
-        str | None,
-        typer.Option(help="GPUs of a trial: a number, or 'auto': as many as memory holds.", metavar="N|auto"),
-    ] = None,
+    gpus_per_trial: GpusOption = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
     budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
     budget_gpu_hours: Annotated[

@@ -13,6 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from tuning.journal import Journal, is_tried_alone, name_of
+from tuning.placement import Placement
 from tuning.schedulers import Rule, StoppingScheduler
 
 Payload = dict[str, Any]
@@ -22,15 +23,15 @@ class Dispatcher(Searcher):
     """Hands out what `source` suggests, until the sweep halts.
 
     A trial that ran out of memory on a share of a GPU is handed out once more with a whole one. A trial that
-    is stopped because the sweep halts is not told to `source`: it is still to be trained. `per_trial` is the
-    CPUs and GPUs that a trial is given.
+    is stopped because the sweep halts is not told to `source`: it is still to be trained. `placement` says
+    what each trial is given.
     """
 
-    def __init__(self, source: Searcher, journal: Journal, per_trial: dict[str, float]) -> None:
+    def __init__(self, source: Searcher, journal: Journal, placement: Placement) -> None:
         super().__init__(metric=source.metric, mode=source.mode)
         self.source = source
         self.journal = journal
-        self.per_trial = per_trial
+        self.placement = placement
         self._payloads: dict[str, Payload] = {}
         self._again: deque[tuple[str, Payload]] = deque()
         # What the source calls a trial that Ray was given under another id.
@@ -54,7 +55,7 @@ class Dispatcher(Searcher):
                 suggested = self.source.suggest(trial_id)
             if not isinstance(suggested, dict):
                 return None if self._payloads else finished
-            payload = {**suggested, "resources": self.per_trial}
+            payload = {**suggested, **self.placement.of(suggested["config"])}
         self._known_as[trial_id], self._payloads[trial_id] = known_as, payload
         return payload
 
@@ -70,7 +71,7 @@ class Dispatcher(Searcher):
         if payload["journal"]["trial_id"] in self.journal.interrupted:
             return
         if result and is_tried_alone(payload, result):
-            alone = {**payload, "resources": {**payload["resources"], "gpu": 1.0}}
+            alone = {**payload, "resources": {**payload["resources"], "gpu": 1.0}, "memory_cap": None}
             self._again.append((known_as, alone))
             return
         with self._storage():

@@ -28,7 +28,8 @@ from search_spaces.study import Ablation, Overrides, Search, Study, base_config,
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
-from tuning.resources import n_concurrent, ray_session, scratch_folder
+from tuning.placement import Gpus, place
+from tuning.resources import ray_session, scratch_folder
 from tuning.schedulers import Fifo, Rule, make_rule
 from tuning.searcher import OptunaSearcher, PlannedSearcher, make_sampler, open_study
 from tuning.trainable import RUN_ID, TrainTrial
@@ -42,7 +43,7 @@ class Resources:
 
     Args:
         cpus: also the number of torch's threads.
-        gpus: fractions share a GPU; None takes a whole one where Ray sees any.
+        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
         concurrent: the most trials side by side; None takes as many as fit.
         restarts: how often a trial goes on after its process died, before it counts as killed.
         timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
@@ -50,14 +51,11 @@ class Resources:
     """
 
     cpus: int = 1
-    gpus: float | None = None
+    gpus: Gpus = None
     concurrent: int | None = None
     restarts: int = 3
     timeout_s: float | None = None
     checkpoints: int = 0
-
-    def gpus_of_a_trial(self, total: Mapping[str, float]) -> float:
-        return self.gpus if self.gpus is not None else float(total["gpu"] >= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +167,8 @@ def sweep(
         halt.judge(journal.spent, {})
         if searcher.n_left() and not halt.reason:
             with ray_session(run.path / "ray.log") as total:
-                per_trial = {"cpu": float(resources.cpus), "gpu": resources.gpus_of_a_trial(total)}
-                concurrent = min(n_concurrent(total, per_trial), resources.concurrent or 10_000)
+                placement = place(resources.gpus, resources.cpus, total, tried, data.folder)
+                concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
                 observer(
                     {
                         "event": "sweep",
@@ -183,7 +181,7 @@ def sweep(
                 )
                 journal.begin(command)
                 with ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})):
-                    _fit(Dispatcher(searcher, journal, per_trial), scheduler, resources.restarts, concurrent)
+                    _fit(Dispatcher(searcher, journal, placement), scheduler, resources.restarts, concurrent)
         if halt.reason:
             journal.write({"event": "halt", "reason": halt.reason})
         if halt.is_fault:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import ray
 
-from tuning.packing import n_concurrent as n_concurrent
-
 # What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
 # trial that failed has no metrics.
 _QUIET = {

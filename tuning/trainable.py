@@ -34,9 +34,10 @@ class TrainTrial(tune.Trainable):
 
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
-    GPUs), ``checkpoints`` (the run's folder of checkpoints, its id, and the trial of a shorter budget that
-    this one may go on from), ``timeout_s``. A step returns the epoch's metrics, and under ``record`` the
-    trial's record as it stands, as one JSON string so that Ray does not take it apart.
+    GPUs), ``memory_cap`` (the share of the GPU's memory that it may take), ``checkpoints`` (the run's folder
+    of checkpoints, its id, and the trial of a shorter budget that this one may go on from), ``timeout_s``. A
+    step returns the epoch's metrics, and under ``record`` the trial's record as it stands, as one JSON string
+    so that Ray does not take it apart.
 
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
     goes on from there: it first tells the epochs that were trained already, marked ``replayed``.
@@ -61,6 +62,8 @@ class TrainTrial(tune.Trainable):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+            # What a greedy trial takes beyond its share would be its neighbours' memory: it fails alone.
+            torch.cuda.set_per_process_memory_fraction(new_config["memory_cap"] or 1.0)
         return True
 
     def step(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Workers:
                 yield from future.result()
 
     def _submit(self, function: Callable[[T], R], tasks: list[T]) -> Future[list[R]]:
-        with _without_main():
+        with without_main():
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     self.n, mp_context=_fork_server(), initializer=_worker_started
@@ -101,7 +101,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Start processes that do not import the script that runs.
 
     multiprocessing imports it into each of them for functions defined there, which is slow, and starts the

@@ -23,6 +23,7 @@ def payload(small_config, small_dataset, tmp_path):
         "dataset": str(small_dataset.folder),
         "journal": {"study": "s", "trial_id": small_config.trial_id, "number": 0, "factors": {}},
         "resources": {"cpu": 1.0, "gpu": 0.0},
+        "memory_cap": None,
         "timeout_s": None,
         "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": ""},
     }

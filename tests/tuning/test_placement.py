@@ -1,0 +1,117 @@
+"""What trials are given of a GPU, with memory that is made up: nothing here needs one."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.errors import ConfigError
+from birdnet_core.probe import Probe
+from birdnet_core.records import RunFolder
+from tuning.dispatch import Dispatcher
+from tuning.halt import Halt
+from tuning.journal import Journal
+from tuning.packing import RESERVE
+from tuning.placement import Placement, place
+from tuning.searcher import PlannedSearcher
+
+GIB = 2**30
+SMALL_NET = TrainConfig()
+LARGE_NET = TrainConfig().override({"model.name": "audio_cnn_v2"})
+MACHINE = {"cpu": 16.0, "gpu": 2.0}
+
+
+def measure(config, folder):
+    """A Probe in which the larger network takes ten times the memory."""
+    peak = GIB if config.model.name == "audio_cnn" else 10 * GIB
+    facts = {name: 0 for name in Probe.__dataclass_fields__}
+    return Probe(**{**facts, "device": "fake", "gpu_peak_bytes": peak, "gpu_context_bytes": GIB // 2})
+
+
+def packed(gpu_gib=24):
+    return place(
+        "auto",
+        1,
+        MACHINE,
+        [SMALL_NET, LARGE_NET, replace(SMALL_NET, seed=3)],
+        lambda config: None,
+        measure=measure,
+        gpu_bytes=gpu_gib * GIB,
+    )
+
+
+def test_auto_gives_each_arm_what_it_needs_and_caps_it():
+    placement = packed()
+    small, large = (placement.of(c.to_dict()) for c in (SMALL_NET, LARGE_NET))
+    assert small["resources"] == {"cpu": 1.0, "gpu": 0.125}  # 8 on each: there are 16 CPUs
+    assert large["resources"] == {"cpu": 1.0, "gpu": 0.5}
+    assert placement.concurrent == 16
+    for given, n in ((small, 8), (large, 2)):
+        assert n * (given["memory_cap"] * 24 + 0.5) <= (1 - RESERVE) * 24 + 1e-9
+
+
+def test_an_arm_that_fits_once_has_the_gpu_for_itself():
+    given = packed(gpu_gib=12).of(LARGE_NET.to_dict())
+    assert (given["resources"]["gpu"], given["memory_cap"]) == (1.0, None)
+
+
+def test_an_arm_that_was_not_measured_is_given_what_the_largest_needs():
+    unknown = TrainConfig().override({"training.batch_size": 512})
+    assert packed().of(unknown.to_dict()) == packed().of(LARGE_NET.to_dict())
+
+
+def test_an_arm_larger_than_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match="more than a GPU of 8.0 GiB has"):
+        packed(gpu_gib=8)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "n_gpus", "expected"),
+    [
+        (None, 2, {"gpu": 1.0, "cap": None, "concurrent": 2}),
+        (None, 0, {"gpu": 0.0, "cap": None, "concurrent": 16}),
+        ("auto", 0, {"gpu": 0.0, "cap": None, "concurrent": 16}),
+        (0.25, 2, {"gpu": 0.25, "cap": (1 - RESERVE) / 4, "concurrent": 8}),
+        (2.0, 2, {"gpu": 2.0, "cap": None, "concurrent": 1}),
+    ],
+)
+def test_a_number_of_gpus_is_the_same_for_every_arm(gpus, n_gpus, expected):
+    total = {"cpu": 16.0, "gpu": float(n_gpus)}
+    placement = place(gpus, 1, total, [SMALL_NET, LARGE_NET], lambda config: None)
+    assert placement.concurrent == expected["concurrent"]
+    for config in (SMALL_NET, LARGE_NET):
+        given = placement.of(config.to_dict())
+        assert given["resources"]["gpu"] == expected["gpu"]
+        assert given["memory_cap"] == expected["cap"]
+
+
+def test_out_of_memory_on_a_share_is_tried_once_more_on_a_whole_gpu(tmp_path):
+    line = {"study": "s", "trial_id": SMALL_NET.trial_id, "number": 0, "factors": {}}
+    journal = Journal(RunFolder(tmp_path), lambda event: None, Halt())
+    source = PlannedSearcher([{"config": SMALL_NET.to_dict(), "journal": line}])
+    dispatcher = Dispatcher(source, journal, Placement(cpus=1, gpus=0.25, concurrent=4))
+
+    def end(name, payload, **result):
+        """Hand a result to the searcher and the journal in Ray's order."""
+        record = {"trial_id": SMALL_NET.trial_id, "config_id": "x", "seed": 0, "config": {}, **result}
+        result = {
+            "record": json.dumps(record), "done": True, "replayed": False, "fault": None, "epoch": 0,
+            "training_iteration": 1, **result,
+        }  # fmt: skip
+        dispatcher.on_trial_complete(name, result)
+        journal.on_trial_result(1, [], SimpleNamespace(trial_id=name, config=payload), result)
+
+    first = dispatcher.suggest("ray1")
+    assert first["resources"]["gpu"] == 0.25 and first["memory_cap"] == (1 - RESERVE) / 4
+    assert dispatcher.suggest("ray2") is None  # the first may come back
+    end("ray1", first, status="failed", out_of_memory=True)
+    assert [e["event"] for e in journal.run.events()] == ["restart"]
+    alone = dispatcher.suggest("ray3")
+    assert alone["journal"] == line
+    assert alone["resources"]["gpu"] == 1.0 and alone["memory_cap"] is None
+    end("ray3", alone, status="failed", out_of_memory=True)  # nothing is left to try
+    (record,) = journal.run.records().values()
+    assert (record.status, record.gpus) == ("failed", 1.0)
+    assert dispatcher.suggest("ray4") == PlannedSearcher.FINISHED
