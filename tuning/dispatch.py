@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,16 +22,21 @@ Payload = dict[str, Any]
 class Dispatcher(Searcher):
     """Hands out what `source` suggests, until the sweep halts.
 
-    A trial that ran out of memory on a share of a GPU is handed out once more with a whole one. A trial that
-    is stopped because the sweep halts is not told to `source`: it is still to be trained. `placement` says
-    what each trial is given.
+    A trial whose process or node died is handed out again, up to `restarts` times, and goes on after its last
+    epoch; not by Ray's own means, which may take one death for two. A trial that ran out of memory on a share
+    of a GPU is handed out once more with a whole one. A trial that is stopped because the sweep halts is not
+    told to `source`: it is still to be trained. `placement` says what each trial is given.
     """
 
-    def __init__(self, source: Searcher, journal: Journal, placement: Placement) -> None:
+    def __init__(
+        self, source: Searcher, journal: Journal, placement: Placement, *, restarts: int = 0
+    ) -> None:
         super().__init__(metric=source.metric, mode=source.mode)
         self.source = source
         self.journal = journal
         self.placement = placement
+        self.restarts = restarts
+        self._n_deaths: Counter[str] = Counter()
         self._payloads: dict[str, Payload] = {}
         self._again: deque[tuple[str, Payload]] = deque()
         # What the source calls a trial that Ray was given under another id.
@@ -68,7 +73,13 @@ class Dispatcher(Searcher):
     ) -> None:
         """Tell the source how a trial ended, unless it is to go on."""
         payload, known_as = self._payloads.pop(trial_id), self._known_as.pop(trial_id)
-        if payload["journal"]["trial_id"] in self.journal.interrupted:
+        name = payload["journal"]["trial_id"]
+        if name in self.journal.interrupted:
+            return
+        if error and self._n_deaths[name] < self.restarts:
+            self._n_deaths[name] += 1
+            self.journal.restarting.add(name)
+            self._again.append((known_as, payload))
             return
         if result and is_tried_alone(payload, result):
             alone = {**payload, "resources": {**payload["resources"], "gpu": 1.0}, "memory_cap": None}

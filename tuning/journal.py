@@ -46,6 +46,8 @@ class Journal(tune.Callback):
         self.spent = Spent()
         # Trials that the scheduler stopped because the sweep halts.
         self.interrupted: set[str] = set()
+        # Trials whose process died, and which are handed out again.
+        self.restarting: set[str] = set()
         self._entered: set[str] = set()
         self._members: defaultdict[str, set[str]] = defaultdict(set)
         self._n_known: dict[str, int] = {}
@@ -103,15 +105,11 @@ class Journal(tune.Callback):
     # ------------------------------------------------------------------------------ what Ray reports
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.trial_id in self._entered:  # started again after its process died
+        if trial.trial_id in self._entered:
             return
         self._entered.add(trial.trial_id)
         shares = {f"{name}s": amount for name, amount in trial.config["resources"].items()}
         self.write({"event": "trial", **trial.config["journal"], **shares, "reused": False})
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Enter that the process of a trial died, and that it goes on from its last epoch."""
-        self.write({"event": "restart", "trial_id": name_of(trial), "error": _why(_error_of(trial))})
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -157,6 +155,10 @@ class Journal(tune.Callback):
         """Settle a trial whose process is gone: the trainable itself turns exceptions into results."""
         self.on_trial_start(iteration, trials, trial)  # its process may have died before the trial started
         error = _error_of(trial)
+        if name_of(trial) in self.restarting:
+            self.restarting.remove(name_of(trial))
+            self.write({"event": "restart", "trial_id": name_of(trial), "error": _why(error)})
+            return
         last = trial.last_result or {}
         if "record" in last:
             record = TrialRecord.from_dict(json.loads(last["record"]))

@@ -181,7 +181,8 @@ def sweep(
                 )
                 journal.begin(command)
                 with ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})):
-                    _fit(Dispatcher(searcher, journal, placement), scheduler, resources.restarts, concurrent)
+                    dispatcher = Dispatcher(searcher, journal, placement, restarts=resources.restarts)
+                    _fit(dispatcher, scheduler, concurrent)
         if halt.reason:
             journal.write({"event": "halt", "reason": halt.reason})
         if halt.is_fault:
@@ -374,7 +375,7 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
     )
 
 
-def _fit(searcher: Dispatcher, scheduler: HaltingScheduler, restarts: int, concurrent: int) -> None:
+def _fit(searcher: Dispatcher, scheduler: HaltingScheduler, concurrent: int) -> None:
     """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal."""
     with scratch_folder() as scratch:
         tune.Tuner(
@@ -392,6 +393,5 @@ def _fit(searcher: Dispatcher, scheduler: HaltingScheduler, restarts: int, concu
                 verbose=0,
                 callbacks=[searcher.journal],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=restarts),
             ),
         ).fit()

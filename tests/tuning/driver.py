@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from birdnet_core.data.manifest import read_manifest
 from search_spaces.study import Ablation
@@ -20,10 +21,10 @@ TWELVE = Ablation(
 EPOCHS = 3
 
 
-def run(out: Path, birds: Path, epochs: int = EPOCHS) -> None:
+def run(out: Path, birds: Path, epochs: int = EPOCHS, **options: Any) -> None:
     data = Data(name="few", manifest=read_manifest(birds), workers=1)
     settings = {**SMALL, "training.epochs": epochs}
-    summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources())
+    summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources(), **options)
     print(summary.counts, summary.halted)
 
 

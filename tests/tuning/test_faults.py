@@ -169,6 +169,40 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_no_process(birds, tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30)
 
 
+NODES = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from birdnet_core.records import RunFolder
+from tests.tuning import driver
+
+run, birds = map(Path, sys.argv[1:])
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+ones = [nodes.add_node(num_cpus=1) for _ in range(3)]
+ray.init(address=nodes.address, log_to_driver=False)
+seen = []
+
+def kill_a_node(event):
+    seen.append(event)
+    if [e["event"] for e in seen].count("epoch") == 5:
+        nodes.remove_node(ones[1], allow_graceful=False)
+
+driver.run(run, birds, observer=kill_a_node)
+"""
+
+
+def test_a_node_that_is_lost_costs_no_finished_epoch(undisturbed, birds, tmp_path):
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", NODES, run, birds], capture_output=True, text=True, cwd=ROOT, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    assert events(run, "restart")
+    check_whole(run)
+    assert scores(run, tmp_path / "report") == undisturbed
+
+
 def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster, data, tmp_path):
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
     one = Resources(concurrent=1)
