@@ -374,7 +374,7 @@ def test_fractions_of_a_declared_gpu_are_scheduled_where_torch_has_none(birds, c
         "from birdnet_core.data.manifest import read_manifest\n"
         "from search_spaces.study import Ablation\n"
         "from tuning.launch import Data, Resources, sweep\n"
-        "ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "ray.init(address='local', num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
         "study = Ablation(name='x', question='?', factors={'optim.lr': (1e-3, 1e-4)})\n"
         "birds, out, settings = sys.argv[1:]\n"
         "seen = []\n"

@@ -188,7 +188,11 @@ def kill_a_node(event):
     if [e["event"] for e in seen].count("epoch") == 5:
         nodes.remove_node(ones[1], allow_graceful=False)
 
-driver.run(run, birds, observer=kill_a_node)
+try:
+    driver.run(run, birds, observer=kill_a_node)
+finally:
+    ray.shutdown()
+    nodes.shutdown()
 """
 
 
