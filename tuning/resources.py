@@ -36,7 +36,7 @@ def scratch_folder() -> Iterator[Path]:
     for lock_file in Path(tempfile.gettempdir()).glob("bt-*/alive"):
         with contextlib.suppress(OSError), open(lock_file) as lock:  # another user's, or just being removed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock_file.parent, ignore_errors=True)
+            _remove(lock_file.parent)
     folder = Path(tempfile.mkdtemp(prefix="bt-"))  # short: Ray keeps sockets there, whose paths must be
     try:
         with open(folder / "new", "w") as lock:
@@ -44,6 +44,17 @@ def scratch_folder() -> Iterator[Path]:
             (folder / "new").rename(folder / "alive")
             yield folder
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a scratch folder, but for what processes that are still dying write there: the next one will."""
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child, ignore_errors=True)
+        elif child.name != "alive":
+            child.unlink(missing_ok=True)
+    if [child.name for child in folder.iterdir()] == ["alive"]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
