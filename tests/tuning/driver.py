@@ -1,5 +1,6 @@
 """A driver to kill, in a process of its own: python -m tests.tuning.driver RUN BIRDS [EPOCHS]."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ def run(out: Path, birds: Path, epochs: int = EPOCHS, **options: Any) -> None:
     settings = {**SMALL, "training.epochs": epochs}
     summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources(), **options)
     print(summary.counts, summary.halted)
+
+
+def descendants(ancestor: int) -> set[int]:
+    """Return the processes started by `ancestor`, at any depth."""
+    parent = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            parent[int(fields["Pid"])] = int(fields["PPid"])
+    found = {ancestor}
+    while more := {pid for pid, of in parent.items() if of in found} - found:
+        found |= more
+    return found - {ancestor}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a sweep survives: kills of the driver, of a worker and of a node, Ctrl-C, a full disk, a hang."""
 
-import contextlib
 import dataclasses
 import os
 import random
@@ -18,7 +17,7 @@ from birdnet_core.records import RunFolder
 from reports import write_report
 from search_spaces.study import Ablation
 from tests.settings import SMALL
-from tests.tuning.driver import EPOCHS, TWELVE
+from tests.tuning.driver import EPOCHS, TWELVE, descendants
 from tuning.halt import Budget, Spent
 from tuning.launch import Resources, sweep
 
@@ -266,16 +265,3 @@ def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(cluster, data, tmp_p
         check_whole(run)
     finally:
         subprocess.run(["umount", small], check=True)
-
-
-def descendants(ancestor):
-    """Return the processes started by `ancestor`, at any depth."""
-    parent = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            parent[int(fields["Pid"])] = int(fields["PPid"])
-    found = {ancestor}
-    while more := {pid for pid, of in parent.items() if of in found} - found:
-        found |= more
-    return found - {ancestor}

@@ -18,6 +18,7 @@ from birdnet_core.records import RunFolder
 from birdnet_core.training import train
 from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
+from tests.tuning.driver import descendants
 from tuning.launch import Data, Resources, sweep
 
 pytestmark = pytest.mark.ray
@@ -215,19 +216,6 @@ def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
     assert summary.counts == {"diverged": 1}
     (record,) = RunFolder(tmp_path / "run").records().values()
     assert "not finite in epoch" in record.error
-
-
-def descendants(ancestor):
-    """Return the processes started by `ancestor`, at any depth."""
-    parent = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            parent[int(fields["Pid"])] = int(fields["PPid"])
-    found = {ancestor}
-    while more := {pid for pid, of in parent.items() if of in found} - found:
-        found |= more
-    return found - {ancestor}
 
 
 def optuna_trials(run, name="rates"):
