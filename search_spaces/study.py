@@ -1,14 +1,13 @@
 """A question, and the configs that answer it.
 
-An `Ablation` asks whether a choice matters: every combination of its factors, each trained on the same seeds
-for the same budget. A `Search` asks which config is best: an Optuna space, sampled trial by trial.
+An `Ablation` asks whether a choice matters: a design over named factors, each of its cells trained on the
+same seeds for the same budget. A `Search` asks which config is best: an Optuna space, sampled trial by trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 import optuna
@@ -18,6 +17,7 @@ from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records import objective_direction
+from search_spaces.designs import Cell, Design, FullFactorial
 
 Overrides = dict[str, Any]
 
@@ -31,34 +31,66 @@ QUICK: Overrides = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
-    """Every combination of `factors`, crossed with seeds (full factorial).
+class Gate:
+    """What a study has to reach for its answer to be acted upon.
 
     Args:
-        factors: the values to compare of each dotted setting.
-        baseline: the cell that the others are compared with; the first value of each factor if left out.
+        metric: of the best cell, the mean over its seeds.
+        target: at least this passes (at most, for a metric that is to be low).
+        stretch: what would be better still; None for no such wish.
+    """
+
+    metric: str
+    target: float
+    stretch: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """The cells of a `design` over `factors`, crossed with seeds.
+
+    Args:
+        factors: what is varied. A dotted setting with the values to compare; or a name of your own with named
+            levels, each a set of settings: ``{"mixup": {"on": {"augment.mixup.p": 0.6}, "off": {}}}``.
+        design: which combinations of levels are trained.
+        baseline: the cell that the others are compared with; the first level of each factor if left out.
         metric: what decides; its direction is the metric's own.
+        gates: what the best cell has to reach.
         base: settings that the study needs, whatever the user's base config says.
         quick: further settings under ``--quick``.
         n_seeds: seeds of every cell unless the user says otherwise.
     """
 
-    factors: Mapping[str, tuple[Any, ...]]
-    baseline: Overrides = field(default_factory=dict)
+    factors: Mapping[str, tuple[Any, ...] | Mapping[str, Overrides]]
+    design: Design = field(default_factory=FullFactorial)
+    baseline: Cell = field(default_factory=dict)
     metric: str = "val/f1_macro"
+    gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
     n_seeds: int = 3
     name: str = ""
     question: str = ""
 
-    def cells(self) -> list[Overrides]:
-        """Return the choices of each cell, the last factor varying fastest."""
-        return [dict(zip(self.factors, values, strict=True)) for values in product(*self.factors.values())]
+    def levels(self) -> dict[str, tuple[Any, ...]]:
+        """Return the levels of each factor: its values, or the names of its sets of settings."""
+        return {name: tuple(levels) for name, levels in self.factors.items()}
 
-    def baseline_cell(self) -> Overrides:
-        """Return the choices that the other cells are compared with."""
-        return {name: self.baseline.get(name, values[0]) for name, values in self.factors.items()}
+    def cells(self) -> list[Cell]:
+        """Return the level of every factor in each cell."""
+        return self.design.cells(self.levels(), self.baseline_cell())
+
+    def baseline_cell(self) -> Cell:
+        """Return the cell that the others are compared with."""
+        return {name: self.baseline.get(name, levels[0]) for name, levels in self.levels().items()}
+
+    def overrides(self, cell: Cell) -> Overrides:
+        """Return the settings that a cell stands for."""
+        settings: Overrides = {}
+        for name, level in cell.items():
+            levels = self.factors[name]
+            settings.update(levels[level] if isinstance(levels, Mapping) else {name: level})
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +108,7 @@ class Search:
             loses late, and would end the large ones.
         also: further objectives beside `metric`: metrics, ``n_params`` or ``hours``. The search then answers
             with a Pareto front, and takes scheduler ``fifo``.
-        metric, base, quick: as for `Ablation`.
+        metric, gates, base, quick: as for `Ablation`.
     """
 
     space: Callable[[BaseTrial], Overrides]
@@ -88,6 +120,7 @@ class Search:
     asha_within: str | None = None
     metric: str = "val/f1_macro"
     also: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
     name: str = ""
@@ -149,7 +182,7 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     objectives that are unknown or said twice, or that the scheduler cannot judge.
     """
     if isinstance(study, Ablation):
-        tried = study.cells()
+        tried = [study.overrides(cell) for cell in study.cells()]
     else:
         _check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

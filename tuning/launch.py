@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -235,30 +235,35 @@ class _Asked:
             "metric": study.metric,
             "direction": metric_direction(study.metric),
             "epochs": first.training.epochs,
+            "gates": [asdict(gate) for gate in study.gates],
             "base": {**self.config.difference(), **self.settings},
         }
         if isinstance(study, Search):
             return {
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
-                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials,
+                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
                 "also": list(study.also),
             }  # fmt: skip
-        cells = [{"factors": c, "config_id": self.trial(c, seed).config_id} for c in study.cells()]
+        cells = [
+            {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
+            for cell in study.cells()
+        ]
         return {
             **common, "kind": "ablation", "scheduler": "fifo",
             "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
-            "factors": {name: list(values) for name, values in study.factors.items()},
+            "design": study.design.kind,
+            "factors": {name: list(levels) for name, levels in study.levels().items()},
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
         }  # fmt: skip
 
-    def payload(self, choices: Overrides, config: TrainConfig, number: int) -> dict[str, Any]:
-        """Return what Ray ships to a trial: plain JSON."""
+    def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
+        """Return what Ray ships to a trial: plain JSON. `factors` is what tables call it by."""
         within = self.study.asha_within if isinstance(self.study, Search) else None
         line = {
             "study": self.study.name,
             "trial_id": config.trial_id,
             "number": number,
-            "factors": choices,
+            "factors": factors,
             "group": group_of(config, within),
         }
         return {
@@ -283,7 +288,7 @@ class _Asked:
         n_reused = 0
         taken: set[str] = set()
         for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
-            payload = self.payload(cell, self.trial(cell, seed), number)
+            payload = self.payload(cell, self.trial(self.study.overrides(cell), seed), number)
             name = payload["journal"]["trial_id"]
             if name in journal.finished or name in journal.failed:
                 n_reused += name in journal.finished
@@ -323,7 +328,8 @@ def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> st
     """Return how many trials of a longer budget go on from the checkpoints of the shorter one, in words."""
     if isinstance(asked.study, Search):
         return "configs that are sampled again go on from their checkpoints, where these are kept"
-    trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in asked.study.cells()]
+    cells = [asked.study.overrides(cell) for cell in asked.study.cells()]
+    trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
     kept = [
         trial
         for trial in trials

@@ -331,7 +331,7 @@ def _ablation_trials(
     seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
     trials: dict[str, TrainConfig] = {}
     for seed, cell in product(seeds, study.cells()):
-        each = trial_config(config, settings, cell).override({"seed": seed})
+        each = trial_config(config, settings, study.overrides(cell)).override({"seed": seed})
         trials.setdefault(each.trial_id, each)
     done = {name for name, record in folder.records().items() if record.status == "completed"}
     return len(trials), [each for name, each in trials.items() if name not in done]
