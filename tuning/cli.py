@@ -60,6 +60,10 @@ GpusOption = Annotated[
         help="GPUs of a trial; fractions share one, 'auto' as many as its memory holds.", metavar="N|auto"
     ),
 ]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster; auto is the one that this machine is in.", metavar="HOST:PORT|auto"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
 
@@ -370,6 +374,7 @@ def sweep_command(
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")] = 1,
     gpus_per_trial: GpusOption = None,
     concurrent: Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")] = None,
+    address: AddressOption = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
     sampler: Annotated[
         str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
@@ -414,6 +419,7 @@ def sweep_command(
         "cpus": cpus_per_trial,
         "gpus": parse_gpus(gpus_per_trial),
         "concurrent": concurrent,
+        "address": address,
         "workers": workers,
         "sampler": sampler,
         "scheduler": scheduler,
@@ -431,11 +437,13 @@ def resume_command(
     budget_hours: BudgetHoursOption = None,
     budget_gpu_hours: BudgetGpuHoursOption = None,
     until: UntilOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with the studies of a run that was interrupted or killed, as they were asked for.
 
-    Budgets count what the run has used before; a budget given here replaces the one it was started with.
+    Budgets count what the run has used before; a budget or an address given here replaces the one it was
+    started with.
     """
     from birdnet_core.records import RunFolder
 
@@ -444,6 +452,8 @@ def resume_command(
         given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
         if any(value is not None for value in given.values()):
             request["budget"] = given
+        if address:
+            request["address"] = address
         _tell_sweep(_sweep(request, run), as_json)
 
 
@@ -640,6 +650,7 @@ def _sweep(
             shorter=shorter,
             sampler=request.get("sampler", "tpe"),
             storage=request.get("storage", "sqlite"),
+            address=request.get("address"),
             request=request,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,

@@ -108,6 +108,7 @@ def sweep(
     shorter: int | None = None,
     sampler: str = "tpe",
     storage: str = "sqlite",
+    address: str | None = None,
     request: Mapping[str, Any] | None = None,
     command: str = "",
     observer: Observer = lambda event: None,
@@ -117,7 +118,8 @@ def sweep(
     A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
     latter two unless `rerun_failed`; one that was interrupted or killed goes on after its last epoch. With
     `shorter`, trials go on from the checkpoints of the same configs with that budget, where these are kept.
-    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`).
+    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
+    of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
     written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
     the study cannot take, before anything is trained, and RunFolderError for a folder that holds other data,
@@ -166,9 +168,11 @@ def sweep(
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.spent, {})
         if searcher.n_left() and not halt.reason:
-            with ray_session(run.path / "ray.log") as total:
+            with ray_session(run.path / "ray.log", address) as total:
                 placement = place(resources.gpus, resources.cpus, total, tried, data.folder)
                 concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
+                if address and resources.concurrent:
+                    concurrent = resources.concurrent  # nodes may still join
                 observer(
                     {
                         "event": "sweep",
@@ -182,12 +186,12 @@ def sweep(
                 journal.begin(command)
                 with ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})):
                     dispatcher = Dispatcher(searcher, journal, placement, restarts=resources.restarts)
-                    _fit(dispatcher, scheduler, concurrent)
+                    _fit(dispatcher, scheduler, concurrent, data.manifest if address else None)
         if halt.reason:
             journal.write({"event": "halt", "reason": halt.reason})
         if halt.is_fault:
             raise RunFolderError(
-                f"the sweep was stopped: {halt.reason}\nwhat was finished is kept; make room, then "
+                f"the sweep was stopped: {halt.reason}\nwhat was finished is kept; once that is mended, "
                 f"`birdtune resume {run.path}` goes on"
             )
         trials = journal.members(study.name)
@@ -381,11 +385,17 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
     )
 
 
-def _fit(searcher: Dispatcher, scheduler: HaltingScheduler, concurrent: int) -> None:
-    """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal."""
+def _fit(
+    searcher: Dispatcher, scheduler: HaltingScheduler, concurrent: int, manifest: pd.DataFrame | None
+) -> None:
+    """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal.
+
+    `manifest` is for the nodes of a cluster, see `TrainTrial.setup`.
+    """
+    trainable = TrainTrial if manifest is None else tune.with_parameters(TrainTrial, manifest=manifest)
     with scratch_folder() as scratch:
         tune.Tuner(
-            TrainTrial,
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,

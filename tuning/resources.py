@@ -1,4 +1,4 @@
-"""Ray, started quietly on this machine."""
+"""Ray: started quietly on this machine, or joined where a cluster runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+
+from birdnet_core.errors import ConfigError
 
 # What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
 # trial that failed has no metrics.
@@ -59,11 +62,12 @@ def _remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(log: Path) -> Iterator[dict[str, float]]:
-    """Start Ray on this machine if it is not running, and yield its CPUs and GPUs.
+def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, float]]:
+    """Start Ray on this machine, or join the cluster at `address`, and yield its CPUs and GPUs.
 
-    Without dashboard, without usage statistics, bound to localhost; what it started is stopped at the end and
-    its temporary files are removed. What Ray has to say goes to the file `log`.
+    Started here, it is without dashboard, without usage statistics, bound to localhost, stopped at the end,
+    and its temporary files are removed. What Ray has to say goes to the file `log`. A session of this process
+    that runs already is used as it is. Raises ConfigError where no cluster answers at `address`.
     """
     if ray.is_initialized():
         yield _totals()
@@ -72,22 +76,48 @@ def ray_session(log: Path) -> Iterator[dict[str, float]]:
     logger = logging.getLogger("ray")
     handler = logging.FileHandler(log, delay=True)
     logger.handlers, terminal = [handler], logger.handlers
-    with scratch_folder() as folder:
-        try:
-            ray.init(
-                address="local",  # never attach to a cluster that happens to be there, such as a dying one
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                object_store_memory=128 * 2**20,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
+    try:
+        with contextlib.ExitStack() as stack:
+            if address:
+                _join(address)
+            else:
+                _start(stack.enter_context(scratch_folder()))
+            stack.callback(ray.shutdown)
             yield _totals()
-        finally:
-            ray.shutdown()
-            logger.handlers = terminal
-            handler.close()
+    finally:
+        logger.handlers = terminal
+        handler.close()
+
+
+def _start(folder: Path) -> None:
+    ray.init(
+        address="local",  # never attach to a cluster that happens to be there, such as a dying one
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        object_store_memory=128 * 2**20,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+    )
+
+
+def _join(address: str) -> None:
+    if "://" in address:
+        raise ConfigError(
+            f"--address {address!r} is not HOST:PORT or auto; Ray Client (ray://) is not supported: start "
+            "birdtune on a machine of the cluster, with --address auto"
+        )
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            # Ray itself waits for a minute at a time, and tries for many of them.
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--address {address!r}: no Ray cluster answers ({error}); it takes HOST:PORT of a cluster that "
+            "`ray start --head` started, or auto on one of its machines"
+        ) from error
 
 
 def _totals() -> dict[str, float]:

@@ -7,19 +7,21 @@ import faulthandler
 import gc
 import json
 import logging
+import platform
 import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from ray import tune
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
-from birdnet_core.data.dataset import Dataset
-from birdnet_core.errors import BirdtuneError, TrialDiverged
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.errors import BirdtuneError, DataError, TrialDiverged
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
 
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 RUN_ID = "run_id"
 """The file in a run's folder of checkpoints by which a worker knows that it sees the driver's folder."""
+
+
+class NodeUnfit(Exception):
+    """This machine cannot train the sweep's trials; no fault of the trial."""
 
 
 class TrainTrial(tune.Trainable):
@@ -49,7 +55,9 @@ class TrainTrial(tune.Trainable):
         wanted = config["resources"]
         return tune.PlacementGroupFactory([{"CPU": wanted["cpu"], "GPU": wanted["gpu"]}])
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], manifest: pd.DataFrame | None = None) -> None:
+        """Start the actor; `manifest` lists the recordings for nodes that do not see the dataset."""
+        self.manifest = manifest
         self.n_trials = 0
         self.reset_config(config)
 
@@ -75,8 +83,9 @@ class TrainTrial(tune.Trainable):
         try:
             if self.session is None:
                 self._raise_if_it_hung()
+                dataset = self._dataset()
                 with self._watched():
-                    self.session = self._open()
+                    self.session = self._open(dataset)
             replayed = self.n_told < self.session.epoch
             if not replayed:
                 with self._watched():
@@ -89,6 +98,8 @@ class TrainTrial(tune.Trainable):
         except torch.OutOfMemoryError as failure:
             is_out_of_memory = True
             status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
+        except NodeUnfit as failure:
+            status, error, fault = "failed", str(failure), str(failure)
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
@@ -105,9 +116,34 @@ class TrainTrial(tune.Trainable):
             "done": status is not None,
         }
 
-    def _open(self) -> Session:
+    def _dataset(self) -> Dataset:
+        """Return the trial's dataset: the driver's, or, where that is not seen, made here from the audio.
+
+        A dataset's folder is named by a hash of all that went into it, so that a node that made another one
+        is found out. Raises NodeUnfit there.
+        """
+        folder = Path(self.payload["dataset"])
+        if self.manifest is None or folder.exists():
+            return Dataset.open(folder)
+        config = TrainConfig.from_dict(self.payload["config"])
+        try:
+            made = prepare(self.manifest, config, workers=config.runtime.threads)
+        except DataError as error:
+            few = "\n".join(str(error).split("\n")[:4])
+            raise NodeUnfit(f"{platform.node()} does not see {folder}, and cannot make it: {few}") from error
+        dataset = Dataset.open(made)
+        if made.name != folder.name:
+            raise NodeUnfit(
+                f"{platform.node()} does not see {folder}, and the recordings that it sees make another "
+                f"dataset ({made.name}, with {dataset.facts['n_skipped']} of {len(self.manifest)} recordings "
+                "unreadable); give every node the same recordings at the same path, or share the cache "
+                "(BIRDTUNE_CACHE)"
+            )
+        return dataset
+
+    def _open(self, dataset: Dataset) -> Session:
         """Return the trial's session: as it was last saved, or new."""
-        config, dataset = TrainConfig.from_dict(self.payload["config"]), Dataset.open(self.payload["dataset"])
+        config = TrainConfig.from_dict(self.payload["config"])
         shorter = self.payload["checkpoints"]["shorter"]
         for trial_id, epochs in ((config.trial_id, None), (shorter, config.training.epochs)):
             if trial_id and (checkpoint := self._folder(trial_id) / "session.pt").exists():

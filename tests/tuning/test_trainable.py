@@ -1,6 +1,7 @@
 """The trainable without Ray: what it does about a session that hangs, is killed or cannot be saved."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from birdnet_core.data.dataset import Dataset
+from birdnet_core.data.manifest import read_manifest
 from birdnet_core.training import Session
 from tuning import trainable
 from tuning.trainable import RUN_ID, TrainTrial
@@ -72,6 +74,37 @@ def test_a_node_that_does_not_see_the_run_folder_keeps_its_own_checkpoints(paylo
     assert Session.load(own, Dataset.open(payload["dataset"])).epoch == 1
 
 
+@pytest.fixture
+def elsewhere(payload, small_dataset, tmp_path, monkeypatch):
+    """The payload as on a node that sees neither the driver's cache nor another one."""
+    monkeypatch.setenv("BIRDTUNE_CACHE", str(tmp_path / "elsewhere"))
+    return {**payload, "dataset": str(tmp_path / "unseen" / small_dataset.folder.name)}
+
+
+def test_a_node_that_does_not_see_the_dataset_makes_it_from_the_audio(payload, elsewhere, birds, tmp_path):
+    trial = TrainTrial()
+    trial.setup(elsewhere, manifest=read_manifest(birds))
+    name = Path(elsewhere["dataset"]).name
+    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert (tmp_path / "elsewhere" / "datasets" / name).exists()
+
+
+def test_a_node_with_other_recordings_is_a_fault_and_not_a_failure(elsewhere, birds):
+    manifest = read_manifest(birds)
+    fewer, none = manifest.copy(), manifest.copy()
+    fewer.loc[0, "path"] = none["path"] = "/nowhere.wav"
+    for given, words in (
+        (fewer, r"make another dataset \(\w+, with 1 of 40 recordings unreadable\)"),
+        (none, "cannot make it: .*"),
+    ):
+        trial = TrainTrial()
+        trial.setup(elsewhere, manifest=given)
+        result = trial.step()
+        assert result["done"] and re.search(
+            f"does not see {elsewhere['dataset']}, and .*{words}", result["fault"]
+        )
+
+
 def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payload, small_config, tmp_path):
     (tmp_path / small_config.trial_id).write_text("a file in the way")
     result = TrainTrial(payload).step()
@@ -80,7 +113,6 @@ def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payloa
 
 
 def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload, tmp_path):
-    payload["timeout_s"] = 8.0
     (tmp_path / "payload.json").write_text(json.dumps(payload))
     script = (
         "import json, sys, time\n"
@@ -88,9 +120,12 @@ def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload
         "from tuning.trainable import TrainTrial\n"
         "def stuck_for_ever(session):\n"
         "    time.sleep(600)\n"
+        "payload = json.load(open(sys.argv[1]))\n"
+        "payload['timeout_s'] = 100.0\n"
         "if sys.argv[2] == 'hang':\n"
+        "    payload['timeout_s'] = 5.0\n"
         "    Session.step = stuck_for_ever\n"
-        "result = TrainTrial(json.load(open(sys.argv[1]))).step()\n"
+        "result = TrainTrial(payload).step()\n"
         "print(json.dumps([result['status'], json.loads(result['record'])['error']]))\n"
     )
 
@@ -101,6 +136,6 @@ def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload
     assert process("hang").returncode == 1
     status, error = json.loads(process("run").stdout)
     assert status == "failed"
-    assert error.startswith("TimeoutError: no epoch came within 8 s (--trial-timeout)")
+    assert error.startswith("TimeoutError: no epoch came within 100 s (--trial-timeout)")
     assert "stuck_for_ever" in error
     assert json.loads(process("run").stdout)[0] is None  # nothing is left of it

@@ -1,0 +1,66 @@
+"""A cluster whose nodes do not see the driver's files: each node has file systems of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from birdnet_core.records import RunFolder
+from tests.tuning.driver import EPOCHS
+
+ROOT = Path(__file__).parents[2]
+
+# Empty file systems over the folders to hide, seen by this node alone.
+NODE = 'for folder in $HIDDEN; do mount -t tmpfs none "$folder"; done; exec "$@"'
+
+DRIVER = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from tests.tuning import driver
+
+run, birds, node = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+ray_command = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=2", "--block"]
+other = subprocess.Popen(
+    ["unshare", "--mount", "bash", "-ec", node, "node", *ray_command, f"--address={nodes.address}"],
+    start_new_session=True,
+)
+try:
+    ray.init(address=nodes.address, log_to_driver=False)
+    for _ in range(120):
+        if ray.cluster_resources().get("CPU"):
+            break
+        time.sleep(0.5)
+    ray.shutdown()
+    driver.run(run, birds, address=nodes.address)
+finally:
+    os.killpg(other.pid, signal.SIGKILL)
+    nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide folders from a node")
+def test_a_node_that_does_not_see_the_cache_makes_the_dataset_and_tells_the_driver(birds, cache, tmp_path):
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("no process can have file systems of its own here")
+    run = tmp_path / "run"
+    run.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, run, birds, NODE],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, "HIDDEN": f"{cache} {run}"},
+    )
+    assert done.returncode == 0, done.stderr
+    records = RunFolder(run).records()
+    assert [r.status for r in records.values()] == ["completed"] * 12
+    assert {r.epochs for r in records.values()} == {EPOCHS}
+    # The node kept its checkpoints to itself: here is nothing but the mark that it did not see.
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["run_id"]
