@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from birdnet_core.config import DataConfig, TrainConfig
     from search_spaces.study import Study
+    from tuning.journal import Observer
     from tuning.live import StageBars
     from tuning.planning import Plan
 
@@ -402,6 +403,9 @@ def sweep_command(
     keep_checkpoints: Annotated[
         int, typer.Option(min=0, help="Completed trials, the best, that keep a checkpoint for `extend`.")
     ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Also write TensorBoard logs, to RUN/tensorboard.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again.
@@ -427,6 +431,7 @@ def sweep_command(
         "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
         "trial_timeout": trial_timeout,
         "keep_checkpoints": keep_checkpoints,
+        "tensorboard": tensorboard,
     }
     _tell_sweep(_sweep(request, out or Path("runs") / study), as_json)
 
@@ -622,6 +627,16 @@ def _sweep(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     view = SweepView(err_console)
+    observers: list[Observer] = [view]
+    if request.get("tensorboard"):
+        from tuning.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(out / "tensorboard"))
+
+    def observe(event: dict[str, Any]) -> None:
+        for observer in observers:
+            observer(event)
+
     with view.shown():
         view.progress("reading recordings", 0, 1)
         data = Data(
@@ -653,7 +668,7 @@ def _sweep(
             address=request.get("address"),
             request=request,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
-            observer=view,
+            observer=observe,
         )
     return {
         "study": study.name,

@@ -9,8 +9,9 @@ import json
 import logging
 import platform
 import shutil
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import BirdtuneError, DataError, TrialDiverged
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
+from tuning.packing import RESERVE
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +64,27 @@ class TrainTrial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Let go of the previous trial whole, so that a reused actor gives the numbers of a fresh one."""
+        """Let go of the previous trial whole, so that a reused actor gives the numbers of a fresh one.
+
+        On a GPU, wait until the trial's share is free: what was stopped there may give it back late. Returns
+        False where this process itself does not let go.
+        """
         self.payload = new_config
         self.session: Session | None = None
         self.n_told = 0
         self.n_trials += 1
+        self.gpu_memory: str | None = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            # What a greedy trial takes beyond its share would be its neighbours' memory: it fails alone.
-            torch.cuda.set_per_process_memory_fraction(new_config["memory_cap"] or 1.0)
+        if not torch.cuda.is_available():
+            return True
+        torch.cuda.empty_cache()
+        if torch.cuda.memory_allocated():
+            return False  # something holds on to a tensor: the trial is handed out again, to a fresh process
+        # What a greedy trial takes beyond its share would be its neighbours' memory: it fails alone.
+        torch.cuda.set_per_process_memory_fraction(new_config["memory_cap"] or 1.0)
+        share = new_config["memory_cap"] or 1 - RESERVE
+        wanted = int(share * torch.cuda.mem_get_info()[1])
+        self.gpu_memory = await_memory(wanted, lambda: torch.cuda.mem_get_info()[0])
         return True
 
     def step(self) -> dict[str, Any]:
@@ -216,8 +229,29 @@ class TrainTrial(tune.Trainable):
             record = self.session.record(status, error=error, traceback=trace)
         else:
             record = bare_record(self.payload["config"], status, error=error, traceback=trace)
-        record.provenance["actor"] = {"host": record.provenance["host"], "nth_trial": self.n_trials}
+        actor = {"host": record.provenance["host"], "nth_trial": self.n_trials, "gpu_memory": self.gpu_memory}
+        record.provenance["actor"] = actor
         return record
+
+
+def await_memory(
+    wanted: int,
+    free: Callable[[], int],
+    *,
+    timeout_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """Wait until `wanted` bytes are free; return None, or what is missing when `timeout_s` are over.
+
+    The trial is tried all the same then: it may need less than its share, and running out is recorded.
+    """
+    end = clock() + timeout_s
+    while (now := free()) < wanted:
+        if clock() >= end:
+            return f"{now / 2**30:.1f} GiB were free of the {wanted / 2**30:.1f} GiB of its share"
+        sleep(0.5)
+    return None
 
 
 def bare_record(

@@ -12,7 +12,7 @@ from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.training import Session
 from tuning import trainable
-from tuning.trainable import RUN_ID, TrainTrial
+from tuning.trainable import RUN_ID, TrainTrial, await_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +103,42 @@ def test_a_node_with_other_recordings_is_a_fault_and_not_a_failure(elsewhere, bi
         assert result["done"] and re.search(
             f"does not see {elsewhere['dataset']}, and .*{words}", result["fault"]
         )
+
+
+@pytest.mark.parametrize(
+    ("freed_after_s", "told"),
+    [(0, None), (30, None), (300, "1.0 GiB were free of the 4.0 GiB of its share")],
+)
+def test_a_trial_waits_for_the_memory_of_the_one_before_but_not_for_ever(freed_after_s, told):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    def free():
+        return (8 if now[0] >= freed_after_s else 1) * 2**30
+
+    assert await_memory(4 * 2**30, free, timeout_s=60, clock=lambda: now[0], sleep=sleep) == told
+    assert now[0] == min(freed_after_s, 60)
+
+
+def test_a_process_that_does_not_let_go_of_gpu_memory_is_not_used_again(payload, monkeypatch):
+    caps = []
+    for name, value in {
+        "is_available": lambda: True,
+        "empty_cache": lambda: None,
+        "memory_allocated": lambda: held,
+        "mem_get_info": lambda: (9 * 2**30, 10 * 2**30),
+        "set_per_process_memory_fraction": caps.append,
+    }.items():
+        monkeypatch.setattr(trainable.torch.cuda, name, value)
+    held = 0
+    trial = TrainTrial({**payload, "memory_cap": 0.25})
+    assert (caps, trial.gpu_memory) == ([0.25], None)
+    assert trial.reset_config(payload)
+    assert caps == [0.25, 1.0]
+    held = 4096
+    assert not trial.reset_config(payload)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payload, small_config, tmp_path):
