@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import optuna
 from optuna.trial import BaseTrial
 
 from birdnet_core import registry
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import TrainConfig, component
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records import objective_direction
+from birdnet_core.records import is_better, metric_direction, objective_direction
 from search_spaces.designs import Cell, Design, FullFactorial
 
 Overrides = dict[str, Any]
+Factors = Mapping[str, tuple[Any, ...] | Mapping[str, Overrides]]
 
 # Few epochs of many small steps over several windows a recording: enough to see differences in minutes.
 QUICK: Overrides = {
@@ -38,11 +40,35 @@ class Gate:
         metric: of the best cell, the mean over its seeds.
         target: at least this passes (at most, for a metric that is to be low).
         stretch: what would be better still; None for no such wish.
+        investigate: short of `target`, but at least this, asks for a closer look and not for a no; None where
+            all that is short of `target` is a no.
+
+    Raises ConfigError for an unknown metric, and for values that are not in the order investigate, target,
+    stretch.
     """
 
     metric: str
     target: float
     stretch: float | None = None
+    investigate: float | None = None
+
+    def __post_init__(self) -> None:
+        direction = metric_direction(self.metric)
+        given = (self.investigate, self.target, self.stretch)
+        steps = [value for value in given if value is not None]
+        if any(not is_better(high, low, direction) for low, high in pairwise(steps)):
+            raise ConfigError(
+                f"gate on {self.metric}: investigate = {self.investigate}, target = {self.target} and "
+                f"stretch = {self.stretch} are out of order; each takes a better value than the one before"
+            )
+
+
+# What the earlier work set out to reach with 89 species, on validation data.
+TARGETS = (
+    Gate(metric="val/accuracy", target=0.40, stretch=0.50),
+    Gate(metric="val/f1_macro", target=0.15, stretch=0.25),
+    Gate(metric="val/f1_rare", target=0.05, stretch=0.10),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +84,21 @@ class Ablation:
         gates: what the best cell has to reach.
         base: settings that the study needs, whatever the user's base config says.
         quick: further settings under ``--quick``.
-        n_seeds: seeds of every cell unless the user says otherwise.
+        quick_factors: under ``--quick``, the levels of the factors that it names.
+        n_seeds, quick_seeds: seeds of every cell unless the user asks for others; the second under
+            ``--quick``.
     """
 
-    factors: Mapping[str, tuple[Any, ...] | Mapping[str, Overrides]]
+    factors: Factors
     design: Design = field(default_factory=FullFactorial)
     baseline: Cell = field(default_factory=dict)
     metric: str = "val/f1_macro"
     gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=dict)
+    quick_factors: Factors = field(default_factory=dict)
     n_seeds: int = 3
+    quick_seeds: int = 2
     name: str = ""
     question: str = ""
 
@@ -99,6 +129,7 @@ class Search:
 
     Args:
         space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
+        quick_space: the same under ``--quick``; None takes `space`.
         n_trials, quick_trials: how many to sample; the second under ``--quick``.
         scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`tuning.schedulers`).
         grace_epochs: what every trial may train before the scheduler judges it.
@@ -112,6 +143,7 @@ class Search:
     """
 
     space: Callable[[BaseTrial], Overrides]
+    quick_space: Callable[[BaseTrial], Overrides] | None = None
     n_trials: int = 40
     quick_trials: int = 12
     scheduler: str = "asha"
@@ -135,15 +167,20 @@ class Search:
 Study = Ablation | Search
 
 
-def load_study(name: str, *, quick: bool = False) -> Study:
-    """Return the registered study `name`, in its quick size if asked; ConfigError for an unknown name."""
+def load_study(name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None) -> Study:
+    """Return the registered study `name`, in its quick size if asked.
+
+    `options` are values for its keyword-only parameters. Raises ConfigError for an unknown name or option.
+    """
     entry = registry.studies[name]
-    study: Study = replace(entry.make(), name=name, question=entry.summary)
-    if quick:
-        study = replace(study, base={**study.base, **study.quick})
-        if isinstance(study, Search):
-            study = replace(study, n_trials=study.quick_trials)
-    return study
+    chosen = component(registry.studies, name, options or {})
+    study: Study = replace(entry.make(**chosen.kwargs), name=name, question=entry.summary)
+    if not quick:
+        return study
+    study = replace(study, base={**study.base, **study.quick})
+    if isinstance(study, Search):
+        return replace(study, n_trials=study.quick_trials, space=study.quick_space or study.space)
+    return replace(study, n_seeds=study.quick_seeds, factors={**study.factors, **study.quick_factors})
 
 
 def base_config(study: Study, base: TrainConfig) -> TrainConfig:
@@ -160,7 +197,8 @@ def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overri
     taken = sorted(set(settings) & set(choices))
     if taken:
         raise ConfigError(
-            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, or take another study"
+            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, take another study, "
+            "or an --option of this one where it has one for that (`birdtune list studies`)"
         )
     return base.override({**settings, **choices})
 

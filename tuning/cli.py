@@ -45,6 +45,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
 ]
+StudyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the study, as in --option ast=checkpoints/ast; repeatable. `birdtune list "
+        "studies` names them.",
+        metavar="KEY=VALUE",
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.", metavar="RUN")]
 BudgetHoursOption = Annotated[
     float | None, typer.Option(help="Stop when drivers of this run have run for so long.")
@@ -325,6 +334,10 @@ def list_names(
     if as_json:
         _print({kind: rows}, True, "")
         return
+    if kind == "studies":
+        for row in rows:
+            out_console.print(_study_text(row))
+        return
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
@@ -332,7 +345,9 @@ def list_names(
 
 
 def _study_row(name: str) -> dict[str, Any]:
-    from search_spaces.study import Ablation, load_study
+    from birdnet_core import registry
+    from birdnet_core.config import TrainConfig
+    from search_spaces.study import Ablation, base_config, load_study
 
     study = load_study(name)
     kind = "ablation" if isinstance(study, Ablation) else "search"
@@ -340,7 +355,22 @@ def _study_row(name: str) -> dict[str, Any]:
         trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
     else:
         trials = f"{study.n_trials} trials"
-    return {"name": name, "kind": kind, "trials": trials, "metric": study.metric, "question": study.question}
+    return {
+        "name": name,
+        "question": study.question,
+        "kind": kind,
+        "trials": trials,
+        "epochs": base_config(study, TrainConfig()).training.epochs,
+        "metric": study.metric,
+        "options": registry.studies[name].defaults(),
+    }
+
+
+def _study_text(row: dict[str, Any]) -> str:
+    # As a table, the question would leave no room for the rest on a terminal of 80 columns.
+    size = f"{row['kind']}, {row['trials']}, {row['epochs']} epochs, {row['metric']}"
+    options = f"; options {', '.join(row['options'])}" if row["options"] else ""
+    return f"{row['name']}\n    {row['question']}\n    {size}{options}"
 
 
 def _n_params(name: str) -> int:
@@ -369,6 +399,7 @@ def sweep_command(
         str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
     ] = None,
     settings: SetOption = None,
+    options: StudyOption = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
@@ -417,6 +448,7 @@ def sweep_command(
         "data": data if data == "synthetic" else str(Path(data).absolute()),
         "base": _config(base).to_dict() if base else None,
         "settings": parse_settings(settings),
+        "options": parse_options(options),
         "seeds": seeds,
         "trials": trials,
         "quick": quick,
@@ -607,7 +639,13 @@ def _sweep(
     from search_spaces.study import Ablation
 
     name = request["study"]
-    study = _study(name, quick=request["quick"], seeds=request["seeds"], trials=request["trials"])
+    study = _study(
+        name,
+        quick=request["quick"],
+        options=request.get("options", {}),
+        seeds=request["seeds"],
+        trials=request["trials"],
+    )
     study = replace(study, name=request.get("name", name))
     if scheduler := request.get("scheduler"):
         if isinstance(study, Ablation):
@@ -680,11 +718,13 @@ def _sweep(
     }
 
 
-def _study(name: str, *, quick: bool, seeds: int | None, trials: int | None) -> Study:
+def _study(
+    name: str, *, quick: bool, options: dict[str, Any], seeds: int | None, trials: int | None
+) -> Study:
     """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
     from search_spaces.study import Ablation, load_study
 
-    study = load_study(name, quick=quick)
+    study = load_study(name, quick=quick, options=options)
     if isinstance(study, Ablation) and trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
     if not isinstance(study, Ablation) and seeds is not None:
@@ -724,6 +764,7 @@ def plan_command(
         str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
     ] = None,
     settings: SetOption = None,
+    options: StudyOption = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
@@ -745,7 +786,7 @@ def plan_command(
     from tuning.planning import plan
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked = _study(study, quick=quick, seeds=seeds, trials=trials)
+    asked = _study(study, quick=quick, options=parse_options(options), seeds=seeds, trials=trials)
     gpus = parse_gpus(gpus_per_trial)
     start_from = _config(base) if base else TrainConfig()
     overrides = parse_settings(settings)
@@ -775,6 +816,7 @@ def plan_command(
     }  # fmt: skip
     words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
     words += [word for item in settings or [] for word in ("--set", item)]
+    words += [word for item in options or [] for word in ("--option", item)]
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:
@@ -868,19 +910,34 @@ def parse_settings(given: list[str] | None) -> dict[str, Any]:
 
     Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
     """
-    settings: dict[str, Any] = {}
+    settings = _parse(given, "--set", "optim.lr=3e-4")
+    folders = {key: _absolute(settings[key]) for key in FOLDER_SETTINGS if key in settings}
+    return {**settings, **folders}
+
+
+def parse_options(given: list[str] | None) -> dict[str, Any]:
+    """Return ``["ast=checkpoints/ast"]`` as `parse_settings` does; any option may be a folder."""
+    options = _parse(given, "--option", "ast=checkpoints/ast")
+    return {key: _absolute(value) for key, value in options.items()}
+
+
+def _parse(given: list[str] | None, flag: str, example: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for item in given or []:
         key, equals, text = item.partition("=")
         if not (key and equals):
-            raise ConfigError(f"--set {item!r} is not KEY=VALUE; for example --set optim.lr=3e-4")
+            raise ConfigError(f"{flag} {item!r} is not KEY=VALUE; for example {flag} {example}")
         try:
-            value = json.loads("null" if text.lower() in ("none", "null") else text)
+            values[key.strip()] = json.loads("null" if text.lower() in ("none", "null") else text)
         except json.JSONDecodeError:
-            value = text
-        if key in FOLDER_SETTINGS and isinstance(value, str) and Path(value).expanduser().is_dir():
-            value = str(Path(value).expanduser().absolute())
-        settings[key.strip()] = value
-    return settings
+            values[key.strip()] = text
+    return values
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str) and Path(value).expanduser().is_dir():
+        return str(Path(value).expanduser().absolute())
+    return value
 
 
 # --------------------------------------------------------------------------------- report, best, train

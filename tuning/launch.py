@@ -17,7 +17,7 @@ import pandas as pd
 from optuna.trial import Trial
 from ray import tune
 
-from birdnet_core.build import rehearse
+from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
@@ -136,7 +136,7 @@ def sweep(
     first = tried[0]
     dataset = Dataset.open(data.folder(first))
     for each in tried:
-        rehearse(each, dataset.input_shape, len(dataset.species))
+        rehearse(each, input_shape(each), len(dataset.species))
     for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
         log.warning(caution)
     run = RunFolder(out)
