@@ -4,7 +4,7 @@ On AST the two took validation accuracy from 54.9 % to 57.5 %: whose gain it was
 """
 
 from birdnet_core.registry import studies
-from search_spaces.designs import OneAtATime
+from search_spaces.designs import LeaveOneOut
 from search_spaces.fragments import USUAL_P
 from search_spaces.study import QUICK, TARGETS, Ablation
 
@@ -13,7 +13,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 def augmentation() -> Ablation:
     """Which augmentation would be missed if it were left out?
 
-    All five on, each at its usual p, then each left out. Of the base config's network: `--base
+    All five on, each at its usual p, then each left out, then all. Of the base config's network: `--base
     phase3-baseline` asks it of AST. No early stopping.
     """
     key = "augment.{}.p"
@@ -21,7 +21,7 @@ def augmentation() -> Ablation:
         factors={
             name: {"on": {key.format(name): p}, "off": {key.format(name): 0.0}} for name, p in USUAL_P.items()
         },
-        design=OneAtATime(),
+        design=LeaveOneOut(),
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
         quick=QUICK,

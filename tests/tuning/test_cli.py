@@ -9,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from birdnet_core import registry
 from birdnet_core.records import RunFolder
+from search_spaces.designs import FractionalFactorial
+from search_spaces.study import Ablation
 from tests.settings import SMALL
 from tuning import cli
 
@@ -296,6 +299,23 @@ def test_a_species_named_like_markup_stays_text(birdtune, birds, tmp_path):
 # plan
 
 
+def test_plan_prints_resolution_and_aliases_of_a_fraction(birdtune, birds, tmp_path, monkeypatch):
+    def thirds():
+        """Which of three?"""
+        factors = {"optim.lr": (1e-3, 1e-2), "optim.weight_decay": (0.0, 0.1), "optim.warmup_epochs": (0, 1)}
+        return Ablation(factors=factors, design=FractionalFactorial("III"), n_seeds=1)
+
+    registry.studies.names()
+    monkeypatch.setitem(registry.studies._entries, "thirds", registry.Entry("thirds", thirds, "Which?", {}))
+    settings = SET.replace("--set optim.warmup_epochs=1", "")  # which the study varies
+    code, out, err = birdtune(f"plan thirds --data {birds} --out {tmp_path / 'r'} {settings}")
+    assert code == 0, err
+    assert "design         fractional factorial, 4 cells\n" in out
+    assert "2^(3-1), 4 of 8 combinations, resolution III" in out
+    assert "A = -BC; B = -AC; C = -AB" in out
+    assert "trials         4; 4 to train" in out
+
+
 def test_plan_tells_what_a_sweep_will_take_and_writes_no_run_folder(birdtune, birds, tmp_path):
     run = tmp_path / "my run"
     line = f"plan capacity --data {birds} --out '{run}' --seeds 2 --budget-hours 1e-6 {SET}"
@@ -340,21 +360,23 @@ def test_plan_does_without_ray(birds, tmp_path):
 
 @pytest.mark.ray
 def test_options_of_a_study_are_kept_for_resume(cluster, birdtune, birds, checkpoints, tmp_path, monkeypatch):
-    run, folder = tmp_path / "run", Path(checkpoints["convnext"])
-    monkeypatch.chdir(folder.parent)
-    options = "--option ast=none --option vit=none --option efficientnet=none --option convnext=convnext"
+    run = tmp_path / "run"
+    monkeypatch.chdir(Path(checkpoints["convnext"]).parent)
+    options = (
+        "--option ast=none --option vit=none --option efficientnet=efficientnet --option convnext=convnext"
+    )
     line = f"transfer --data {birds} --seeds 1 --out {run} --set training.epochs=1 {options}"
     code, out, err = birdtune(f"plan {line}")
     assert code == 0, err
-    assert options in out.splitlines()[-1] and "1; 1 to train" in out
+    assert options in out.splitlines()[-1] and "2; 2 to train" in out
     code, out, err = birdtune(f"sweep {line}")
     assert code == 0, err
-    (record,) = RunFolder(run).records().values()
-    assert record.config["model"]["pretrained"] == str(folder)
+    started_from = {r.config["model"]["pretrained"] for r in RunFolder(run).records().values()}
+    assert started_from == {checkpoints["efficientnet"], checkpoints["convnext"]}
     monkeypatch.chdir(tmp_path)
     code, out, err = birdtune(f"resume {run}")
     assert code == 0, err
-    assert "1 completed (1 were there already)" in out
+    assert "2 completed (2 were there already)" in out
 
 
 @pytest.mark.ray
