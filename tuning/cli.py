@@ -616,12 +616,16 @@ def _sweep(
             )
         study = replace(study, scheduler=scheduler)
 
+    import contextlib
+    import importlib
+    import threading
+
     import optuna
 
-    from birdnet_core.config import TrainConfig
+    from birdnet_core.records import RunFolder
     from tuning.halt import Budget
-    from tuning.launch import Data, Resources, sweep
     from tuning.live import SweepView
+    from tuning.resources import ray_session
 
     budget = Budget(**request.get("budget", {}))
 
@@ -637,11 +641,20 @@ def _sweep(
         for observer in observers:
             observer(event)
 
-    with view.shown():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(view.shown())
         view.progress("reading recordings", 0, 1)
+        manifest = _manifest(request["data"])
+        if not request.get("address") and study.name not in RunFolder(out).study_names():
+            # Ray takes seconds to start and torch seconds to load: here side by side.
+            threading.Thread(target=importlib.import_module, args=("tuning.launch",), daemon=True).start()
+            stack.enter_context(ray_session(out / "ray.log"))
+        from birdnet_core.config import TrainConfig
+        from tuning.launch import Data, Resources, sweep
+
         data = Data(
             name=Path(request["data"]).stem,
-            manifest=_manifest(request["data"]),
+            manifest=manifest,
             workers=request["workers"],
             progress=view.progress,
         )

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 import ray
@@ -61,6 +62,17 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A file that is made, with its folder, when the first line is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, delay=True)
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
 @contextlib.contextmanager
 def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, float]]:
     """Start Ray on this machine, or join the cluster at `address`, and yield its CPUs and GPUs.
@@ -74,7 +86,7 @@ def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, flo
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(log, delay=True)
+    handler = _LogFile(log)
     logger.handlers, terminal = [handler], logger.handlers
     try:
         with contextlib.ExitStack() as stack:
