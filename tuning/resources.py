@@ -10,7 +10,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from io import TextIOWrapper
 from pathlib import Path
 
 import ray
@@ -63,14 +62,14 @@ def _remove(folder: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A file that is made, with its folder, when the first line is written to it."""
+    """A file in a folder that may not be there yet, or never: what is said before is dropped."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True)
 
-    def _open(self) -> TextIOWrapper:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+    def emit(self, record: logging.LogRecord) -> None:
+        if Path(self.baseFilename).parent.exists():
+            super().emit(record)
 
 
 @contextlib.contextmanager
