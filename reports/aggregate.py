@@ -46,7 +46,8 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     `n_missing` (planned, never started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
     the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best` and `hours` are means over
-    completed trials. `unequal_epochs`: see `trained_length`.
+    completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the cells apart: all
+    factors, or of more than three those that differ from the baseline's, or a number where there is none.
     """
     groups = {str(key): group.sort_values("seed") for key, group in trials.groupby("config_id", sort=False)}
     planned: list[tuple[str, dict[str, Any]]] = [
@@ -54,14 +55,15 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     ]
     known = {config_id for config_id, _ in planned}
     planned += [(key, group["factors"].iloc[0]) for key, group in groups.items() if key not in known]
+    labels = _labels([factors for _, factors in planned], study)
     metrics = [m for m in METRICS if m in trials]
     lengths = {length for group in groups.values() for length in _lengths(group, study)}
     rows = []
-    for config_id, factors in planned:
+    for (config_id, factors), name in zip(planned, labels, strict=True):
         group = groups.get(config_id, trials.iloc[:0])
         own = set(_lengths(group, study))
         row = {
-            "label": label(factors),
+            "label": name,
             "factors": factors,
             "config_id": config_id,
             "number": group["number"].min() if len(group) else math.nan,
@@ -137,6 +139,20 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
+    baseline = study.get("baseline")
+    if is_screen(study):
+        return [f"#{i}" for i in range(1, len(cells) + 1)]
+    if baseline and len(baseline) > 3:
+        return [label({k: v for k, v in cell.items() if v != baseline.get(k)}) for cell in cells]
+    return [label(cell) for cell in cells]
+
+
+def is_screen(study: dict[str, Any]) -> bool:
+    """Return whether a study is an ablation without a baseline: points spread over the space."""
+    return study.get("kind") == "ablation" and study.get("baseline") is None
 
 
 def _lengths(group: pd.DataFrame, study: dict[str, Any]) -> list[int]:

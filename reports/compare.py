@@ -61,10 +61,10 @@ def paired(baseline: pd.Series[Any], cell: pd.Series[Any], metric: str) -> dict[
     out |= {"n_shared": 0, "note": ""}
     if baseline["unequal_epochs"] or cell["unequal_epochs"]:
         return out | {"note": "not compared: trained unequal epochs"}
-    before, after = _by_seed(baseline, metric), _by_seed(cell, metric)
+    before, after = by_seed(baseline, metric), by_seed(cell, metric)
     d = [after[seed] - before[seed] for seed in before if seed in after]
     scale = max((abs(v) for v in (*before.values(), *after.values())), default=0.0)
-    return out | {"n_shared": len(d)} | _statistics(d, scale)
+    return out | {"n_shared": len(d)} | statistics_of(d, scale)
 
 
 def hedges_g(differences: Sequence[float]) -> float:
@@ -122,12 +122,12 @@ def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | 
                 corners[i, j] = cell
     if len(corners) < 4:
         return None
-    values = {at: _by_seed(cell, metric) for at, cell in corners.items()}
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in values.values())))
+    values = {at: by_seed(cell, metric) for at, cell in corners.items()}
+    seeds = sorted(set.intersection(*(set(of_cell) for of_cell in values.values())))
     is_unequal = any(bool(cell["unequal_epochs"]) for cell in corners.values())
     per_seed = [values[1, 1][s] - values[0, 1][s] - (values[1, 0][s] - values[0, 0][s]) for s in seeds]
-    scale = max((abs(v) for by_seed in values.values() for v in by_seed.values()), default=0.0)
-    statistics = _statistics([] if is_unequal else per_seed, scale)
+    scale = max((abs(v) for of_cell in values.values() for v in of_cell.values()), default=0.0)
+    statistics = statistics_of([] if is_unequal else per_seed, scale)
     if is_unequal:
         statistics["note"] = "not computed: trained unequal epochs"
     pairs = [(a, (0, j), (1, j)) for j in (0, 1)] + [(b, (i, 0), (i, 1)) for i in (0, 1)]
@@ -147,7 +147,7 @@ def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | 
     }
 
 
-def _statistics(d: Sequence[float], scale: float) -> dict[str, Any]:
+def statistics_of(d: Sequence[float], scale: float) -> dict[str, Any]:
     """Return diff, low, high, p, g and note of paired differences between values of about `scale`."""
     out: dict[str, Any] = dict.fromkeys(("diff", "low", "high", "p", "g"), math.nan)
     if len(d) < 2:
@@ -162,7 +162,8 @@ def _statistics(d: Sequence[float], scale: float) -> dict[str, Any]:
     return out | {"low": low, "high": high, "p": p, "g": hedges_g(d), "note": ""}
 
 
-def _by_seed(cell: pd.Series[Any], metric: str) -> dict[int, float]:
+def by_seed(cell: pd.Series[Any], metric: str) -> dict[int, float]:
+    """Return the finite values of a row of a cell table."""
     pairs = zip(cell["seeds"], cell[f"{metric}:values"], strict=True)
     return {seed: value for seed, value in pairs if math.isfinite(value)}
 

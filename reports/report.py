@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, write_json, write_text
-from reports import aggregate, compare, plots, selection, sentences, tables
+from reports import aggregate, compare, effects, plots, selection, sentences, tables
 from reports.runs import Runs, load
 
 SCHEMA = 1
@@ -64,6 +64,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         cells = _ranked(cells, study)
     comparisons = compare.to_baseline(cells, study)
     interaction = compare.interaction(cells, study)
+    main = effects.main_effects(cells, study)
+    ranks = effects.rank_correlations(cells, study)
     try:
         best, no_best = selection.choose_among(runs, [study]), ""
     except RunFolderError as error:
@@ -72,12 +74,16 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     displays = {
         "cells": shown,
         "comparisons": tables.comparison_table(comparisons, interaction),
+        "effects": tables.effect_table(main),
+        "correlations": tables.correlation_table(ranks),
         "trials": tables.trial_table(trials, study),
         "species": tables.species_table(trials, study, cells, best),
     }
     numbers = {
         "cells": tables.cell_numbers(cells),
         "comparisons": tables.with_lists_as_text(comparisons),
+        "effects": tables.with_lists_as_text(main),
+        "correlations": ranks,
         "trials": tables.trial_numbers(trials),
     }
     for name, display in displays.items():
@@ -87,14 +93,21 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         write_text(stem.with_name(f"{stem.name}.csv"), tables.to_csv(numbers.get(name, display)))
         write_text(stem.with_name(f"{stem.name}.md"), tables.to_markdown(display))
         write_text(stem.with_name(f"{stem.name}.tex"), tables.to_latex(display, f"{study['name']}: {name}"))
+    answer = sentences.answer(study, trials, cells, comparisons, interaction, best, no_best)
+    # Of a 2x2 design the answer has said more: the interaction.
+    on_average = "" if interaction else sentences.main_effects(main)
+    screened = sentences.rank_correlations(ranks, study["metric"])
     return {
         "study": study,
         "slug": slug,
         "design": sentences.design(study),
-        "answer": sentences.answer(study, trials, cells, comparisons, interaction, best, no_best),
+        "design_notes": (study.get("design") or {}).get("notes", []),
+        "answer": " ".join(filter(None, (answer, on_average, screened))),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],
+        "effects": displays["effects"],
+        "correlations": displays["correlations"],
         "figures": _figures(study, trials, epochs, cells, best, out / "figures", slug),
         "best": best,
         "no_best": no_best,
@@ -105,7 +118,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "facts": sentences.facts(study),
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
-        "json": tables.plain(_content(study, cells, comparisons, interaction, best)),
+        "json": tables.plain(_content(study, cells, comparisons, interaction, main, ranks, best)),
     }
 
 
@@ -114,6 +127,8 @@ def _content(
     cells: pd.DataFrame,
     comparisons: pd.DataFrame,
     interaction: dict[str, Any] | None,
+    main: pd.DataFrame,
+    ranks: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one study of report.json, schema 1."""
@@ -122,7 +137,7 @@ def _content(
     more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
     keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_holm", "g")
     return {
-        **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data")},
+        **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
         "cells": [
             {
                 **{key: cell[key] for key in same},
@@ -142,6 +157,8 @@ def _content(
         ],
         "comparisons": [{key: row[key] for key in keys} for _, row in comparisons.iterrows()],
         "interaction": interaction,
+        "main_effects": main.to_dict("records"),
+        "rank_correlations": ranks.to_dict("records"),
         "best": best,
         "gates": [],
         "decision": None,
@@ -176,6 +193,8 @@ def _figures(
     drawn: list[tuple[str, str, Any]] = []
     if metric in cells and len(trials) and study["kind"] == "search":
         drawn = _search_figures(metric, trials, epochs, best)
+    elif metric in cells and len(trials) and aggregate.is_screen(study):
+        drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
         drawn = _ablation_figures(metric, epochs, cells)
     return [
@@ -188,17 +207,18 @@ def _figures(
     ]
 
 
-def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[str, str, Any]]:
-    lines = max(map(len, cells["factors"]), default=1)
+def _cells_figure(metric: str, cells: pd.DataFrame) -> tuple[str, str, Any]:
+    lines = max((name.count(" · ") + 1 for name in cells["label"]), default=1)
     height = 0.9 + len(cells) * max(0.36, 0.17 * lines)
-    out = [
-        (
-            "cells",
-            f"{metric} of every cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
-            "open diamond: trained unequal epochs.",
-            plots.figure(partial(plots.cell_intervals, cells=cells, metric=metric), height),
-        )
-    ]
+    caption = (
+        f"{metric} of every cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
+        "open diamond: trained unequal epochs."
+    )
+    return "cells", caption, plots.figure(partial(plots.cell_intervals, cells=cells, metric=metric), height)
+
+
+def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[str, str, Any]]:
+    out = [_cells_figure(metric, cells)]
     points = plots.curve_points(epochs, cells, metric)
     if len(points):
         curves = partial(plots.learning_curves, points=points, metric=metric)
@@ -224,6 +244,11 @@ def _search_figures(
         out.append(("curves", caption, plots.figure(curves)))
     lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
     out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
+    return out + _parameter_figures(metric, trials)
+
+
+def _parameter_figures(metric: str, trials: pd.DataFrame) -> list[tuple[str, str, Any]]:
+    out = []
     for parameter in dict.fromkeys(key for factors in trials["factors"] for key in factors):
         points = plots.parameter_points(trials, parameter, metric)
         if len(points) and points["x"].nunique() > 1:

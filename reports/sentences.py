@@ -28,14 +28,22 @@ def design(study: dict[str, Any]) -> str:
         planned = f" of {study['n_trials']} trials" if study.get("n_trials") else ""
         return f"Search{planned}, {trained}, {ended}; {_aim(study)}."
     factors = study.get("factors") or {}
-    varied = "; ".join(f"{key} in {{{', '.join(map(aggregate.show, v))}}}" for key, v in factors.items())
+    varied = "; ".join(f"{key} {_levels(levels)}" for key, levels in factors.items())
     n_cells = len(study.get("cells") or [])
     baseline = study.get("baseline")
     against = f", compared with the baseline {aggregate.label(baseline)}" if baseline else ""
+    kind = f" ({study['design']['kind']})" if study.get("design") else ""
     rule = _TERMINATION.get(study.get("scheduler"))
     early = f", with early termination by {rule}" if rule else ""
     of = f" of {varied}" if varied else ""
-    return f"Ablation{of}: {n_cells} cells, {trained}{early}{against}; {_aim(study)}."
+    return f"Ablation{kind}{of}: {n_cells} cells, {trained}{early}{against}; {_aim(study)}."
+
+
+def _levels(levels: list[Any] | dict[str, Any]) -> str:
+    if isinstance(levels, dict):
+        log = ", evenly in the logarithm" if levels["log"] else ""
+        return f"from {aggregate.show(levels['low'])} to {aggregate.show(levels['high'])}{log}"
+    return f"in {{{', '.join(map(aggregate.show, levels))}}}"
 
 
 def _aim(study: dict[str, Any]) -> str:
@@ -111,6 +119,35 @@ def interaction_effect(interaction: dict[str, Any] | None, study: dict[str, Any]
     )
 
 
+def main_effects(effects: pd.DataFrame) -> str:
+    """Return which main effects the seeds do not explain; empty where there are none to tell of."""
+    if not effects["diff"].notna().any():
+        return ""
+    told = effects[effects["p_holm"] < 1 - aggregate.LEVEL]
+    if not effects["p"].notna().any():
+        largest = effects.iloc[int(effects["diff"].abs().argmax())]
+        text = f"Largest main effect: {largest['factor']}, {signed(largest['diff'])} ({largest['note']})."
+    elif told.empty:
+        text = "No main effect is distinguishable from the spread of the seeds."
+    else:
+        named = ", ".join(f"{row['factor']} {signed(row['diff'])}" for _, row in told.iterrows())
+        text = f"Main effects that are more than the seeds explain: {named}."
+    if any(effects["aliases"]):
+        text += " Any of them may be owed to an interaction that it is aliased with."
+    return text
+
+
+def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
+    """Return which factors of a screening design go with the metric; empty where that cannot be told."""
+    if not correlations["p"].notna().any():
+        return ""
+    told = correlations[correlations["p_holm"] < 1 - aggregate.LEVEL]
+    if told.empty:
+        return f"As a screen: no factor's rank correlation with {metric} is distinguishable from chance."
+    named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in told.iterrows())
+    return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
+
+
 def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
     """Return what the numbers do not show, each as a sentence."""
     out = []
@@ -141,6 +178,12 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     reused = int(trials["reused"].sum())
     if reused:
         out.append(f"{_trials(reused)} trained for another study of the run folder, and used again.")
+    planned = [cell["config_id"] for cell in study.get("cells") or []]
+    if len(set(planned)) < len(planned):
+        out.append(
+            f"{len(planned)} cells are only {len(set(planned))} configs: equal rows are the same trials, and "
+            "a difference of zero between them is no finding."
+        )
     monitors = {config.get("training", {}).get("monitor", study["metric"]) for config in done["config"]}
     if monitors - {study["metric"]}:
         chosen_by = ", ".join(sorted(monitors))

@@ -83,7 +83,7 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
         if cell["unequal_epochs"]:
             marks.append("unequal epochs")
         row = {"cell": cell["label"] + (f" ({', '.join(marks)})" if marks else "")}
-        if study["kind"] == "search":
+        if study["kind"] == "search" or aggregate.is_screen(study):
             row |= {key: aggregate.show(value) for key, value in cell["factors"].items()}
         row[metric] = number(cell.get(metric, math.nan))
         row["95 % interval"] = _interval(cell, metric)
@@ -140,6 +140,46 @@ def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | No
                 "note": interaction["note"],
             }
         )
+    return _without_empty_note(rows)
+
+
+def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for _, row in effects.iterrows():
+        levels = f"{aggregate.show(row['minus'])} → {aggregate.show(row['plus'])}"
+        cell = {
+            "factor": f"{row['letter'] or ''} {row['factor']}".strip(),
+            "change": levels,
+            "effect": signed(row["diff"]),
+            "95 % interval": signed_interval(row),
+            "p": p_value(row["p"]),
+            "p (Holm)": p_value(row["p_holm"]),
+            "g": signed(row["g"], "{:+.2f}"),
+            "shared seeds": str(row["n_shared"]),
+        }
+        if row["letter"]:
+            cell["aliased with"] = ", ".join(row["aliases"]) or "no two-factor interaction"
+        rows.append(cell | {"note": row["note"]})
+    return _without_empty_note(rows)
+
+
+def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "factor": row["factor"],
+            "rank correlation": signed(row["rho"], "{:+.2f}"),
+            "95 % interval": signed_interval(row, "{:+.2f}"),
+            "p": p_value(row["p"]),
+            "p (Holm)": p_value(row["p_holm"]),
+            "cells": str(row["n_cells"]),
+            "note": row["note"],
+        }
+        for _, row in correlations.iterrows()
+    ]
+    return _without_empty_note(rows)
+
+
+def _without_empty_note(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, dtype=object).fillna("")
     return frame if rows and any(frame["note"]) else frame.drop(columns="note", errors="ignore")
 
@@ -168,7 +208,7 @@ def species_table(
     trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame, best: dict[str, Any] | None
 ) -> pd.DataFrame:
     """Return F1 a species: of every cell of an ablation, of the best config of a search."""
-    shown = cells[cells["n"] > 0]
+    shown = cells[cells["n"] > 0].drop_duplicates("config_id")
     if study["kind"] == "search":
         shown = shown[shown["config_id"] == (best or {}).get("config_id")]
     frame = aggregate.species(trials, study, list(shown["config_id"]))
@@ -241,8 +281,10 @@ def signed(value: float, form: str = "{:+.4f}") -> str:
     return number(value, form).replace("-", "−")
 
 
-def signed_interval(row: Any) -> str:
-    return f"{signed(row['low'])} to {signed(row['high'])}" if math.isfinite(row["low"]) else "none"
+def signed_interval(row: Any, form: str = "{:+.4f}") -> str:
+    if not math.isfinite(row["low"]):
+        return "none"
+    return f"{signed(row['low'], form)} to {signed(row['high'], form)}"
 
 
 def p_value(value: float) -> str:

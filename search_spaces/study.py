@@ -6,7 +6,7 @@ same seeds for the same budget. A `Search` asks which config is best: an Optuna 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ from optuna.trial import BaseTrial
 
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
+from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records import objective_direction
-from search_spaces.designs import Cell, Design, FullFactorial
+from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
+from search_spaces.factors import Factors, faults_of, levels_of
 
 Overrides = dict[str, Any]
 
@@ -50,10 +52,12 @@ class Ablation:
     """The cells of a `design` over `factors`, crossed with seeds.
 
     Args:
-        factors: what is varied. A dotted setting with the values to compare; or a name of your own with named
-            levels, each a set of settings: ``{"mixup": {"on": {"augment.mixup.p": 0.6}, "off": {}}}``.
+        factors: what is varied. A dotted setting with the values to compare, or, for a `LatinHypercube`, a
+            `Range` of them; or a name of your own with named levels, each a set of settings:
+            ``{"mixup": {"on": {"augment.mixup.p": 0.6}, "off": {}}}``.
         design: which combinations of levels are trained.
-        baseline: the cell that the others are compared with; the first level of each factor if left out.
+        baseline: the cell that the others are compared with; the first level of each factor if left out. A
+            `LatinHypercube` has none.
         metric: what decides; its direction is the metric's own.
         gates: what the best cell has to reach.
         base: settings that the study needs, whatever the user's base config says.
@@ -61,7 +65,7 @@ class Ablation:
         n_seeds: seeds of every cell unless the user says otherwise.
     """
 
-    factors: Mapping[str, tuple[Any, ...] | Mapping[str, Overrides]]
+    factors: Factors
     design: Design = field(default_factory=FullFactorial)
     baseline: Cell = field(default_factory=dict)
     metric: str = "val/f1_macro"
@@ -72,17 +76,33 @@ class Ablation:
     name: str = ""
     question: str = ""
 
-    def levels(self) -> dict[str, tuple[Any, ...]]:
-        """Return the levels of each factor: its values, or the names of its sets of settings."""
-        return {name: tuple(levels) for name, levels in self.factors.items()}
+    def levels(self) -> Levels:
+        """Return the levels of each factor: its values, the names of its sets of settings, or its range."""
+        return levels_of(self.factors)
 
     def cells(self) -> list[Cell]:
-        """Return the level of every factor in each cell."""
-        return self.design.cells(self.levels(), self.baseline_cell())
+        """Return the level of every factor in each cell; ConfigError that lists all faults of the factors."""
+        if found := faults_of(self.factors, self.baseline, self.design):
+            raise ConfigError("\n".join(found))
+        return self.design.cells(self.levels(), self.baseline_cell() or {})
 
-    def baseline_cell(self) -> Cell:
-        """Return the cell that the others are compared with."""
-        return {name: self.baseline.get(name, levels[0]) for name, levels in self.levels().items()}
+    def baseline_cell(self) -> Cell | None:
+        """Return the cell that the others are compared with; None for a design that has none."""
+        if not self.design.has_baseline:
+            return None
+        return {
+            name: self.baseline.get(name, levels[0])
+            for name, levels in self.levels().items()
+            if not isinstance(levels, Range)
+        }
+
+    def design_facts(self) -> dict[str, Any]:
+        """Return what the study's file says of the design: its kind, its size, and `Design.facts`."""
+        return {
+            "kind": self.design.kind,
+            "n_cells": len(self.cells()),
+            **self.design.facts(self.levels(), self.baseline_cell() or {}),
+        }
 
     def overrides(self, cell: Cell) -> Overrides:
         """Return the settings that a cell stands for."""
@@ -178,8 +198,9 @@ def group_of(config: TrainConfig, setting: str | None) -> str | None:
 def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
     """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
 
-    Of all cells of an ablation; of a search, of 50 random samples of its space. Raises ConfigError also for
-    objectives that are unknown or said twice, or that the scheduler cannot judge.
+    Of all cells of an ablation, in their order; of a search, of 50 random samples of its space. Raises
+    ConfigError also for factors of which the design makes no cells (`factors.faults_of`), and for objectives
+    that are unknown or said twice, or that the scheduler cannot judge.
     """
     if isinstance(study, Ablation):
         tried = [study.overrides(cell) for cell in study.cells()]
@@ -204,6 +225,26 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if faults:
         raise ConfigError("\n".join(faults))
     return configs
+
+
+def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:
+    """Return what is allowed and should be known before the study is trained, in sentences.
+
+    `configs` are those that `check` returned. Names the cells of an ablation that are one config: they are
+    trained once, and their rows are equal.
+    """
+    out = []
+    if isinstance(study, Ablation):
+        alike: dict[str, list[str]] = {}
+        for cell, each in zip(study.cells(), configs, strict=True):
+            alike.setdefault(each.config_id, []).append(", ".join(f"{k}={v}" for k, v in cell.items()))
+        example = next((cells for cells in alike.values() if len(cells) > 1), None)
+        if example:
+            out.append(
+                f"{len(configs)} cells are only {len(alike)} configs: what several cells stand for is "
+                f"trained once and counts in each, such as ({example[0]}) and ({example[1]})"
+            )
+    return [*out, *dict.fromkeys(caution for each in configs for caution in config_cautions(each))]
 
 
 def _check_objectives(study: Search) -> None:

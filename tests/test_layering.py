@@ -16,7 +16,7 @@ MAY = {
 }
 NEVER = {
     "birdnet_core": {"ray", "optuna", "matplotlib", "scipy", "typer", "rich", "jinja2"},
-    "search_spaces": {"ray", "torch", "torchaudio", "matplotlib"},
+    "search_spaces": {"ray", "torch", "torchaudio", "matplotlib", "scipy"},
     "tuning": {"matplotlib", "scipy"},
     "reports": {"ray", "torch", "torchaudio", "transformers", "optuna"},
 }

@@ -817,6 +817,10 @@ def _tell_plan(plan: Plan) -> None:
 
     p = out_console.print
     machine, worst, expected = plan.machine, plan.worst, plan.expected
+    if plan.design:
+        p(f"design         {plan.design['kind']}, {plan.design['n_cells']} cells")
+        for note in plan.design["notes"]:
+            p(f"               {note}")
     done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
     p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
     if plan.kind == "search":

@@ -18,13 +18,24 @@ from optuna.trial import Trial
 from ray import tune
 
 from birdnet_core.build import rehearse
-from birdnet_core.config import TrainConfig, cautions
+from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import RunFolderError
 from birdnet_core.optim import is_open_ended
 from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance, write_text
-from search_spaces.study import Ablation, Overrides, Search, Study, base_config, check, group_of, trial_config
+from search_spaces.designs import Range
+from search_spaces.study import (
+    Ablation,
+    Overrides,
+    Search,
+    Study,
+    base_config,
+    cautions,
+    check,
+    group_of,
+    trial_config,
+)
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
@@ -137,7 +148,7 @@ def sweep(
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, dataset.input_shape, len(dataset.species))
-    for caution in dict.fromkeys(caution for each in tried for caution in cautions(each)):
+    for caution in cautions(study, tried):
         log.warning(caution)
     run = RunFolder(out)
     with run.driven(command):
@@ -150,6 +161,8 @@ def sweep(
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
         }
         _write_study(run, {**definition, "data": facts, "request": request}, command)
+        for note in (definition["design"] or {}).get("notes", []):
+            observer({"event": "note", "text": note})
         if shorter:
             observer({"event": "note", "text": _continuing(asked, definition, run)})
         if rerun_failed:
@@ -255,8 +268,11 @@ class _Asked:
         return {
             **common, "kind": "ablation", "scheduler": "fifo",
             "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
-            "design": study.design.kind,
-            "factors": {name: list(levels) for name, levels in study.levels().items()},
+            "design": study.design_facts(),
+            "factors": {
+                name: asdict(levels) if isinstance(levels, Range) else list(levels)
+                for name, levels in study.levels().items()
+            },
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
         }  # fmt: skip
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 
 from birdnet_core.build import rehearse
-from birdnet_core.config import TrainConfig, cautions
+from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import RunFolderError
 from birdnet_core.probe import Probe, arm_settings, by_arm, probe
 from birdnet_core.records import RunFolder
-from search_spaces.study import Ablation, Study, base_config, check, trial_config
+from search_spaces.study import Ablation, Study, base_config, cautions, check, trial_config
 from tuning.packing import Share, as_size, makespan, memory_cap, n_concurrent, pack
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
@@ -112,6 +112,7 @@ class Plan:
     """What a sweep will take.
 
     Args:
+        design: of an ablation, as in the study's file; its ``notes`` say what its cells can tell.
         n_trials: of the study; `n_done` of them are in the run folder, `n_left` will be trained.
         worst: every trial trains its whole budget. Early stopping by `training.patience` counts nowhere.
         expected: under ASHA, where trials come in no order of merit (`asha_epochs`); else the same.
@@ -125,6 +126,7 @@ class Plan:
 
     study: str
     kind: Literal["ablation", "search"]
+    design: dict[str, Any] | None
     n_trials: int
     n_done: int
     n_left: int
@@ -202,7 +204,7 @@ def plan(
         probes[arm] = measure(members_left[arm][0], datasets[arm])
         progress("measuring", n, len(members_left))
     names = _told_apart({arm: members[0] for arm, members in members_left.items()})
-    notes = list(dict.fromkeys(caution for each in tried for caution in cautions(each)))
+    notes = cautions(study, tried)
     gpus, shares = _gpus(probes, names, gpus_per_trial, machine, cpus_per_trial, notes)
     side_by_side = {
         arm: min(
@@ -255,6 +257,7 @@ def plan(
     return Plan(
         study=study.name,
         kind="ablation" if isinstance(study, Ablation) else "search",
+        design=study.design_facts() if isinstance(study, Ablation) else None,
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),

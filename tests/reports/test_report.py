@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import re
 
+import numpy as np
 import pytest
 
 from birdnet_core.errors import RunFolderError
 from reports import write_report
 from reports.__main__ import main
+from search_spaces.designs import FractionalFactorial, LatinHypercube, LeaveOneOut, Range
 
 CORNERS = [{"model.name": m, "loss.name": loss} for m in ("small", "big") for loss in ("ce", "focal")]
 FACTORS = {"model.name": ["small", "big"], "loss.name": ["ce", "focal"]}
@@ -64,8 +67,9 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 1, "studies": [study]}
-    assert set(study) == {"name", "question", "metric", "direction", "data", "cells", "comparisons",
-                          "interaction", "best", "gates", "decision"}  # fmt: skip
+    assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
+                          "interaction", "main_effects", "rank_correlations", "best", "gates",
+                          "decision"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
         "trial_ids", "unequal_epochs",
@@ -114,7 +118,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "comparisons", "trials")
+        for name in ("cells", "comparisons", "effects", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables
@@ -153,6 +157,91 @@ def test_study_that_has_not_started_still_has_a_report(written):
     study, page, _ = written([(CE, {0: "missing"}), (FOCAL, {0: "missing"})])
     assert [cell["n"] for cell in study["cells"]] == [0, 0]
     assert "2 trials planned and never started" in page.text
+
+
+PARTS = {name: ["off", "on"] for name in ("mixup", "noise", "shift", "stretch", "pitch")}
+
+
+def of_design(design, levels, effect=0.05, **changes):
+    """Return cells, and the fields of their study file, in which the first factor alone has an effect."""
+    levels = {name: tuple(values) for name, values in levels.items()}
+    baseline = {name: values[0] for name, values in levels.items()}
+    cells, rng = [], np.random.default_rng(1)
+    for cell in design.cells(levels, baseline):
+        mean = 0.3 + effect * (next(iter(cell.values())) == "on")
+        cells.append((cell, {seed: float(mean + 0.001 * rng.normal()) for seed in range(3)}))
+    facts = {"kind": design.kind, "n_cells": len(cells), **design.facts(levels, baseline)}
+    return cells, {"factors": {name: list(v) for name, v in levels.items()}, "design": facts, **changes}
+
+
+def test_a_fraction_prints_its_resolution_and_aliases_and_what_each_effect_may_as_well_be(written):
+    cells, fields = of_design(FractionalFactorial("III"), PARTS)
+    study, page, out = written(cells, **fields)
+    assert study["design"]["resolution"] == "III" and study["design"]["aliases"]["A"] == ["-BE"]
+    assert [row["letter"] for row in study["main_effects"]] == list("ABCDE")
+    assert [row["aliases"] for row in study["main_effects"]] == list(
+        study["design"]["aliases"][letter] for letter in "ABCDE"
+    )
+    markdown = (out / "report.md").read_text()
+    for text in (page.text, markdown):
+        assert "Ablation (fractional factorial) of mixup in {off, on}" in text
+        for note in study["design"]["notes"]:
+            assert note in text
+        assert "resolution III" in text and "A = -BE" in text
+        assert re.search(r"Main effects that are more than the seeds explain: mixup \+0\.0[45]\d\d", text)
+        assert "it is aliased with" in text
+    assert re.search(r"\| A mixup \| off → on \| \+0\.0[45].*\| -BE \|", markdown)
+    csv = (out / "tables" / "effects-capacity.csv").read_text().splitlines()
+    assert len(csv) == 6 and csv[0].startswith("metric,factor,letter,minus,plus,aliases")
+
+
+def test_of_many_factors_a_cell_is_named_by_what_differs_from_the_baseline(written):
+    levels = {name: ["on", "off"] for name in PARTS}
+    cells, fields = of_design(LeaveOneOut(), levels)
+    _, page, out = written(cells, **fields)
+    rows = (out / "tables" / "cells-capacity.md").read_text().splitlines()[2:]
+    assert [row.split("|")[1].split("(")[0].strip() for row in rows] == [
+        "base", "mixup=off", "noise=off", "shift=off", "stretch=off", "pitch=off",
+        "mixup=off · noise=off · shift=off · stretch=off · pitch=off",
+    ]  # fmt: skip
+    assert "leaves one component out" in page.text
+    assert "compared with the baseline mixup=on · noise=on · shift=on · stretch=on · pitch=on" in page.text
+
+
+def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(written):
+    design = LatinHypercube(10)
+    ranges = {"optim.lr": Range(1e-4, 1e-2, log=True), "dropout": Range(0.0, 0.8)}
+    cells = [
+        (cell, {s: 0.1 + 10 * cell["optim.lr"] + 0.001 * s for s in (0, 1)})
+        for cell in design.cells(ranges, {})
+    ]
+    facts = {"kind": design.kind, "n_cells": 10, **design.facts(ranges, {})}
+    factors = {name: dataclasses.asdict(r) for name, r in ranges.items()}
+    study, page, out = written(cells, factors=factors, design=facts, baseline=None)
+    assert study["comparisons"] == [] and study["main_effects"] == []
+    assert [(r["factor"], r["n_cells"]) for r in study["rank_correlations"]] == [
+        ("optim.lr", 10),
+        ("dropout", 10),
+    ]
+    assert study["rank_correlations"][0]["rho"] == pytest.approx(1)
+    assert "optim.lr from 0.0001 to 0.01, evenly in the logarithm; dropout from 0 to 0.8" in page.text
+    assert "As a screen: val/f1_macro goes with optim.lr +1.00" in page.text
+    assert "compared with the baseline" not in page.text and "− baseline" not in page.text
+    figures = {p.stem for p in (out / "figures").glob("*.png")}
+    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout"}
+    assert (out / "tables" / "cells-capacity.md").read_text().startswith("| cell | optim.lr | dropout |")
+    assert "Screening: rank correlations" in (out / "report.md").read_text()
+
+
+def test_cells_that_are_one_config_are_told(make_run, tmp_path):
+    path = make_run([({"p": 0, "alpha": 1}, {0: 0.1}), ({"p": 0, "alpha": 2}, {0: "missing"})])
+    file = path / "studies" / "capacity.json"
+    study = json.loads(file.read_text())
+    study["cells"][1]["config_id"] = study["cells"][0]["config_id"]
+    file.write_text(json.dumps(study))
+    study, page, _ = report(path, tmp_path / "report")
+    assert [cell["n"] for cell in study["cells"]] == [1, 1]
+    assert "2 cells are only 1 configs: equal rows are the same trials" in page.text
 
 
 @pytest.mark.parametrize("kind", ["ablation", "search"])

@@ -7,7 +7,17 @@ import pytest
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
-from search_spaces.study import Ablation, Search, base_config, check, group_of, load_study, trial_config
+from search_spaces.designs import FractionalFactorial, FullFactorial, LatinHypercube, LeaveOneOut, Range
+from search_spaces.study import (
+    Ablation,
+    Search,
+    base_config,
+    cautions,
+    check,
+    group_of,
+    load_study,
+    trial_config,
+)
 
 STUDIES = registry.studies.names()
 
@@ -41,6 +51,86 @@ def test_a_factorial_is_balanced_and_holds_its_baseline():
         assert Counter(cell[factor] for cell in cells) == dict.fromkeys(levels, 6 // len(levels))
     assert study.baseline_cell() == {"loss.name": "cross_entropy", "optim.lr": 1e-3}
     assert study.baseline_cell() in cells
+
+
+PARTS = {
+    "mixup": {"with": {"augment.mixup.p": 0.6, "augment.mixup.alpha": 0.4}, "without": {}},
+    "loss": {"with": {"loss.name": "focal", "loss.gamma": 1.0}, "without": {}},
+}
+
+
+def test_named_levels_become_their_settings_in_the_configs():
+    study = Ablation(factors=PARTS, design=LeaveOneOut())
+    configs = check(study, base_config(study, TrainConfig()), {})
+    told = [
+        ({a.name: a.kwargs["p"] for a in c.augment}["mixup"], c.loss.name, c.loss.kwargs.get("gamma"))
+        for c in configs
+    ]
+    assert told == [
+        (0.6, "focal", 1.0),
+        (0.0, "focal", 1.0),
+        (0.6, "cross_entropy", None),
+        (0.0, "cross_entropy", None),
+    ]
+
+
+def test_ranges_become_settings_and_there_is_no_baseline():
+    study = Ablation(
+        factors={
+            "optim.lr": Range(1e-4, 1e-2, log=True),
+            "optim.warmup_epochs": Range(0, 5, integer=True),
+            **PARTS,
+        },
+        design=LatinHypercube(8),
+    )
+    configs = check(study, base_config(study, TrainConfig()), {})
+    assert study.baseline_cell() is None
+    assert len({c.optim.lr for c in configs}) == 8
+    assert [c.optim.lr for c in configs] == [cell["optim.lr"] for cell in study.cells()]
+    assert {c.optim.warmup_epochs for c in configs} <= set(range(6))
+    assert Counter(c.loss.name for c in configs) == {"focal": 4, "cross_entropy": 4}
+
+
+def test_faults_of_factors_are_told_all_at_once_before_any_config_is_made():
+    study = Ablation(
+        factors={"loss.name": ("focal", "focal"), "optim.lr": Range(1e-4, 1e-2)},
+        baseline={"loss.nam": "focal"},
+    )
+    with pytest.raises(ConfigError) as caught:
+        check(study, base_config(study, TrainConfig()), {})
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 3
+    for words in ("'focal' twice", "'optim.lr' is a range", "did you mean 'loss.name'?"):
+        assert sum(words in line for line in lines) == 1
+
+
+def test_the_facts_of_a_design_begin_with_its_kind_and_size():
+    factors = {f"augment.{name}.p": (0.0, 0.5) for name in registry.augmentations.names()[:5]}
+    facts = Ablation(factors=factors, design=FractionalFactorial("III")).design_facts()
+    assert (facts["kind"], facts["n_cells"], facts["n_full"]) == ("fractional factorial", 8, 32)
+    assert Ablation(factors=factors).design_facts() == {"kind": "full factorial", "n_cells": 32, "notes": []}
+
+
+def test_cells_that_are_the_same_config_are_named():
+    # Without mixup its alpha has no meaning.
+    factors = {"augment.mixup.p": (0.0, 0.6), "augment.mixup.alpha": (0.2, 0.4)}
+    study = Ablation(factors=factors)
+    configs = check(study, base_config(study, TrainConfig()), {})
+    (caution,) = cautions(study, configs)
+    assert caution.startswith("4 cells are only 3 configs")
+    assert (
+        "(augment.mixup.p=0.0, augment.mixup.alpha=0.2) and (augment.mixup.p=0.0, augment.mixup.alpha=0.4)"
+        in caution
+    )
+    apart = Ablation(factors=factors | {"augment.mixup.p": (0.3, 0.6)}, design=FullFactorial())
+    assert cautions(apart, check(apart, base_config(apart, TrainConfig()), {})) == []
+
+
+def test_cautions_of_the_configs_are_told_once_each():
+    settings = {"model.name": "efficientnet", "model.pretrained": "x", "optim.backbone_lr": 1e-4}
+    study = Ablation(factors={"loss.name": ("cross_entropy", "focal")})
+    told = cautions(study, check(study, base_config(study, TrainConfig()), settings))
+    assert len(told) == 1 and "warmup_epochs" in told[0]
 
 
 def test_capacity_is_two_networks_by_two_losses_at_full_budget():

@@ -9,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from birdnet_core import registry
 from birdnet_core.records import RunFolder
+from search_spaces.designs import FractionalFactorial
+from search_spaces.study import Ablation
 from tests.settings import SMALL
 from tuning import cli
 
@@ -257,6 +260,23 @@ def test_a_species_named_like_markup_stays_text(birdtune, birds, tmp_path):
 
 
 # plan
+
+
+def test_plan_prints_resolution_and_aliases_of_a_fraction(birdtune, birds, tmp_path, monkeypatch):
+    def thirds():
+        """Which of three?"""
+        factors = {"optim.lr": (1e-3, 1e-2), "optim.weight_decay": (0.0, 0.1), "optim.warmup_epochs": (0, 1)}
+        return Ablation(factors=factors, design=FractionalFactorial("III"), n_seeds=1)
+
+    registry.studies.names()
+    monkeypatch.setitem(registry.studies._entries, "thirds", registry.Entry("thirds", thirds, "Which?", {}))
+    settings = SET.replace("--set optim.warmup_epochs=1", "")  # which the study varies
+    code, out, err = birdtune(f"plan thirds --data {birds} --out {tmp_path / 'r'} {settings}")
+    assert code == 0, err
+    assert "design         fractional factorial, 4 cells\n" in out
+    assert "2^(3-1), 4 of 8 combinations, resolution III" in out
+    assert "A = -BC; B = -AC; C = -AB" in out
+    assert "trials         4; 4 to train" in out
 
 
 def test_plan_tells_what_a_sweep_will_take_and_writes_no_run_folder(birdtune, birds, tmp_path):

@@ -16,6 +16,7 @@ from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records import RunFolder
 from birdnet_core.training import train
+from search_spaces.designs import LatinHypercube, Range
 from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
 from tests.tuning.driver import descendants
@@ -25,9 +26,7 @@ pytestmark = pytest.mark.ray
 
 
 LOSSES = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("cross_entropy", "focal")})
-RATES = Ablation(
-    name="rates", question="Which rate?", factors={"optim.lr": (1e-3, 1e-2), "loss.name": ("cross_entropy",)}
-)
+RATES = Ablation(name="rates", question="Which rate?", factors={"optim.lr": (1e-3, 1e-2)})
 
 
 def events(run, kind):
@@ -83,6 +82,7 @@ def test_the_study_file_says_what_was_asked(swept):
     assert [c["factors"] for c in study["cells"]] == [{"loss.name": "cross_entropy"}, {"loss.name": "focal"}]
     assert study["seeds"] == [0, 1]
     assert study["baseline"] == {"loss.name": "cross_entropy"}
+    assert study["design"] == {"kind": "full factorial", "n_cells": 2, "notes": []}
     assert study["data"]["n_recordings"] == 40
     assert study["provenance"]["command"] == "birdtune sweep losses"
 
@@ -121,6 +121,31 @@ def test_more_seeds_train_only_those_and_another_study_reuses_what_it_shares(swe
     assert summary.n_reused == 1  # lr 1e-3 with cross-entropy is a cell of both
     assert len(events(run, "epoch")) == before + 2 * 2 + 2
     assert summary.counts == {"completed": 2}
+
+
+SCREEN = Ablation(
+    name="screen",
+    question="Which matters?",
+    factors={"optim.lr": Range(1e-4, 1e-2, log=True), "loss.name": ("cross_entropy", "focal")},
+    design=LatinHypercube(4, seed=1),
+)
+
+
+def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(cluster, data, tmp_path):
+    run, seen = tmp_path / "run", []
+    settings = {**SMALL, "training.epochs": 1}
+    summary = sweep(SCREEN, data, run, settings=settings, n_seeds=1, observer=seen.append)
+    assert summary.counts == {"completed": 4}
+    study = RunFolder(run).read_study("screen")
+    assert study["baseline"] is None
+    assert study["factors"] == {
+        "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True, "integer": False},
+        "loss.name": ["cross_entropy", "focal"],
+    }
+    assert (study["design"]["kind"], study["design"]["seed"]) == ("Latin hypercube", 1)
+    told = [event["text"] for event in seen if event["event"] == "note"]
+    assert told == study["design"]["notes"] and "for screening" in told[0]
+    assert sweep(SCREEN, data, run, settings=settings, n_seeds=1).n_reused == 4
 
 
 def test_other_settings_and_other_data_are_refused(swept, small_config):
@@ -190,15 +215,15 @@ def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cl
                     if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainTrial"):
                         os.kill(pid, signal.SIGKILL)
 
-    study = Ablation(name="one", question="One?", factors={"loss.name": ("focal",)})
     settings = {**SMALL, "training.epochs": 3}
-    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
-    assert summary.counts == {"killed": 1}
-    (record,) = RunFolder(run).records().values()
-    assert record.epochs == 1 and "Actor" in record.error
-    summary = sweep(study, data, run, settings=settings, n_seeds=1)  # it goes on after its first epoch
-    assert summary.counts == {"completed": 1}
-    assert [e["epoch"] for e in events(run, "epoch")] == [1, 2, 3]
+    summary = sweep(LOSSES, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
+    assert summary.counts == {"killed": 2}
+    for record in RunFolder(run).records().values():
+        assert record.epochs == 1 and "Actor" in record.error
+    summary = sweep(LOSSES, data, run, settings=settings, n_seeds=1)  # they go on after their first epochs
+    assert summary.counts == {"completed": 2}
+    for name in RunFolder(run).records():
+        assert [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == name] == [1, 2, 3]
 
 
 def scores(run):
@@ -210,12 +235,15 @@ def scores(run):
 
 
 def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
-    study = Ablation(name="rates", question="Too fast?", factors={"optim.grad_clip": (0.0,)})
-    settings = {**SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "loss.name": "focal", "loss.alpha": 1e38}
+    study = Ablation(name="rates", question="Too fast?", factors={"loss.alpha": (None, 1e38)})
+    settings = {
+        **SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "optim.grad_clip": 0.0, "loss.name": "focal",
+    }  # fmt: skip
     summary = sweep(study, data, tmp_path / "run", settings=settings, n_seeds=1)
-    assert summary.counts == {"diverged": 1}
-    (record,) = RunFolder(tmp_path / "run").records().values()
-    assert "not finite in epoch" in record.error
+    assert summary.counts["diverged"] >= 1 and "failed" not in summary.counts
+    records = RunFolder(tmp_path / "run").records().values()
+    (record,) = [r for r in records if r.config["loss"]["alpha"] == 1e38]
+    assert record.status == "diverged" and "not finite in epoch" in record.error
 
 
 def optuna_trials(run, name="rates"):

@@ -14,6 +14,7 @@ from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.probe import Probe
 from birdnet_core.records import RunFolder, TrialRecord
 from birdnet_core.training import Session
+from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation, Search, base_config, trial_config
 from tests.settings import SMALL
 from tuning.planning import Machine, asha_epochs, plan, this_machine
@@ -88,6 +89,23 @@ def test_an_ablation_by_hand(planned, tmp_path):
     assert got.expected == got.worst and got.worst.gpu_hours == 0
     assert got.disk.checkpoints == 2 * 4 * 5_000
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_says_what_the_cells_can_tell_and_which_are_the_same_config(planned):
+    factors = {
+        "augment.mixup.p": (0.0, 0.6),
+        "augment.mixup.alpha": (0.2, 0.4),
+        "loss.name": LOSSES.factors["loss.name"],
+    }
+    got = planned(replace(LOSSES, factors=factors, design=FractionalFactorial("III")))
+    assert got.design["resolution"] == "III" and got.design["aliases"]["A"] == ["-BC"]
+    assert got.design["notes"][0].startswith("2^(3-1), 4 of 8 combinations, resolution III")
+    assert got.n_trials == 8 and got.notes == ()  # without mixup the two losses differ still
+
+    both = planned(replace(LOSSES, factors={k: factors[k] for k in list(factors)[:2]}))
+    assert both.n_trials == 6
+    assert both.notes[0].startswith("4 cells are only 3 configs")
+    assert planned(RATES).design is None
 
 
 def test_cpus_of_a_trial_and_concurrent_lengthen_it(planned):
