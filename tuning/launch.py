@@ -259,7 +259,7 @@ class _Asked:
             return {
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
-                "also": list(study.also),
+                "also": list(study.also), "asha_within": study.asha_within,
             }  # fmt: skip
         cells = [
             {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
@@ -274,6 +274,7 @@ class _Asked:
                 for name, levels in study.levels().items()
             },
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
+            "asha_within": None,
         }  # fmt: skip
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
@@ -384,9 +385,12 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             )
         if name != definition["name"]:
             continue
-        fixed = {"ablation": ("factors", "cells"), "search": ("epochs", "base")}[definition["kind"]]
+        fixed = {
+            "ablation": ("factors", "cells"),
+            "search": ("epochs", "base", "scheduler", "asha_within", "also"),
+        }[definition["kind"]]
         if any(there[key] != definition[key] for key in ("kind", "metric", *fixed)):
-            shown = ("metric", "epochs", "base", "factors")
+            shown = ("metric", "epochs", "base", "factors", "scheduler", "asha_within", "also")
             was, now = ({k: d[k] for k in shown if there[k] != definition[k]} for d in (there, definition))
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "

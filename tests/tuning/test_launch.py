@@ -313,6 +313,10 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
     assert states == ["COMPLETE", "COMPLETE"]
     sweep(study, data, run, settings=SMALL, n_trials=3)
     assert len(dead.get_trials()) == 3
+    with pytest.raises(
+        RunFolderError, match=r"has \{'scheduler': 'asha'\}, .*asks for \{'scheduler': 'fifo'\}"
+    ):
+        sweep(dataclasses.replace(study, scheduler="fifo"), data, run, settings=SMALL, n_trials=4)
 
 
 def test_a_search_of_several_objectives_trains_every_trial_in_full(cluster, data, tmp_path):
