@@ -46,7 +46,7 @@ def test_list_models_gives_name_summary_options_and_parameters(birdtune):
     rows = {row["name"]: row for row in json.loads(out)["models"]}
     assert rows["audio_cnn"]["n_params"] == 343_801
     assert rows["audio_cnn_v2"]["n_params"] == 4_222_041
-    assert rows["audio_cnn"]["options"] == {"dropout": 0.5}
+    assert rows["audio_cnn"]["options"] == {"width": 32, "depth": 3, "dropout": 0.5}
     assert rows["audio_cnn"]["summary"]
 
 
