@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from birdnet_core import registry
 from birdnet_core.config import Component, TrainConfig
@@ -64,9 +67,12 @@ def build(
 ) -> Parts:
     """Return model, loss and optimizer of `config` on `device`.
 
-    Weights are drawn on the CPU from torch's global generator, so that they do not depend on the device.
+    Weights are drawn on the CPU, so that they do not depend on the device, and alike for every config of the
+    same seed wherever shapes agree.
     """
-    model = build_model(config.model, input_shape, len(class_counts)).to(device)
+    with _DrawnByShape(config.seed):
+        model = build_model(config.model, input_shape, len(class_counts))
+    model = model.to(device)
     loss = build_loss(config.loss, class_counts).to(device)
     return Parts(model, loss, build_optimizer(model, config.optim), build_augmentations(config, device))
 
@@ -87,6 +93,29 @@ def rehearse(config: TrainConfig, input_shape: tuple[int, int, int], n_classes: 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable values of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+class _DrawnByShape(TorchDispatchMode):
+    """Draw the n-th random tensor of a shape from the seed, the shape and n alone.
+
+    Cells of an ablation that share a seed so share initial weights: drawn one after the other, a first layer
+    for another number of channels would change every layer after it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seed = seed
+        self.n_drawn: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            # An in-place draw has the tensor to fill first, one that makes a tensor has its size.
+            shape = str(getattr(args[0], "shape", args))
+            text = f"{self.seed} {shape} {self.n_drawn[shape]}"
+            self.n_drawn[shape] += 1
+            digest = hashlib.sha256(text.encode()).digest()
+            torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big"))
+        return func(*args, **(kwargs or {}))
 
 
 def _made(registered: registry.Registry, chosen: Component, *context: Any) -> nn.Module:

@@ -200,7 +200,8 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
 
     Of all cells of an ablation, in their order; of a search, of 50 random samples of its space. Raises
     ConfigError also for factors of which the design makes no cells (`factors.faults_of`), and for objectives
-    that are unknown or said twice, or that the scheduler cannot judge.
+    that are unknown or said twice, or that the scheduler cannot judge, and for a search that chooses its
+    split.
     """
     if isinstance(study, Ablation):
         tried = [study.overrides(cell) for cell in study.cells()]
@@ -215,6 +216,11 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
             configs.append(trial_config(base, settings, choices))
         except ConfigError as error:
             faults += [line for line in str(error).split("\n") if line not in faults]
+    if isinstance(study, Search) and len({config.data.split for config in configs}) > 1:
+        faults.append(
+            f"study {study.name!r} searches over data.split: the leaky one would always win; compare the two "
+            "in an ablation"
+        )
     within = study.asha_within if isinstance(study, Search) else None
     known = {name for config in configs for name in config.flat()}
     if within is not None and not faults and within not in known:

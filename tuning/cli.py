@@ -189,7 +189,7 @@ def data_describe(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print counts, imbalance, durations, and the split with the proof that nothing stands on two sides."""
+    """Print counts, imbalance, durations, and the split with the proof of what stands on two sides or not."""
     from birdnet_core.data.dataset import proof_of_split
     from birdnet_core.data.splits import RARE_RULE
 
@@ -213,12 +213,13 @@ def data_describe(
     )
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
     p(f"strata         {sizes} species, by training recordings")
-    p(f"split          {facts['n_train']} train, {facts['n_val']} val, {facts['n_test']} test")
+    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
+    p(f"split          {sides} {facts['scored']}")
     p(f"rule           {RARE_RULE}")
     for column, found in proof.items():
-        verdict = (
-            f"NOT separated: {', '.join(found['crossing'][:5])}" if found["crossing"] else "none on two sides"
-        )
+        crossed = found["crossing"]
+        few = ", ".join(crossed[:5]) + (", ..." if len(crossed) > 5 else "")
+        verdict = f"NOT separated: {len(crossed)} on several sides: {few}" if crossed else "none on two sides"
         p(f"proof          {found['n']} {column}s, {verdict}")
     for note in facts["notes"]:
         p(f"note           {note}")
@@ -241,15 +242,14 @@ def _draw_collection(
 ) -> list[Path]:
     """Write the figures of `data describe` as PNG and SVG; return the PNG files."""
     from birdnet_core.config import TrainConfig
-    from birdnet_core.data.dataset import sides_of_recordings
+    from birdnet_core.data.dataset import scored_rows
     from reports.data_plots import counts_figure, species_counts, spectrograms_figure
     from reports.plots import save
 
     counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
     config = TrainConfig().override(parse_settings(settings)).data
-    recordings = manifest.assign(side=sides_of_recordings(folder))
-    recordings = recordings[recordings["side"] != ""]
-    save(counts_figure(species_counts(recordings)), counts_stem)
+    scored = scored_rows(manifest, folder)
+    save(counts_figure(species_counts(scored), of=facts["scored"]), counts_stem)
     examples = []
     for name, species in facts["strata"].items():
         if not species:
@@ -257,8 +257,9 @@ def _draw_collection(
         # By training recordings: the commonest of the common, the rarest of the rare, one in the middle.
         ranked = sorted(species, key=lambda s: facts["train_counts"][s])
         chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
-        mine = recordings[recordings["species"] == chosen]
-        title = f"{chosen}\n{name}, {len(mine)} recording{'s' if len(mine) > 1 else ''}"
+        mine = scored[scored["species"] == chosen]
+        n = mine["path"].nunique()
+        title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
         shown = mine[mine["side"] == "train"]  # nobody looks at the test side
         examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
     examples.reverse()

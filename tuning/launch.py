@@ -144,7 +144,7 @@ def sweep(
     rule = _rule(study, tried[0].training.epochs)
     if isinstance(study, Search):
         make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
-    first = tried[0]
+    first = min(tried, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, dataset.input_shape, len(dataset.species))
@@ -156,9 +156,13 @@ def sweep(
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         asked = _Asked(study, config, settings, data, resources, _checkpoints(run), shorter)
         definition = asked.definition(first, n_seeds, n_trials)
+        # An ablation may vary the split; what has to be said of any of its cells is said of the study.
+        folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
+        notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
         facts = {
             "name": data.name,
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
+            "notes": list(dict.fromkeys(notes)),
         }
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         for note in (definition["design"] or {}).get("notes", []):

@@ -1,10 +1,11 @@
-"""AudioCNN: the small network of the first experiments."""
+"""AudioCNN: the small network of the first experiments, at any width and depth."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from birdnet_core.errors import ConfigError
 from birdnet_core.registry import models
 
 
@@ -36,22 +37,44 @@ class GlobalAveragePool(nn.Module):
 
 @models.register("audio_cnn")
 class AudioCNN(nn.Module):
-    """Three blocks of two convolutions, 32/64/128 channels; 343,801 parameters at 3 channels, 89 classes.
+    """Blocks of two convolutions, 32/64/128 channels; 343,801 parameters at 3 channels, 89 classes.
 
-    2x2 max pooling after the first two blocks, global average pooling, 256 hidden units, dropout before the
-    last layer. `input_shape` is (channels, bins, frames); bins and frames are free.
+    `width` is the channels of the first block; each of `depth` blocks has twice those of the one before. 2x2
+    max pooling after every block but the last, global average pooling, twice the last channels as hidden
+    units, dropout before the last layer. `input_shape` is (channels, bins, frames); bins and frames must be
+    2^(depth - 1) or more.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], n_classes: int, *, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        n_classes: int,
+        *,
+        width: int = 32,
+        depth: int = 3,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            *convolution(input_shape[0], 32), *convolution(32, 32, is_pooled=True),
-            *convolution(32, 64), *convolution(64, 64, is_pooled=True),
-            *convolution(64, 128), *convolution(128, 128),
-            GlobalAveragePool(),
-        )  # fmt: skip
+        if width < 1:
+            raise ConfigError(f"model.width = {width} is out of range; it takes 1 or more")
+        smallest = min(input_shape[1:])
+        if not 1 <= depth <= smallest.bit_length():
+            raise ConfigError(
+                f"model.depth = {depth} is out of range; it takes 1 to {smallest.bit_length()} for pictures "
+                f"of {input_shape[1]} bins and {input_shape[2]} frames, which each block but the last halves"
+            )
+        channels = input_shape[0]
+        layers: list[nn.Module] = []
+        for block in range(depth):
+            n_in, channels = channels, width * 2**block
+            layers += convolution(n_in, channels)
+            layers += convolution(channels, channels, is_pooled=block < depth - 1)
+        self.features = nn.Sequential(*layers, GlobalAveragePool())
         self.head = nn.Sequential(
-            nn.Linear(128, 256), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(256, n_classes)
+            nn.Linear(channels, 2 * channels),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(2 * channels, n_classes),
         )
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

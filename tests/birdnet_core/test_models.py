@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import birdnet_core.models
 from birdnet_core.build import build_model, count_parameters
 from birdnet_core.config import component
 from birdnet_core.errors import ConfigError
+from birdnet_core.models.audio_cnn import AudioCNN
 from birdnet_core.models.backbone import fit_channels, fit_positions
 from birdnet_core.registry import models
 
@@ -427,6 +429,63 @@ def test_a_checkpoint_that_is_not_there_is_an_error(name, given, monkeypatch):
 def test_the_checkpoint_decides_the_architecture(name, option, value, checkpoints):
     with pytest.raises(ConfigError, match=f"{name}.*{option} = '{value}' only without pretrained"):
         made(name, pretrained=checkpoints[name], **{option: value})
+
+
+# Width and depth of AudioCNN.
+
+
+def test_audio_cnn_as_it_stands_is_the_network_of_the_first_experiments():
+    torch.manual_seed(0)
+    model = AudioCNN((3, 40, 130), 89)
+    torch.manual_seed(0)
+    widths = [3, 32, 32, 64, 64, 128, 128]
+    convolutions = []
+    for n_in, n_out in pairwise(widths):
+        convolutions += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out)]
+    expected = nn.ModuleList([*convolutions, nn.Linear(128, 256), nn.Linear(256, 89)])
+    given = list(model.parameters())
+    assert sum(p.numel() for p in given) == 343_801
+    for found, wanted in zip(given, expected.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+    pools = [i for i, m in enumerate(m for m in model.features if not isinstance(m, nn.LeakyReLU))
+             if isinstance(m, nn.MaxPool2d)]  # fmt: skip
+    assert pools == [4, 9]  # after the second and the fourth convolution with its batch norm
+
+
+def parameters_of_audio_cnn(channels, n_classes, width, depth):
+    """Count by hand: 3x3 kernels with bias, two values a channel of batch norm, two linear layers."""
+    total, before = 0, channels
+    for block in range(depth):
+        after = width * 2**block
+        total += 9 * before * after + 3 * after + 9 * after * after + 3 * after
+        before = after
+    return total + before * 2 * before + 2 * before + 2 * before * n_classes + n_classes
+
+
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (16, 3), (32, 4), (48, 2), (64, 5)])
+def test_audio_cnn_of_any_width_and_depth(width, depth):
+    model = made("audio_cnn", (3, 40, 130), 89, width=width, depth=depth)
+    assert count_parameters(model) == parameters_of_audio_cnn(3, 89, width, depth)
+    maps = []
+    model.features[-1].register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0].shape[1:]))
+    assert model(torch.randn(2, 3, 40, 130)).shape == (2, 89)
+    assert maps == [(width * 2 ** (depth - 1), 40 // 2 ** (depth - 1), 130 // 2 ** (depth - 1))]
+
+
+@pytest.mark.parametrize(("depth", "side"), [(1, 1), (3, 4), (4, 8), (6, 32)])
+def test_the_deepest_audio_cnn_for_a_picture_still_sees_it(depth, side):
+    shape = (1, side, side + 3)
+    assert made("audio_cnn", shape, 5, width=2, depth=depth)(torch.randn(2, *shape)).shape == (2, 5)
+    with pytest.raises(ConfigError, match=rf"model.depth = {depth + 1} .* takes 1 to {depth} .* {side} bins"):
+        made("audio_cnn", shape, 5, width=2, depth=depth + 1)
+    with pytest.raises(ConfigError, match=rf"{side} bins and {side - 1} frames"):
+        made("audio_cnn", (1, side, side - 1), 5, width=2, depth=depth)
+
+
+@pytest.mark.parametrize(("option", "value"), [("width", 0), ("width", -32), ("depth", 0)])
+def test_width_and_depth_of_audio_cnn_are_positive(option, value):
+    with pytest.raises(ConfigError, match=rf"model.{option} = {value} is out of range; it takes 1"):
+        made("audio_cnn", **{option: value})
 
 
 # The backbone in training.

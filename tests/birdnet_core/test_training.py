@@ -450,8 +450,9 @@ def test_a_session_of_other_recordings_or_of_no_birdtune_is_refused(small_config
 
 
 def test_computed_features_train_like_stored_ones(small_config, small_dataset):
-    stored = Session(small_config, small_dataset)
-    computed = Session(small_config.override({"runtime.features": "computed"}), small_dataset)
+    config = small_config.override({"model.dropout": 0.0})
+    stored = Session(config, small_dataset)
+    computed = Session(config.override({"runtime.features": "computed"}), small_dataset)
     assert stored.train_clips.feature is None and computed.train_clips.feature is not None
     assert stored.config.config_id == computed.config.config_id
     index = torch.arange(len(stored.train_clips))
@@ -460,7 +461,7 @@ def test_computed_features_train_like_stored_ones(small_config, small_dataset):
     )
     assert (a - b).abs().max() < 1e-3
     assert torch.equal(a_classes, b_classes)
-    assert stored.step()["train/loss"] == pytest.approx(computed.step()["train/loss"], rel=0.02)
+    assert stored.step()["train/loss"] == pytest.approx(computed.step()["train/loss"], rel=0.002)
 
 
 def test_augmented_waveforms_are_computed_and_validation_is_left_alone(small_config, small_dataset):
