@@ -215,6 +215,8 @@ def _no_augmentation() -> tuple[Component, ...]:
 
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
 RUNTIME_FIELDS = ("seed", "runtime.")
+# Settings that may name a folder: trials run elsewhere, so whoever reads them makes those absolute.
+FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
 
 
 @dataclass(frozen=True, kw_only=True)

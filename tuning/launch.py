@@ -36,6 +36,7 @@ from search_spaces.study import (
     group_of,
     trial_config,
 )
+from search_spaces.study_yaml import space_facts
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
@@ -259,7 +260,7 @@ class _Asked:
             return {
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
-                "also": list(study.also),
+                "also": list(study.also), "space": space_facts(study.space),
             }  # fmt: skip
         cells = [
             {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
@@ -384,10 +385,11 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             )
         if name != definition["name"]:
             continue
-        fixed = {"ablation": ("factors", "cells"), "search": ("epochs", "base")}[definition["kind"]]
-        if any(there[key] != definition[key] for key in ("kind", "metric", *fixed)):
-            shown = ("metric", "epochs", "base", "factors")
-            was, now = ({k: d[k] for k in shown if there[k] != definition[k]} for d in (there, definition))
+        fixed = {"ablation": ("factors", "cells"), "search": ("epochs", "base", "space")}[definition["kind"]]
+        compared = [key for key in ("kind", "metric", *fixed) if key in there]
+        if any(there[key] != definition[key] for key in compared):
+            shown = [key for key in ("metric", "epochs", "base", "factors", "space") if key in there]
+            was, now = _differing(*({key: d.get(key) for key in shown} for d in (there, definition)))
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
                 f"this asks for {now or 'others'}; give another --out, or the settings it was started with"
@@ -399,6 +401,21 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the two mappings without what they share, at any depth."""
+    only: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = _differing(a, b)
+        for kept, mapping, value in ((only[0], one, a), (only[1], other, b)):
+            if key in mapping:
+                kept[key] = value
+    return only
 
 
 def _fit(

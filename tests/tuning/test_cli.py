@@ -20,23 +20,6 @@ ROOT = Path(__file__).parents[2]
 SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))
 
 
-@pytest.fixture
-def birdtune(capfd, monkeypatch):
-    """Run a command line in this process; returns exit code, standard output and standard error."""
-
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["birdtune", *shlex.split(line)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        output = capfd.readouterr()
-        return code, output.out, output.err
-
-    return run
-
-
 # list
 
 
