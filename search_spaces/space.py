@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import NoneType
 from typing import Any
 
@@ -140,8 +140,7 @@ class Space:
             reached = _reached(self.parameters, self.order, name)
             assert reached is not None
             for value in parameter.ends:
-                taken = {**reached, name: value}
-                yield _chosen(self.parameters, self.order, lambda n, each, t=taken: t.get(n, each.first))
+                yield _chosen(self.parameters, self.order, partial(_take, {**reached, name: value}))
 
 
 def _chosen(
@@ -156,6 +155,10 @@ def _chosen(
         elif parameter.has_otherwise:
             chosen[name] = parameter.otherwise
     return chosen
+
+
+def _take(values: Overrides, name: str, parameter: Parameter) -> Any:
+    return values.get(name, parameter.first)
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> list[str]:
@@ -183,7 +186,7 @@ def _reached(parameters: Mapping[str, Parameter], order: Sequence[str], name: st
         tried.append([*(value for value in listed if value in asked), *others])
     for values in itertools.product(*tried):
         taken = dict(zip(parents, values, strict=True))
-        chosen = _chosen(parameters, parents, lambda n, each, t=taken: t[n])
+        chosen = _chosen(parameters, parents, partial(_take, taken))
         if parameters[name].holds(chosen):
             return taken
     return None

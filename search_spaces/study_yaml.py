@@ -131,7 +131,7 @@ def _ablation(file: YamlFile, values: dict[str, Any], common: dict[str, Any]) ->
     factors = _factors(file, (), values["factors"])
     quick_factors = _factors(file, ("quick",), quick.get("factors", {}))
     for name in set(quick_factors) - set(file.values["factors"]):
-        near = did_you_mean(name, factors)
+        near = did_you_mean(name, factors) or f" (factors: {', '.join(factors)})"
         file.fault(
             ("quick", "factors", name), f"{name} is no factor{near}; quick takes other levels of factors"
         )

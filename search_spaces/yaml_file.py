@@ -32,13 +32,13 @@ _SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
 _TAG = "tag:yaml.org,2002:"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Takes scalars as the core schema of YAML 1.2 does."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes what YAML 1.1 or 1.2 would take for something else than text."""
 
 
@@ -158,9 +158,10 @@ def _mapping(
 
 def write_yaml(values: dict[str, Any]) -> str:
     """Return `values` as YAML in their order, the innermost lists and mappings on a line."""
-    return yaml.dump(
+    text: str = yaml.dump(
         values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100
     )
+    return text
 
 
 def shown(value: Any) -> str:

@@ -389,7 +389,9 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         compared = [key for key in ("kind", "metric", *fixed) if key in there]
         if any(there[key] != definition[key] for key in compared):
             shown = [key for key in ("metric", "epochs", "base", "factors", "space") if key in there]
-            was, now = _differing(*({key: d.get(key) for key in shown} for d in (there, definition)))
+            was, now = _differing(
+                {key: there[key] for key in shown}, {key: definition.get(key) for key in shown}
+            )
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
                 f"this asks for {now or 'others'}; give another --out, or the settings it was started with"

@@ -86,6 +86,24 @@ def test_what_a_file_held_before_is_loaded_in_its_place(tmp_path):
     assert len(load_study(str(file), source=text).cells()) == 2
 
 
+def test_options_are_the_parameters_of_the_function(tmp_path):
+    file = tmp_path / "mine.py"
+    text = HEAD.replace("mine()", "mine(*, n: int = 2)")
+    file.write_text(
+        text + "    return Ablation(factors={'optim.lr': tuple(0.1 / i for i in range(1, n + 1))})\n"
+    )
+    assert len(load_study(str(file)).cells()) == 2
+    assert len(load_study(str(file), options={"n": 4}).cells()) == 4
+    with pytest.raises(ConfigError, match=r"study 'mine' has no option 'm' \(it takes n\)"):
+        load_study(str(file), options={"m": 4})
+    with pytest.raises(
+        ConfigError, match="option 'n' of study 'mine' = 'many' is not accepted; it takes int"
+    ):
+        load_study(str(file), options={"n": "many"})
+    with pytest.raises(ConfigError, match=r"mixup.yaml has no option n: a study in YAML takes none"):
+        load_study(str(EXAMPLES / "gamma_mixup.yaml"), options={"n": 4})
+
+
 def test_quick_is_the_quick_size_of_a_file_too():
     file = str(EXAMPLES / "gamma_mixup.yaml")
     assert load_study(file).base["training.epochs"] == 30

@@ -16,7 +16,17 @@ from search_spaces.designs import (
     Range,
 )
 from search_spaces.space import Parameter, Space, sample
-from search_spaces.study import QUICK, Ablation, Gate, Search, base_config, check, load_study, trial_config
+from search_spaces.study import (
+    QUICK,
+    Ablation,
+    Gate,
+    Search,
+    base_config,
+    check,
+    in_quick_size,
+    load_study,
+    trial_config,
+)
 from search_spaces.study_yaml import culprits, parse_study, to_yaml
 
 ABLATION = """
@@ -35,7 +45,7 @@ seeds: 5
 metric: val/map
 gates:
   - {metric: val/map, target: 0.4}
-  - {metric: val/loss, target: 1, stretch: 0.5}
+  - {metric: val/loss, target: 1, stretch: 0.5, investigate: 1.5}
 """
 
 SEARCH = """
@@ -82,9 +92,59 @@ def test_an_ablation_means_what_it_says():
         design=OneAtATime(),
         n_seeds=5,
         metric="val/map",
-        gates=(Gate(metric="val/map", target=0.4), Gate(metric="val/loss", target=1, stretch=0.5)),
+        gates=(
+            Gate(metric="val/map", target=0.4),
+            Gate(metric="val/loss", target=1, stretch=0.5, investigate=1.5),
+        ),
         quick=QUICK,
     )
+
+
+def test_quick_changes_settings_seeds_and_levels_of_an_ablation():
+    study = parse(
+        "question: Is it?\nfactors: {optim.lr: [1, 2, 3], loss.name: [focal, cross_entropy]}\nseeds: 4\n"
+        "quick: {training.epochs: 2, seeds: 1, factors: {optim.lr: [1, 3]}}"
+    )
+    assert isinstance(study, Ablation)
+    assert study.quick == {"training.epochs": 2}
+    quick = in_quick_size(study)
+    assert (quick.base, quick.n_seeds) == ({"training.epochs": 2}, 1)
+    assert [cell["optim.lr"] for cell in quick.cells()] == [1, 1, 3, 3]
+    assert in_quick_size(parse(to_yaml(study))).cells() == quick.cells()
+
+
+def test_quick_changes_settings_trials_and_space_of_a_search():
+    study = parse(
+        "question: Which?\nspace: {optim.lr: {low: 0.1, high: 1}}\n"
+        "quick: {training.epochs: 2, trials: 3, space: {optim.lr: [0.1]}}"
+    )
+    quick = in_quick_size(study)
+    assert (quick.base, quick.n_trials) == ({"training.epochs": 2}, 3)
+    assert [trial.settings for trial in sample(quick.space, 2)] == [{"optim.lr": 0.1}] * 2
+    again = in_quick_size(parse(to_yaml(study)))
+    assert (again.n_trials, again.space) == (3, quick.space)
+
+
+def test_quick_is_never_larger_than_the_study():
+    ablation = parse("question: Is it?\nfactors: {optim.lr: [1, 2]}\nseeds: 1")
+    search = parse("question: Which?\nspace: {optim.lr: [1, 2]}\ntrials: 5")
+    assert (in_quick_size(ablation).n_seeds, in_quick_size(search).n_trials) == (1, 5)
+
+
+def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_what_else_says():
+    text = """
+question: Which?
+space:
+  optim.schedule: [cosine, one_cycle]
+  optim.warmup_epochs: {low: 1, high: 5, when: {optim.schedule: cosine}, else: 0}
+  optim.weight_decay: {low: 0.1, high: 1, when: {optim.schedule: cosine}}
+"""
+    for trial in sample(parse(text).space, 50):
+        if trial.settings["optim.schedule"] == "cosine":
+            assert trial.settings["optim.warmup_epochs"] in range(1, 6)
+            assert 0.1 <= trial.settings["optim.weight_decay"] <= 1
+        else:
+            assert trial.settings == {"optim.schedule": "one_cycle", "optim.warmup_epochs": 0}
 
 
 def test_a_search_means_what_it_says():
@@ -458,7 +518,42 @@ SPACE = "question: Which?\nspace:\n"
             f"{SPACE}  optim.lr: [1, 2]\nasha_within: loss.gamma",
             "4: asha_within = loss.gamma is no setting of any trial",
         ),
+        (
+            f"{SPACE}  optim.lr: {{low: 0.1, high: 1, else: 0.5}}",
+            "3: optim.lr has `else`, its value where it is not sampled, and no `when` it is",
+        ),
+        (
+            f"{SPACE}  loss.name: [focal, cross_entropy]\n"
+            "  optim.lr:\n    values: [0.1, 0.2]\n    when: {loss.name: focal}\n    else: 11",
+            "7: optim.lr = 11.0 is out of range; it takes above 0, at most 10",
+        ),
+        # quick
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nquick:\n  factors:\n    optim.weight_decay: [0, 1]",
+            "6: optim.weight_decay is no factor (factors: optim.lr); quick takes other levels of factors",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nquick:\n  factors:\n    optim.lr: [1, 20]",
+            "6: optim.lr = 20.0 is out of range; it takes above 0, at most 10",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nbaseline: {{optim.lr: 2}}\n"
+            "quick: {factors: {optim.lr: [1, 3]}}",
+            "5: under --quick, the baseline's optim.lr = 2 is no level of that factor (it has 1, 3)",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nquick: {{trials: 3}}",
+            "4: trials cannot stand here: only a search has it",
+        ),
+        (
+            f"{SPACE}  optim.lr: [1, 2]\nquick:\n  space:\n    optim.lr: [1, 20]",
+            "6: optim.lr = 20.0 is out of range; it takes above 0, at most 10",
+        ),
         # gates
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- {{metric: val/f1_macro, target: 0.3, stretch: 0.2}}",
+            "5: gate on val/f1_macro: investigate = None, target = 0.3 and stretch = 0.2 are out of order",
+        ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n  val/f1_macro: 0.2",
             "4: gates = {val/f1_macro: 0.2} is not accepted; it takes a list of what the best cell has to "
