@@ -1,4 +1,4 @@
-"""Studies as YAML: read whole, with the line of every fault, and written.
+"""Studies in YAML: read whole, with the line of every fault.
 
 A file's values are checked against the JSON Schema, then as a study, then as the configs of its trials, and
 whatever is wrong is told at once.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,13 @@ from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
 from search_spaces.designs import Design, Range
 from search_spaces.factors import faults_of
-from search_spaces.schema import DESIGNS, NAME, SIZES, refusals, setting_types
+from search_spaces.schema import DESIGNS, NAME, SIZES, is_whole_number
+from search_spaces.schema_faults import refusals
 from search_spaces.space import (
     ABSENT,
-    SAMPLES,
     Parameter,
     Space,
-    SpaceFunction,
     condition_faults,
-    declared,
-    parameter_of,
-    sample,
 )
 from search_spaces.study import (
     QUICK,
@@ -41,7 +36,7 @@ from search_spaces.study import (
     check_objectives,
     in_quick_size,
 )
-from search_spaces.yaml_file import Place, YamlFile, read_yaml, shown, write_yaml
+from search_spaces.yaml_file import Place, YamlFile, read_yaml, shown
 
 
 def parse_study(text: str, path: Path) -> Study:
@@ -214,17 +209,10 @@ def _place(fault: str, study: Ablation) -> Place:
 def _range(file: YamlFile, place: Place, given: Mapping[str, Any]) -> Range | None:
     """Return a range; of whole numbers where its setting takes nothing else."""
     try:
-        return Range(**{"integer": _is_whole(str(place[-1])), **given})
+        return Range(**{"integer": is_whole_number(str(place[-1])), **given})
     except ConfigError as error:
         file.fault(place, _in_yaml(re.sub(r"Range\(.*?\)", f"{place[-1]} = {shown(given)}", str(error))))
         return None
-
-
-def _is_whole(setting: str) -> bool:
-    """Return whether the setting takes nothing but whole numbers."""
-    types = setting_types().get(setting, [])
-    members = {member for each in types for member in (typing.get_args(each) or (each,))}
-    return int in members and float not in members
 
 
 def _search(file: YamlFile, values: dict[str, Any], common: dict[str, Any]) -> Search | None:
@@ -422,132 +410,3 @@ def _advice(key: str, study: Study, trials: list[Trial]) -> str:
         f"; levels of a factor of your own can set both, such as {having[0]}: "
         f"{{{name}: {having[0]}, {key}: ...}}"
     )
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-
-def to_yaml(study: Study) -> str:
-    """Return `study` as a file that `parse_study` reads back; ConfigError where it cannot be written down."""
-    try:
-        return write_yaml(to_plain(study))
-    except ConfigError as error:
-        raise ConfigError(f"study {study.name!r} cannot be written as YAML: {error}") from None
-
-
-def to_plain(study: Study) -> dict[str, Any]:
-    """Return what stands in the YAML of `study`: what differs from the defaults, and what is varied."""
-    plain: dict[str, Any] = {"name": study.name, "question": study.question}
-    if isinstance(study, Ablation):
-        plain |= {
-            "kind": "ablation",
-            "base": study.base,
-            "factors": {name: _plain_levels(name, levels) for name, levels in study.factors.items()},
-            "design": _plain_design(study.design),
-            "baseline": study.baseline_cell() or {},
-            "seeds": study.n_seeds,
-            "metric": study.metric,
-        }
-        quick = {
-            **study.quick,
-            "seeds": study.quick_seeds,
-            "factors": {name: _plain_levels(name, levels) for name, levels in study.quick_factors.items()},
-        }
-    else:
-        plain |= {
-            "kind": "search",
-            "base": study.base,
-            "space": plain_space(declared(study.space)),
-            "trials": study.n_trials,
-            "metric": study.metric,
-            "also": list(study.also),
-            "scheduler": study.scheduler,
-            "grace_epochs": study.grace_epochs,
-            "reduction_factor": study.reduction_factor,
-            "asha_within": study.asha_within,
-        }
-        quick = {**study.quick, "trials": study.quick_trials}
-        if study.quick_space is not None:
-            quick["space"] = plain_space(declared(study.quick_space))
-    gates = [{k: v for k, v in asdict(gate).items() if v is not None} for gate in study.gates]
-    return _given(plain | {"gates": gates}) | {"quick": _given(quick)}
-
-
-def _given(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return `plain` without what is empty."""
-    return {key: value for key, value in plain.items() if value is not None and value not in ({}, [])}
-
-
-def _plain_levels(name: str, levels: Any) -> Any:
-    if isinstance(levels, Range):
-        return _plain_range(name, levels)
-    return dict(levels) if isinstance(levels, Mapping) else list(levels)
-
-
-def _plain_range(name: str, given: Range) -> dict[str, Any]:
-    plain: dict[str, Any] = {"low": given.low, "high": given.high}
-    if given.log:
-        plain["log"] = True
-    if given.integer != _is_whole(name):
-        plain["integer"] = given.integer
-    return plain
-
-
-def _plain_design(design: Design) -> Any:
-    names = [name for name, known in DESIGNS.items() if type(design) is known]
-    if not names:
-        raise ConfigError(
-            f"{type(design).__name__} is no design of study files, which are {', '.join(DESIGNS)}"
-        )
-    options = {f.name: getattr(design, f.name) for f in fields(design)}  # type: ignore[arg-type]
-    return {names[0]: options} if options else names[0]
-
-
-def plain_space(space: Space) -> dict[str, Any]:
-    """Return a space as it stands in YAML."""
-    return {name: plain_parameter(name, space.parameters[name]) for name in space.order}
-
-
-def space_facts(space: SpaceFunction) -> dict[str, Any]:
-    """Return each parameter that a search samples, as it stands in YAML.
-
-    A space that has no such form has of each parameter the `distributions` and the `share` of random trials
-    that had it.
-    """
-    try:
-        return plain_space(declared(space))
-    except ConfigError:
-        return _sampled(space)
-
-
-def _sampled(space: SpaceFunction) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for trial in sample(space, SAMPLES):
-        for name, distribution in trial.distributions.items():
-            seen = found.setdefault(name, {"distributions": [], "n": 0})
-            seen["n"] += 1
-            plain = plain_parameter(name, parameter_of(distribution))
-            if plain not in seen["distributions"]:
-                seen["distributions"].append(plain)
-    return {
-        name: {"distributions": seen["distributions"], "share": seen["n"] / SAMPLES}
-        for name, seen in found.items()
-    }
-
-
-def plain_parameter(name: str, parameter: Parameter) -> Any:
-    """Return a parameter as it stands in YAML."""
-    if isinstance(parameter.values, Range):
-        plain = _plain_range(name, parameter.values)
-        if parameter.step is not None:
-            plain["step"] = parameter.step
-    elif not parameter.when:
-        return list(parameter.values)
-    else:
-        plain = {"values": list(parameter.values)}
-    when = {key: values[0] if len(values) == 1 else list(values) for key, values in parameter.when.items()}
-    if when:
-        plain["when"] = when
-    if parameter.otherwise is not ABSENT:
-        plain["else"] = parameter.otherwise
-    return plain

@@ -406,7 +406,7 @@ def study_show(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
-    from search_spaces.study_yaml import to_yaml
+    from search_spaces.study_plain import to_yaml
     from tuning.study_view import design_as_text, design_of
 
     asked = _study(study, quick=quick, options=parse_options(options))

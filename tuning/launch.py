@@ -36,7 +36,7 @@ from search_spaces.study import (
     group_of,
     trial_config,
 )
-from search_spaces.study_yaml import space_facts
+from search_spaces.study_plain import space_facts
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer

@@ -18,7 +18,7 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.records import metric_direction, objective_direction
 from search_spaces.space import declared, sample
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, trial_config
-from search_spaces.study_yaml import space_facts
+from search_spaces.study_plain import space_facts
 from tuning.live import describe
 
 N_EXAMPLES = 10

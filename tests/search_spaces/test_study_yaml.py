@@ -27,7 +27,8 @@ from search_spaces.study import (
     load_study,
     trial_config,
 )
-from search_spaces.study_yaml import culprits, parse_study, to_yaml
+from search_spaces.study_plain import to_yaml
+from search_spaces.study_yaml import culprits, parse_study
 
 ABLATION = """
 question: Does MixUp help beside focal loss?
