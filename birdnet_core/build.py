@@ -39,6 +39,11 @@ def picture_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple
     return cast(tuple[int, int, int], build_feature(feature, sample_rate, n_samples).shape)
 
 
+def input_shape(config: TrainConfig) -> tuple[int, int, int]:
+    """Return the channels, bins and frames of the pictures that `config` trains on."""
+    return picture_shape(config.features, config.data.sample_rate, config.data.n_samples)
+
+
 def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
     """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights."""
     return _made(registry.models, model, input_shape, n_classes)

@@ -69,6 +69,11 @@ class DataConfig:
         _require(0 < self.val_fraction < 0.5, "data.val_fraction", self.val_fraction, "above 0, below 0.5")
         _require(0 <= self.test_fraction < 0.5, "data.test_fraction", self.test_fraction, "0 to below 0.5")
 
+    @property
+    def n_samples(self) -> int:
+        """Samples of a clip."""
+        return round(self.window_s * self.sample_rate)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -214,6 +219,8 @@ def _no_augmentation() -> tuple[Component, ...]:
 
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
 RUNTIME_FIELDS = ("seed", "runtime.")
+# Settings that may name a folder: trials run elsewhere, so whoever reads them makes those absolute.
+FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import optuna
 from optuna.trial import BaseTrial
 
 from birdnet_core import registry
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import TrainConfig, component
 from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records import objective_direction
+from birdnet_core.records import is_better, metric_direction, objective_direction
 from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
 from search_spaces.factors import Factors, faults_of, levels_of
 
@@ -40,11 +41,35 @@ class Gate:
         metric: of the best cell, the mean over its seeds.
         target: at least this passes (at most, for a metric that is to be low).
         stretch: what would be better still; None for no such wish.
+        investigate: short of `target`, but at least this, asks for a closer look and not for a no; None where
+            all that is short of `target` is a no.
+
+    Raises ConfigError for an unknown metric, and for values that are not in the order investigate, target,
+    stretch.
     """
 
     metric: str
     target: float
     stretch: float | None = None
+    investigate: float | None = None
+
+    def __post_init__(self) -> None:
+        direction = metric_direction(self.metric)
+        given = (self.investigate, self.target, self.stretch)
+        steps = [value for value in given if value is not None]
+        if any(not is_better(high, low, direction) for low, high in pairwise(steps)):
+            raise ConfigError(
+                f"gate on {self.metric}: investigate = {self.investigate}, target = {self.target} and "
+                f"stretch = {self.stretch} are out of order; each takes a better value than the one before"
+            )
+
+
+# What the earlier work set out to reach with 89 species, on validation data.
+TARGETS = (
+    Gate(metric="val/accuracy", target=0.40, stretch=0.50),
+    Gate(metric="val/f1_macro", target=0.15, stretch=0.25),
+    Gate(metric="val/f1_rare", target=0.05, stretch=0.10),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +86,10 @@ class Ablation:
         metric: what decides; its direction is the metric's own.
         gates: what the best cell has to reach.
         base: settings that the study needs, whatever the user's base config says.
-        quick: further settings under ``--quick``.
-        n_seeds: seeds of every cell unless the user says otherwise.
+        quick: further settings under ``--quick``; `QUICK` if left out.
+        quick_factors: under ``--quick``, the levels of the factors that it names.
+        n_seeds, quick_seeds: seeds of every cell unless the user asks for others; the second under
+            ``--quick``.
     """
 
     factors: Factors
@@ -71,8 +98,10 @@ class Ablation:
     metric: str = "val/f1_macro"
     gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
+    quick_factors: Factors = field(default_factory=dict)
     n_seeds: int = 3
+    quick_seeds: int = 2
     name: str = ""
     question: str = ""
 
@@ -113,14 +142,24 @@ class Ablation:
         return settings
 
 
+SCHEDULERS: dict[str, str] = {
+    "fifo": "every trial trains its whole budget",
+    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
+    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
+    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
+}
+"""What may end trials of a search early; `tuning.schedulers` has the rules."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A define-by-run space that TPE samples, with a scheduler ending the trials that fall behind.
 
     Args:
         space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
+        quick_space: the same under ``--quick``; None takes `space`.
         n_trials, quick_trials: how many to sample; the second under ``--quick``.
-        scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`tuning.schedulers`).
+        scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`SCHEDULERS`).
         grace_epochs: what every trial may train before the scheduler judges it.
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials of the same
@@ -132,6 +171,7 @@ class Search:
     """
 
     space: Callable[[BaseTrial], Overrides]
+    quick_space: Callable[[BaseTrial], Overrides] | None = None
     n_trials: int = 40
     quick_trials: int = 12
     scheduler: str = "asha"
@@ -142,7 +182,7 @@ class Search:
     also: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
     name: str = ""
     question: str = ""
 
@@ -155,15 +195,38 @@ class Search:
 Study = Ablation | Search
 
 
-def load_study(name: str, *, quick: bool = False) -> Study:
-    """Return the registered study `name`, in its quick size if asked; ConfigError for an unknown name."""
-    entry = registry.studies[name]
-    study: Study = replace(entry.make(), name=name, question=entry.summary)
-    if quick:
-        study = replace(study, base={**study.base, **study.quick})
-        if isinstance(study, Search):
-            study = replace(study, n_trials=study.quick_trials)
-    return study
+def load_study(
+    name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None, source: str | None = None
+) -> Study:
+    """Return the study `name`, in its quick size if asked.
+
+    A name that ends in .yaml, .yml or .py is a file of the user's own; `source` is what it held before.
+    `options` are values for the study's keyword-only parameters. Raises ConfigError for an unknown name or
+    option, and for a file that holds no study.
+    """
+    from search_spaces.study_file import is_study_file, study_from_file  # which import this module
+
+    study: Study
+    if is_study_file(name):
+        study = study_from_file(name, options or {}, source)
+    else:
+        try:
+            entry = registry.studies[name]
+        except ConfigError as error:
+            raise ConfigError(f"{error}; a study of your own is a .yaml or .py file") from None
+        chosen = component(registry.studies, name, options or {})
+        study = replace(entry.make(**chosen.kwargs), name=name, question=entry.summary)
+    return in_quick_size(study) if quick else study
+
+
+def in_quick_size(study: Study) -> Study:
+    """Return `study` as ``--quick`` trains it."""
+    base = {**study.base, **study.quick}
+    if isinstance(study, Search):
+        space = study.quick_space or study.space
+        return replace(study, base=base, n_trials=study.quick_trials, space=space)
+    factors = {**study.factors, **study.quick_factors}
+    return replace(study, base=base, n_seeds=study.quick_seeds, factors=factors)
 
 
 def base_config(study: Study, base: TrainConfig) -> TrainConfig:
@@ -180,7 +243,8 @@ def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overri
     taken = sorted(set(settings) & set(choices))
     if taken:
         raise ConfigError(
-            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, or take another study"
+            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, take another study, "
+            "or an --option of this one where it has one for that (`birdtune list studies`)"
         )
     return base.override({**settings, **choices})
 
@@ -206,7 +270,7 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if isinstance(study, Ablation):
         tried = [study.overrides(cell) for cell in study.cells()]
     else:
-        _check_objectives(study)
+        check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         tried = [study.space(rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
@@ -253,7 +317,8 @@ def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:
     return [*out, *dict.fromkeys(caution for each in configs for caution in config_cautions(each))]
 
 
-def _check_objectives(study: Search) -> None:
+def check_objectives(study: Search) -> None:
+    """Raise ConfigError for objectives that are unknown or said twice, or that the scheduler cannot judge."""
     for objective in study.objectives:
         objective_direction(objective)
     if len(set(study.objectives)) < len(study.objectives):

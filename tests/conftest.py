@@ -8,6 +8,7 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+from tests.checkpoints import write_tiny_checkpoints
 from tests.settings import SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -40,6 +41,12 @@ def small_config() -> TrainConfig:
 @pytest.fixture(scope="session")
 def small_dataset(birds: Path, small_config: TrainConfig, cache: Path) -> Dataset:
     return Dataset.open(prepare(read_manifest(birds), small_config, cache=cache, workers=1))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The folder of a tiny checkpoint for every model that can be pretrained."""
+    return write_tiny_checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "config", "registry", "rec
 # What each package may import of the others, and which libraries it must do without.
 MAY = {
     "birdnet_core": set(),
-    "search_spaces": FOUNDATION,
+    "search_spaces": FOUNDATION | {"birdnet_core.presets"},
     "tuning": {"search_spaces", "birdnet_core"},
     "reports": {"birdnet_core.errors", "birdnet_core.records", "birdnet_core.registry"},
 }

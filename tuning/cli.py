@@ -32,11 +32,16 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Recordings: list them, prepare them, look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="Studies: look at them, and write your own.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 # No markup: names come from the data.
 out_console = Console(highlight=False, soft_wrap=True, markup=False)
 err_console = Console(stderr=True, highlight=False, markup=False)
 
+StudyArgument = Annotated[
+    str, typer.Argument(help="A study of `birdtune list studies`, or your own .yaml or .py file.")
+]
 DataOption = Annotated[
     str,
     typer.Option("--data", help="A manifest CSV, a folder per species, or 'synthetic'.", metavar="CSV|DIR"),
@@ -44,6 +49,15 @@ DataOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
+]
+StudyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the study, as in --option ast=checkpoints/ast; repeatable. `birdtune list "
+        "studies` names them.",
+        metavar="KEY=VALUE",
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.", metavar="RUN")]
 BudgetHoursOption = Annotated[
@@ -326,6 +340,10 @@ def list_names(
     if as_json:
         _print({kind: rows}, True, "")
         return
+    if kind == "studies":
+        for row in rows:
+            out_console.print(_study_text(row))
+        return
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
@@ -333,7 +351,9 @@ def list_names(
 
 
 def _study_row(name: str) -> dict[str, Any]:
-    from search_spaces.study import Ablation, load_study
+    from birdnet_core import registry
+    from birdnet_core.config import TrainConfig
+    from search_spaces.study import Ablation, base_config, load_study
 
     study = load_study(name)
     kind = "ablation" if isinstance(study, Ablation) else "search"
@@ -341,7 +361,22 @@ def _study_row(name: str) -> dict[str, Any]:
         trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
     else:
         trials = f"{study.n_trials} trials"
-    return {"name": name, "kind": kind, "trials": trials, "metric": study.metric, "question": study.question}
+    return {
+        "name": name,
+        "question": study.question,
+        "kind": kind,
+        "trials": trials,
+        "epochs": base_config(study, TrainConfig()).training.epochs,
+        "metric": study.metric,
+        "options": registry.studies[name].defaults(),
+    }
+
+
+def _study_text(row: dict[str, Any]) -> str:
+    # As a table, the question would leave no room for the rest on a terminal of 80 columns.
+    size = f"{row['kind']}, {row['trials']}, {row['epochs']} epochs, {row['metric']}"
+    options = f"; options {', '.join(row['options'])}" if row["options"] else ""
+    return f"{row['name']}\n    {row['question']}\n    {size}{options}"
 
 
 def _n_params(name: str) -> int:
@@ -358,18 +393,53 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+# --------------------------------------------------------------------------------------------- study
+
+
+@study_app.command("show")
+def study_show(
+    study: StudyArgument,
+    options: StudyOption = None,
+    quick: QuickOption = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a study varies: the cells of an ablation, the space of a search."""
+    from search_spaces.study_plain import to_yaml
+    from tuning.study_view import design_as_text, design_of
+
+    asked = _study(study, quick=quick, options=parse_options(options))
+    if as_yaml:
+        print(to_yaml(asked), end="")
+    elif as_json:
+        _print(design_of(asked), True, "")
+    else:
+        out_console.print(design_as_text(design_of(asked)))
+
+
+@study_app.command("schema")
+def study_schema_command() -> None:
+    """Print the JSON Schema of study files in YAML; editors complete and check from it."""
+    from search_spaces.schema import study_schema
+
+    _print(study_schema(), True, "")
+
+
 # --------------------------------------------------------------------------------------------- sweep
 
 
 @app.command("sweep")
 def sweep_command(
-    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
     base: Annotated[
         str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
     ] = None,
     settings: SetOption = None,
+    options: StudyOption = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
@@ -407,17 +477,25 @@ def sweep_command(
     tensorboard: Annotated[
         bool, typer.Option(help="Also write TensorBoard logs, to RUN/tensorboard.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again.
 
     Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
     """
+    from search_spaces.study_file import is_study_file, read_source
+
+    is_file = is_study_file(study)
     request = {
-        "study": study,
+        "study": str(Path(study).absolute()) if is_file else study,
+        "source": read_source(study) if is_file else None,
         "data": data if data == "synthetic" else str(Path(data).absolute()),
         "base": _config(base).to_dict() if base else None,
         "settings": parse_settings(settings),
+        "options": parse_options(options),
         "seeds": seeds,
         "trials": trials,
         "quick": quick,
@@ -434,7 +512,10 @@ def sweep_command(
         "keep_checkpoints": keep_checkpoints,
         "tensorboard": tensorboard,
     }
-    _tell_sweep(_sweep(request, out or Path("runs") / study), as_json)
+    if dry_run:
+        _tell_dry_run(request, as_json)
+        return
+    _tell_sweep(_sweep(request, out or Path("runs") / _asked(request).name), as_json)
 
 
 @app.command("resume")
@@ -512,7 +593,8 @@ def extend_command(
         shorter = there["epochs"]
         n = _extended("--epochs", epochs, shorter)
         request["settings"] = {**request["settings"], "training.epochs": n}
-        request["name"] = f"{request['study']}-{n}-epochs"
+        request.pop("name", None)
+        request["name"] = f"{_asked(request).name}-{n}-epochs"
     _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
 
 
@@ -537,6 +619,7 @@ def _request(run: Path, study: str) -> dict[str, Any]:
             f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
             "call tuning.launch.sweep again with the arguments it was started with"
         )
+    _tell_changed(request)
     return request
 
 
@@ -603,34 +686,17 @@ def _sweep(
 
     `request` is kept in the run folder: it is all that `resume` needs.
     """
-    from dataclasses import replace
-
-    from search_spaces.study import Ablation
-
-    name = request["study"]
-    study = _study(name, quick=request["quick"], seeds=request["seeds"], trials=request["trials"])
-    study = replace(study, name=request.get("name", name))
-    if scheduler := request.get("scheduler"):
-        if isinstance(study, Ablation):
-            raise ConfigError(
-                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
-            )
-        study = replace(study, scheduler=scheduler)
-
     import contextlib
     import importlib
     import threading
-
-    import optuna
 
     from birdnet_core.records import RunFolder
     from tuning.halt import Budget
     from tuning.live import SweepView
     from tuning.resources import ray_session
 
+    study = _asked(request)
     budget = Budget(**request.get("budget", {}))
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     view = SweepView(err_console)
     observers: list[Observer] = [view]
     if request.get("tensorboard"):
@@ -694,16 +760,80 @@ def _sweep(
     }
 
 
-def _study(name: str, *, quick: bool, seeds: int | None, trials: int | None) -> Study:
+def _asked(request: dict[str, Any]) -> Study:
+    """Return the study that `request` asks for: of a file, as it was when the run was started."""
+    from dataclasses import replace
+
+    from search_spaces.study import Ablation
+
+    name, source = request["study"], request.get("source")
+    study = _study(
+        name,
+        quick=request["quick"],
+        options=request.get("options", {}),
+        seeds=request["seeds"],
+        trials=request["trials"],
+        source=source,
+    )
+    if scheduler := request.get("scheduler"):
+        if isinstance(study, Ablation):
+            raise ConfigError(
+                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
+            )
+        study = replace(study, scheduler=scheduler)
+    return replace(study, name=request.get("name", study.name))
+
+
+def _study(
+    name: str,
+    *,
+    quick: bool,
+    options: dict[str, Any],
+    seeds: int | None = None,
+    trials: int | None = None,
+    source: str | None = None,
+) -> Study:
     """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
+    import optuna
+
     from search_spaces.study import Ablation, load_study
 
-    study = load_study(name, quick=quick)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load_study(name, quick=quick, options=options, source=source)
     if isinstance(study, Ablation) and trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
     if not isinstance(study, Ablation) and seeds is not None:
         raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
     return study
+
+
+def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
+    """Print the trials that a sweep would train."""
+    from birdnet_core.config import TrainConfig
+    from tuning.study_view import dry_run, dry_run_as_text
+
+    result = dry_run(
+        _asked(request),
+        TrainConfig.from_dict(request["base"] or {}),
+        request["settings"],
+        n_seeds=request["seeds"],
+        n_trials=request["trials"],
+    )
+    if as_json:
+        _print(result, True, "")
+    else:
+        out_console.print(dry_run_as_text(result))
+
+
+def _tell_changed(request: dict[str, Any]) -> None:
+    """Say so where the file of a study is no longer what the run was started with."""
+    file, source = Path(request["study"]), request.get("source")
+    if source is None or (file.exists() and file.read_text(encoding="utf-8-sig") == source):
+        return
+    state = "has changed since this run was started" if file.exists() else "is gone"
+    err_console.print(
+        f"{file} {state}: the run goes on with what it was then, which its folder keeps", soft_wrap=True
+    )
 
 
 def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
@@ -729,7 +859,7 @@ def _sweep_line(result: dict[str, Any]) -> str:
 
 @app.command("plan")
 def plan_command(
-    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[
         Path | None, typer.Option(help="The sweep's run folder, only read; runs/STUDY if left out.")
@@ -738,6 +868,7 @@ def plan_command(
         str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
     ] = None,
     settings: SetOption = None,
+    options: StudyOption = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of a search.")] = None,
     quick: QuickOption = False,
@@ -751,19 +882,16 @@ def plan_command(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
-    import optuna
-
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import prepare
     from tuning.live import StageBars
     from tuning.planning import plan
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked = _study(study, quick=quick, seeds=seeds, trials=trials)
+    asked = _study(study, quick=quick, options=parse_options(options), seeds=seeds, trials=trials)
     gpus = parse_gpus(gpus_per_trial)
     start_from = _config(base) if base else TrainConfig()
     overrides = parse_settings(settings)
-    run = out or Path("runs") / study
+    run = out or Path("runs") / asked.name
     bars = StageBars(err_console)
     with bars.shown():
         manifest = _manifest(data)
@@ -789,6 +917,7 @@ def plan_command(
     }  # fmt: skip
     words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
     words += [word for item in settings or [] for word in ("--set", item)]
+    words += [word for item in options or [] for word in ("--option", item)]
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:
@@ -878,27 +1007,41 @@ def _tell_plan(plan: Plan) -> None:
         )
 
 
-FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
-
-
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
     """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form.
 
     Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
     """
-    settings: dict[str, Any] = {}
+    from birdnet_core.config import FOLDER_SETTINGS
+
+    settings = _parse(given, "--set", "optim.lr=3e-4")
+    folders = {key: _absolute(settings[key]) for key in FOLDER_SETTINGS if key in settings}
+    return {**settings, **folders}
+
+
+def parse_options(given: list[str] | None) -> dict[str, Any]:
+    """Return ``["ast=checkpoints/ast"]`` as `parse_settings` does; any option may be a folder."""
+    options = _parse(given, "--option", "ast=checkpoints/ast")
+    return {key: _absolute(value) for key, value in options.items()}
+
+
+def _parse(given: list[str] | None, flag: str, example: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for item in given or []:
         key, equals, text = item.partition("=")
         if not (key and equals):
-            raise ConfigError(f"--set {item!r} is not KEY=VALUE; for example --set optim.lr=3e-4")
+            raise ConfigError(f"{flag} {item!r} is not KEY=VALUE; for example {flag} {example}")
         try:
-            value = json.loads("null" if text.lower() in ("none", "null") else text)
+            values[key.strip()] = json.loads("null" if text.lower() in ("none", "null") else text)
         except json.JSONDecodeError:
-            value = text
-        if key in FOLDER_SETTINGS and isinstance(value, str) and Path(value).expanduser().is_dir():
-            value = str(Path(value).expanduser().absolute())
-        settings[key.strip()] = value
-    return settings
+            values[key.strip()] = text
+    return values
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str) and Path(value).expanduser().is_dir():
+        return str(Path(value).expanduser().absolute())
+    return value
 
 
 # --------------------------------------------------------------------------------- report, best, train

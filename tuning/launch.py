@@ -17,7 +17,7 @@ import pandas as pd
 from optuna.trial import Trial
 from ray import tune
 
-from birdnet_core.build import rehearse
+from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare
@@ -36,6 +36,7 @@ from search_spaces.study import (
     group_of,
     trial_config,
 )
+from search_spaces.study_plain import space_facts
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
@@ -147,7 +148,7 @@ def sweep(
     first = min(tried, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in tried:
-        rehearse(each, dataset.input_shape, len(dataset.species))
+        rehearse(each, input_shape(each), len(dataset.species))
     for caution in cautions(study, tried):
         log.warning(caution)
     run = RunFolder(out)
@@ -264,6 +265,7 @@ class _Asked:
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
                 "also": list(study.also), "asha_within": study.asha_within,
+                "space": space_facts(study.space),
             }  # fmt: skip
         cells = [
             {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
@@ -391,11 +393,12 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             continue
         fixed = {
             "ablation": ("factors", "cells"),
-            "search": ("epochs", "base", "scheduler", "asha_within", "also"),
+            "search": ("epochs", "base", "space", "scheduler", "asha_within", "also"),
         }[definition["kind"]]
-        if any(there[key] != definition[key] for key in ("kind", "metric", *fixed)):
-            shown = ("metric", "epochs", "base", "factors", "scheduler", "asha_within", "also")
-            was, now = ({k: d[k] for k in shown if there[k] != definition[k]} for d in (there, definition))
+        compared = [key for key in ("kind", "metric", *fixed) if key in there]
+        if any(there[key] != definition[key] for key in compared):
+            shown = ["epochs", "base", *(key for key in compared if key != "cells")]
+            was, now = _differing({key: there[key] for key in shown}, {key: definition[key] for key in shown})
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
                 f"this asks for {now or 'others'}; give another --out, or the settings it was started with"
@@ -407,6 +410,21 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the two mappings without what they share, at any depth."""
+    only: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = _differing(a, b)
+        for kept, mapping, value in ((only[0], one, a), (only[1], other, b)):
+            if key in mapping:
+                kept[key] = value
+    return only
 
 
 def _fit(

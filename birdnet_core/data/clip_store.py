@@ -146,7 +146,7 @@ def _fill(
     """Decode into ``folder.partial``, then rename; `is_done` says what an earlier call has finished."""
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    n_samples = round(config.window_s * config.sample_rate)
+    n_samples = config.n_samples
     clips = partial / "clips.i16"
     with open(clips, "ab") as file:
         file.truncate(2 * n_samples * config.windows_per_recording * len(paths))

@@ -1,7 +1,11 @@
-"""The earlier work grew the network and changed the loss at once: which of the two helped stayed open."""
+"""The earlier work grew the network and changed the loss at once: which of the two helped stayed open.
+
+AudioCNN (343,801 parameters) came to 39.4 % validation accuracy with cross-entropy and 33.0 % with focal
+loss, AudioCNNv2 (4,222,041) with focal loss to 42.2 %. AudioCNNv2 with cross-entropy was never run.
+"""
 
 from birdnet_core.registry import studies
-from search_spaces.study import QUICK, Ablation
+from search_spaces.study import QUICK, TARGETS, Ablation
 
 
 @studies.register("capacity")
@@ -16,6 +20,7 @@ def capacity() -> Ablation:
             "model.name": ("audio_cnn", "audio_cnn_v2"),
             "loss.name": ("cross_entropy", "focal"),
         },
-        base={"training.patience": 0},
+        gates=TARGETS,
+        base={"training.epochs": 50, "training.patience": 0},
         quick=QUICK,
     )

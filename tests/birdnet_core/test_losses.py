@@ -288,6 +288,14 @@ def test_effective_weights_sum_to_the_number_of_classes():
     assert float(class_weights("effective", torch.tensor([50, 0, 5, 1])).sum()) == pytest.approx(4)
 
 
+def test_inverse_and_balanced_weights_make_one_cross_entropy():
+    logits, targets = batch()
+    inverse, balanced = (made("cross_entropy", class_weights=w) for w in ("inverse", "balanced"))
+    torch.testing.assert_close(inverse(logits, targets), balanced(logits, targets))
+    torch.testing.assert_close(inverse(logits, soft_targets()), balanced(logits, soft_targets()))
+    assert abs(inverse(logits, targets) - made("cross_entropy")(logits, targets)) > 0.01
+
+
 @pytest.mark.parametrize(
     ("scheme", "key"),
     [("inverse", "inverse_frequency"), ("balanced", "balanced"), ("sqrt", "sqrt_reweighting")],

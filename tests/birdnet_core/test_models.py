@@ -20,6 +20,7 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.models.audio_cnn import AudioCNN
 from birdnet_core.models.backbone import fit_channels, fit_positions
 from birdnet_core.registry import models
+from tests.checkpoints import TOKENS, tiny_networks
 
 # Torchvision's own counts for its networks of these names, at 224 x 224 and 1,000 classes. DeiT's paper says
 # 5 M and 22 M for tiny and small; the AST checkpoint of AudioSet (527 classes) has 86.6 M.
@@ -37,44 +38,7 @@ PUBLISHED = [
 # Options with which a large model is quick on a CPU.
 SMALL = {"audio_vit": {"size": "tiny"}, "audio_ast": {"size": "tiny"}}
 
-TOKENS = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-# Tiny checkpoints: class that writes one, its config, the base class, and the picture that it is made for.
-CHECKPOINTS = {
-    "audio_vit": (
-        transformers.ViTForImageClassification,
-        transformers.ViTConfig(**TOKENS, image_size=(48, 64), patch_size=16),
-        transformers.ViTModel,
-        (3, 48, 64),
-    ),
-    "audio_ast": (
-        transformers.ASTForAudioClassification,
-        transformers.ASTConfig(**TOKENS, num_mel_bins=32, max_length=96),
-        transformers.ASTModel,
-        (1, 32, 96),
-    ),
-    "efficientnet": (
-        transformers.EfficientNetForImageClassification,
-        transformers.EfficientNetConfig(
-            in_channels=[8, 8],
-            out_channels=[8, 16],
-            kernel_sizes=[3, 5],
-            strides=[1, 2],
-            num_block_repeats=[1, 2],
-            expand_ratios=[1, 6],
-            width_coefficient=0.25,
-            depth_coefficient=1.0,
-            hidden_dim=320,
-        ),
-        transformers.EfficientNetModel,
-        (3, 48, 64),
-    ),
-    "convnext": (
-        transformers.ConvNextForImageClassification,
-        transformers.ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32]),
-        transformers.ConvNextModel,
-        (3, 48, 64),
-    ),
-}
+CHECKPOINTS = tiny_networks()
 PRETRAINABLE = [name for name in models.names() if "pretrained" in models[name].options]
 CHECKPOINTABLE = [name for name in models.names() if "gradient_checkpointing" in models[name].options]
 

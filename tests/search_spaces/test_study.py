@@ -5,11 +5,14 @@ import optuna
 import pytest
 
 from birdnet_core import registry
+from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.presets import PRESETS
 from search_spaces.designs import FractionalFactorial, FullFactorial, LatinHypercube, LeaveOneOut, Range
 from search_spaces.study import (
     Ablation,
+    Gate,
     Search,
     base_config,
     cautions,
@@ -20,6 +23,15 @@ from search_spaces.study import (
 )
 
 STUDIES = registry.studies.names()
+SEARCHES = [name for name in STUDIES if isinstance(load_study(name), Search)]
+ABLATIONS = [name for name in STUDIES if name not in SEARCHES]
+N_SPECIES = 89
+
+
+def local(name, checkpoints):
+    """Return the options with which study `name` needs no network."""
+    folders = {model.removeprefix("audio_"): folder for model, folder in checkpoints.items()}
+    return {option: folders[option] for option in registry.studies[name].options if option in folders}
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -27,6 +39,55 @@ STUDIES = registry.studies.names()
 def test_every_config_of_every_study_is_valid(name, quick):
     study = load_study(name, quick=quick)
     assert check(study, base_config(study, TrainConfig()), {})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_cells_of_every_ablation_build_and_differ(name, quick, checkpoints):
+    study = load_study(name, quick=quick, options=local(name, checkpoints))
+    configs = check(study, base_config(study, TrainConfig()), {})
+    assert len({config.config_id for config in configs}) == len(study.cells()) == len(configs) > 1
+    for config in configs:
+        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+
+
+@pytest.mark.parametrize("is_pretrained", [False, True])
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_whatever_a_search_samples_builds(name, quick, is_pretrained, checkpoints):
+    options = local(name, checkpoints) if is_pretrained else {}
+    study = load_study(name, quick=quick, options=options)
+    configs = check(study, base_config(study, TrainConfig()), {})
+    assert len(configs) >= 50
+    for config in configs:
+        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+
+
+@pytest.mark.parametrize("base", PRESETS)
+def test_the_joint_search_samples_what_builds_whatever_the_base(base, checkpoints):
+    settings = dict(PRESETS[base].overrides)
+    if "model.pretrained" in settings:
+        settings["model.pretrained"] = checkpoints["audio_ast"]
+    study = load_study("joint")
+    for config in check(study, base_config(study, TrainConfig().override(settings)), {}):
+        assert config.model.kwargs.get("pretrained") is None
+        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+
+
+@pytest.mark.parametrize("name", ["augmentation", "regularization", "learning-rate"])
+def test_studies_of_the_base_configs_network_take_a_pretrained_one(name, checkpoints):
+    settings = {**PRESETS["phase3-full"].overrides, "model.pretrained": checkpoints["audio_ast"]}
+    study = load_study(name, options={"backbone": True} if name == "learning-rate" else {})
+    for config in check(study, base_config(study, TrainConfig().override(settings)), {}):
+        assert config.model.kwargs["pretrained"] == checkpoints["audio_ast"]
+        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_cells_train_equally_long_but_for_the_phases(name):
+    study = load_study(name)
+    patience = {c.training.patience for c in check(study, base_config(study, TrainConfig()), {})}
+    assert patience == ({7} if name == "phases" else {0})
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -41,6 +102,14 @@ def test_quick_is_smaller(name):
     assert short < long
     if isinstance(study, Search):
         assert quick.n_trials < study.n_trials
+    else:
+        assert quick.n_seeds < study.n_seeds
+
+
+def test_quick_factors_replace_the_levels_that_they_name():
+    study, quick = load_study("warmup"), load_study("warmup", quick=True)
+    assert study.levels() == {"optim.warmup_epochs": (0, 5), "weights": ("pretrained", "scratch")}
+    assert quick.levels() == {"optim.warmup_epochs": (0, 2), "weights": ("pretrained", "scratch")}
 
 
 def test_a_factorial_is_balanced_and_holds_its_baseline():
@@ -142,6 +211,90 @@ def test_capacity_is_two_networks_by_two_losses_at_full_budget():
     }
     assert {c.training.patience for c in configs} == {0}
     assert len({c.config_id for c in configs}) == 4
+
+
+def test_gamma_0_is_the_baseline_of_both_networks():
+    study = load_study("gamma-sensitivity")
+    assert study.baseline_cell() == {"loss.gamma": 0.0, "model.name": "audio_cnn"}
+    gammas = {(c["model.name"], c["loss.gamma"]) for c in study.cells()}
+    assert gammas == {(m, g) for m in ("audio_cnn", "audio_cnn_v2") for g in (0, 0.5, 1, 2, 3, 5)}
+
+
+def test_width_and_depth_span_the_two_networks_of_the_earlier_work():
+    study = load_study("width-depth")
+    configs = check(study, base_config(study, TrainConfig()), {})
+    sizes = {}
+    for config in configs:
+        key = config.model.kwargs["depth"], config.model.kwargs["width"]
+        sizes[key] = rehearse(config, input_shape(config), N_SPECIES) / N_SPECIES
+    stated = {
+        (3, 32): 3860,
+        (3, 40): 5950,
+        (3, 56): 11_460,
+        (4, 32): 15_180,
+        (4, 40): 23_590,
+        (4, 56): 45_820,
+    }
+    assert sizes == pytest.approx(stated, rel=0.002)
+
+
+def test_transfer_leaves_out_a_network_without_a_checkpoint():
+    study = load_study("transfer", options={"vit": None, "ast": "checkpoints/ast"})
+    networks = study.factors["network"]
+    assert list(networks) == ["audio_ast", "efficientnet", "convnext"]
+    assert networks["audio_ast"] == {"model.name": "audio_ast", "model.pretrained": "checkpoints/ast"}
+    assert networks["convnext"]["model.pretrained"] == "facebook/convnext-tiny-224"
+
+
+def test_phases_are_the_presets_as_they_were_with_another_checkpoint_at_most():
+    study = load_study("phases")
+    base = base_config(study, TrainConfig())
+    for cell in study.cells():
+        preset = TrainConfig().override(PRESETS[cell["phase"]].overrides)
+        assert trial_config(base, {}, study.overrides(cell)) == preset.override(
+            {"training.monitor": "val/accuracy"}
+        )
+    assert [cell["phase"] for cell in study.cells()] == list(PRESETS)
+    assert not any(
+        "ast" in str(c) for c in load_study("phases", options={"ast": None}).factors["phase"].values()
+    )
+    there = load_study("phases", options={"ast": "checkpoints/ast"}).factors["phase"]
+    assert [p for p, level in there.items() if level.get("model.pretrained") == "checkpoints/ast"] == [
+        "phase3-baseline", "phase3-full"
+    ]  # fmt: skip
+
+
+def test_an_unknown_option_of_a_study_is_refused_with_the_near_one():
+    with pytest.raises(
+        ConfigError, match=r"study 'transfer' has no option 'vitt'; did you mean 'vit'\? .*ast"
+    ):
+        load_study("transfer", options={"vitt": "x"})
+    with pytest.raises(ConfigError, match=r"study 'capacity' has no option 'ast' \(it takes none\)"):
+        load_study("capacity", options={"ast": "x"})
+    with pytest.raises(ConfigError, match=r"option 'ast' of study 'warmup' = 3 .*; it takes str"):
+        load_study("warmup", options={"ast": 3})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"metric": "val/f1_macro", "target": 0.25, "investigate": 0.20, "stretch": 0.3},
+        {"metric": "val/loss", "target": 2.0, "investigate": 2.5, "stretch": 1.0},
+        {"metric": "val/loss", "target": 2.0},
+    ],
+)
+def test_a_gates_values_get_better_from_investigate_to_target_to_stretch(values):
+    Gate(**values)
+    for other in ("investigate", "stretch"):
+        if other in values:
+            swapped = {**values, other: values["target"], "target": values[other]}
+            with pytest.raises(ConfigError, match=rf"gate on {values['metric']}.*out of order"):
+                Gate(**swapped)
+
+
+def test_a_gate_on_an_unknown_metric_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown metric 'val/f1_rear'; did you mean 'val/f1_rare'"):
+        Gate(metric="val/f1_rear", target=0.1)
 
 
 def test_gamma_is_sampled_only_under_focal():

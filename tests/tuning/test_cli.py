@@ -20,23 +20,6 @@ ROOT = Path(__file__).parents[2]
 SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))
 
 
-@pytest.fixture
-def birdtune(capfd, monkeypatch):
-    """Run a command line in this process; returns exit code, standard output and standard error."""
-
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["birdtune", *shlex.split(line)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        output = capfd.readouterr()
-        return code, output.out, output.err
-
-    return run
-
-
 # list
 
 
@@ -72,6 +55,15 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep capacity --set optim.lr --out {tmp}/r", ["'optim.lr'", "KEY=VALUE"]),
         ("sweep capacity --set optim.lr=fast --out {tmp}/r", ["optim.lr", "'fast'", "float"]),
         ("sweep capacity --set loss.name=focal --out {tmp}/r", ["loss.name cannot be set"]),
+        ("sweep capacity --option ast=x --out {tmp}/r", ["study 'capacity' has no option 'ast'"]),
+        ("sweep transfer --option bert=x --out {tmp}/r", ["'bert'", "ast, vit, efficientnet, convnext"]),
+        ("sweep transfer --option ast --out {tmp}/r", ["--option 'ast'", "KEY=VALUE"]),
+        ("sweep warmup --option ast={tmp} --out {tmp}/r", ["'audio_ast'", "{tmp}", "safetensors"]),
+        ("plan warmup --option ast=3 --out {tmp}/r", ["'ast' of study 'warmup' = 3", "str"]),
+        (
+            "sweep warmup --set model.pretrained={tmp} --out {tmp}/r",
+            ["model.pretrained cannot be set", "--option"],
+        ),
         ("sweep capacity --trials 3 --out {tmp}/r", ["--seeds, not --trials"]),
         ("sweep learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
         ("sweep capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
@@ -149,6 +141,34 @@ def test_folders_in_settings_do_not_depend_on_where_a_trial_runs(tmp_path, monke
         "augment.noise.folder": "nowhere",
     }
     assert cli.parse_settings(["model.pretrained=org/name"]) == {"model.pretrained": "org/name"}
+
+
+def test_options_of_a_study_are_typed_and_folders_made_absolute(tmp_path, monkeypatch):
+    (tmp_path / "ast").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["ast=ast", "vit=org/name", "convnext=none", "backbone=true"]
+    assert cli.parse_options(given) == {
+        "ast": str(tmp_path / "ast"), "vit": "org/name", "convnext": None, "backbone": True
+    }  # fmt: skip
+
+
+def test_list_studies_tells_size_and_options(birdtune):
+    code, out, _ = birdtune("list studies --json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)["studies"]}
+    assert rows["learning-rate"] == {
+        "name": "learning-rate",
+        "question": "Which learning rate, with which schedule, weight decay and loss?",
+        "kind": "search",
+        "trials": "40 trials",
+        "epochs": 50,
+        "metric": "val/f1_macro",
+        "options": {"backbone": False},
+    }
+    assert rows["phases"]["metric"] == "val/accuracy"
+    assert rows["transfer"]["trials"] == "4 cells x 3 seeds"
+    code, out, _ = birdtune("list studies")
+    assert "search, 40 trials, 50 epochs, val/f1_macro; options backbone" in out
 
 
 def test_a_preset_is_trained_and_is_a_base_for_sweeps(birdtune, birds, tmp_path):
@@ -342,6 +362,27 @@ def test_plan_does_without_ray(birds, tmp_path):
 
 
 # sweep -> report -> best -> train
+
+
+@pytest.mark.ray
+def test_options_of_a_study_are_kept_for_resume(cluster, birdtune, birds, checkpoints, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.chdir(Path(checkpoints["convnext"]).parent)
+    options = (
+        "--option ast=none --option vit=none --option efficientnet=efficientnet --option convnext=convnext"
+    )
+    line = f"transfer --data {birds} --seeds 1 --out {run} --set training.epochs=1 {options}"
+    code, out, err = birdtune(f"plan {line}")
+    assert code == 0, err
+    assert options in out.splitlines()[-1] and "2; 2 to train" in out
+    code, out, err = birdtune(f"sweep {line}")
+    assert code == 0, err
+    started_from = {r.config["model"]["pretrained"] for r in RunFolder(run).records().values()}
+    assert started_from == {checkpoints["efficientnet"], checkpoints["convnext"]}
+    monkeypatch.chdir(tmp_path)
+    code, out, err = birdtune(f"resume {run}")
+    assert code == 0, err
+    assert "2 completed (2 were there already)" in out
 
 
 @pytest.mark.ray

@@ -1,0 +1,21 @@
+"""The earlier work gave its CNNs the MFCC stack and AST log-mel: features and networks changed together."""
+
+from birdnet_core.registry import studies
+from search_spaces.study import QUICK, TARGETS, Ablation
+
+
+@studies.register("features")
+def features() -> Ablation:
+    """Do the CNNs learn more from MFCC or from log-mel?
+
+    Both networks, because the larger may read a picture that the smaller cannot. No early stopping.
+    """
+    return Ablation(
+        factors={
+            "features.name": ("mfcc", "log_mel"),
+            "model.name": ("audio_cnn", "audio_cnn_v2"),
+        },
+        gates=TARGETS,
+        base={"training.epochs": 50, "training.patience": 0},
+        quick=QUICK,
+    )

@@ -1,0 +1,35 @@
+"""The earlier experiments, of which each was run once, in one table with intervals over seeds.
+
+Best validation accuracies there: phase 0 39.4 %, phase 1 6.4 % (balanced) and 25.6 % (sqrt), phase 2A 33.0 %,
+phase 2B 42.2 %, phase 3 54.9 % (baseline) and 57.5 % (full), after 29, 23, 26, 23, 33, 11 and 17 epochs. All
+had 50 epochs, and ended after 7 without a better validation accuracy.
+"""
+
+from birdnet_core.presets import PRESETS
+from birdnet_core.registry import studies
+from search_spaces.fragments import CHECKPOINTS
+from search_spaces.study import QUICK, TARGETS, Ablation, Overrides
+
+
+@studies.register("phases")
+def phases(*, ast: str | None = CHECKPOINTS["audio_ast"]) -> Ablation:
+    """Do the earlier experiments come out again as they did?
+
+    The presets, each stopped early as it was, by accuracy: cells are not of equal length. `ast` is the
+    checkpoint of phase 3, a hub id or a folder; `none` leaves phase 3 out.
+    """
+    levels: dict[str, Overrides] = {}
+    for name, preset in PRESETS.items():
+        is_pretrained = "model.pretrained" in preset.overrides
+        if not is_pretrained:
+            levels[name] = preset.overrides
+        elif ast is not None:
+            levels[name] = {**preset.overrides, "model.pretrained": ast}
+    return Ablation(
+        factors={"phase": levels},
+        metric="val/accuracy",
+        gates=TARGETS,
+        base={"training.epochs": 50, "training.patience": 7},
+        quick=QUICK,
+        quick_seeds=1,
+    )
