@@ -6,7 +6,8 @@ READY := .venv/.ready
 
 setup: $(READY)
 
-# uv installs the pinned set; torch comes with CUDA, without which torchaudio does not load.
+# uv installs the pinned set; torch comes with CUDA, without which torchaudio does not load. Bytecode is
+# compiled at once: the first starts, and all where Python may not write it, would take seconds longer.
 $(READY): pyproject.toml constraints.txt
 	@python=$$(for p in python3 python3.13 python3.12 python3.11 python; do \
 	  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -15,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "setting up .venv with $$($$python --version), once; this downloads about 3 GB"; \
 	$$python -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable ".[dev]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable ".[dev]"
 	@touch $@
 
 demo: $(READY)

@@ -48,11 +48,11 @@ def main() -> None:
     regression[:, model.classes_] = model.predict_proba(averages(dataset.features.read(val)))
 
     facts = dataset.facts
-    print(f"{facts['n_train']} train, {facts['n_val']} val recordings, {facts['n_species']} species")
+    print(f"{facts['n_train']} train, {facts['n_val']} val {facts['scored']}, {facts['n_species']} species")
     print(f"{'':24}" + "".join(f"{name:>12}" for name in SHOWN))
     for name, probabilities in (("majority class", majority), ("logistic regression", regression)):
-        averaged, recordings = average_windows(probabilities, dataset.recording[val])
-        truth = dataset.labels[val][np.searchsorted(dataset.recording[val], recordings)]
+        averaged, units = average_windows(probabilities, dataset.units[val])
+        truth = dataset.labels[val][np.searchsorted(dataset.units[val], units)]
         scores = score(averaged, truth, dataset.strata())
         print(f"{name:24}" + "".join(f"{scores[s]:12.4f}" for s in SHOWN))
 

@@ -58,7 +58,7 @@ class ClipBatches:
     ) -> None:
         rows = dataset.rows(side)
         self.device = device
-        self.recording = dataset.recording[rows]
+        self.units = dataset.units[rows]
         self.labels = torch.from_numpy(dataset.labels[rows]).long()
         self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
         self.deviation = torch.from_numpy(dataset.deviation).view(1, -1, 1, 1).to(device)

@@ -35,7 +35,10 @@ class DataConfig:
         windows_per_recording: the most active windows of each recording; each trains on its own, and
             their probabilities are averaged when the recording is scored.
         highpass_hz: corner of the high-pass filter; 0 turns it off.
-        val_fraction, test_fraction: shares of the recordings of a species.
+        split: ``grouped`` keeps recordings, and where known recordists and sites, on one side.
+            ``random-windows`` splits clips at random, so that clips of one recording stand on several sides
+            and are scored one by one: leakage on purpose, to see how much of a score it can be.
+        val_fraction, test_fraction: shares of the recordings of a species, or of its clips.
         split_seed: draws the split; not the training seed, so that all seeds share one split.
     """
 
@@ -43,6 +46,7 @@ class DataConfig:
     window_s: float = 4.0
     windows_per_recording: int = 1
     highpass_hz: float = 500.0
+    split: Literal["grouped", "random-windows"] = "grouped"
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     split_seed: int = 0
@@ -215,6 +219,8 @@ def _no_augmentation() -> tuple[Component, ...]:
 
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
 RUNTIME_FIELDS = ("seed", "runtime.")
+# Settings that may name a folder: trials run elsewhere, so whoever reads them makes those absolute.
+FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,13 +376,19 @@ class TrainConfig:
 
 def cautions(config: TrainConfig) -> list[str]:
     """Return what is allowed but has gone wrong before, in sentences."""
+    found = []
+    if config.data.split == "random-windows":
+        found.append(
+            "data.split = 'random-windows' trains on clips of the recordings that it validates on: its "
+            "scores are too high for new recordings, and of clips; it is there to be compared with 'grouped'"
+        )
     pretrained = config.model.kwargs.get("pretrained")
     if pretrained and config.optim.backbone_lr is not None and config.optim.warmup_epochs:
-        return [
+        found.append(
             f"optim.warmup_epochs = {config.optim.warmup_epochs} with a pretrained backbone and a learning "
             "rate of its own: in the earlier work a run like this diverged; optim.warmup_epochs = 0 did not"
-        ]
-    return []
+        )
+    return found
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.metrics import average_precision_score, f1_score
+
+# scikit-learn is imported where it is used: it takes a second or more to load, and a sweep's driver, which
+# imports this module with all that a trial is made of, scores nothing.
 
 
 def average_windows(probabilities: np.ndarray, recording: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +30,8 @@ def score(probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.
 
     `strata` gives the classes of rare, medium and common; a stratum without a class in truth scores nan.
     """
+    from sklearn.metrics import f1_score
+
     predicted = probabilities.argmax(axis=1)
     present = np.unique(truth)
     f1 = f1_per_class(predicted, truth, probabilities.shape[1])
@@ -47,6 +51,8 @@ def score(probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.
 
 def f1_per_class(predicted: np.ndarray, truth: np.ndarray, n_classes: int) -> np.ndarray:
     """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
+    from sklearn.metrics import f1_score
+
     values: np.ndarray = f1_score(
         truth, predicted, labels=np.arange(n_classes), average=None, zero_division=0
     )
@@ -59,6 +65,8 @@ def mean_average_precision(probabilities: np.ndarray, truth: np.ndarray) -> floa
     AP = sum_n (R_n - R_{n-1}) P_n over the ranking of all recordings by one class's probability, without
     interpolation, as scikit-learn has it.
     """
+    from sklearn.metrics import average_precision_score
+
     present = np.unique(truth)
     is_class = truth[:, None] == present[None, :]
     return float(np.mean(average_precision_score(is_class, probabilities[:, present], average=None)))

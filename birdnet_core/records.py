@@ -39,6 +39,9 @@ SCHEMA = 1
 
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
 Direction = Literal["maximize", "minimize"]
+LEAKAGE = "LEAKAGE"
+"""What a note on a split begins with if scores on it do not hold; reports show it before any score."""
+
 STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "killed")
 
 _SCORES: dict[str, tuple[Direction, str]] = {

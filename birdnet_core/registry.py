@@ -7,12 +7,13 @@ first looked up, so reading this module costs nothing and needs no torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -71,6 +72,16 @@ class Registry:
             return make
 
         return decorate
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[dict[str, Entry]]:
+        """Collect what is registered while the block runs, and keep it out of the registry."""
+        self._complete()
+        kept, self._entries = self._entries, {}
+        try:
+            yield self._entries
+        finally:
+            self._entries = kept
 
     def names(self) -> list[str]:
         """Return every registered name, sorted."""

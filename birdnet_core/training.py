@@ -201,7 +201,10 @@ class Session:
 
     @torch.inference_mode()
     def predict(self, side: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities [recordings, classes] of one side, windows averaged, and the true classes."""
+        """Return probabilities [recordings, classes] of one side, windows averaged, and the true classes.
+
+        Of single clips where these were split at random (`Dataset.units`).
+        """
         if side == "test":
             raise DataError("the test side is opened by final evaluation only, never by a training run")
         clips = {"train": self.train_clips, "val": self.val_clips}[side]
@@ -212,9 +215,9 @@ class Session:
             torch.softmax(self._logits(model, pictures), dim=1).cpu().numpy()
             for pictures, _ in clips.in_order(batch_size)
         ]
-        averaged, recordings = average_windows(np.concatenate(windows), clips.recording)
-        label_of = dict(zip(clips.recording.tolist(), clips.labels.tolist(), strict=True))
-        return averaged, np.array([label_of[r] for r in recordings.tolist()])
+        averaged, units = average_windows(np.concatenate(windows), clips.units)
+        label_of = dict(zip(clips.units.tolist(), clips.labels.tolist(), strict=True))
+        return averaged, np.array([label_of[unit] for unit in units.tolist()])
 
     def record(
         self, status: Status, *, error: str | None = None, traceback: str | None = None

@@ -20,6 +20,7 @@ from birdnet_core.records import METRICS
 from reports.runs import FAILED, RUNNING
 
 LEVEL = 0.95
+LEAKY_SPLIT = "random-windows"
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
@@ -48,6 +49,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best` and `hours` are means over
     completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the cells apart: all
     factors, or of more than three those that differ from the baseline's, or a number where there is none.
+    `is_leaky`: clips were split at random.
     """
     groups = {str(key): group.sort_values("seed") for key, group in trials.groupby("config_id", sort=False)}
     planned: list[tuple[str, dict[str, Any]]] = [
@@ -69,6 +71,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "number": group["number"].min() if len(group) else math.nan,
             **_counts(group, study),
             "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
+            "is_leaky": LEAKY_SPLIT in (*factors.values(), *_splits(group)),
         }
         rows.append(row | _summary(group[group["status"] == "completed"], metrics))
     columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
@@ -77,7 +80,8 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
 _CELL_COLUMNS = (
     "label", "factors", "config_id", "number", "n", "n_failed", "n_pruned", "n_running", "n_missing",
-    "unequal_epochs", "seeds", "trial_ids", "n_params", "epochs_to_best", "epochs_min", "epochs_max", "hours",
+    "unequal_epochs", "is_leaky", "seeds", "trial_ids", "n_params", "epochs_to_best", "epochs_min",
+    "epochs_max", "hours",
 )  # fmt: skip
 
 
@@ -153,6 +157,11 @@ def _labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
 def is_screen(study: dict[str, Any]) -> bool:
     """Return whether a study is an ablation without a baseline: points spread over the space."""
     return study.get("kind") == "ablation" and study.get("baseline") is None
+
+
+def _splits(group: pd.DataFrame) -> list[str]:
+    """Return how the data of each trial was split; trials without a record do not say."""
+    return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]
 
 
 def _lengths(group: pd.DataFrame, study: dict[str, Any]) -> list[int]:

@@ -64,7 +64,10 @@ def paired(baseline: pd.Series[Any], cell: pd.Series[Any], metric: str) -> dict[
     before, after = by_seed(baseline, metric), by_seed(cell, metric)
     d = [after[seed] - before[seed] for seed in before if seed in after]
     scale = max((abs(v) for v in (*before.values(), *after.values())), default=0.0)
-    return out | {"n_shared": len(d)} | statistics_of(d, scale)
+    out |= {"n_shared": len(d)} | statistics_of(d, scale)
+    if baseline["is_leaky"] != cell["is_leaky"]:
+        out["note"] = "; ".join(filter(None, ["one leaks, and is scored by clip", out["note"]]))
+    return out
 
 
 def hedges_g(differences: Sequence[float]) -> float:

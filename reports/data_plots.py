@@ -18,12 +18,12 @@ LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the
 COLUMN_OF = 45  # species; more are drawn in several columns
 
 
-def species_counts(recordings: pd.DataFrame) -> pd.DataFrame:
-    """Return recordings per species, commonest first: index species, columns train, val and test.
+def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return recordings or clips per species, commonest first: index species, columns train, val and test.
 
-    `recordings` has a row each, with `species` and `side`.
+    `scored` has a row each, with `species` and `side`.
     """
-    counts = pd.crosstab(recordings["species"], recordings["side"])
+    counts = pd.crosstab(scored["species"], scored["side"])
     counts = counts.reindex(columns=list(SIDES), fill_value=0)
     order = (
         counts.sum(axis=1).rename("n").reset_index().sort_values(["n", "species"], ascending=[False, True])
@@ -31,11 +31,11 @@ def species_counts(recordings: pd.DataFrame) -> pd.DataFrame:
     return counts.loc[order["species"]]
 
 
-def counts_figure(counts: pd.DataFrame) -> Figure:
+def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
     """Return bars of `species_counts`, the sides stacked, in columns of at most `COLUMN_OF` species.
 
-    All columns share one axis of recordings, logarithmic for a long tail. There the length of a stacked part
-    says nothing, its end says how many recordings it and those before it hold.
+    `of` says what was counted. All columns share one axis, logarithmic for a long tail. There the length of a
+    stacked part says nothing, its end says how many it and those before it hold.
     """
     n_columns = math.ceil(len(counts) / COLUMN_OF)
     rows = math.ceil(len(counts) / n_columns)
@@ -47,6 +47,7 @@ def counts_figure(counts: pd.DataFrame) -> Figure:
         axes = figure.subplots(1, n_columns, squeeze=False, sharex=True)[0]
         for column, ax in enumerate(axes):
             _count_bars(ax, counts.iloc[column * rows : (column + 1) * rows], rows, is_log)
+            ax.set_xlabel(f"{of} (log scale, stacked)" if is_log else of)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
     return figure
@@ -71,7 +72,6 @@ def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None
     ax.set_ylim(rows - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("recordings (log scale, stacked)" if is_log else "recordings")
 
 
 def spectrograms_figure(

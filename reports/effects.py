@@ -42,9 +42,9 @@ def main_effects(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     design = study.get("design") or {}
     letters = {name: letter for letter, name in design.get("letters", {}).items()}
     of_cell = [by_seed(cell, metric) for _, cell in cells.iterrows()]
-    seeds = sorted(set.intersection(*(set(values) for values in of_cell)))
+    seeds = sorted(set.intersection(*map(set, of_cell)))
     is_unequal = bool(cells["unequal_epochs"].any())
-    values = np.array([[values[seed] for seed in seeds] for values in of_cell], dtype=float)
+    values = np.array([[one[seed] for seed in seeds] for one in of_cell], dtype=float)
     rows = []
     for (name, (minus, plus)), sign in zip(pairs.items(), signs.T, strict=True):
         by_seed_effect = values[sign > 0].mean(axis=0) - values[sign < 0].mean(axis=0)

@@ -103,6 +103,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
         "answer": " ".join(filter(None, (answer, on_average, screened))),
+        "warnings": sentences.warnings(study, cells),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],

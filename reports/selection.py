@@ -51,7 +51,8 @@ def rule(metric: str, direction: str) -> str:
     best = "highest" if direction == "maximize" else "lowest"
     return (
         f"The {best} mean over seeds of {metric}, each trial read at its best epoch, "
-        "among the cells with no missing seed if there are any, else among all with a completed trial."
+        "among the cells with no missing seed if there are any, else among all with a completed trial; "
+        "a cell whose split leaks only if all do."
     )
 
 
@@ -68,7 +69,9 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
             f"no trial of {', '.join(repr(s['name']) for s in studies)} completed with a finite {metric}, "
             f"so there is no best config ({aggregate.status_counts(trials)})"
         )
-    pool = candidates[candidates["is_complete"]] if candidates["is_complete"].any() else candidates
+    honest = candidates[~candidates["is_leaky"]]
+    pool = honest if len(honest) else candidates
+    pool = pool[pool["is_complete"]] if pool["is_complete"].any() else pool
     ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
     # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
     ranked = ranked.drop_duplicates(["run", "config_id"])
@@ -83,7 +86,7 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
         "metric": metric,
         "direction": direction,
         "rule": rule(metric, direction),
-        "how_sure": _how_sure(best, second, metric, len(candidates)),
+        "how_sure": _how_sure(best, second, metric, candidates),
         **_scores(best, metric),
         "values": [_null(v) for v in best[f"{metric}:values"]],
         "seeds": best["seeds"],
@@ -112,16 +115,21 @@ def _candidates(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
     return table.assign(is_complete=pd.Series(complete, index=table.index, dtype=bool))
 
 
-def _how_sure(best: pd.Series[Any], second: pd.Series[Any] | None, metric: str, n_candidates: int) -> str:
+def _how_sure(
+    best: pd.Series[Any], second: pd.Series[Any] | None, metric: str, candidates: pd.DataFrame
+) -> str:
     """Return in plain words how much the choice can be trusted."""
     biased = "As the best of several, its validation score is too high on average."
-    if second is None:
-        if n_candidates == 1:
-            return "Nothing was compared: it is the only config with a completed trial."
-        return "Nothing was compared: it is the only config with no missing seed."
     marked = ""
+    if best["is_leaky"]:
+        marked = f" Its split leaks ({aggregate.LEAKY_SPLIT}): it will score lower on new recordings."
+    if second is None:
+        only = "a completed trial" if len(candidates) == 1 else "no missing seed"
+        if candidates["is_leaky"].any() and not best["is_leaky"]:
+            only = "a completed trial and a split that does not leak"
+        return f"Nothing was compared: it is the only config with {only}.{marked}"
     if best["unequal_epochs"] or second["unequal_epochs"]:
-        marked = " It and the runner-up were not trained for the same number of epochs."
+        marked += " It and the runner-up were not trained for the same number of epochs."
     if min(len(best["seeds"]), len(second["seeds"])) < 2:
         return f"Not sure: with one seed chance and merit cannot be told apart. {biased}{marked}"
     low, high = f"{metric}:low", f"{metric}:high"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from birdnet_core.records import LEAKAGE
 from reports import aggregate
 from reports.tables import count, n_seeds, number, p_value, signed
 
@@ -148,6 +149,18 @@ def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
     return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
 
 
+def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:
+    """Return what makes scores of a study not hold, to be read before any of them."""
+    out = [note for note in (study.get("data") or {}).get("notes", []) if note.startswith(LEAKAGE)]
+    leaky = cells["is_leaky"].astype(bool)
+    if out and leaky.any() and not leaky.all():
+        out.append(
+            f"This concerns {', '.join(cells.loc[leaky, 'label'])}. The other cells are split, and scored, "
+            "by recording, so that a difference to them is of leakage and of scoring clips one by one."
+        )
+    return out
+
+
 def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
     """Return what the numbers do not show, each as a sentence."""
     out = []
@@ -210,10 +223,11 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
 def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what is known of the data and its split, as pairs of a title and a value."""
     data = study.get("data") or {}
+    scored = data.get("scored", "recordings")
     titles = {
         "name": "data", "data_id": "data id", "split_id": "split id", "n_recordings": "recordings",
-        "n_species": "species", "n_train": "training recordings", "n_val": "validation recordings",
-        "n_test": "test recordings (not opened)", "n_skipped": "recordings skipped",
+        "n_species": "species", "n_train": f"training {scored}", "n_val": f"validation {scored}",
+        "n_test": f"test {scored} (not opened)", "n_skipped": "recordings skipped",
     }  # fmt: skip
     out = [
         (title, count(data[key]) if isinstance(data[key], int) else str(data[key]))
@@ -230,7 +244,7 @@ def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
     counts = data.get("train_counts") or {}
     if counts:
         rarest, commonest = min(counts.values()), max(counts.values())
-        out.append(("training recordings a species", f"{rarest} (rarest) to {commonest} (commonest)"))
+        out.append((f"training {scored} a species", f"{rarest} (rarest) to {commonest} (commonest)"))
     return out
 
 

@@ -80,6 +80,8 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
             marks.append("best")
         if baseline is not None and index == baseline.name:
             marks.append("baseline")
+        if cell["is_leaky"]:
+            marks.append("leaky split")
         if cell["unequal_epochs"]:
             marks.append("unequal epochs")
         row = {"cell": cell["label"] + (f" ({', '.join(marks)})" if marks else "")}
@@ -213,7 +215,8 @@ def species_table(
         shown = shown[shown["config_id"] == (best or {}).get("config_id")]
     frame = aggregate.species(trials, study, list(shown["config_id"]))
     names = dict(zip(shown["config_id"], shown["label"], strict=True))
-    text = frame.rename(columns={**names, "n_train": "training recordings"}).astype(object)
+    n_train = f"training {study.get('data', {}).get('scored', 'recordings')}"
+    text = frame.rename(columns={**names, "n_train": n_train}).astype(object)
     for column, source in zip(text.columns, frame.columns, strict=True):
         if source != "species":
             text[column] = [count(v) if source == "n_train" else number(v) for v in frame[source]]

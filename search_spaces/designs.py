@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from itertools import combinations, product
 from operator import xor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,7 @@ class FractionalFactorial(Design):
 
     kind = "fractional factorial"
 
-    resolution: str = "IV"
+    resolution: Literal["III", "IV", "V"] = "IV"
 
     def cells(self, levels: Levels, baseline: Cell) -> list[Cell]:
         pairs = _two_levels(levels, baseline)

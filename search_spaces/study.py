@@ -86,7 +86,7 @@ class Ablation:
         metric: what decides; its direction is the metric's own.
         gates: what the best cell has to reach.
         base: settings that the study needs, whatever the user's base config says.
-        quick: further settings under ``--quick``.
+        quick: further settings under ``--quick``; `QUICK` if left out.
         quick_factors: under ``--quick``, the levels of the factors that it names.
         n_seeds, quick_seeds: seeds of every cell unless the user asks for others; the second under
             ``--quick``.
@@ -98,7 +98,7 @@ class Ablation:
     metric: str = "val/f1_macro"
     gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
     quick_factors: Factors = field(default_factory=dict)
     n_seeds: int = 3
     quick_seeds: int = 2
@@ -142,6 +142,15 @@ class Ablation:
         return settings
 
 
+SCHEDULERS: dict[str, str] = {
+    "fifo": "every trial trains its whole budget",
+    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
+    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
+    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
+}
+"""What may end trials of a search early; `tuning.schedulers` has the rules."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A define-by-run space that TPE samples, with a scheduler ending the trials that fall behind.
@@ -150,7 +159,7 @@ class Search:
         space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
         quick_space: the same under ``--quick``; None takes `space`.
         n_trials, quick_trials: how many to sample; the second under ``--quick``.
-        scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`tuning.schedulers`).
+        scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`SCHEDULERS`).
         grace_epochs: what every trial may train before the scheduler judges it.
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials of the same
@@ -173,7 +182,7 @@ class Search:
     also: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
     name: str = ""
     question: str = ""
 
@@ -186,20 +195,38 @@ class Search:
 Study = Ablation | Search
 
 
-def load_study(name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None) -> Study:
-    """Return the registered study `name`, in its quick size if asked.
+def load_study(
+    name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None, source: str | None = None
+) -> Study:
+    """Return the study `name`, in its quick size if asked.
 
-    `options` are values for its keyword-only parameters. Raises ConfigError for an unknown name or option.
+    A name that ends in .yaml, .yml or .py is a file of the user's own; `source` is what it held before.
+    `options` are values for the study's keyword-only parameters. Raises ConfigError for an unknown name or
+    option, and for a file that holds no study.
     """
-    entry = registry.studies[name]
-    chosen = component(registry.studies, name, options or {})
-    study: Study = replace(entry.make(**chosen.kwargs), name=name, question=entry.summary)
-    if not quick:
-        return study
-    study = replace(study, base={**study.base, **study.quick})
+    from search_spaces.study_file import is_study_file, study_from_file  # which import this module
+
+    study: Study
+    if is_study_file(name):
+        study = study_from_file(name, options or {}, source)
+    else:
+        try:
+            entry = registry.studies[name]
+        except ConfigError as error:
+            raise ConfigError(f"{error}; a study of your own is a .yaml or .py file") from None
+        chosen = component(registry.studies, name, options or {})
+        study = replace(entry.make(**chosen.kwargs), name=name, question=entry.summary)
+    return in_quick_size(study) if quick else study
+
+
+def in_quick_size(study: Study) -> Study:
+    """Return `study` as ``--quick`` trains it."""
+    base = {**study.base, **study.quick}
     if isinstance(study, Search):
-        return replace(study, n_trials=study.quick_trials, space=study.quick_space or study.space)
-    return replace(study, n_seeds=study.quick_seeds, factors={**study.factors, **study.quick_factors})
+        space = study.quick_space or study.space
+        return replace(study, base=base, n_trials=study.quick_trials, space=space)
+    factors = {**study.factors, **study.quick_factors}
+    return replace(study, base=base, n_seeds=study.quick_seeds, factors=factors)
 
 
 def base_config(study: Study, base: TrainConfig) -> TrainConfig:
@@ -237,12 +264,13 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
 
     Of all cells of an ablation, in their order; of a search, of 50 random samples of its space. Raises
     ConfigError also for factors of which the design makes no cells (`factors.faults_of`), and for objectives
-    that are unknown or said twice, or that the scheduler cannot judge.
+    that are unknown or said twice, or that the scheduler cannot judge, and for a search that chooses its
+    split.
     """
     if isinstance(study, Ablation):
         tried = [study.overrides(cell) for cell in study.cells()]
     else:
-        _check_objectives(study)
+        check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         tried = [study.space(rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
@@ -252,6 +280,11 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
             configs.append(trial_config(base, settings, choices))
         except ConfigError as error:
             faults += [line for line in str(error).split("\n") if line not in faults]
+    if isinstance(study, Search) and len({config.data.split for config in configs}) > 1:
+        faults.append(
+            f"study {study.name!r} searches over data.split: the leaky one would always win; compare the two "
+            "in an ablation"
+        )
     within = study.asha_within if isinstance(study, Search) else None
     known = {name for config in configs for name in config.flat()}
     if within is not None and not faults and within not in known:
@@ -284,7 +317,8 @@ def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:
     return [*out, *dict.fromkeys(caution for each in configs for caution in config_cautions(each))]
 
 
-def _check_objectives(study: Search) -> None:
+def check_objectives(study: Search) -> None:
+    """Raise ConfigError for objectives that are unknown or said twice, or that the scheduler cannot judge."""
     for objective in study.objectives:
         objective_direction(objective)
     if len(set(study.objectives)) < len(study.objectives):

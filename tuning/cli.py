@@ -32,11 +32,16 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Recordings: list them, prepare them, look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="Studies: look at them, and write your own.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
 
 # No markup: names come from the data.
 out_console = Console(highlight=False, soft_wrap=True, markup=False)
 err_console = Console(stderr=True, highlight=False, markup=False)
 
+StudyArgument = Annotated[
+    str, typer.Argument(help="A study of `birdtune list studies`, or your own .yaml or .py file.")
+]
 DataOption = Annotated[
     str,
     typer.Option("--data", help="A manifest CSV, a folder per species, or 'synthetic'.", metavar="CSV|DIR"),
@@ -198,7 +203,7 @@ def data_describe(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print counts, imbalance, durations, and the split with the proof that nothing stands on two sides."""
+    """Print counts, imbalance, durations, and the split with the proof of what stands on two sides or not."""
     from birdnet_core.data.dataset import proof_of_split
     from birdnet_core.data.splits import RARE_RULE
 
@@ -222,12 +227,13 @@ def data_describe(
     )
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
     p(f"strata         {sizes} species, by training recordings")
-    p(f"split          {facts['n_train']} train, {facts['n_val']} val, {facts['n_test']} test")
+    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
+    p(f"split          {sides} {facts['scored']}")
     p(f"rule           {RARE_RULE}")
     for column, found in proof.items():
-        verdict = (
-            f"NOT separated: {', '.join(found['crossing'][:5])}" if found["crossing"] else "none on two sides"
-        )
+        crossed = found["crossing"]
+        few = ", ".join(crossed[:5]) + (", ..." if len(crossed) > 5 else "")
+        verdict = f"NOT separated: {len(crossed)} on several sides: {few}" if crossed else "none on two sides"
         p(f"proof          {found['n']} {column}s, {verdict}")
     for note in facts["notes"]:
         p(f"note           {note}")
@@ -250,15 +256,14 @@ def _draw_collection(
 ) -> list[Path]:
     """Write the figures of `data describe` as PNG and SVG; return the PNG files."""
     from birdnet_core.config import TrainConfig
-    from birdnet_core.data.dataset import sides_of_recordings
+    from birdnet_core.data.dataset import scored_rows
     from reports.data_plots import counts_figure, species_counts, spectrograms_figure
     from reports.plots import save
 
     counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
     config = TrainConfig().override(parse_settings(settings)).data
-    recordings = manifest.assign(side=sides_of_recordings(folder))
-    recordings = recordings[recordings["side"] != ""]
-    save(counts_figure(species_counts(recordings)), counts_stem)
+    scored = scored_rows(manifest, folder)
+    save(counts_figure(species_counts(scored), of=facts["scored"]), counts_stem)
     examples = []
     for name, species in facts["strata"].items():
         if not species:
@@ -266,8 +271,9 @@ def _draw_collection(
         # By training recordings: the commonest of the common, the rarest of the rare, one in the middle.
         ranked = sorted(species, key=lambda s: facts["train_counts"][s])
         chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
-        mine = recordings[recordings["species"] == chosen]
-        title = f"{chosen}\n{name}, {len(mine)} recording{'s' if len(mine) > 1 else ''}"
+        mine = scored[scored["species"] == chosen]
+        n = mine["path"].nunique()
+        title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
         shown = mine[mine["side"] == "train"]  # nobody looks at the test side
         examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
     examples.reverse()
@@ -387,12 +393,46 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+# --------------------------------------------------------------------------------------------- study
+
+
+@study_app.command("show")
+def study_show(
+    study: StudyArgument,
+    options: StudyOption = None,
+    quick: QuickOption = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a study varies: the cells of an ablation, the space of a search."""
+    from search_spaces.study_plain import to_yaml
+    from tuning.study_view import design_as_text, design_of
+
+    asked = _study(study, quick=quick, options=parse_options(options))
+    if as_yaml:
+        print(to_yaml(asked), end="")
+    elif as_json:
+        _print(design_of(asked), True, "")
+    else:
+        out_console.print(design_as_text(design_of(asked)))
+
+
+@study_app.command("schema")
+def study_schema_command() -> None:
+    """Print the JSON Schema of study files in YAML; editors complete and check from it."""
+    from search_spaces.schema import study_schema
+
+    _print(study_schema(), True, "")
+
+
 # --------------------------------------------------------------------------------------------- sweep
 
 
 @app.command("sweep")
 def sweep_command(
-    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
     base: Annotated[
@@ -437,14 +477,21 @@ def sweep_command(
     tensorboard: Annotated[
         bool, typer.Option(help="Also write TensorBoard logs, to RUN/tensorboard.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again.
 
     Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
     """
+    from search_spaces.study_file import is_study_file, read_source
+
+    is_file = is_study_file(study)
     request = {
-        "study": study,
+        "study": str(Path(study).absolute()) if is_file else study,
+        "source": read_source(study) if is_file else None,
         "data": data if data == "synthetic" else str(Path(data).absolute()),
         "base": _config(base).to_dict() if base else None,
         "settings": parse_settings(settings),
@@ -465,7 +512,10 @@ def sweep_command(
         "keep_checkpoints": keep_checkpoints,
         "tensorboard": tensorboard,
     }
-    _tell_sweep(_sweep(request, out or Path("runs") / study), as_json)
+    if dry_run:
+        _tell_dry_run(request, as_json)
+        return
+    _tell_sweep(_sweep(request, out or Path("runs") / _asked(request).name), as_json)
 
 
 @app.command("resume")
@@ -543,7 +593,8 @@ def extend_command(
         shorter = there["epochs"]
         n = _extended("--epochs", epochs, shorter)
         request["settings"] = {**request["settings"], "training.epochs": n}
-        request["name"] = f"{request['study']}-{n}-epochs"
+        request.pop("name", None)
+        request["name"] = f"{_asked(request).name}-{n}-epochs"
     _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
 
 
@@ -568,6 +619,7 @@ def _request(run: Path, study: str) -> dict[str, Any]:
             f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
             "call tuning.launch.sweep again with the arguments it was started with"
         )
+    _tell_changed(request)
     return request
 
 
@@ -634,36 +686,17 @@ def _sweep(
 
     `request` is kept in the run folder: it is all that `resume` needs.
     """
-    from dataclasses import replace
+    import contextlib
+    import importlib
+    import threading
 
-    from search_spaces.study import Ablation
-
-    name = request["study"]
-    study = _study(
-        name,
-        quick=request["quick"],
-        options=request.get("options", {}),
-        seeds=request["seeds"],
-        trials=request["trials"],
-    )
-    study = replace(study, name=request.get("name", name))
-    if scheduler := request.get("scheduler"):
-        if isinstance(study, Ablation):
-            raise ConfigError(
-                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
-            )
-        study = replace(study, scheduler=scheduler)
-
-    import optuna
-
-    from birdnet_core.config import TrainConfig
+    from birdnet_core.records import RunFolder
     from tuning.halt import Budget
-    from tuning.launch import Data, Resources, sweep
     from tuning.live import SweepView
+    from tuning.resources import ray_session
 
+    study = _asked(request)
     budget = Budget(**request.get("budget", {}))
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     view = SweepView(err_console)
     observers: list[Observer] = [view]
     if request.get("tensorboard"):
@@ -675,11 +708,20 @@ def _sweep(
         for observer in observers:
             observer(event)
 
-    with view.shown():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(view.shown())
         view.progress("reading recordings", 0, 1)
+        manifest = _manifest(request["data"])
+        if not request.get("address") and study.name not in RunFolder(out).study_names():
+            # Ray takes seconds to start and torch seconds to load: here side by side.
+            threading.Thread(target=importlib.import_module, args=("tuning.launch",), daemon=True).start()
+            stack.enter_context(ray_session(out / "ray.log"))
+        from birdnet_core.config import TrainConfig
+        from tuning.launch import Data, Resources, sweep
+
         data = Data(
             name=Path(request["data"]).stem,
-            manifest=_manifest(request["data"]),
+            manifest=manifest,
             workers=request["workers"],
             progress=view.progress,
         )
@@ -718,18 +760,80 @@ def _sweep(
     }
 
 
+def _asked(request: dict[str, Any]) -> Study:
+    """Return the study that `request` asks for: of a file, as it was when the run was started."""
+    from dataclasses import replace
+
+    from search_spaces.study import Ablation
+
+    name, source = request["study"], request.get("source")
+    study = _study(
+        name,
+        quick=request["quick"],
+        options=request.get("options", {}),
+        seeds=request["seeds"],
+        trials=request["trials"],
+        source=source,
+    )
+    if scheduler := request.get("scheduler"):
+        if isinstance(study, Ablation):
+            raise ConfigError(
+                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
+            )
+        study = replace(study, scheduler=scheduler)
+    return replace(study, name=request.get("name", study.name))
+
+
 def _study(
-    name: str, *, quick: bool, options: dict[str, Any], seeds: int | None, trials: int | None
+    name: str,
+    *,
+    quick: bool,
+    options: dict[str, Any],
+    seeds: int | None = None,
+    trials: int | None = None,
+    source: str | None = None,
 ) -> Study:
     """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
+    import optuna
+
     from search_spaces.study import Ablation, load_study
 
-    study = load_study(name, quick=quick, options=options)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load_study(name, quick=quick, options=options, source=source)
     if isinstance(study, Ablation) and trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
     if not isinstance(study, Ablation) and seeds is not None:
         raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
     return study
+
+
+def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
+    """Print the trials that a sweep would train."""
+    from birdnet_core.config import TrainConfig
+    from tuning.study_view import dry_run, dry_run_as_text
+
+    result = dry_run(
+        _asked(request),
+        TrainConfig.from_dict(request["base"] or {}),
+        request["settings"],
+        n_seeds=request["seeds"],
+        n_trials=request["trials"],
+    )
+    if as_json:
+        _print(result, True, "")
+    else:
+        out_console.print(dry_run_as_text(result))
+
+
+def _tell_changed(request: dict[str, Any]) -> None:
+    """Say so where the file of a study is no longer what the run was started with."""
+    file, source = Path(request["study"]), request.get("source")
+    if source is None or (file.exists() and file.read_text(encoding="utf-8-sig") == source):
+        return
+    state = "has changed since this run was started" if file.exists() else "is gone"
+    err_console.print(
+        f"{file} {state}: the run goes on with what it was then, which its folder keeps", soft_wrap=True
+    )
 
 
 def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
@@ -755,7 +859,7 @@ def _sweep_line(result: dict[str, Any]) -> str:
 
 @app.command("plan")
 def plan_command(
-    study: Annotated[str, typer.Argument(help="A study; `birdtune list studies` names them.")],
+    study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[
         Path | None, typer.Option(help="The sweep's run folder, only read; runs/STUDY if left out.")
@@ -778,19 +882,16 @@ def plan_command(
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
-    import optuna
-
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import prepare
     from tuning.live import StageBars
     from tuning.planning import plan
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     asked = _study(study, quick=quick, options=parse_options(options), seeds=seeds, trials=trials)
     gpus = parse_gpus(gpus_per_trial)
     start_from = _config(base) if base else TrainConfig()
     overrides = parse_settings(settings)
-    run = out or Path("runs") / study
+    run = out or Path("runs") / asked.name
     bars = StageBars(err_console)
     with bars.shown():
         manifest = _manifest(data)
@@ -906,14 +1007,13 @@ def _tell_plan(plan: Plan) -> None:
         )
 
 
-FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
-
-
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
     """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form.
 
     Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
     """
+    from birdnet_core.config import FOLDER_SETTINGS
+
     settings = _parse(given, "--set", "optim.lr=3e-4")
     folders = {key: _absolute(settings[key]) for key in FOLDER_SETTINGS if key in settings}
     return {**settings, **folders}

@@ -36,6 +36,7 @@ from search_spaces.study import (
     group_of,
     trial_config,
 )
+from search_spaces.study_plain import space_facts
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
@@ -144,7 +145,7 @@ def sweep(
     rule = _rule(study, tried[0].training.epochs)
     if isinstance(study, Search):
         make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
-    first = tried[0]
+    first = min(tried, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in tried:
         rehearse(each, input_shape(each), len(dataset.species))
@@ -156,9 +157,13 @@ def sweep(
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         asked = _Asked(study, config, settings, data, resources, _checkpoints(run), shorter)
         definition = asked.definition(first, n_seeds, n_trials)
+        # An ablation may vary the split; what has to be said of any of its cells is said of the study.
+        folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
+        notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
         facts = {
             "name": data.name,
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
+            "notes": list(dict.fromkeys(notes)),
         }
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         for note in (definition["design"] or {}).get("notes", []):
@@ -259,7 +264,8 @@ class _Asked:
             return {
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
-                "also": list(study.also),
+                "also": list(study.also), "asha_within": study.asha_within,
+                "space": space_facts(study.space),
             }  # fmt: skip
         cells = [
             {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
@@ -274,6 +280,7 @@ class _Asked:
                 for name, levels in study.levels().items()
             },
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
+            "asha_within": None,
         }  # fmt: skip
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
@@ -384,10 +391,14 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             )
         if name != definition["name"]:
             continue
-        fixed = {"ablation": ("factors", "cells"), "search": ("epochs", "base")}[definition["kind"]]
-        if any(there[key] != definition[key] for key in ("kind", "metric", *fixed)):
-            shown = ("metric", "epochs", "base", "factors")
-            was, now = ({k: d[k] for k in shown if there[k] != definition[k]} for d in (there, definition))
+        fixed = {
+            "ablation": ("factors", "cells"),
+            "search": ("epochs", "base", "space", "scheduler", "asha_within", "also"),
+        }[definition["kind"]]
+        compared = [key for key in ("kind", "metric", *fixed) if key in there]
+        if any(there[key] != definition[key] for key in compared):
+            shown = ["epochs", "base", *(key for key in compared if key != "cells")]
+            was, now = _differing({key: there[key] for key in shown}, {key: definition[key] for key in shown})
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
                 f"this asks for {now or 'others'}; give another --out, or the settings it was started with"
@@ -399,6 +410,21 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the two mappings without what they share, at any depth."""
+    only: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = _differing(a, b)
+        for kept, mapping, value in ((only[0], one, a), (only[1], other, b)):
+            if key in mapping:
+                kept[key] = value
+    return only
 
 
 def _fit(

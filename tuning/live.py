@@ -39,6 +39,8 @@ class SweepView:
         self.running: list[str] = []
         self.ended: Counter[str] = Counter()
         self.n_epochs = 0
+        self.gpus: dict[str, float] = {}
+        self.gpu_hours = 0.0
         self.best: tuple[float, str] | None = None
         self.stage = ""
         self._live: Live | None = None
@@ -67,11 +69,13 @@ class SweepView:
             self.start = time.monotonic()
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
+            self.gpus[name] = event["gpus"]
             if name not in self.running:  # else it goes on, on a whole GPU
                 self.running.append(name)
         elif kind == "epoch":
             self.last[name] = event
             self.n_epochs += 1
+            self.gpu_hours += self.gpus[name] * event["epoch_s"] / 3600
             value = event["metrics"].get(self.sweep["metric"])
             direction = metric_direction(self.sweep["metric"])
             if value is not None and is_better(value, self.best[0] if self.best else None, direction):
@@ -114,6 +118,8 @@ class SweepView:
             parts.append(f"best {self.sweep['metric']} {self.best[0]:.4f}")
         elapsed = time.monotonic() - self.start
         parts.append(f"{clock(elapsed)} used")
+        if self.gpu_hours:
+            parts.append(f"{self.gpu_hours:.2f} GPU-hours")
         if self.n_epochs:
             # Pruned trials give back what they did not train, so this is an upper bound for a search.
             spared = sum(

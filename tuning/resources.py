@@ -61,6 +61,17 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A file in a folder that may not be there yet, or never: what is said before is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, delay=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if Path(self.baseFilename).parent.exists():
+            super().emit(record)
+
+
 @contextlib.contextmanager
 def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, float]]:
     """Start Ray on this machine, or join the cluster at `address`, and yield its CPUs and GPUs.
@@ -74,7 +85,7 @@ def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, flo
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(log, delay=True)
+    handler = _LogFile(log)
     logger.handlers, terminal = [handler], logger.handlers
     try:
         with contextlib.ExitStack() as stack:

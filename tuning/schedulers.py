@@ -22,13 +22,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records import Direction
-
-SCHEDULERS: dict[str, str] = {
-    "fifo": "every trial trains its whole budget",
-    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
-    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
-    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
-}
+from search_spaces.study import SCHEDULERS
 
 
 class Rule(ABC):

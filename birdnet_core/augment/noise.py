@@ -11,7 +11,8 @@ from torch import nn
 
 from birdnet_core.augment.draws import along_batch, chosen, integers, keep_others, uniform
 from birdnet_core.augment.options import check_range
-from birdnet_core.data.audio import EXTENSIONS, decode, resample
+from birdnet_core.data.audio import decode, resample
+from birdnet_core.data.manifest import EXTENSIONS
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.registry import augmentations
 

@@ -24,7 +24,6 @@ import torch
 
 from birdnet_core.errors import DataError
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MIN_DURATION_S = 0.05
 # Some mp3 headers promise up to 2 % more than any decoder gives.
 MIN_SHARE_OF_PROMISED = 0.95

@@ -26,8 +26,8 @@ from birdnet_core.data.feature_store import (
     store_folder,
 )
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import assign_splits, crossing, strata
-from birdnet_core.records import read_json, write_json
+from birdnet_core.data.splits import assign_splits, crossing, scatter_clips, strata
+from birdnet_core.records import LEAKAGE, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class Dataset:
         """The waveforms that the features are computed from."""
         return ClipStore.open(self.clips_folder)
 
+    @property
+    def units(self) -> np.ndarray:
+        """What each clip is scored as part of: its recording; itself where clips were split at random."""
+        return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
+
     def rows(self, side: str) -> np.ndarray:
         """Return the clips of ``train``, ``val`` or ``test``."""
         return np.flatnonzero(self.sides == side)
@@ -116,9 +121,10 @@ def prepare(
 
     Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
     loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
-    split_id, counts of recordings, species and sides, durations, recordings per sample rate, files of equal
-    content (paths, species and sides of each), training recordings per species, strata, the columns that the
-    split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
+    split_id, what is scored (``recordings``, or ``clips`` where these were split at random), counts of
+    recordings, clips and species, of what is scored on each side and in training per species, durations,
+    recordings per sample rate, files of equal content (paths, species and sides of each), strata, the columns
+    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
     """
     cache = default_cache() if cache is None else Path(cache)
     with Workers((os.cpu_count() or 1) if workers is None else workers) as pool:
@@ -132,34 +138,39 @@ def prepare(
     described = manifest.drop(columns="path").assign(sha256=clips.sha256)
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data
-    key = short_hash(
-        [data_id, features.name, options.split_seed, options.val_fraction, options.test_fraction]
-    )
+    drawn = {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
+    key = short_hash([data_id, features.name, options.split, options.split_seed, *drawn.values()])
     folder = cache / "datasets" / key
     with locked(folder):
         if not (folder / "dataset.json").exists():
             usable = clips.n_windows > 0
-            split = assign_splits(
-                manifest.assign(sha256=described["sha256"])[usable].reset_index(drop=True),
-                val_fraction=options.val_fraction,
-                test_fraction=options.test_fraction,
-                seed=options.split_seed,
-            )
-            sides = np.full(len(manifest), "", dtype="<U5")
-            sides[usable] = split.sides
-            labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
             _, recording = clips.rows()
-            duplicates = _duplicates(manifest[usable], described["sha256"][usable], split.sides)
-            train_counts = manifest[sides == "train"]["species"].value_counts().sort_index().to_dict()
-            train_counts = {s: int(train_counts.get(s, 0)) for s in species}
-            side_of_clip = sides[recording]
+            recordings = manifest.assign(sha256=described["sha256"])
+            if options.split == "random-windows":
+                scored = recordings.iloc[recording]
+                split = scatter_clips(scored, **drawn, seed=options.split_seed)
+                side_of_clip = split.sides
+                drawn_sides = [recording.tolist(), side_of_clip.tolist()]
+            else:
+                scored = recordings[usable]
+                split = assign_splits(scored.reset_index(drop=True), **drawn, seed=options.split_seed)
+                sides = np.full(len(manifest), "", dtype="<U5")
+                sides[usable] = split.sides
+                side_of_clip = sides[recording]
+                drawn_sides = [sides.tolist()]
+            scored = scored.assign(side=split.sides)
+            labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
+            duplicates = _duplicates(scored)
+            counts = scored["species"][scored["side"] == "train"].value_counts()
+            train_counts = {str(s): int(counts.get(s, 0)) for s in species}
             facts = {
                 "data_id": data_id,
-                "split_id": short_hash([described["sha256"].tolist(), sides.tolist()]),
+                "split_id": short_hash([described["sha256"].tolist(), *drawn_sides]),
+                "scored": "clips" if options.split == "random-windows" else "recordings",
                 "n_recordings": int(usable.sum()),
                 "n_clips": len(recording),
                 "n_species": len(species),
-                **{f"n_{side}": int((sides == side).sum()) for side in SPLITS},
+                **{f"n_{side}": int((split.sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
                 "durations": _durations(clips.recordings["duration_s"][usable]),
                 "sample_rates": _counts_by_rate(clips.recordings["sample_rate"][usable]),
@@ -170,7 +181,7 @@ def prepare(
                 "notes": [
                     *split.notes,
                     *_mislabelled(duplicates),
-                    *_absences(manifest, sides, species),
+                    *_absences(scored, species),
                 ],
                 "skipped": [
                     {"path": manifest["path"].iloc[i], "error": error} for i, error in clips.errors.items()
@@ -185,7 +196,6 @@ def prepare(
                 folder / "clips.npz",
                 labels=labels[recording],
                 recording=recording,
-                sides_of_recordings=sides,
                 sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
             )
             write_json(
@@ -221,11 +231,13 @@ def _pictures(
                 yield feature(ClipStore.open(clips.folder).read(rows[some])).numpy()
 
 
-def sides_of_recordings(folder: Path) -> np.ndarray:
-    """Return the side of each recording of the manifest of a dataset; "" where it was left out."""
-    with np.load(folder / "clips.npz") as arrays:
-        sides: np.ndarray = arrays["sides_of_recordings"]
-    return sides
+def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return the manifest's row and the `side` of each recording of a dataset, or of each clip if these are
+    scored; recordings that were left out have none.
+    """
+    dataset = Dataset.open(folder)
+    first = np.unique(dataset.units, return_index=True)[1]
+    return manifest.iloc[dataset.recording[first]].assign(side=dataset.sides[first])
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
@@ -234,16 +246,14 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
     ``crossing`` ones, which are [] where the split holds.
     """
-    sides = sides_of_recordings(folder)
-    usable = sides != ""
-    used = manifest[usable]
+    scored = scored_rows(manifest, folder)
     return {
         column: {
-            "n": int(used.loc[used[column] != "", column].nunique()),
-            "crossing": crossing(used, sides[usable], column),
+            "n": int(scored.loc[scored[column] != "", column].nunique()),
+            "crossing": crossing(scored, scored["side"].to_numpy(), column),
         }
         for column in ("recording_id", "recordist", "site")
-        if (used[column] != "").any()
+        if (scored[column] != "").any()
     }
 
 
@@ -261,12 +271,14 @@ def _counts_by_rate(rates: np.ndarray) -> dict[str, int]:
     return {str(rate): int(n) for rate, n in pd.Series(rates).value_counts().items()}
 
 
-def _duplicates(manifest: pd.DataFrame, sha256: pd.Series, sides: np.ndarray) -> list[dict[str, Any]]:
+def _duplicates(scored: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the paths, species and sides of every set of recordings with the same content."""
-    copies = manifest.assign(sha256=sha256, side=sides)[sha256.duplicated(keep=False).to_numpy()]
+    files = scored.drop_duplicates("path")
+    copied = files["sha256"][files["sha256"].duplicated()]
+    copies = scored[scored["sha256"].isin(set(copied))]
     return [
         {
-            "paths": same["path"].tolist(),
+            "paths": same["path"].unique().tolist(),
             "species": sorted(set(same["species"])),
             "sides": [side for side in SPLITS if side in set(same["side"])],
         }
@@ -280,17 +292,18 @@ def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
     if not mixed:
         return []
     return [
-        f"LEAKAGE: {len(mixed)} recordings stand under several species with the same content ({mixed[0]}"
+        f"{LEAKAGE}: {len(mixed)} recordings stand under several species with the same content ({mixed[0]}"
         f"{', ...' if len(mixed) > 1 else ''}); remove the wrong copies"
     ]
 
 
-def _absences(manifest: pd.DataFrame, sides: np.ndarray, species: pd.Index) -> list[str]:
+def _absences(scored: pd.DataFrame, species: pd.Index) -> list[str]:
     """Return a note for each side on which species are missing."""
     notes = []
     for side in SPLITS:
-        missing = sorted(set(species) - set(manifest["species"][sides == side]))
-        if missing and (sides == side).any():
+        there = scored["species"][scored["side"] == side]
+        missing = sorted(set(species) - set(there))
+        if missing and len(there):
             named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             notes.append(f"{len(missing)} of {len(species)} species have no recording in {side}: {named}")
     return notes

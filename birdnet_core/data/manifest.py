@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from birdnet_core.data.audio import EXTENSIONS
 from birdnet_core.errors import DataError, did_you_mean
 from birdnet_core.records import write_text
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 
 COLUMNS = ("path", "species", "recording_id", "recordist", "site", "split")
 SPLITS = ("train", "val", "test")

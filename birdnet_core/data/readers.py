@@ -16,8 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from birdnet_core.data.audio import EXTENSIONS
-from birdnet_core.data.manifest import COLUMNS, checked, index_folder, read_csv, read_manifest
+from birdnet_core.data.manifest import COLUMNS, EXTENSIONS, checked, index_folder, read_csv, read_manifest
 from birdnet_core.errors import DataError
 
 BIRDCLEF_COLUMNS = ("primary_label", "filename")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.errors import DataError
+from birdnet_core.records import LEAKAGE
 
 RARE_RULE = (
     "a species of one group is in train only: it can be learnt but not scored; "
@@ -60,7 +61,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
         crossed = [c for c in known if crossing(manifest, given, c)]
         if crossed:
             shared = " and ".join("file content" if c == "sha256" else c for c in crossed)
-            notes.append(f"LEAKAGE: the given split has the same {shared} on several sides")
+            notes.append(f"{LEAKAGE}: the given split has the same {shared} on several sides")
         return Split(given, tuple(c for c in known if c not in crossed), tuple(notes))
 
     group, grouped_by, notes = _groups(manifest)
@@ -90,6 +91,34 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
             f"validate on ({RARE_RULE}); add recordings, or give a split column"
         )
     return Split(sides, grouped_by, tuple(notes))
+
+
+def scatter_clips(clips: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """Split clips at random by species, whatever recordings they are cut from: leakage on purpose.
+
+    `clips` holds the manifest's row of each clip. Every clip is a group of its own in `assign_splits`, under
+    the same `RARE_RULE`; a `split` column is not used. `notes` counts the validation clips that share
+    something with training.
+    """
+    alone = pd.DataFrame({"species": clips["species"].to_numpy()})
+    alone = alone.assign(recording_id=alone.index.astype(str), recordist="", site="", split="")
+    sides = assign_splits(alone, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed).sides
+    train, val = clips[sides == "train"], clips[sides == "val"]
+    shared = {
+        column: int(val[column].isin(set(train[column]) - {""}).sum())
+        for column in ("recording_id", "recordist", "site")
+        if (clips[column] != "").any()
+    }
+    notes = [
+        f"{LEAKAGE}: clips were split at random, on purpose (data.split = random-windows): of {len(val)} "
+        f"validation clips {' and '.join(f'{n} share a {column}' for column, n in shared.items())} with "
+        "training; scores are of single clips, and too high for new recordings"
+    ]
+    if not clips["path"].duplicated().any():
+        notes.append("with one window a recording, clips split at random are recordings split at random")
+    if (clips["split"] != "").any():
+        notes.append("the manifest's split column was not used")
+    return Split(sides, (), tuple(notes))
 
 
 def crossing(manifest: pd.DataFrame, sides: np.ndarray, column: str) -> list[str]:

@@ -315,3 +315,53 @@ def test_out_that_is_a_file_is_named(make_run, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(RunFolderError, match="it is a file"):
         write_report([make_run([(CE, {0: 0.1})])], tmp_path / "out")
+
+
+LEAK = "LEAKAGE: clips were split at random: 9 of 10 validation clips share a recording_id with training"
+
+
+def of_split(split, value):
+    return {"status": "completed", "metrics": {"val/f1_macro": value}, "config": {"data": {"split": split}}}
+
+
+def test_leakage_is_said_before_any_score(written):
+    data = {"notes": ["2 recordings name no site", LEAK], "scored": "clips", "n_val": 10}
+    study, page, out = written([(CE, {0: 0.9, 1: 0.8})], data=data)
+    markdown = (out / "report.md").read_text()
+    for text in (page.text, markdown):
+        assert "Warning" in text and text.index(LEAK) < text.index("Best of 1 cells")
+    assert "validation clips10" in page.text and "validation recordings" not in page.text
+    assert LEAK in study["data"]["notes"]
+
+
+def test_no_warning_without_leakage(two_by_two):
+    _, page, out = two_by_two
+    assert "Warning" not in page.text + (out / "report.md").read_text()
+
+
+def test_the_best_of_two_splits_is_the_one_that_does_not_leak(written):
+    grouped, random = {"data.split": "grouped"}, {"data.split": "random-windows"}
+    cells = [
+        (grouped, {seed: of_split("grouped", 0.2 + seed / 100) for seed in (0, 1)}),
+        (random, {seed: of_split("random-windows", 0.9 + seed / 50) for seed in (0, 1)}),
+    ]
+    study, page, out = written(
+        cells, data={"notes": [LEAK]}, factors={"data.split": ["grouped", "random-windows"]}
+    )
+    assert study["best"]["factors"] == grouped
+    assert "only config with a completed trial and a split that does not leak" in study["best"]["how_sure"]
+    assert "a cell whose split leaks only if all do" in study["best"]["rule"]
+    for text in (page.text, (out / "report.md").read_text()):
+        assert "This concerns split=random-windows. The other cells" in text
+        assert "split=random-windows (leaky split)" in text
+        assert "one leaks, and is scored by clip" in text
+    assert study["comparisons"][0]["diff"] == pytest.approx(0.705)
+
+
+def test_where_every_split_leaks_the_best_says_so(written):
+    cells = [(factors, {seed: of_split("random-windows", 0.5 + seed / 10) for seed in (0, 1)})
+             for factors in (CE, FOCAL)]  # fmt: skip
+    study, page, _ = written(cells, data={"notes": [LEAK]})
+    assert "Its split leaks (random-windows)" in study["best"]["how_sure"]
+    assert "This concerns" not in page.text
+    assert page.text.count("(leaky split") + page.text.count("leaky split)") >= 2

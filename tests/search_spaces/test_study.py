@@ -340,6 +340,15 @@ def models(trial):
     return {"model.name": trial.suggest_categorical("model.name", ["audio_cnn", "efficientnet"])}
 
 
+def test_a_search_over_the_split_is_refused():
+    def space(trial):
+        return {"data.split": trial.suggest_categorical("data.split", ["grouped", "random-windows"])}
+
+    with pytest.raises(ConfigError, match="'leak' searches over data.split"):
+        check(Search(name="leak", space=space), TrainConfig(), {})
+    assert check(Search(name="leak", space=lambda trial: {}), TrainConfig(), {"data.split": "random-windows"})
+
+
 def test_asha_within_is_refused_where_no_trial_has_the_setting():
     with pytest.raises(ConfigError, match=r"asha_within = 'model.nam' .*; did you mean 'model.name'\?"):
         check(Search(space=models, asha_within="model.nam"), TrainConfig(), {})

@@ -1,3 +1,5 @@
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import pytest
 import ray
 
 from birdnet_core.data.manifest import read_manifest
+from tuning import cli
 from tuning.launch import Data
 from tuning.resources import ray_session
 
@@ -20,3 +23,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def data(birds: Path, cache: Path) -> Data:
     return Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)
+
+
+@pytest.fixture
+def birdtune(capfd, monkeypatch):
+    """Run a command line in this process; returns exit code, standard output and standard error."""
+
+    def run(line):
+        monkeypatch.setattr(sys, "argv", ["birdtune", *shlex.split(line)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        output = capfd.readouterr()
+        return code, output.out, output.err
+
+    return run

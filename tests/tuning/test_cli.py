@@ -20,23 +20,6 @@ ROOT = Path(__file__).parents[2]
 SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))
 
 
-@pytest.fixture
-def birdtune(capfd, monkeypatch):
-    """Run a command line in this process; returns exit code, standard output and standard error."""
-
-    def run(line):
-        monkeypatch.setattr(sys, "argv", ["birdtune", *shlex.split(line)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        output = capfd.readouterr()
-        return code, output.out, output.err
-
-    return run
-
-
 # list
 
 
@@ -112,7 +95,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep capacity --budget-hours 0 --out {tmp}/r", ["0 hours", "more than 0"]),
         ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
         ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
-        ("train --data {birds} {small} --set model.dropout=7.0", ["refuses dropout=7.0", "between 0 and 1"]),
+        ("train --data {birds} {small} --set model.dropout=7.0", ["dropout=7.0", "between 0 and 1"]),
         ("train --data {birds} {small} --set loss.name=focal --set loss.gamma=-1.0", ["loss.gamma"]),
         ("train --preset phase2c", ["'phase2c'", "phase2b"]),
         ("train {tmp}/wrong.csv --preset phase0", ["not both", "wrong.csv", "phase0"]),
@@ -236,6 +219,29 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     facts = json.loads(out)
     assert facts["proof"]["recordist"]["crossing"] == []
     assert sum(facts["counts"].values()) == 40
+
+
+def test_describe_tells_what_a_random_split_of_clips_leaves_on_two_sides(birdtune, birds, tmp_path):
+    line = f"data describe {birds} {SET} --set data.split=random-windows --set data.windows_per_recording=3"
+    code, out, err = birdtune(f"{line} --plot {tmp_path / 'plots'}")
+    assert code == 0, err
+    assert "note           LEAKAGE: clips were split at random, on purpose" in out
+    assert out.count("NOT separated: ") == 3 and "none on two sides" not in out
+    facts = json.loads(birdtune(f"{line} --json")[1])
+    for column in ("recording_id", "recordist", "site"):
+        crossing = facts["proof"][column]["crossing"]
+        assert len(crossing) > 5
+        assert f"NOT separated: {len(crossing)} on several sides: {', '.join(crossing[:5])}, ..." in out
+    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
+    assert f"split          {sides} clips" in out
+
+
+def test_training_with_leakage_is_warned_of(birdtune, birds, tmp_path, caplog):
+    line = f"train --data {birds} {SET} --set training.epochs=1 --out {tmp_path / 'model'}"
+    assert birdtune(line)[0] == 0
+    assert "data.split" not in caplog.text
+    assert birdtune(f"{line}2 --set data.split=random-windows")[0] == 0
+    assert "data.split = 'random-windows'" in caplog.text
 
 
 def test_describe_draws_counts_and_spectrograms_and_tells_rates_and_copies(birdtune, birds, tmp_path):

@@ -1,16 +1,33 @@
 """A cluster whose nodes do not see the driver's files: each node has file systems of its own."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
+import ray
+import yaml
 
 from birdnet_core.records import RunFolder
 from tests.tuning.driver import EPOCHS
 
 ROOT = Path(__file__).parents[2]
+
+EXAMPLES = ROOT / "examples" / "cluster"
+
+
+def test_the_example_of_rays_cluster_launcher_is_what_ray_takes():
+    launcher = yaml.safe_load((EXAMPLES / "ray-cluster.yaml").read_text())
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(launcher, schema)
+
+
+def test_the_example_for_slurm_is_bash():
+    assert subprocess.run(["bash", "-n", EXAMPLES / "sweep.slurm"]).returncode == 0
+
 
 # Empty file systems over the folders to hide, seen by this node alone.
 NODE = 'for folder in $HIDDEN; do mount -t tmpfs none "$folder"; done; exec "$@"'

@@ -16,6 +16,7 @@ from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records import RunFolder
 from birdnet_core.training import train
+from reports import write_report
 from search_spaces.designs import LatinHypercube, Range
 from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
@@ -155,6 +156,30 @@ def test_other_settings_and_other_data_are_refused(swept, small_config):
     fewer = dataclasses.replace(data, name="fewer", manifest=data.manifest.iloc[:-1], _folders={})
     with pytest.raises(RunFolderError, match="'few'.*'fewer'"):
         sweep(LOSSES, fewer, run, settings=SMALL)
+
+
+def test_a_sweep_with_leakage_runs_and_says_so_in_every_place(cluster, data, tmp_path, caplog):
+    splits = ("random-windows", "grouped")
+    study = Ablation(name="leak", question="How much of a score is leakage?", factors={"data.split": splits},
+                     baseline={"data.split": "grouped"})  # fmt: skip
+    run = tmp_path / "run"
+    summary = sweep(study, data, run, settings={**SMALL, "data.windows_per_recording": 3}, n_seeds=2)
+    assert summary.counts == {"completed": 4}
+    assert "data.split = 'random-windows'" in caplog.text
+    facts = RunFolder(run).read_study("leak")["data"]
+    assert facts["scored"] == "recordings" and facts["grouped_by"]
+    (note,) = [note for note in facts["notes"] if note.startswith("LEAKAGE")]
+    records = RunFolder(run).records().values()
+    ids = {(r.config["data"]["split"], r.provenance["split_id"]) for r in records}
+    assert len(ids) == 2 and {split for split, _ in ids} == set(splits)
+    assert ("grouped", facts["split_id"]) in ids
+    assert {r.provenance["data_id"] for r in records} == {facts["data_id"]}
+    written = write_report([run], tmp_path / "report")["studies"][0]
+    assert written["best"]["factors"] == {"data.split": "grouped"}
+    for file in ("report.html", "report.md"):
+        text = (tmp_path / "report" / file).read_text()
+        assert text.index(note.split(":")[0]) < text.index("Best of 2 cells")
+        assert "This concerns split=random-windows" in text
 
 
 def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_path):
@@ -313,6 +338,10 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
     assert states == ["COMPLETE", "COMPLETE"]
     sweep(study, data, run, settings=SMALL, n_trials=3)
     assert len(dead.get_trials()) == 3
+    with pytest.raises(
+        RunFolderError, match=r"has \{'scheduler': 'asha'\}, .*asks for \{'scheduler': 'fifo'\}"
+    ):
+        sweep(dataclasses.replace(study, scheduler="fifo"), data, run, settings=SMALL, n_trials=4)
 
 
 def test_a_search_of_several_objectives_trains_every_trial_in_full(cluster, data, tmp_path):

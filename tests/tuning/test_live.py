@@ -42,3 +42,21 @@ def test_the_summary_gives_the_speed_of_each_stage(clock):
         clock[0] += 2
     # The first call ends a chunk whose beginning is not known: 64 clips in the 4 s after it.
     assert bars.summary() == "done now: hashing recordings 1, computing mfcc 96 (16 clips/s)"
+
+
+def test_the_headline_counts_states_gpu_hours_and_the_time_left(clock):
+    view = live.SweepView(Console(file=io.StringIO(), force_terminal=False, width=200))
+    view({"event": "sweep", "n_left": 4, "n_reused": 1, "epochs": 2, "metric": "val/f1_macro"})
+    for name in ("a", "b"):
+        factors = {"model.name": name}
+        view({"event": "trial", "trial_id": name, "factors": factors, "gpus": 0.5, "reused": False})
+    for epoch, name, score in ((1, "a", 0.2), (1, "b", 0.4), (2, "a", 0.3)):
+        clock[0] += 720
+        metrics = {"val/f1_macro": score}
+        view({"event": "epoch", "trial_id": name, "epoch": epoch, "metrics": metrics, "epoch_s": 1440.0})
+    view({"event": "end", "trial_id": "a", "status": "completed"})
+    # 3 epochs of half a GPU and 0.4 h each; 3 of 8 epochs took 36 min, so 5 take an hour.
+    assert view.headline() == (
+        "1/4 trials (1 completed) · 1 reused · best val/f1_macro 0.4000 · 36 min 00 s used · "
+        "0.60 GPU-hours · about 1 h 00 min left"
+    )

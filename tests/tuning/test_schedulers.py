@@ -11,7 +11,8 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from birdnet_core.errors import ConfigError
-from tuning.schedulers import SCHEDULERS, StoppingScheduler, make_rule
+from search_spaces.study import SCHEDULERS
+from tuning.schedulers import StoppingScheduler, make_rule
 from tuning.searcher import PlannedSearcher
 
 METRIC = "val/f1_macro"

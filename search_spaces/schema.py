@@ -1,0 +1,279 @@
+"""The JSON Schema (draft 2020-12) of a study in YAML.
+
+Made from the config's dataclasses and the registries, so that a new model's options are in it at once. Files
+are checked against it (`study_yaml`), and editors complete from it (`birdtune study schema`). The description
+of a list or a mapping ends the sentence "it takes ...".
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal
+
+from birdnet_core.config import COMPONENTS, TrainConfig
+from birdnet_core.records import COSTS, METRICS
+from birdnet_core.registry import augmentations
+from search_spaces.designs import (
+    Design,
+    FractionalFactorial,
+    FullFactorial,
+    LatinHypercube,
+    LeaveOneOut,
+    OneAtATime,
+    Range,
+)
+from search_spaces.study import SCHEDULERS, Gate
+
+Schema = dict[str, Any]
+
+DESIGNS: dict[str, type[Design]] = {
+    "full": FullFactorial,
+    "one-at-a-time": OneAtATime,
+    "leave-one-out": LeaveOneOut,
+    "fractional": FractionalFactorial,
+    "latin-hypercube": LatinHypercube,
+}
+"""The designs by their names in a study file; their options there are the fields of the class."""
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+OWN_NAME = r"^(?!seed$)[^.]+$"
+SIZES = ("seeds", "factors", "trials", "space")
+"""What stands under `quick` beside settings."""
+
+_SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
+_COUNT: Schema = {"type": "integer", "minimum": 1}
+
+
+def setting_types() -> dict[str, list[Any]]:
+    """Return every dotted setting with its types: an option has one in each component that knows it."""
+    found: dict[str, list[Any]] = {"seed": [int]}
+
+    def add(setting: str, annotation: Any) -> None:
+        known = found.setdefault(setting, [])
+        if annotation not in known:
+            known.append(annotation)
+
+    config = TrainConfig()
+    for section in fields(config):
+        value = getattr(config, section.name)
+        if section.name in COMPONENTS:
+            registered = COMPONENTS[section.name]
+            add(f"{section.name}.name", Literal[tuple(registered.names())])
+            for name in registered.names():
+                for option in registered[name].options.values():
+                    add(f"{section.name}.{option.name}", option.annotation)
+        elif section.name == "augment":
+            for name in augmentations.names():
+                for option in augmentations[name].options.values():
+                    add(f"augment.{name}.{option.name}", option.annotation)
+        elif is_dataclass(value):
+            for name, annotation in typing.get_type_hints(type(value)).items():
+                add(f"{section.name}.{name}", annotation)
+    return found
+
+
+def is_whole_number(setting: str) -> bool:
+    """Return whether the setting takes nothing but whole numbers."""
+    types = setting_types().get(setting, [])
+    members = {member for each in types for member in (typing.get_args(each) or (each,))}
+    return int in members and float not in members
+
+
+def type_schema(annotation: Any) -> Schema:
+    """Return the schema of a type's values."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in _SIMPLE:
+        return {"type": _SIMPLE[annotation]}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        if arguments[-1] is ...:
+            return {"type": "array", "items": type_schema(arguments[0])}
+        members = [type_schema(argument) for argument in arguments]
+        return {"type": "array", "prefixItems": members, "minItems": len(members), "maxItems": len(members)}
+    if origin in (types.UnionType, typing.Union):
+        return _any_of([type_schema(argument) for argument in arguments])
+    return {}
+
+
+def _any_of(schemas: list[Schema]) -> Schema:
+    distinct = [schema for i, schema in enumerate(schemas) if schema not in schemas[:i]]
+    if len(distinct) == 1:
+        return distinct[0]
+    if all(list(schema) == ["type"] for schema in distinct):
+        return {"type": [schema["type"] for schema in distinct]}
+    return {"anyOf": distinct}
+
+
+def dataclass_schema(cls: type[Any], **instead: Schema) -> Schema:
+    """Return the schema of a dataclass written as a mapping; `instead` replaces that of a field."""
+    hints = typing.get_type_hints(cls)
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    properties = {f.name: instead.get(f.name, type_schema(hints[f.name])) for f in fields(cls)}
+    return _mapping(properties, required=needed)
+
+
+def _mapping(properties: Mapping[str, Schema], **more: Any) -> Schema:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False, **more}
+
+
+def _refused(why: str) -> Schema:
+    """Return the schema of what must not stand there."""
+    return {"not": {}, "description": why}
+
+
+def study_schema() -> Schema:
+    """Return the schema of a study file."""
+    values = {name: _any_of([type_schema(each) for each in types]) for name, types in setting_types().items()}
+    values["training.monitor"] = _refused("it is the study's metric; set `metric`")
+    ref = {name: {"$ref": f"#/$defs/{name}"} for name in values}
+    # What is no part of a config's identity: cells that differ in it would be one config.
+    fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
+             if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
+    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` says how many")
+    varied = {name: each for name, each in ref.items() if name not in fixed}
+
+    parts = {
+        "settings": _mapping(ref, description="settings, such as {optim.lr: 1e-3}"),
+        "when": _when_schema(varied),
+    }
+    settings = {"$ref": "#/$defs/settings"}
+    of_ablation = _of_ablation(varied, fixed, settings)
+    of_search = _of_search(varied, fixed)
+    of_both: dict[str, Schema] = {
+        "name": {
+            "type": "string", "pattern": NAME,
+            "description": "names the run folder and the report; the file's name if left out",
+        },
+        "question": {"type": "string", "minLength": 1, "description": "in words; reports open with it"},
+        "kind": {"enum": ["ablation", "search"], "description": "follows from factors or space"},
+        "base": settings,
+        "epochs": {**_COUNT, "description": "the budget of a trial, training.epochs"},
+        "metric": {
+            "enum": [name for name in METRICS if name.startswith("val/")],
+            "description": "what decides; val/f1_macro if left out",
+        },
+        "gates": {
+            "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
+            "description": "a list of what the best cell has to reach, each {metric: ..., target: ...}",
+        },
+        "quick": _mapping(
+            {**ref, **{key: {**of_ablation, **of_search}[key] for key in SIZES}},
+            description="what --quick changes: settings; seeds and factors, or trials and the space",
+        ),
+    }  # fmt: skip
+    no_ablation = "only a search has it; an ablation trains each of its cells for the whole budget"
+    no_search = "only an ablation has it; a search samples its configs and trains each once"
+    only_of = {
+        "factors": {
+            **{name: _refused(no_ablation) for name in of_search if name != "space"},
+            "quick": {"properties": {key: _refused(no_ablation) for key in ("trials", "space")}},
+            "kind": {"enum": ["ablation"]},
+        },
+        "space": {
+            **{name: _refused(no_search) for name in of_ablation if name != "factors"},
+            "quick": {"properties": {key: _refused(no_search) for key in ("seeds", "factors")}},
+            "kind": {"enum": ["search"]},
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "birdtune study",
+        **_mapping({**of_both, **of_ablation, **of_search}, required=["question"]),
+        "oneOf": [{"required": ["factors"]}, {"required": ["space"]}],
+        "dependentSchemas": {kind: {"properties": properties} for kind, properties in only_of.items()},
+        "$defs": {**parts, **values},
+    }
+
+
+def _of_ablation(
+    varied: Mapping[str, Schema], fixed: Mapping[str, Schema], settings: Schema
+) -> dict[str, Schema]:
+    range_ = dataclass_schema(Range)
+    lists = {
+        name: {
+            **range_, "type": ["array", "object"], "items": value, "minItems": 2, "uniqueItems": True,
+            "description": "a list of the values to compare, or for a latin-hypercube {low: ..., high: ...}",
+        }
+        for name, value in varied.items()
+    }  # fmt: skip
+    named: Schema = {
+        "type": "object", "minProperties": 2, "additionalProperties": settings,
+        "description": "named levels, each with settings, such as {on: {augment.mixup.p: 0.6}, off: {}}",
+    }  # fmt: skip
+    return {
+        "factors": _mapping(
+            {**lists, **fixed}, patternProperties={OWN_NAME: named}, minProperties=1,
+            description="settings with lists of values, and names of your own with named levels",
+        ),
+        "design": {
+            "type": ["string", "object"],
+            "if": {"type": "string"}, "then": {"enum": list(DESIGNS)},
+            "properties": {name: dataclass_schema(design) for name, design in DESIGNS.items()},
+            "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
+            "description": f"one of {', '.join(DESIGNS)}, or with options {{latin-hypercube: {{n: 20}}}}",
+        },
+        "baseline": _mapping(
+            varied, patternProperties={OWN_NAME: {"type": ["string", "number", "boolean", "null"]}},
+            description="the level of each factor that the others are compared with; the first if left out",
+        ),
+        "seeds": {**_COUNT, "description": "how many seeds every cell is trained on"},
+    }  # fmt: skip
+
+
+def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dict[str, Schema]:
+    range_ = dataclass_schema(Range)["properties"] | {"step": {"type": "number", "exclusiveMinimum": 0}}
+    not_both = _refused("a parameter takes either values or low and high")
+    parameters = {
+        name: {
+            "type": ["array", "object"], "items": value, "minItems": 1, "uniqueItems": True,
+            **_mapping({
+                "values": {
+                    "type": "array", "items": value, "minItems": 1, "uniqueItems": True,
+                    "description": "a list of the values to choose from",
+                },
+                **range_,
+                "when": {"$ref": "#/$defs/when"},
+                "else": value,
+            }) | {"type": ["array", "object"]},
+            "anyOf": [{"required": ["values"]}, {"required": ["low", "high"]}],
+            "dependentSchemas": {"values": {"properties": dict.fromkeys(range_, not_both)}},
+            "dependentRequired": {"else": ["when"]},
+            "description": "a list of values, or {low: ..., high: ...}, or {values: [...], when: ...}",
+        }
+        for name, value in varied.items()
+    }  # fmt: skip
+    return {
+        "space": _mapping(
+            {**parameters, **fixed}, minProperties=1,
+            description="settings, each with a list of values or with {low: ..., high: ...}",
+        ),
+        "trials": {**_COUNT, "description": "how many configs to sample"},
+        "scheduler": {"enum": list(SCHEDULERS), "description": "what ends trials early; asha if left out"},
+        "grace_epochs": {**_COUNT, "description": "what every trial may train before it is judged"},
+        "reduction_factor": {
+            "type": "integer", "minimum": 2,
+            "description": "asha and hyperband keep the best 1/factor at each rung",
+        },
+        "asha_within": {
+            "enum": sorted(varied),
+            "description": "only trials of the same value of this setting are compared, such as model.name",
+        },
+        "also": {
+            "type": "array", "items": {"enum": [*METRICS, *COSTS]}, "uniqueItems": True,
+            "description": "a list of further objectives beside the metric; they take scheduler fifo",
+        },
+    }  # fmt: skip
+
+
+def _when_schema(varied: Mapping[str, Schema]) -> Schema:
+    def value_or_values(value: Schema) -> Schema:
+        return {"if": {"type": "array"}, "then": {"items": value, "minItems": 1}, "else": value}
+
+    return _mapping(
+        {name: value_or_values(value) for name, value in varied.items()}, minProperties=1,
+        description="other settings of the space, each with the value, or the list of values, it must have",
+    )  # fmt: skip

@@ -1,0 +1,374 @@
+"""A search space written down: what each setting may be, and when it is sampled at all.
+
+A study in Python samples as it likes (define-by-run), and nothing but running it tells what. One that is
+written as YAML is a `Space`. `declared` finds the `Space` of a function where it has one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from types import NoneType
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial, FixedTrial
+
+from birdnet_core.errors import ConfigError, did_you_mean
+from search_spaces.designs import Range
+
+Overrides = dict[str, Any]
+SpaceFunction = Callable[[BaseTrial], Overrides]
+
+ABSENT: Any = object()
+
+# Of a function: enough to meet a branch that one trial in a hundred takes, in a tenth of a second.
+SAMPLES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """What one setting may be.
+
+    Args:
+        values: the choices, or a range.
+        step: of a range: only every `step` from its low end.
+        when: it is sampled only if each of these other settings has one of these values.
+        otherwise: its value where it is not sampled; where left out, it is not set at all.
+    """
+
+    values: tuple[Any, ...] | Range
+    step: float | None = None
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    otherwise: Any = ABSENT
+
+    def __post_init__(self) -> None:
+        values, step = self.values, self.step
+        if self.has_otherwise and not self.when:
+            raise ConfigError("a value for where it is not sampled needs a condition under which it is")
+        if isinstance(values, tuple):
+            strange = [value for value in values if not isinstance(value, (str, int, float, NoneType))]
+            if strange or not values:
+                given = repr(strange[0]) if strange else "no value"
+                raise ConfigError(
+                    f"{given} cannot be sampled; choices are text, numbers, true, false and none"
+                )
+            if step is not None:
+                raise ConfigError(f"step = {step:g} belongs to a range; listed values take none")
+        elif step is not None:
+            n_steps = (values.high - values.low) / step if step > 0 else 0
+            if values.log or n_steps < 1 or abs(n_steps - round(n_steps)) > 1e-9:
+                raise ConfigError(
+                    f"step = {step:g} does not lead from {values.low:g} to {values.high:g}; it takes a "
+                    "part of that range that goes into it without a rest, and no log"
+                )
+            if values.integer and not float(step).is_integer():
+                raise ConfigError(
+                    f"step = {step:g} of an integer range is not accepted; it takes a whole number"
+                )
+
+    def suggest(self, trial: BaseTrial, name: str) -> Any:
+        """Return the value that `trial` takes."""
+        values = self.values
+        if not isinstance(values, Range):
+            return trial.suggest_categorical(name, values)
+        if values.integer:
+            low, high, step = int(values.low), int(values.high), int(self.step or 1)
+            return trial.suggest_int(name, low, high, step=step, log=values.log)
+        return trial.suggest_float(name, values.low, values.high, step=self.step, log=values.log)
+
+    def holds(self, chosen: Mapping[str, Any]) -> bool:
+        """Return whether the parameter is sampled beside what was chosen before."""
+        return all(name in chosen and chosen[name] in values for name, values in self.when.items())
+
+    @property
+    def listed(self) -> Sequence[Any] | None:
+        """All values that it may take; None for a range of floats."""
+        if not isinstance(self.values, Range):
+            return self.values
+        if not self.values.integer:
+            return None
+        return range(int(self.values.low), int(self.values.high) + 1, int(self.step or 1))
+
+    @property
+    def has_otherwise(self) -> bool:
+        return self.otherwise is not ABSENT
+
+    @property
+    def first(self) -> Any:
+        """Its first choice, or its lowest value."""
+        return self.values.low if isinstance(self.values, Range) else self.values[0]
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """All choices, or both ends of a range: where a value that a config refuses would lie."""
+        return (self.values.low, self.values.high) if isinstance(self.values, Range) else self.values
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a search by their dotted settings; called with a trial, it samples them.
+
+    Raises ConfigError for conditions that cannot be resolved.
+    """
+
+    parameters: Mapping[str, Parameter]
+
+    def __post_init__(self) -> None:
+        if faults := condition_faults(self.parameters):
+            raise ConfigError("\n".join(text for _, text in faults))
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The names, each behind those that its condition looks at, else as they were given."""
+        return tuple(_ordered(self.parameters))
+
+    def __call__(self, trial: BaseTrial) -> Overrides:
+        return _chosen(self.parameters, self.order, lambda name, each: each.suggest(trial, name))
+
+    def corners(self) -> Iterator[Overrides]:
+        """Yield choices in which every parameter takes each of its values, or both ends of its range."""
+        for name, parameter in self.parameters.items():
+            reached = _reached(self.parameters, self.order, name)
+            assert reached is not None
+            for value in parameter.ends:
+                yield _chosen(self.parameters, self.order, partial(_take, {**reached, name: value}))
+
+
+def _chosen(
+    parameters: Mapping[str, Parameter], order: Iterable[str], pick: Callable[[str, Parameter], Any]
+) -> Overrides:
+    """Return what is set when `pick` says the value of every parameter that is sampled."""
+    chosen: Overrides = {}
+    for name in order:
+        parameter = parameters[name]
+        if parameter.holds(chosen):
+            chosen[name] = pick(name, parameter)
+        elif parameter.has_otherwise:
+            chosen[name] = parameter.otherwise
+    return chosen
+
+
+def _take(values: Overrides, name: str, parameter: Parameter) -> Any:
+    return values.get(name, parameter.first)
+
+
+def _ordered(parameters: Mapping[str, Parameter]) -> list[str]:
+    """Return the names, parents first; those that wait for each other are left out."""
+    placed: list[str] = []
+    left = list(parameters)
+    while ready := next((n for n in left if all(parent in placed for parent in parameters[n].when)), None):
+        placed.append(ready)
+        left.remove(ready)
+    return placed
+
+
+def _reached(parameters: Mapping[str, Parameter], order: Sequence[str], name: str) -> Overrides | None:
+    """Return values of other parameters with which `name` is sampled, None where there are none."""
+    above = {name}
+    for each in reversed(order):
+        above |= {parent for parent in parameters[each].when if each in above}
+    parents = [each for each in order if each in above and each != name]
+    tried = []
+    for parent in parents:
+        listed = parameters[parent].listed or ()
+        asked = {value for each in parameters.values() for value in each.when.get(parent, ())}
+        # All values that no condition asks for are alike.
+        others = [value for value in listed if value not in asked][:1]
+        tried.append([*(value for value in listed if value in asked), *others])
+    for values in itertools.product(*tried):
+        taken = dict(zip(parents, values, strict=True))
+        chosen = _chosen(parameters, parents, partial(_take, taken))
+        if parameters[name].holds(chosen):
+            return taken
+    return None
+
+
+def condition_faults(parameters: Mapping[str, Parameter]) -> list[tuple[tuple[str, ...], str]]:
+    """Return what is wrong with the conditions, each with its place: the parameter, `when`, its parent."""
+    faults: list[tuple[tuple[str, ...], str]] = []
+    for name, parameter in parameters.items():
+        for parent, values in parameter.when.items():
+            place = (name, "when", parent)
+            known = [other for other in parameters if other != name]
+            if parent not in known:
+                faults.append(
+                    (place, f"`when` of {name} asks for {parent}, which is no other parameter of the space"
+                     f"{did_you_mean(parent, known)} (it has {', '.join(known) or 'no other'})")
+                )  # fmt: skip
+                continue
+            listed = parameters[parent].listed
+            if listed is None:
+                faults.append(
+                    (place, f"`when` of {name} asks for one value of {parent}, which is a range of floats; "
+                     "it takes a parameter with listed values, or an integer range")
+                )  # fmt: skip
+                continue
+            possible = [
+                *listed,
+                *([parameters[parent].otherwise] if parameters[parent].has_otherwise else []),
+            ]
+            for value in values:
+                if value not in possible:
+                    near = did_you_mean(str(value), [v for v in possible if isinstance(v, str)])
+                    takes = ", ".join(map(str, possible))
+                    if len(possible) > 12:
+                        takes = f"{possible[0]} to {possible[-1]}"
+                    faults.append(
+                        (place, f"`when` of {name} asks for {parent} = {value}, which is never sampled"
+                         f"{near} (it takes {takes})")
+                    )  # fmt: skip
+    if faults:
+        return faults
+    ordered = _ordered(parameters)
+    waiting = [name for name in parameters if name not in ordered]
+    if waiting:
+        circle = ", ".join(waiting)
+        return [
+            (
+                (waiting[0], "when"),
+                f"the conditions of {circle} wait for each other; one needs to be free of `when`",
+            )
+        ]
+    return [
+        ((name, "when"), f"{name} is never sampled: its conditions cannot hold together")
+        for name in parameters
+        if _reached(parameters, ordered, name) is None
+    ]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A random trial of a space: its parameters, their distributions, and the settings it stands for."""
+
+    parameters: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    settings: Overrides
+
+
+def sample(space: SpaceFunction, n: int, seed: int = 0) -> list[Sampled]:
+    """Return `n` random trials of `space`."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trials = []
+    for _ in range(n):
+        trial = study.ask()
+        settings = space(trial)
+        trials.append(Sampled(trial.params, trial.distributions, settings))
+    return trials
+
+
+def declared(space: SpaceFunction) -> Space:
+    """Return the `Space` that `space` samples from, as 500 random trials show it.
+
+    Raises ConfigError that says why where it has none: a range that depends on another parameter, a setting
+    that is computed, a condition that is not "these settings have one of these values".
+    """
+    if isinstance(space, Space):
+        return space
+    trials = sample(space, SAMPLES)
+    order = _order_of(trials)
+    parameters = {name: _parameter(name, trials) for name in order}
+    for i, name in enumerate(order):
+        earlier = {other: parameters[other] for other in order[:i]}
+        parameters[name] = _with_condition(name, parameters[name], earlier, trials)
+    found = Space(parameters)
+    for trial in trials:
+        if found(FixedTrial({**trial.settings, **trial.parameters})) != trial.settings:
+            raise ConfigError("other settings follow from what is sampled than its conditions say")
+    return found
+
+
+def _order_of(trials: list[Sampled]) -> list[str]:
+    """Return the settings in an order in which all trials sample them, then those that are only set."""
+    pairs: set[tuple[str, str]] = set()
+    for trial in trials:
+        pairs.update(itertools.combinations((n for n in trial.parameters if n in trial.settings), 2))
+    sampled = dict.fromkeys(n for trial in trials for n in trial.parameters if n in trial.settings)
+    before = {name: {first for first, second in pairs if second == name} for name in sampled}
+    order: list[str] = []
+    while left := [name for name in sampled if name not in order]:
+        order.append(next((name for name in left if before[name] <= set(order)), left[0]))
+    return [*order, *dict.fromkeys(n for trial in trials for n in trial.settings if n not in sampled)]
+
+
+def _parameter(name: str, trials: list[Sampled]) -> Parameter:
+    """Return what a setting may be, whenever it is sampled; its one value where it never is."""
+    distributions: list[BaseDistribution] = []
+    constants: list[Any] = []
+    for trial in trials:
+        if name not in trial.settings:
+            continue
+        value = trial.settings[name]
+        if name not in trial.parameters:
+            constants += [value] if value not in constants else []
+        elif trial.parameters[name] != value:
+            raise ConfigError(f"{name} is computed from what was sampled")
+        elif trial.distributions[name] not in distributions:
+            distributions.append(trial.distributions[name])
+    if len(constants) > 1:
+        raise ConfigError(f"{name} is computed from what was sampled")
+    if len(distributions) > 1:
+        raise ConfigError(f"what {name} may be depends on what was sampled before")
+    if not distributions:
+        return Parameter(values=(constants[0],))
+    return parameter_of(distributions[0])
+
+
+def parameter_of(distribution: BaseDistribution) -> Parameter:
+    """Return an Optuna distribution as a parameter."""
+    if isinstance(distribution, CategoricalDistribution):
+        return Parameter(values=tuple(distribution.choices))
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if distribution.low == distribution.high:
+        return Parameter(values=(distribution.low,))
+    integer = isinstance(distribution, IntDistribution)
+    return Parameter(
+        values=Range(distribution.low, distribution.high, log=distribution.log, integer=integer),
+        step=None if integer and distribution.step == 1 else distribution.step,
+    )
+
+
+def _with_condition(
+    name: str, parameter: Parameter, earlier: Mapping[str, Parameter], trials: list[Sampled]
+) -> Parameter:
+    """Return `parameter` with the condition on `earlier` ones under which trials sample it.
+
+    Raises ConfigError where none explains them.
+    """
+    is_sampled = any(name in trial.parameters for trial in trials)
+    has_it = [name in (trial.parameters if is_sampled else trial.settings) for trial in trials]
+    if all(has_it):
+        return parameter
+    having = [trial.settings for trial, has in zip(trials, has_it, strict=True) if has]
+    when: dict[str, tuple[Any, ...]] = {}
+    for other, parent in earlier.items():
+        if parent.listed is not None and all(other in settings for settings in having):
+            seen = {settings[other] for settings in having}
+            listed = [*parent.listed, *([parent.otherwise] if parent.has_otherwise else [])]
+            when[other] = tuple(dict.fromkeys(value for value in listed if value in seen))
+
+    def explains(tried: Mapping[str, tuple[Any, ...]]) -> bool:
+        holds = Parameter(values=(0,), when=tried).holds
+        return all(holds(trial.settings) == has for trial, has in zip(trials, has_it, strict=True))
+
+    if not explains(when):
+        raise ConfigError(
+            f"{name} is sampled in {len(having)} of {len(trials)} trials, and no condition of the form "
+            "`when: {setting: values}` tells which"
+        )
+    for other in reversed(list(when)):
+        without = {key: values for key, values in when.items() if key != other}
+        if explains(without):
+            when = without
+    others = [trial.settings for trial, has in zip(trials, has_it, strict=True) if not has]
+    # Constant, as `_parameter` has seen; where some trials do not have it at all, replaying them will tell.
+    otherwise = others[0].get(name, ABSENT)
+    return replace(parameter, when=when, otherwise=otherwise)

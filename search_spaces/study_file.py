@@ -1,0 +1,130 @@
+"""A user's own study: one YAML file, or one Python file that registers one function.
+
+Both give the same `Study` as a built-in one. Whatever is wrong with a file is a ConfigError with its line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from birdnet_core.config import component
+from birdnet_core.errors import ConfigError
+from birdnet_core.registry import Entry, studies
+from search_spaces.space import SAMPLES, sample
+from search_spaces.study import Ablation, Search, Study
+from search_spaces.study_yaml import parse_study
+
+YAML, PYTHON = (".yaml", ".yml"), (".py",)
+
+
+def is_study_file(name: str) -> bool:
+    """Return whether `name` names a file, and not a registered study."""
+    return Path(name).suffix.lower() in (*YAML, *PYTHON)
+
+
+def read_source(name: str) -> str:
+    """Return the text of a study file; ConfigError where it cannot be read."""
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read the study {name!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the study {name!r} is no text in UTF-8: {error.reason}") from None
+
+
+def study_from_file(name: str, options: Mapping[str, Any], source: str | None = None) -> Study:
+    """Return the study in the file `name`, or in `source`, what that file held at an earlier time.
+
+    `options` are values for the keyword-only parameters of a function in Python.
+    """
+    text = read_source(name) if source is None else source
+    if Path(name).suffix.lower() in PYTHON:
+        return _from_python(text, name, options)
+    if options:
+        raise ConfigError(f"{name} has no option {', '.join(options)}: a study in YAML takes none")
+    return parse_study(text, Path(name))
+
+
+def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
+    # In sys.modules while it runs, where dataclasses and type hints look for it; sys.path is left alone.
+    module = types.ModuleType(f"birdtune_study_{Path(name).stem}")
+    module.__file__ = name
+    sys.modules[module.__name__] = module
+    try:
+        with studies.apart() as registered:
+            with _told_with_line(name, 1):
+                exec(compile(text, name, "exec"), module.__dict__)
+            entry = _the_only(registered, name)
+            chosen = component(studies, entry.name, options)
+        code = getattr(inspect.unwrap(entry.make), "__code__", None)
+        line = code.co_firstlineno if code else 1
+        with _told_with_line(name, line):
+            study = entry.make(**chosen.kwargs)
+        if not isinstance(study, (Ablation, Search)):
+            raise ConfigError(
+                f"{name}:{line}: study {entry.name!r} returned a {type(study).__name__}; "
+                "it returns an Ablation or a Search"
+            )
+        if not entry.summary:
+            raise ConfigError(
+                f"{name}:{line}: study {entry.name!r} has no docstring; its first line is the question"
+            )
+        with _told_with_line(name, line):
+            _try(study)
+    finally:
+        del sys.modules[module.__name__]
+    return replace(study, name=entry.name, question=entry.summary)
+
+
+def _the_only(registered: dict[str, Entry], name: str) -> Entry:
+    if not registered:
+        raise ConfigError(
+            f"{name}:1: no study in this file; decorate a function that returns an Ablation or a Search with "
+            '@register_study("name")'
+        )
+    if len(registered) > 1:
+        raise ConfigError(
+            f"{name}:1: {len(registered)} studies in this file ({', '.join(registered)}); it takes one"
+        )
+    return next(iter(registered.values()))
+
+
+def _try(study: Study) -> None:
+    """Make the cells of an ablation, or sample a search, so that what raises does so before anything runs."""
+    if isinstance(study, Ablation):
+        study.cells()
+        return
+    for trial in sample(study.space, SAMPLES):
+        if not isinstance(trial.settings, dict):
+            raise ConfigError(
+                f"the space of a search returned {trial.settings!r}; it returns a dict of settings, such as "
+                '{"optim.lr": 1e-3}'
+            )
+
+
+@contextmanager
+def _told_with_line(name: str, line: int) -> Iterator[None]:
+    """Raise what the user's code raises as a ConfigError with the line of it; `line` where it has none."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name
+        ]
+        line = lines[-1] if lines and lines[-1] else line
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SyntaxError) and error.filename == name:
+            line, what = error.lineno or line, f"this is no Python: {error.msg}"
+        elif isinstance(error, ModuleNotFoundError):
+            what += "; a study is one file, and imports what is installed"
+        elif isinstance(error, ConfigError):
+            what = str(error)
+        raise ConfigError("\n".join(f"{name}:{line}: {each}" for each in what.split("\n"))) from error
