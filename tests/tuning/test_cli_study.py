@@ -9,6 +9,7 @@ import yaml
 
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
+from birdnet_core.errors import ConfigError
 from birdnet_core.records import RunFolder
 from search_spaces.study import Ablation, base_config, check, load_study
 from search_spaces.study_yaml import parse_study
@@ -183,11 +184,11 @@ def test_plan_takes_a_file_and_names_the_run_folder_after_the_study(birdtune, mi
 
 
 @pytest.mark.ray
-def test_a_run_that_was_started_from_a_file_goes_on_whatever_becomes_of_the_file(
+def test_a_run_that_was_started_from_a_file_is_resumed_as_it_was_started(
     cluster, birdtune, birds, mine, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    line = f"sweep mine.yaml --data {birds} --seeds 1 {SET} --json"
+    line = f"sweep mine.yaml --data {birds} --seeds 1 {SET} --set training.epochs=1 --json"
     code, out, err = birdtune(line)
     assert code == 0, err
     assert json.loads(out)["run"] == "runs/mine"
@@ -208,36 +209,50 @@ def test_a_run_that_was_started_from_a_file_goes_on_whatever_becomes_of_the_file
     assert json.loads(out)["counts"] == {"completed": 2}
     assert f"{mine} has changed since this run was started: the run goes on with what it was" in err
 
+
+@pytest.fixture
+def begun(birdtune, mine, birds, tmp_path, monkeypatch):
+    """A run of `mine` that is stopped where Ray would start."""
+    monkeypatch.setattr("tuning.launch.ray_session", _stop)
+    code, _, err = birdtune(f"sweep {mine} --data {birds} --out {tmp_path / 'run'} {SET}")
+    assert (code, err) == (1, "error: stopped before Ray\n")
+    return tmp_path / "run"
+
+
+def _stop(*arguments):
+    raise ConfigError("stopped before Ray")
+
+
+def test_a_longer_study_is_named_after_the_study_also_where_its_file_is_gone(birdtune, begun, mine):
     mine.unlink()
-    code, out, err = birdtune("extend runs/mine --epochs +1 --json")
-    assert code == 0, err
-    assert json.loads(out)["study"] == "mine-3-epochs"
-    assert f"{mine} is gone: the run goes on with what it was" in err
-    assert run.read_study("mine-3-epochs")["factors"] == {"optim.lr": [0.001, 0.0001]}
+    for more in ("extend {run} --epochs 5", "extend {run} --study mine-5-epochs --epochs 7"):
+        _, _, err = birdtune(more.format(run=begun))
+        assert f"{mine} is gone: the run goes on with what it was then, which its folder keeps" in err
+        assert "error: stopped before Ray" in err
+    run = RunFolder(begun)
+    assert run.study_names() == ["mine", "mine-5-epochs", "mine-7-epochs"]
+    assert {tuple(run.read_study(name)["factors"]["optim.lr"]) for name in run.study_names()} == {
+        (1e-3, 1e-4)
+    }
 
 
-@pytest.mark.ray
-def test_a_search_with_another_space_is_another_study(cluster, birdtune, birds, tmp_path):
-    file, run = tmp_path / "mine.yaml", tmp_path / "run"
+def test_a_search_with_another_space_is_another_study(birdtune, begun, birds):
+    file = begun.parent / "search.yaml"
     text = (
         "question: Which?\n"
         "space: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, loss.name: [focal, cross_entropy]}\n"
     )
+    line = f"sweep {file} --data {birds} --out {begun} {SET}"
     file.write_text(text)
-    line = f"sweep {file} --data {birds} --trials 1 --out {run} {SET} --json"
-    code, out, err = birdtune(line)
-    assert code == 0, err
-    assert RunFolder(run).read_study("mine")["space"] == {
+    assert "stopped before Ray" in birdtune(line)[2]
+    assert RunFolder(begun).read_study("search")["space"] == {
         "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
         "loss.name": ["focal", "cross_entropy"],
     }
     file.write_text(text.replace("1e-2", "1e-1"))
-    code, out, err = birdtune(line)
+    code, _, err = birdtune(line)
     assert code == 1
-    assert (
-        "it has {'space': {'optim.lr': {'high': 0.01}}}, this asks for {'space': {'optim.lr': {'high': 0.1}}}"
-        in err
-    )
-    file.write_text(text)
-    code, out, err = birdtune(line)
-    assert code == 0, err
+    assert "it has {'space': {'optim.lr': {'high': 0.01}}}, this asks for " in err
+    assert "{'space': {'optim.lr': {'high': 0.1}}}; give another --out" in err
+    file.write_text(f"{text}trials: 9\n")
+    assert "stopped before Ray" in birdtune(line)[2]
