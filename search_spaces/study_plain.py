@@ -92,30 +92,24 @@ def plain_space(space: Space) -> dict[str, Any]:
 
 
 def space_facts(space: SpaceFunction) -> dict[str, Any]:
-    """Return each parameter that a search samples, as it stands in YAML.
-
-    A space that has no such form has of each parameter the `distributions` and the `share` of random trials
-    that had it.
-    """
+    """Return what a search samples: its space as it stands in YAML, else what random trials show of it."""
     try:
         return plain_space(declared(space))
     except ConfigError:
-        return _sampled(space)
+        return sampled_space(space)
 
 
-def _sampled(space: SpaceFunction) -> dict[str, Any]:
+def sampled_space(space: SpaceFunction) -> dict[str, Any]:
+    """Return of each parameter its `distributions` in random trials, and the `share` of them that had it."""
     found: dict[str, Any] = {}
     for trial in sample(space, SAMPLES):
         for name, distribution in trial.distributions.items():
-            seen = found.setdefault(name, {"distributions": [], "n": 0})
-            seen["n"] += 1
+            seen = found.setdefault(name, {"distributions": [], "share": 0.0})
+            seen["share"] = round(seen["share"] + 1 / SAMPLES, 6)
             plain = _plain_distribution(name, distribution)
             if plain not in seen["distributions"]:
                 seen["distributions"].append(plain)
-    return {
-        name: {"distributions": seen["distributions"], "share": seen["n"] / SAMPLES}
-        for name, seen in found.items()
-    }
+    return found
 
 
 def _plain_distribution(name: str, distribution: BaseDistribution) -> Any:

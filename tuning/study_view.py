@@ -18,7 +18,7 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.records import metric_direction, objective_direction
 from search_spaces.space import declared, sample
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, trial_config
-from search_spaces.study_plain import space_facts
+from search_spaces.study_plain import plain_space, sampled_space
 from tuning.live import describe
 
 N_EXAMPLES = 10
@@ -27,8 +27,8 @@ N_EXAMPLES = 10
 def design_of(study: Study) -> dict[str, Any]:
     """Return the resolved design as plain values.
 
-    `cells` of an ablation have their levels and settings. Of a search, `space` is that of `space_facts`, and
-    `no_yaml` says why it has no form in YAML, where it has none.
+    `cells` of an ablation have their levels and settings. `space` of a search is as it stands in YAML; where
+    it has no such form, `no_yaml` says why, and `space` is what random trials show of it.
     """
     common: dict[str, Any] = {
         "name": study.name,
@@ -48,20 +48,15 @@ def design_of(study: Study) -> dict[str, Any]:
             **common, "kind": "ablation", "design": study.design_facts(), "n_seeds": study.n_seeds,
             "cells": cells,
         }  # fmt: skip
+    try:
+        space, no_yaml = plain_space(declared(study.space)), None
+    except ConfigError as error:
+        space, no_yaml = sampled_space(study.space), str(error)
     return {
         **common, "kind": "search", "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
         "reduction_factor": study.reduction_factor, "asha_within": study.asha_within,
-        "also": list(study.also), "n_trials": study.n_trials, "space": space_facts(study.space),
-        "no_yaml": _why_no_yaml(study),
+        "also": list(study.also), "n_trials": study.n_trials, "space": space, "no_yaml": no_yaml,
     }  # fmt: skip
-
-
-def _why_no_yaml(search: Search) -> str | None:
-    try:
-        declared(search.space)
-    except ConfigError as error:
-        return str(error)
-    return None
 
 
 def dry_run(
