@@ -22,9 +22,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/birdtune demo --out demo
 
-# The slowest end-to-end checks are left to test-slow; .ci/run runs both.
+# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray, which uses all
+# cores, run one after the other.
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --ignore tests/tuning -n auto --maxprocesses 4
+	$(BIN)/pytest -m "not slow" tests/tuning
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
