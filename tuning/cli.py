@@ -828,9 +828,14 @@ def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
 def _tell_changed(request: dict[str, Any]) -> None:
     """Say so where the file of a study is no longer what the run was started with."""
     file, source = Path(request["study"]), request.get("source")
-    if source is None or (file.exists() and file.read_text(encoding="utf-8-sig") == source):
+    if source is None:
         return
-    state = "has changed since this run was started" if file.exists() else "is gone"
+    if not file.exists():
+        state = "is gone"
+    elif file.read_text(encoding="utf-8-sig", errors="replace") != source:
+        state = "has changed since this run was started"
+    else:
+        return
     err_console.print(
         f"{file} {state}: the run goes on with what it was then, which its folder keeps", soft_wrap=True
     )
