@@ -226,7 +226,7 @@ def data_describe(
         f"{counts.index[-1]} ({counts.max() / counts.min():.0f} : 1)"
     )
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
-    p(f"strata         {sizes} species, by training recordings")
+    p(f"strata         {sizes} species, by training {facts['scored']}")
     sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
     p(f"split          {sides} {facts['scored']}")
     p(f"rule           {RARE_RULE}")

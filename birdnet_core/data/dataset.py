@@ -232,8 +232,9 @@ def _pictures(
 
 
 def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the manifest's row and the `side` of each recording of a dataset, or of each clip if these are
-    scored; recordings that were left out have none.
+    """Return the manifest's row and the `side` of everything that a dataset scores: recordings, or clips.
+
+    Recordings that were left out have no row.
     """
     dataset = Dataset.open(folder)
     first = np.unique(dataset.units, return_index=True)[1]
