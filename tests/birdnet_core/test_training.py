@@ -363,24 +363,22 @@ def test_a_resumed_run_is_bit_identical(small_config, small_dataset, tmp_path, f
 
 
 # The networks at a size that trains in a second; those that have a backbone give it a rate of its own.
-SMALL_MODELS = {
-    "audio_cnn": {},
-    "audio_cnn_v2": {},
-    "audio_vit": {"model.size": "tiny"},
-    "audio_ast": {"model.size": "tiny"},
-    "efficientnet": {},
-    "convnext": {},
-}
+SMALL_MODELS = {"audio_vit": {"model.size": "tiny"}, "audio_ast": {"model.size": "tiny"}}
 OPTIMIZER_FEATURES = ("plain", "plateau", "ema", "fp16", "micro-batches")
 
 
 @pytest.mark.parametrize("model", registry.models.names())
 @pytest.mark.parametrize("feature", [*OPTIMIZER_FEATURES, "backbone-rate"])
-def test_a_resumed_run_of_every_model_is_bit_identical(small_config, small_dataset, tmp_path, model, feature):
+def test_a_resumed_run_of_every_model_is_bit_identical(
+    small_config, small_dataset, checkpoints, tmp_path, model, feature
+):
     features = {**STATEFUL, "backbone-rate": {"optim.backbone_lr": 1e-4}}
     if feature == "backbone-rate" and model.startswith("audio_cnn"):
         pytest.skip("it has no backbone")
-    config = small_config.override({"model.name": model, **SMALL_MODELS[model], **features[feature]})
+    # ConvNeXt and EfficientNet come in no small size; a checkpoint of a tiny one gives its own.
+    tiny = {"model.pretrained": checkpoints[model]} if model in ("convnext", "efficientnet") else {}
+    small = {"model.name": model, **SMALL_MODELS.get(model, {}), **tiny}
+    config = small_config.override({**small, **features[feature]})
     resumed_equals_whole(config, small_dataset, tmp_path)
 
 
