@@ -26,6 +26,9 @@ from birdnet_core.records import RunFolder
 from search_spaces.study import Search, load_study
 from tuning.launch import Data, sweep
 
+# No patience, so that only the scheduler stops trials; one window a recording makes for short epochs.
+SETTINGS = {"training.patience": 0, "data.windows_per_recording": 1}
+
 
 def outcome(run: RunFolder) -> tuple[int, float]:
     """Return the epochs that were trained, and the best validation F1-macro of any."""
@@ -53,7 +56,7 @@ def main() -> None:
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            settings: dict[str, Any] = {"training.epochs": given.epochs, "training.patience": 0, "seed": seed}
+            settings: dict[str, Any] = {"training.epochs": given.epochs, **SETTINGS, "seed": seed}
             counts = sweep(study, data, folder / "asha", settings=settings, n_trials=given.trials).counts
             n_epochs, found = outcome(RunFolder(folder / "asha"))
             storage = f"sqlite:///{next((folder / 'asha').glob('*.db'))}"

@@ -160,10 +160,15 @@ def test_auto_precision_is_what_the_hardware_is_fast_in(monkeypatch, has_bf16, d
     assert pick_precision(wanted, torch.device(device)) == expected
 
 
+# Without fp16 in hardware, a CPU takes fifty times as long for a convolution.
+NARROW = {"model.width": 8, "model.depth": 2}
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_every_precision_learns_and_is_recorded(small_config, small_dataset, precision):
     config = small_config.override({"training.precision": precision, "training.epochs": 12})
-    rows = history(config.override({"training.patience": 0, "model.dropout": 0.0}), small_dataset)
+    config = config.override({"training.patience": 0, "model.dropout": 0.0, "optim.lr": 1e-2, **NARROW})
+    rows = history(config, small_dataset)
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
     assert Session(config, small_dataset).record("completed").provenance["precision"] == precision
 
@@ -313,7 +318,7 @@ STATEFUL = {
     "one_cycle": {"optim.schedule": "one_cycle"},
     "plateau": {"optim.schedule": "plateau", "optim.decay_epochs": 1, "training.patience": 0},
     "ema": {"training.ema_decay": 0.9},
-    "fp16": {"training.precision": "fp16"},
+    "fp16": {"training.precision": "fp16", **NARROW},
     "micro-batches": {"training.micro_batch_size": 3},
     "class-balanced": {"training.sampling": "class_balanced"},
     "square-root": {"training.sampling": "square_root"},
@@ -364,7 +369,7 @@ def test_a_resumed_run_is_bit_identical(small_config, small_dataset, tmp_path, f
 
 # The networks at a size that trains in a second; those that have a backbone give it a rate of its own.
 SMALL_MODELS = {"audio_vit": {"model.size": "tiny"}, "audio_ast": {"model.size": "tiny"}}
-OPTIMIZER_FEATURES = ("plain", "plateau", "ema", "fp16", "micro-batches")
+OPTIMIZER_FEATURES = ("plain", "plateau", "ema", "micro-batches")
 
 
 @pytest.mark.parametrize("model", registry.models.names())
