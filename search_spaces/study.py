@@ -204,7 +204,7 @@ def load_study(
     `options` are values for the study's keyword-only parameters. Raises ConfigError for an unknown name or
     option, and for a file that holds no study.
     """
-    from search_spaces.study_file import is_study_file, study_from_file  # which import this module
+    from search_spaces.files.study_file import is_study_file, study_from_file  # which import this module
 
     study: Study
     if is_study_file(name):

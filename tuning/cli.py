@@ -407,7 +407,7 @@ def study_show(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
-    from search_spaces.study_plain import to_yaml
+    from search_spaces.files.study_plain import to_yaml
     from tuning.study_view import design_as_text, design_of
 
     asked = _study(study, quick=quick, options=parse_options(options))
@@ -422,7 +422,7 @@ def study_show(
 @study_app.command("schema")
 def study_schema_command() -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
-    from search_spaces.schema import study_schema
+    from search_spaces.files.schema import study_schema
 
     _print(study_schema(), True, "")
 
@@ -486,7 +486,7 @@ def sweep_command(
 
     Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
     """
-    from search_spaces.study_file import is_study_file, read_source
+    from search_spaces.files.study_file import is_study_file, read_source
 
     is_file = is_study_file(study)
     request = {

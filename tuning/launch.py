@@ -25,6 +25,7 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.optim import is_open_ended
 from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance, write_text
 from search_spaces.designs import Range
+from search_spaces.files.study_plain import space_facts
 from search_spaces.study import (
     Ablation,
     Overrides,
@@ -36,7 +37,6 @@ from search_spaces.study import (
     group_of,
     trial_config,
 )
-from search_spaces.study_plain import space_facts
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer

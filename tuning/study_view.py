@@ -16,9 +16,9 @@ from rich.text import Text
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
 from birdnet_core.records import metric_direction, objective_direction
+from search_spaces.files.study_plain import plain_space, sampled_space
 from search_spaces.space import declared, sample
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, trial_config
-from search_spaces.study_plain import plain_space, sampled_space
 from tuning.live import describe
 
 N_EXAMPLES = 10

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from birdnet_core.config import TrainConfig
-from search_spaces.schema import DESIGNS, study_schema
+from search_spaces.files.schema import DESIGNS, study_schema
+from search_spaces.files.study_yaml import parse_study
 from search_spaces.study import Ablation, base_config, check, load_study
-from search_spaces.study_yaml import parse_study
 
 TEXT = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL) for kind in ("yaml", "python")}

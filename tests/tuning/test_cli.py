@@ -431,12 +431,14 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
     again = json.loads(record.read_text())
     assert again["metrics"]["val/f1_macro"] == best["mean"]
 
-    # The best config as the base of another sweep: its dropout is AudioCNN's, not the other network's.
+    # The best config as the base of another sweep: its dropout is AudioCNN's, not the other network's; the
+    # epochs are the study's own.
     based = f"sweep capacity --data {birds} --seeds 1 --base {tmp_path / 'best.json'} --out {run} --json"
     code, out, err = birdtune(based)
     assert code == 1
     assert "other settings" in err
-    code, out, err = birdtune(f"{based} --set model.dropout=0.4")
+    code, out, err = birdtune(f"{based} --set model.dropout=0.4 --set training.epochs=2")
+    assert code == 0, err
     assert json.loads(out)["n_reused"] == 4, err
 
     n_epochs = (run / "journal.jsonl").read_text().count('"event": "epoch"')

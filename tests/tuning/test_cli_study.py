@@ -11,8 +11,8 @@ from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
 from birdnet_core.records import RunFolder
+from search_spaces.files.study_yaml import parse_study
 from search_spaces.study import Ablation, base_config, check, load_study
-from search_spaces.study_yaml import parse_study
 from tests.settings import SMALL
 
 SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))

@@ -128,7 +128,7 @@ def test_a_process_that_does_not_let_go_of_gpu_memory_is_not_used_again(payload,
         "is_available": lambda: True,
         "empty_cache": lambda: None,
         "memory_allocated": lambda: held,
-        "mem_get_info": lambda: (9 * 2**30, 10 * 2**30),
+        "mem_get_info": lambda: (10 * 2**30, 10 * 2**30),
         "set_per_process_memory_fraction": caps.append,
     }.items():
         monkeypatch.setattr(trainable.torch.cuda, name, value)

@@ -15,6 +15,8 @@ from search_spaces.designs import (
     OneAtATime,
     Range,
 )
+from search_spaces.files.study_plain import to_yaml
+from search_spaces.files.study_yaml import culprits, parse_study
 from search_spaces.space import Parameter, Space, sample
 from search_spaces.study import (
     QUICK,
@@ -27,8 +29,6 @@ from search_spaces.study import (
     load_study,
     trial_config,
 )
-from search_spaces.study_plain import to_yaml
-from search_spaces.study_yaml import culprits, parse_study
 
 ABLATION = """
 question: Does MixUp help beside focal loss?

@@ -18,8 +18,9 @@ from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
 from search_spaces.designs import Design, Range
 from search_spaces.factors import faults_of
-from search_spaces.schema import DESIGNS, NAME, SIZES, is_whole_number
-from search_spaces.schema_faults import refusals
+from search_spaces.files.schema import DESIGNS, NAME, SIZES, is_whole_number
+from search_spaces.files.schema_faults import refusals
+from search_spaces.files.yaml_file import Place, YamlFile, read_yaml, shown
 from search_spaces.space import (
     ABSENT,
     Parameter,
@@ -36,7 +37,6 @@ from search_spaces.study import (
     check_objectives,
     in_quick_size,
 )
-from search_spaces.yaml_file import Place, YamlFile, read_yaml, shown
 
 
 def parse_study(text: str, path: Path) -> Study:

@@ -10,10 +10,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from birdnet_core.errors import ConfigError
 from search_spaces.designs import Design, Range
-from search_spaces.schema import DESIGNS, is_whole_number
+from search_spaces.files.schema import DESIGNS, is_whole_number
+from search_spaces.files.yaml_file import write_yaml
 from search_spaces.space import SAMPLES, Parameter, Space, SpaceFunction, declared, parameter_of, sample
 from search_spaces.study import Ablation, Study
-from search_spaces.yaml_file import write_yaml
 
 
 def to_yaml(study: Study) -> str:

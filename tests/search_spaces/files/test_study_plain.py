@@ -6,9 +6,9 @@ import pytest
 
 from birdnet_core.errors import ConfigError
 from search_spaces.designs import Design
+from search_spaces.files.study_plain import space_facts, to_plain, to_yaml
+from search_spaces.files.study_yaml import parse_study
 from search_spaces.study import Ablation, Search
-from search_spaces.study_plain import space_facts, to_plain, to_yaml
-from search_spaces.study_yaml import parse_study
 
 
 def test_settings_that_are_none_are_written():

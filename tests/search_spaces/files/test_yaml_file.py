@@ -3,7 +3,7 @@
 import pytest
 
 from birdnet_core.errors import ConfigError
-from search_spaces.yaml_file import read_yaml, write_yaml
+from search_spaces.files.yaml_file import read_yaml, write_yaml
 
 
 # YAML 1.2, section 10.3.2, "Tag resolution" of the core schema.

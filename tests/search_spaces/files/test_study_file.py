@@ -12,7 +12,7 @@ from birdnet_core.errors import ConfigError
 from search_spaces.space import declared
 from search_spaces.study import Ablation, base_config, load_study, trial_config
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
 
 HEAD = """from search_spaces import Ablation, Search, register_study
 

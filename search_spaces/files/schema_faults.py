@@ -10,8 +10,8 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 
 from birdnet_core.errors import did_you_mean
-from search_spaces.schema import Schema, setting_types, study_schema
-from search_spaces.yaml_file import Place, shown
+from search_spaces.files.schema import Schema, setting_types, study_schema
+from search_spaces.files.yaml_file import Place, shown
 
 
 def refusals(values: dict[str, Any]) -> list[tuple[Place, str]]:

@@ -18,9 +18,9 @@ from typing import Any
 from birdnet_core.config import component
 from birdnet_core.errors import ConfigError
 from birdnet_core.registry import Entry, studies
+from search_spaces.files.study_yaml import parse_study
 from search_spaces.space import SAMPLES, sample
 from search_spaces.study import Ablation, Search, Study
-from search_spaces.study_yaml import parse_study
 
 YAML, PYTHON = (".yaml", ".yml"), (".py",)
 

@@ -9,10 +9,10 @@ import yaml
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.registry import losses
-from search_spaces.schema import setting_types, study_schema
-from tests.search_spaces.test_study_yaml import ABLATION, SEARCH
+from search_spaces.files.schema import setting_types, study_schema
+from tests.search_spaces.files.test_study_yaml import ABLATION, SEARCH
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
 GOOD = [ABLATION, SEARCH, *(path.read_text() for path in sorted(EXAMPLES.glob("*.yaml")))]
 
 
