@@ -127,6 +127,12 @@ class Journal(tune.Callback):
                 record.error = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
             self._settle(record, trial.config)
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Drop what Ray keeps of a trial that is over, a tenth of a megabyte each: nobody asks for it again."""
+        trial.run_metadata.last_result = {"done": True}
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
+
     def enter_epoch(self, trial: Trial, result: Event) -> None:
         """Enter an epoch unless it is known, and ask the sweep to halt where that was the last it may have.
 
