@@ -128,7 +128,7 @@ class Journal(tune.Callback):
             self._settle(record, trial.config)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Drop what Ray keeps of a trial that is over, a tenth of a megabyte each: nobody asks for it again."""
+        """Drop what Ray would keep of a trial that is over: a tenth of a megabyte, and nobody asks for it."""
         trial.run_metadata.last_result = {"done": True}
         trial.run_metadata.metric_analysis = {}
         trial.run_metadata.metric_n_steps = {}

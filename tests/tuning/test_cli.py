@@ -14,7 +14,9 @@ from birdnet_core.records import RunFolder
 from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation
 from tests.settings import SMALL
-from tuning import cli
+from tuning.cli.inputs import read_config
+from tuning.cli.options import parse_options, parse_settings
+from tuning.cli.studies import KINDS
 
 ROOT = Path(__file__).parents[2]
 SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{key}={value}"))
@@ -33,7 +35,7 @@ def test_list_models_gives_name_summary_options_and_parameters(birdtune):
     assert rows["audio_cnn"]["summary"]
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
     code, out, _ = birdtune(f"list {kind} --json")
     rows = json.loads(out)[kind]
@@ -124,7 +126,7 @@ def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_p
 
 def test_settings_are_typed():
     given = ["optim.lr=3e-4", "loss.name=focal", "loss.alpha=none", "training.ema_decay=0.9"]
-    assert cli.parse_settings(given) == {
+    assert parse_settings(given) == {
         "optim.lr": 3e-4,
         "loss.name": "focal",
         "loss.alpha": None,
@@ -136,18 +138,18 @@ def test_folders_in_settings_do_not_depend_on_where_a_trial_runs(tmp_path, monke
     (tmp_path / "ast").mkdir()
     monkeypatch.chdir(tmp_path)
     given = ["model.pretrained=ast", "augment.noise.folder=nowhere"]
-    assert cli.parse_settings(given) == {
+    assert parse_settings(given) == {
         "model.pretrained": str(tmp_path / "ast"),
         "augment.noise.folder": "nowhere",
     }
-    assert cli.parse_settings(["model.pretrained=org/name"]) == {"model.pretrained": "org/name"}
+    assert parse_settings(["model.pretrained=org/name"]) == {"model.pretrained": "org/name"}
 
 
 def test_options_of_a_study_are_typed_and_folders_made_absolute(tmp_path, monkeypatch):
     (tmp_path / "ast").mkdir()
     monkeypatch.chdir(tmp_path)
     given = ["ast=ast", "vit=org/name", "convnext=none", "backbone=true"]
-    assert cli.parse_options(given) == {
+    assert parse_options(given) == {
         "ast": str(tmp_path / "ast"), "vit": "org/name", "convnext": None, "backbone": True
     }  # fmt: skip
 
@@ -181,7 +183,7 @@ def test_a_preset_is_trained_and_is_a_base_for_sweeps(birdtune, birds, tmp_path)
     assert record["config"]["loss"] == {
         "name": "focal", "gamma": 2.0, "alpha": None, "beta": 0.999, "label_smoothing": 0.0
     }  # fmt: skip
-    assert cli._config("phase2b").loss.kwargs["gamma"] == 2.0
+    assert read_config("phase2b").loss.kwargs["gamma"] == 2.0
 
 
 # data

@@ -1,0 +1,64 @@
+"""The command `birdtune`. Only this package prints; each verb imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from birdnet_core.errors import BirdtuneError
+from tuning.cli import data, demo, plans, results, studies, sweeps, watching
+from tuning.cli.output import err_console
+
+app = typer.Typer(
+    help="Honest sweeps and ablations for bird-sound classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "list": studies.list_names,
+    "plan": plans.plan_command,
+    "sweep": sweeps.sweep_command,
+    "resume": sweeps.resume_command,
+    "rerun": sweeps.rerun_command,
+    "extend": sweeps.extend_command,
+    "status": watching.status_command,
+    "dashboard": watching.dashboard_command,
+    "report": results.report_command,
+    "best": results.best_command,
+    "train": results.train_command,
+    "demo": demo.demo_command,
+}
+for name, command in VERBS.items():
+    app.command(name)(command)
+
+data_app = typer.Typer(help="Recordings: list them, prepare them, look at them.", no_args_is_help=True)
+data_app.command("index")(data.data_index)
+data_app.command("prepare")(data.data_prepare)
+data_app.command("describe")(data.data_describe)
+app.add_typer(data_app, name="data")
+
+study_app = typer.Typer(help="Studies: look at them, and write your own.", no_args_is_help=True)
+study_app.command("show")(studies.study_show)
+study_app.command("schema")(studies.study_schema_command)
+app.add_typer(study_app, name="study")
+
+
+def main() -> None:
+    """Run the command line; an expected error is one clear message and exit code 1."""
+    try:
+        app()
+    except BirdtuneError as error:
+        lines = str(error).split("\n")
+        err_console.print("error:", style="bold red", end=" ")
+        err_console.print("\n       ".join(lines), soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        err_console.print(f"error: {error.strerror or error}{where}", style="bold red", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err_console.print("interrupted; what is finished is kept: the same command goes on from there")
+        sys.exit(130)

@@ -1,0 +1,209 @@
+"""`birdtune data`: recordings listed, prepared, looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tuning.cli.inputs import prepared
+from tuning.cli.options import JsonOption, SetOption, parse_settings
+from tuning.cli.output import err_console, list_skipped, out_console, tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from birdnet_core.config import DataConfig
+
+
+def data_index(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("clips.csv"),
+    path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
+    species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
+    audio: Annotated[
+        Path | None, typer.Option(help="The folder of the audio, if it is not beside the metadata.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a manifest of recordings from a folder, a CSV, or metadata of BirdCLEF or xeno-canto."""
+    from birdnet_core.data.manifest import write_manifest
+    from birdnet_core.data.readers import read_collection
+
+    found = read_collection(source, path_column=path_column, species_column=species_column, audio=audio)
+    frame = found.manifest
+    write_manifest(frame, out)
+    result = {
+        "manifest": str(out),
+        "kind": found.kind,
+        "n_recordings": len(frame),
+        "n_species": int(frame["species"].nunique()),
+        "n_absent": len(found.absent),
+        "absent": list(found.absent),
+        "notes": list(found.notes),
+    }
+    if not as_json:
+        if found.absent:
+            named = ", ".join(found.absent[:5]) + (", ..." if len(found.absent) > 5 else "")
+            err_console.print(
+                f"{len(found.absent)} of {len(found.absent) + len(frame)} recordings in the metadata have no "
+                f"audio on disk and are left out: {named}",
+                style="yellow",
+                soft_wrap=True,
+            )
+        for note in found.notes:
+            err_console.print(note, style="yellow", soft_wrap=True)
+    tell(
+        result,
+        as_json,
+        f"read {source} as {found.kind}\n"
+        f"{result['n_recordings']} recordings of {result['n_species']} species in {out}\n"
+        f"next: birdtune data describe {out}",
+    )
+
+
+def data_prepare(
+    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
+    settings: SetOption = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all CPUs if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode recordings and compute features, once; bad files are listed and left out."""
+    import time
+
+    from birdnet_core.data.building import start_workers
+    from tuning.live import StageBars
+
+    start = time.perf_counter()
+    if workers is None or workers > 1:
+        start_workers()
+    bars = StageBars(err_console)
+    _, facts, folder = prepared(source, settings, workers, bars)
+    seconds = time.perf_counter() - start
+    result = {
+        "dataset": str(folder),
+        "seconds": round(seconds, 2),
+        "done": {stage: {"n": n, "per_s": rate} for stage, (n, rate) in bars.work.items()},
+        **{k: facts[k] for k in ("n_recordings", "n_clips", "n_species", "n_skipped", "skipped", "data_id")},
+    }
+    tell(
+        result,
+        as_json,
+        f"{facts['n_recordings']} recordings, {facts['n_clips']} clips, {facts['n_species']} species, ready "
+        f"in {seconds:.1f} s\n{bars.summary()}",
+    )
+    if not as_json:
+        list_skipped(facts["skipped"])
+
+
+def data_describe(
+    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
+    settings: SetOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw counts per species and example spectrograms: a folder, or the first of the files."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print counts, imbalance, durations, and the split with the proof of what stands on two sides or not."""
+    from birdnet_core.data.dataset import proof_of_split
+    from birdnet_core.data.splits import RARE_RULE
+
+    manifest, facts, folder = prepared(source, settings, None)
+    proof = proof_of_split(manifest, folder)
+    counts = manifest["species"].value_counts()
+    plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
+    if as_json:
+        result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
+        tell(result, True, "")
+        return
+    d = facts["durations"]
+    p = out_console.print
+    p(f"{facts['n_recordings']} recordings of {facts['n_species']} species, {d['total_h']:.2f} h")
+    p(f"durations      {d['min_s']:.1f} to {d['max_s']:.1f} s, median {d['median_s']:.1f} s")
+    rates = ", ".join(f"{n} at {int(rate):,} Hz" for rate, n in facts["sample_rates"].items())
+    p(f"sample rates   {rates}")
+    p(
+        f"imbalance      {counts.max()} recordings of {counts.index[0]}, {counts.min()} of "
+        f"{counts.index[-1]} ({counts.max() / counts.min():.0f} : 1)"
+    )
+    sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
+    p(f"strata         {sizes} species, by training {facts['scored']}")
+    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
+    p(f"split          {sides} {facts['scored']}")
+    p(f"rule           {RARE_RULE}")
+    for column, found in proof.items():
+        crossed = found["crossing"]
+        few = ", ".join(crossed[:5]) + (", ..." if len(crossed) > 5 else "")
+        verdict = f"NOT separated: {len(crossed)} on several sides: {few}" if crossed else "none on two sides"
+        p(f"proof          {found['n']} {column}s, {verdict}")
+    for note in facts["notes"]:
+        p(f"note           {note}")
+    copies = facts["duplicates"]
+    p(f"duplicates     {len(copies) or 'no'} recordings in several files of the same content")
+    for same in copies:
+        where = f"{', '.join(same['species'])} in {', '.join(same['sides'])}"
+        p(f"               {where}: {', '.join(same['paths'])}")
+    table = Table("species", "recordings", "train", box=None, padding=(0, 2))
+    for species, n in counts.items():
+        table.add_row(str(species), str(n), str(facts["train_counts"].get(species, 0)))
+    p(table)
+    list_skipped(facts["skipped"])
+    for file in plots:
+        p(f"plot           {file}")
+
+
+def _draw_collection(
+    manifest: pd.DataFrame, facts: dict[str, Any], folder: Path, settings: list[str] | None, plot: Path
+) -> list[Path]:
+    """Write the figures of `data describe` as PNG and SVG; return the PNG files."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import scored_rows
+    from reports.data_plots import counts_figure, species_counts, spectrograms_figure
+    from reports.plots import save
+
+    counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
+    config = TrainConfig().override(parse_settings(settings)).data
+    scored = scored_rows(manifest, folder)
+    save(counts_figure(species_counts(scored), of=facts["scored"]), counts_stem)
+    examples = []
+    for name, species in facts["strata"].items():
+        if not species:
+            continue
+        # By training recordings: the commonest of the common, the rarest of the rare, one in the middle.
+        ranked = sorted(species, key=lambda s: facts["train_counts"][s])
+        chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
+        mine = scored[scored["species"] == chosen]
+        n = mine["path"].nunique()
+        title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
+        shown = mine[mine["side"] == "train"]  # nobody looks at the test side
+        examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
+    examples.reverse()
+    spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
+    figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)
+    save(figure, spectrograms_stem)
+    return [stem.with_name(f"{stem.name}.png") for stem in (counts_stem, spectrograms_stem)]
+
+
+def _spectrogram(path: str, config: DataConfig) -> Any:
+    """Return the most active window of a recording as [frequencies, frames] in dB below its loudest point."""
+    import torch
+
+    from birdnet_core.data.audio import decode
+    from birdnet_core.data.clip_store import active_windows
+    from birdnet_core.features.log_mel import power_to_db
+
+    samples, sample_rate = decode(path)
+    _, windows = active_windows(samples, sample_rate, config)
+    window = torch.from_numpy(windows[0])
+    spectrum = torch.stft(window, 1024, 256, window=torch.hann_window(1024), return_complex=True)
+    return power_to_db(spectrum.abs().square()[None])[0].numpy()

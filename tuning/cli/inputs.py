@@ -1,0 +1,91 @@
+"""What options name: recordings, a config, a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdnet_core.errors import ConfigError, DataError, did_you_mean
+from tuning.cli.options import parse_settings
+from tuning.cli.output import err_console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from birdnet_core.config import TrainConfig
+    from search_spaces.study import Study
+    from tuning.live import StageBars
+
+
+def read_recordings(source: str) -> pd.DataFrame:
+    """Return the manifest that ``--data`` names: a CSV, a folder per species, or synthetic birds."""
+    from birdnet_core.data.building import default_cache
+    from birdnet_core.data.manifest import index_folder, read_manifest
+    from birdnet_core.data.synthetic import cached_synthetic_birds
+
+    if source == "synthetic":
+        return read_manifest(cached_synthetic_birds(default_cache()))
+    if Path(source).is_dir():
+        return index_folder(source)
+    if not Path(source).exists():
+        raise DataError(
+            f"no recordings at {source!r}: there is no such file or folder; give a manifest CSV, "
+            "a folder with one folder per species, or 'synthetic'"
+        )
+    return read_manifest(source)
+
+
+def read_config(source: str) -> TrainConfig:
+    """Return the config of a preset, or in best.json, a trial's record or a config file."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.presets import PRESETS, preset
+    from birdnet_core.records import read_json
+
+    if source in PRESETS:
+        return preset(source)
+    if not Path(source).exists():
+        raise ConfigError(
+            f"no config at {source!r}: there is no such file{did_you_mean(source, PRESETS)}; give best.json, "
+            f"a trial's record, a config as JSON, or a preset ({', '.join(PRESETS)})"
+        )
+    content = read_json(Path(source))
+    return TrainConfig.from_dict(content.get("config", {k: v for k, v in content.items() if k != "schema"}))
+
+
+def prepared(
+    source: str, settings: list[str] | None, workers: int | None, bars: StageBars | None = None
+) -> tuple[pd.DataFrame, dict[str, Any], Path]:
+    """Return the manifest, the dataset's facts and its folder, under a bar for each stage."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, prepare
+    from tuning.live import StageBars
+
+    config = TrainConfig().override(parse_settings(settings))
+    bars = bars or StageBars(err_console)
+    with bars.shown():
+        manifest = read_recordings(source)
+        folder = prepare(manifest, config, workers=workers, progress=bars)
+    return manifest, Dataset.open(folder).facts, folder
+
+
+def find_study(
+    name: str,
+    *,
+    quick: bool,
+    options: dict[str, Any],
+    seeds: int | None = None,
+    trials: int | None = None,
+    source: str | None = None,
+) -> Study:
+    """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
+    import optuna
+
+    from search_spaces.study import Ablation, load_study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load_study(name, quick=quick, options=options, source=source)
+    if isinstance(study, Ablation) and trials is not None:
+        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
+    if not isinstance(study, Ablation) and seeds is not None:
+        raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
+    return study

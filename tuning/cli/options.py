@@ -1,0 +1,112 @@
+"""Options and arguments that several verbs take, and how their text is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from birdnet_core.errors import ConfigError
+
+StudyArgument = Annotated[
+    str, typer.Argument(help="A study of `birdtune list studies`, or your own .yaml or .py file.")
+]
+DataOption = Annotated[
+    str,
+    typer.Option("--data", help="A manifest CSV, a folder per species, or 'synthetic'.", metavar="CSV|DIR"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
+]
+StudyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the study, as in --option ast=checkpoints/ast; repeatable. `birdtune list "
+        "studies` names them.",
+        metavar="KEY=VALUE",
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.", metavar="RUN")]
+BaseOption = Annotated[
+    str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
+]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")]
+TrialsOption = Annotated[int | None, typer.Option(min=1, help="Trials of a search.")]
+CpusOption = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
+ConcurrentOption = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
+BudgetHoursOption = Annotated[
+    float | None, typer.Option(help="Stop when drivers of this run have run for so long.")
+]
+BudgetGpuHoursOption = Annotated[
+    float | None, typer.Option(help="Stop when this run has used so many GPU-hours of training.")
+]
+UntilOption = Annotated[
+    str | None, typer.Option(help="Stop when an epoch is so good.", metavar="METRIC>=VALUE")
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        help="GPUs of a trial; fractions share one, 'auto' as many as its memory holds.", metavar="N|auto"
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster; auto is the one that this machine is in.", metavar="HOST:PORT|auto"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
+
+
+def parse_settings(given: list[str] | None) -> dict[str, Any]:
+    """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form.
+
+    Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
+    """
+    from birdnet_core.config import FOLDER_SETTINGS
+
+    settings = _parse(given, "--set", "optim.lr=3e-4")
+    folders = {key: _absolute(settings[key]) for key in FOLDER_SETTINGS if key in settings}
+    return {**settings, **folders}
+
+
+def parse_options(given: list[str] | None) -> dict[str, Any]:
+    """Return ``["ast=checkpoints/ast"]`` as `parse_settings` does; any option may be a folder."""
+    options = _parse(given, "--option", "ast=checkpoints/ast")
+    return {key: _absolute(value) for key, value in options.items()}
+
+
+def _parse(given: list[str] | None, flag: str, example: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in given or []:
+        key, equals, text = item.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"{flag} {item!r} is not KEY=VALUE; for example {flag} {example}")
+        try:
+            values[key.strip()] = json.loads("null" if text.lower() in ("none", "null") else text)
+        except json.JSONDecodeError:
+            values[key.strip()] = text
+    return values
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str) and Path(value).expanduser().is_dir():
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
+def parse_gpus(given: str | None) -> float | Literal["auto"] | None:
+    """Return ``--gpus-per-trial`` as a number, ``auto``, or None; ConfigError for anything else."""
+    if given is None or given == "auto":
+        return given  # type: ignore[return-value]
+    try:
+        gpus = float(given)
+    except ValueError:
+        gpus = -1.0
+    if not 0 <= gpus < math.inf:
+        raise ConfigError(f"--gpus-per-trial {given!r} is not accepted; it takes a number from 0, or 'auto'")
+    return gpus

@@ -1,0 +1,167 @@
+"""`birdtune plan`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from tuning.cli.inputs import find_study, read_config, read_recordings
+from tuning.cli.options import (
+    BaseOption,
+    ConcurrentOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    QuickOption,
+    SeedsOption,
+    SetOption,
+    StudyArgument,
+    StudyOption,
+    TrialsOption,
+    parse_gpus,
+    parse_options,
+    parse_settings,
+)
+from tuning.cli.output import err_console, out_console, tell
+
+if TYPE_CHECKING:
+    from tuning.planning import Plan
+
+
+def plan_command(
+    study: StudyArgument,
+    data: DataOption = "synthetic",
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's run folder, only read; runs/STUDY if left out.")
+    ] = None,
+    base: BaseOption = None,
+    settings: SetOption = None,
+    options: StudyOption = None,
+    seeds: SeedsOption = None,
+    trials: TrialsOption = None,
+    quick: QuickOption = False,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
+    budget_gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import prepare
+    from tuning.live import StageBars
+    from tuning.planning import plan
+
+    asked = find_study(study, quick=quick, options=parse_options(options), seeds=seeds, trials=trials)
+    gpus = parse_gpus(gpus_per_trial)
+    start_from = read_config(base) if base else TrainConfig()
+    overrides = parse_settings(settings)
+    run = out or Path("runs") / asked.name
+    bars = StageBars(err_console)
+    with bars.shown():
+        manifest = read_recordings(data)
+        planned = plan(
+            asked,
+            lambda config: prepare(manifest, config, progress=bars),
+            run,
+            base=start_from,
+            settings=overrides,
+            n_seeds=seeds,
+            n_trials=trials,
+            cpus_per_trial=cpus_per_trial,
+            gpus_per_trial=gpus,
+            concurrent=concurrent,
+            budget_hours=budget_hours,
+            budget_gpu_hours=budget_gpu_hours,
+            progress=bars,
+        )
+    given = {
+        "data": data, "out": out, "base": base, "seeds": seeds, "trials": trials,
+        "cpus-per-trial": cpus_per_trial if cpus_per_trial > 1 else None, "gpus-per-trial": gpus_per_trial,
+        "concurrent": concurrent, "budget-hours": budget_hours, "budget-gpu-hours": budget_gpu_hours,
+    }  # fmt: skip
+    words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
+    words += [word for item in settings or [] for word in ("--set", item)]
+    words += [word for item in options or [] for word in ("--option", item)]
+    words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
+    command = shlex.join(words)
+    if as_json:
+        tell({**planned.to_dict(), "command": command}, True, "")
+    else:
+        _tell_plan(planned)
+        out_console.print(f"next: {command}")
+
+
+def _tell_plan(plan: Plan) -> None:
+    """Print a plan: how much, how long, what each arm takes, what is on disk, what to read before."""
+    from tuning.live import clock, describe
+    from tuning.packing import as_size
+
+    p = out_console.print
+    machine, worst, expected = plan.machine, plan.worst, plan.expected
+    if plan.design:
+        p(f"design         {plan.design['kind']}, {plan.design['n_cells']} cells")
+        for note in plan.design["notes"]:
+            p(f"               {note}")
+    done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
+    p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
+    if plan.kind == "search":
+        p(f"epochs         about {expected.epochs:,.0f} under ASHA, at most {worst.epochs:,.0f}")
+        p(f"wall time      about {clock(3600 * expected.hours)}, at most {clock(3600 * worst.hours)}")
+    else:
+        p(f"epochs         {worst.epochs:,.0f}, {plan.epochs_each} a trial")
+        p(f"wall time      about {clock(3600 * worst.hours)}")
+    if plan.taking_turns_hours is not None:
+        p(f"               {clock(3600 * plan.taking_turns_hours)} if sharing a GPU gains nothing")
+    p(f"CPU-hours      {expected.cpu_hours:.2f} on {machine.cpus} CPUs, {plan.cpus_per_trial} a trial")
+    if machine.gpus:
+        sizes = ", ".join(as_size(size) for size in machine.gpus)
+        p(f"GPU-hours      {expected.gpu_hours:.2f} on {len(machine.gpus)} GPUs ({sizes})")
+    else:
+        p("GPU            no GPU here")
+    for store in plan.stores:
+        p(f"store          {as_size(store.n_bytes)} {'made now' if store.is_new else 'there'}: {store.path}")
+    disk = plan.disk
+    p(
+        f"disk           run folder {as_size(disk.run_folder)}, checkpoints {as_size(disk.checkpoints)}, "
+        f"{as_size(disk.free)} free"
+    )
+    if plan.cut:
+        n = f"{plan.cut.after_trials} of {plan.n_left}"
+        p(f"budget         {plan.cut.budget} ends it after about {n} trials")
+    for note in plan.notes:
+        p(f"note           {note}")
+    columns = ["trials", "step", "epoch", "trial", "memory", *(["share", "a GPU"] if machine.gpus else [])]
+    table = Table("arm", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for arm in plan.arms:
+        probe, share = arm.probe, arm.share
+        if probe.gpu_peak_bytes is not None:
+            needed: int | None = probe.gpu_peak_bytes + (probe.gpu_context_bytes or 0)
+        else:
+            needed = probe.rss_growth_bytes
+        row = [
+            describe(arm.settings) or "every trial", str(arm.n_trials), f"{1000 * probe.step_s:.1f} ms",
+            f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours),
+            "?" if needed is None else as_size(needed),
+        ]  # fmt: skip
+        if machine.gpus:
+            row += [f"{arm.gpus_per_trial:g}", f"{share.trials_per_gpu} trials" if share else ""]
+        table.add_row(*row)
+    if plan.arms:
+        p(table)
+        on_gpu = any(arm.probe.gpu_peak_bytes is not None for arm in plan.arms)
+        p(
+            "memory: of the GPU, the CUDA context included"
+            if on_gpu
+            else "memory: by how much the process grew, data that trials share included"
+        )

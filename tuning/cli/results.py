@@ -1,0 +1,127 @@
+"""`birdtune report`, `best` and `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from birdnet_core.errors import ConfigError
+from tuning.cli.inputs import read_config, read_recordings
+from tuning.cli.options import DataOption, JsonOption, SetOption, parse_settings
+from tuning.cli.output import err_console, in_words, tell
+
+
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `birdtune sweep`.")],
+    out: Annotated[Path | None, typer.Option(help="The report's folder; RUN/report if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html, .md and .json, tables and figures."""
+    from reports import write_report
+
+    folder = out or runs[0] / "report"
+    report = write_report(runs, folder)
+    lines = [f"{folder / 'report.html'}"]
+    for study in report["studies"]:
+        lines.append(f"{study['name']}: {len(study['cells'])} cells")
+    tell({"report": str(folder / "report.html"), "studies": [s["name"] for s in report["studies"]]},
+           as_json, "\n".join(lines))  # fmt: skip
+
+
+def best_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/best.json if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
+    from birdnet_core.records import write_json
+    from reports import choose, load
+
+    best = choose(load([run]), study)
+    file = out or run / "best.json"
+    write_json(file, best)
+    interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
+    tell(
+        best,
+        as_json,
+        f"{in_words(best['factors'])}\n"
+        f"{best['metric']} {best['mean']:.4f}{interval}, n = {best['n']}\n"
+        f"rule: {best['rule']}\n"
+        f"{best['how_sure']}\n"
+        f"{file}\n"
+        f"next: birdtune train {file} --data ... --out model/",
+    )
+
+
+def train_command(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="best.json, a trial's record, or a config as JSON; defaults if left out."),
+    ] = None,
+    data: DataOption = "synthetic",
+    out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("model"),
+    preset: Annotated[
+        str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one config alone, without Ray: the same numbers as its trial in a sweep.
+
+    When interrupted, the same command goes on after the last finished epoch.
+    """
+    if config and preset:
+        raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
+    start_from = preset or (str(config) if config else None)
+    result = _train(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
+    tell(
+        result,
+        as_json,
+        f"best epoch {result['best_epoch']} of {result['epochs']}: "
+        + ", ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items() if k.startswith("val/f1"))
+        + f"\n{out}",
+    )
+
+
+def _train(
+    start_from: str | None,
+    data: str,
+    out: Path,
+    *,
+    seed: int | None = None,
+    settings: list[str] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, prepare
+    from birdnet_core.training import save_model, train
+    from tuning.live import StageBars
+
+    chosen = read_config(start_from) if start_from else TrainConfig()
+    chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
+    bars = StageBars(err_console)
+    with bars.shown():
+        dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
+    monitor = chosen.training.monitor
+
+    def show(epoch: int, metrics: dict[str, float]) -> None:
+        if not quiet:
+            err_console.print(
+                f"epoch {epoch:3d}/{chosen.training.epochs}  train/loss {metrics['train/loss']:.4f}  "
+                f"val/loss {metrics['val/loss']:.4f}  {monitor} {metrics[monitor]:.4f}  "
+                f"{metrics['epoch_s']:.1f} s"
+            )
+
+    checkpoint = out / "session.pt"
+    if checkpoint.exists() and not quiet:
+        err_console.print(f"going on from {checkpoint}", soft_wrap=True)
+    session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
+    save_model(session, out)
+    checkpoint.unlink(missing_ok=True)
+    record = session.record("completed")
+    kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
+    return {"model": str(out), **{k: getattr(record, k) for k in kept}}

@@ -1,0 +1,127 @@
+"""`birdtune list` and `birdtune study`: what there is to name, and what a study varies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli.inputs import find_study
+from tuning.cli.options import JsonOption, QuickOption, StudyArgument, StudyOption, parse_options
+from tuning.cli.output import in_words, out_console, tell
+
+KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
+
+
+def list_names(
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), metavar="KIND")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what can be named in a config, with options and defaults."""
+    from birdnet_core import registry
+    from birdnet_core.presets import PRESETS
+    from birdnet_core.records import METRICS
+
+    if kind not in KINDS:
+        raise ConfigError(f"cannot list {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
+    if kind == "metrics":
+        rows: list[dict[str, Any]] = [
+            {"name": name, "direction": direction, "summary": summary}
+            for name, (direction, summary) in METRICS.items()
+        ]
+    elif kind == "presets":
+        rows = [
+            {"name": name, "summary": preset.summary, "settings": preset.overrides}
+            for name, preset in PRESETS.items()
+        ]
+    elif kind == "studies":
+        rows = [_study_row(name) for name in registry.studies.names()]
+    else:
+        entries: registry.Registry = getattr(registry, kind)
+        rows = [
+            {"name": name, "summary": entries[name].summary, "options": entries[name].defaults()}
+            for name in entries.names()
+        ]
+        if kind == "models":
+            for row in rows:
+                row["n_params"] = _n_params(row["name"])
+    if as_json:
+        tell({kind: rows}, True, "")
+        return
+    if kind == "studies":
+        for row in rows:
+            out_console.print(_study_text(row))
+        return
+    table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*(in_words(value) for value in row.values()))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _study_row(name: str) -> dict[str, Any]:
+    from birdnet_core import registry
+    from birdnet_core.config import TrainConfig
+    from search_spaces.study import Ablation, base_config, load_study
+
+    study = load_study(name)
+    kind = "ablation" if isinstance(study, Ablation) else "search"
+    if isinstance(study, Ablation):
+        trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
+    else:
+        trials = f"{study.n_trials} trials"
+    return {
+        "name": name,
+        "question": study.question,
+        "kind": kind,
+        "trials": trials,
+        "epochs": base_config(study, TrainConfig()).training.epochs,
+        "metric": study.metric,
+        "options": registry.studies[name].defaults(),
+    }
+
+
+def _study_text(row: dict[str, Any]) -> str:
+    # As a table, the question would leave no room for the rest on a terminal of 80 columns.
+    size = f"{row['kind']}, {row['trials']}, {row['epochs']} epochs, {row['metric']}"
+    options = f"; options {', '.join(row['options'])}" if row["options"] else ""
+    return f"{row['name']}\n    {row['question']}\n    {size}{options}"
+
+
+def _n_params(name: str) -> int:
+    """Count a model's parameters at 3 x 40 x 130 and 89 classes."""
+    from birdnet_core.build import rehearse
+    from birdnet_core.config import TrainConfig
+
+    return rehearse(TrainConfig().override({"model.name": name}), (3, 40, 130), 89)
+
+
+def study_show(
+    study: StudyArgument,
+    options: StudyOption = None,
+    quick: QuickOption = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a study varies: the cells of an ablation, the space of a search."""
+    from search_spaces.files.study_plain import to_yaml
+    from tuning.study_view import design_as_text, design_of
+
+    asked = find_study(study, quick=quick, options=parse_options(options))
+    if as_yaml:
+        print(to_yaml(asked), end="")
+    elif as_json:
+        tell(design_of(asked), True, "")
+    else:
+        out_console.print(design_as_text(design_of(asked)))
+
+
+def study_schema_command() -> None:
+    """Print the JSON Schema of study files in YAML; editors complete and check from it."""
+    from search_spaces.files.schema import study_schema
+
+    tell(study_schema(), True, "")

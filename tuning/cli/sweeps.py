@@ -1,0 +1,387 @@
+"""`birdtune sweep`, `resume`, `rerun` and `extend`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
+from tuning.cli.inputs import find_study, read_config, read_recordings
+from tuning.cli.options import (
+    AddressOption,
+    BaseOption,
+    BudgetGpuHoursOption,
+    BudgetHoursOption,
+    ConcurrentOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    QuickOption,
+    RunArgument,
+    SeedsOption,
+    SetOption,
+    StudyArgument,
+    StudyOption,
+    TrialsOption,
+    UntilOption,
+    parse_gpus,
+    parse_options,
+    parse_settings,
+)
+from tuning.cli.output import err_console, list_failures, out_console, tell
+
+if TYPE_CHECKING:
+    from search_spaces.study import Study
+    from tuning.journal import Observer
+
+
+def sweep_command(
+    study: StudyArgument,
+    data: DataOption = "synthetic",
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
+    base: BaseOption = None,
+    settings: SetOption = None,
+    options: StudyOption = None,
+    seeds: SeedsOption = None,
+    trials: TrialsOption = None,
+    quick: QuickOption = False,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    address: AddressOption = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
+    ] = "tpe",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="What ends trials of a search early, else the study's: asha, hyperband, median or fifo.",
+            metavar="NAME",
+        ),
+    ] = None,
+    storage: Annotated[
+        str,
+        typer.Option(
+            help="Of a search's Optuna study: sqlite, journal, a database's URL, or env, which "
+            "reads the URL from BIRDTUNE_STORAGE."
+        ),
+    ] = "sqlite",
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
+    until: UntilOption = None,
+    trial_timeout: Annotated[
+        float | None, typer.Option(help="Seconds an epoch may take; a trial that hangs longer has failed.")
+    ] = None,
+    keep_checkpoints: Annotated[
+        int, typer.Option(min=0, help="Completed trials, the best, that keep a checkpoint for `extend`.")
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Also write TensorBoard logs, to RUN/tensorboard.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the trials of a study; what the run folder holds already is not trained again.
+
+    Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
+    """
+    from search_spaces.files.study_file import is_study_file, read_source
+
+    is_file = is_study_file(study)
+    request = {
+        "study": str(Path(study).absolute()) if is_file else study,
+        "source": read_source(study) if is_file else None,
+        "data": data if data == "synthetic" else str(Path(data).absolute()),
+        "base": read_config(base).to_dict() if base else None,
+        "settings": parse_settings(settings),
+        "options": parse_options(options),
+        "seeds": seeds,
+        "trials": trials,
+        "quick": quick,
+        "cpus": cpus_per_trial,
+        "gpus": parse_gpus(gpus_per_trial),
+        "concurrent": concurrent,
+        "address": address,
+        "workers": workers,
+        "sampler": sampler,
+        "scheduler": scheduler,
+        "storage": storage,
+        "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
+        "trial_timeout": trial_timeout,
+        "keep_checkpoints": keep_checkpoints,
+        "tensorboard": tensorboard,
+    }
+    if dry_run:
+        _tell_dry_run(request, as_json)
+        return
+    _tell_sweep(_sweep(request, out or Path("runs") / _asked(request).name), as_json)
+
+
+def resume_command(
+    run: RunArgument,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
+    until: UntilOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with the studies of a run that was interrupted or killed, as they were asked for.
+
+    Budgets count what the run has used before; a budget or an address given here replaces the one it was
+    started with.
+    """
+    from birdnet_core.records import RunFolder
+
+    for name in RunFolder.existing(run).study_names():
+        request = _request(run, name)
+        given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
+        if any(value is not None for value in given.values()):
+            request["budget"] = given
+        if address:
+            request["address"] = address
+        _tell_sweep(_sweep(request, run), as_json)
+
+
+def rerun_command(
+    run: RunArgument,
+    failed: Annotated[bool, typer.Option("--failed", help="Those that failed or diverged.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the failed and diverged trials of a run again, from their start."""
+    from birdnet_core.records import RunFolder
+
+    if not failed:
+        raise ConfigError("say which trials shall be trained again: birdtune rerun RUN --failed")
+    for name in RunFolder.existing(run).study_names():
+        _tell_sweep(_sweep(_request(run, name), run, rerun_failed=True), as_json)
+
+
+def extend_command(
+    run: RunArgument,
+    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(help="Epochs of each trial, or +N more: a study of its own in the same folder."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
+    from birdnet_core.records import RunFolder
+
+    folder = RunFolder.existing(run)
+    names = folder.study_names()
+    if study is None and len(names) > 1:
+        raise ConfigError(f"{str(run)!r} holds several studies; give --study: {', '.join(names)}")
+    name = study or names[0]
+    if name not in names:
+        raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
+    there, request = folder.read_study(name), _request(run, name)
+    shorter = None
+    if seeds is None and trials is None and epochs is None:
+        raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
+    if seeds is not None:
+        request["seeds"] = _extended("--seeds", seeds, len(there["seeds"]))
+    if trials is not None:
+        request["trials"] = _extended("--trials", trials, there["n_trials"] or 0)
+    if epochs is not None:
+        shorter = there["epochs"]
+        n = _extended("--epochs", epochs, shorter)
+        request["settings"] = {**request["settings"], "training.epochs": n}
+        request.pop("name", None)
+        request["name"] = f"{_asked(request).name}-{n}-epochs"
+    _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
+
+
+def _extended(option: str, given: str, now: int) -> int:
+    """Return the total that ``+N`` or ``N`` asks for; ConfigError where it is not more than `now`."""
+    try:
+        total = now + int(given) if given.startswith("+") else int(given)
+    except ValueError:
+        raise ConfigError(f"{option} {given!r} is not a number; give a total such as 5, or +2") from None
+    if total <= now:
+        raise ConfigError(f"{option} {given} adds nothing: the study has {now}; give a larger total, or +N")
+    return total
+
+
+def _request(run: Path, study: str) -> dict[str, Any]:
+    """Return what the command line asked for when a study was started."""
+    from birdnet_core.records import RunFolder
+
+    request: dict[str, Any] | None = RunFolder(run).read_study(study)["request"]
+    if request is None:
+        raise RunFolderError(
+            f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
+            "call tuning.launch.sweep again with the arguments it was started with"
+        )
+    _tell_changed(request)
+    return request
+
+
+def _sweep(
+    request: dict[str, Any], out: Path, *, rerun_failed: bool = False, shorter: int | None = None
+) -> dict[str, Any]:
+    """Run the sweep that `request` asks for, under a live view, and return its summary as plain values.
+
+    `request` is kept in the run folder: it is all that `resume` needs.
+    """
+    import contextlib
+    import importlib
+    import threading
+
+    from birdnet_core.records import RunFolder
+    from tuning.halt import Budget
+    from tuning.live import SweepView
+    from tuning.resources import ray_session
+
+    study = _asked(request)
+    budget = Budget(**request.get("budget", {}))
+    view = SweepView(err_console)
+    observers: list[Observer] = [view]
+    if request.get("tensorboard"):
+        from tuning.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(out / "tensorboard"))
+
+    def observe(event: dict[str, Any]) -> None:
+        for observer in observers:
+            observer(event)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(view.shown())
+        view.progress("reading recordings", 0, 1)
+        manifest = read_recordings(request["data"])
+        if not request.get("address") and study.name not in RunFolder(out).study_names():
+            # Ray takes seconds to start and torch seconds to load: here side by side.
+            threading.Thread(target=importlib.import_module, args=("tuning.launch",), daemon=True).start()
+            stack.enter_context(ray_session(out / "ray.log"))
+        from birdnet_core.config import TrainConfig
+        from tuning.launch import Data, Resources, sweep
+
+        data = Data(
+            name=Path(request["data"]).stem,
+            manifest=manifest,
+            workers=request["workers"],
+            progress=view.progress,
+        )
+        summary = sweep(
+            study,
+            data,
+            out,
+            base=TrainConfig.from_dict(request["base"] or {}),
+            settings=request["settings"],
+            n_seeds=request["seeds"],
+            n_trials=request["trials"],
+            resources=Resources(
+                cpus=request["cpus"],
+                gpus=request["gpus"],
+                concurrent=request["concurrent"],
+                timeout_s=request.get("trial_timeout"),
+                checkpoints=request.get("keep_checkpoints", 0),
+            ),
+            budget=budget,
+            rerun_failed=rerun_failed,
+            shorter=shorter,
+            sampler=request.get("sampler", "tpe"),
+            storage=request.get("storage", "sqlite"),
+            address=request.get("address"),
+            request=request,
+            command=shlex.join(["birdtune", *sys.argv[1:]]),
+            observer=observe,
+        )
+    return {
+        "study": study.name,
+        "run": str(out),
+        "counts": summary.counts,
+        "halted": summary.halted,
+        "n_reused": summary.n_reused,
+        "seconds": round(summary.seconds, 1),
+    }
+
+
+def _asked(request: dict[str, Any]) -> Study:
+    """Return the study that `request` asks for: of a file, as it was when the run was started."""
+    from dataclasses import replace
+
+    from search_spaces.study import Ablation
+
+    name, source = request["study"], request.get("source")
+    study = find_study(
+        name,
+        quick=request["quick"],
+        options=request.get("options", {}),
+        seeds=request["seeds"],
+        trials=request["trials"],
+        source=source,
+    )
+    if scheduler := request.get("scheduler"):
+        if isinstance(study, Ablation):
+            raise ConfigError(
+                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
+            )
+        study = replace(study, scheduler=scheduler)
+    return replace(study, name=request.get("name", study.name))
+
+
+def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
+    """Print the trials that a sweep would train."""
+    from birdnet_core.config import TrainConfig
+    from tuning.study_view import dry_run, dry_run_as_text
+
+    result = dry_run(
+        _asked(request),
+        TrainConfig.from_dict(request["base"] or {}),
+        request["settings"],
+        n_seeds=request["seeds"],
+        n_trials=request["trials"],
+    )
+    if as_json:
+        tell(result, True, "")
+    else:
+        out_console.print(dry_run_as_text(result))
+
+
+def _tell_changed(request: dict[str, Any]) -> None:
+    """Say so where the file of a study is no longer what the run was started with."""
+    file, source = Path(request["study"]), request.get("source")
+    if source is None:
+        return
+    if not file.exists():
+        state = "is gone"
+    elif file.read_text(encoding="utf-8-sig", errors="replace") != source:
+        state = "has changed since this run was started"
+    else:
+        return
+    err_console.print(
+        f"{file} {state}: the run goes on with what it was then, which its folder keeps", soft_wrap=True
+    )
+
+
+def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
+    """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
+    run = result["run"]
+    goes_on = f"birdtune resume {run}    " if result["halted"] else ""
+    stopped = f"stopped early: {result['halted']}\n" if result["halted"] else ""
+    following = f"next: {goes_on}birdtune report {run}    birdtune best {run}"
+    tell(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
+    if not as_json:
+        list_failures(Path(run))
+    if result["halted"]:
+        return
+    if not result["counts"].get("completed"):
+        raise ConfigError(f"no trial of {result['study']!r} completed; the reasons stand in {run}/trials/")
+
+
+def _sweep_line(result: dict[str, Any]) -> str:
+    states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
+    reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
+    return f"{result['study']}: {states}{reused} in {result['seconds']:.0f} s"

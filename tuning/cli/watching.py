@@ -1,0 +1,66 @@
+"""`birdtune status` and `birdtune dashboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from birdnet_core.errors import ConfigError
+from tuning.cli.options import JsonOption
+from tuning.cli.output import err_console, out_console, tell
+
+
+def status_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    watch: Annotated[
+        float | None,
+        typer.Option(min=0.2, help="Draw it anew every so often, until Ctrl-C.", metavar="SECONDS"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how a run stands, from another terminal while it runs, or after; reads only."""
+    from dataclasses import asdict
+
+    from birdnet_core.records import RunFolder
+    from tuning.status import as_text, run_status
+
+    folder = RunFolder.existing(run)
+    if watch is None:
+        status = run_status(folder)
+        if as_json:
+            tell(asdict(status), True, "")
+        else:
+            out_console.print(as_text(status))
+        return
+    if as_json:
+        raise ConfigError("--json prints once, and --watch draws again and again; leave one of them out")
+    import contextlib
+    import time
+
+    from rich.live import Live
+
+    with contextlib.suppress(KeyboardInterrupt), Live(console=out_console, auto_refresh=False) as live:
+        while True:
+            live.update(as_text(run_status(folder)), refresh=True)
+            time.sleep(watch)
+
+
+def dashboard_command(
+    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
+) -> None:
+    """Show a copy of a run's searches in optuna-dashboard, on this machine alone, until Ctrl-C."""
+    import contextlib
+    import tempfile
+
+    from birdnet_core.records import RunFolder
+    from tuning.dashboard import copy_storage, serve
+
+    folder = RunFolder.existing(run)
+    with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:
+        storage = copy_storage(folder, Path(scratch))
+        err_console.print(f"http://127.0.0.1:{port} shows the searches as they are now; Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(storage, port)
