@@ -26,8 +26,9 @@ from birdnet_core.records import RunFolder
 from search_spaces.study import Search, load_study
 from tuning.launch import Data, sweep
 
-# No patience, so that only the scheduler stops trials; one window a recording makes for short epochs.
-SETTINGS = {"training.patience": 0, "data.windows_per_recording": 1}
+# No patience, so that only the scheduler stops trials; a narrow network and one window a recording make for
+# short epochs.
+SETTINGS = {"training.patience": 0, "data.windows_per_recording": 1, "model.width": 16}
 
 
 def outcome(run: RunFolder) -> tuple[int, float]:
