@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, write_json, write_text
-from reports import aggregate, compare, effects, plots, selection, sentences, tables
+from reports import aggregate, compare, effects, gates, plots, selection, sentences, tables
 from reports.runs import Runs, load
 
 SCHEMA = 1
@@ -66,16 +66,15 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     interaction = compare.interaction(cells, study)
     main = effects.main_effects(cells, study)
     ranks = effects.rank_correlations(cells, study)
-    try:
-        best, no_best = selection.choose_among(runs, [study]), ""
-    except RunFolderError as error:
-        best, no_best = None, str(error)
+    best, no_best = selection.best_of(runs, study)
+    judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
     displays = {
         "cells": shown,
         "comparisons": tables.comparison_table(comparisons, interaction),
         "effects": tables.effect_table(main),
         "correlations": tables.correlation_table(ranks),
+        "gates": tables.gate_table(judged),
         "trials": tables.trial_table(trials, study),
         "species": tables.species_table(trials, study, cells, best),
     }
@@ -84,6 +83,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.with_lists_as_text(comparisons),
         "effects": tables.with_lists_as_text(main),
         "correlations": ranks,
+        "gates": judged,
         "trials": tables.trial_numbers(trials),
     }
     for name, display in displays.items():
@@ -109,6 +109,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": displays["comparisons"],
         "effects": displays["effects"],
         "correlations": displays["correlations"],
+        "gates": displays["gates"],
+        "decision": gates.decision(judged),
         "figures": _figures(study, trials, epochs, cells, best, out / "figures", slug),
         "best": best,
         "no_best": no_best,
@@ -119,7 +121,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "facts": sentences.facts(study),
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
-        "json": tables.plain(_content(study, cells, comparisons, interaction, main, ranks, best)),
+        "json": tables.plain(_content(study, cells, comparisons, interaction, main, ranks, judged, best)),
     }
 
 
@@ -130,6 +132,7 @@ def _content(
     interaction: dict[str, Any] | None,
     main: pd.DataFrame,
     ranks: pd.DataFrame,
+    judged: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one study of report.json, schema 1."""
@@ -161,8 +164,8 @@ def _content(
         "main_effects": main.to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
         "best": best,
-        "gates": [],
-        "decision": None,
+        "gates": judged.to_dict("records"),
+        "decision": gates.decision(judged),
     }
 
 

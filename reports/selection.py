@@ -104,6 +104,14 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
     }
 
 
+def best_of(runs: Runs, study: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the best config of one study, or None and why there is none."""
+    try:
+        return choose_among(runs, [study]), ""
+    except RunFolderError as error:
+        return None, str(error)
+
+
 def _candidates(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
     table = aggregate.cells(runs.trials_of(study), study)
     if metric not in table:

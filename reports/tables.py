@@ -165,6 +165,35 @@ def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
     return _without_empty_note(rows)
 
 
+def gate_table(gates: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "criterion": row["criterion"],
+            "status": row["status"],
+            "value": number(row["value"]),
+            "95 % interval": interval(row),
+            "n": str(row["n"]),
+            "closer look from": number(row["investigate"], "{:g}"),
+            "stretch": _stretch(row),
+            "note": row["note"],
+        }
+        for _, row in gates.iterrows()
+    ]
+    frame = _without_empty_note(rows)
+    is_asked = bool(gates["investigate"].notna().any())
+    return frame if is_asked else frame.drop(columns="closer look from", errors="ignore")
+
+
+def interval(row: Any) -> str:
+    return f"{number(row['low'])} to {number(row['high'])}" if math.isfinite(row["low"]) else "none"
+
+
+def _stretch(row: Any) -> str:
+    if not math.isfinite(row["stretch"]):
+        return "–"
+    return f"{row['stretch']:g}, {'reached' if row['is_stretch_reached'] else 'not reached'}"
+
+
 def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {

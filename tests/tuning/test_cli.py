@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from birdnet_core import registry
-from birdnet_core.records import RunFolder
+from birdnet_core.records import RunFolder, TrialRecord
 from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation
 from tests.settings import SMALL
@@ -509,6 +509,53 @@ def test_examples_run(example, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "best epoch" in done.stdout
+
+
+# gate
+
+
+@pytest.mark.parametrize(
+    ("targets", "code", "decision"),
+    [((0.2,), 0, "GO"), ((0.4,), 1, "INVESTIGATE"), ((0.2, 0.9), 2, "NO-GO")],
+)
+def test_gate_tells_scripts_by_its_exit_code(birdtune, tmp_path, targets, code, decision):
+    run = RunFolder(tmp_path / "run")
+    gates = [
+        {
+            "metric": "val/f1_macro",
+            "target": target,
+            "stretch": None,
+            "investigate": 0.25 if target < 0.9 else None,
+        }
+        for target in targets
+    ]
+    run.write_study(
+        {"name": "one", "kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 1,
+         "question": "?", "n_trials": None, "seeds": [0], "factors": {}, "baseline": {}, "gates": gates,
+         "cells": [{"factors": {}, "config_id": "a"}], "data": {}}
+    )  # fmt: skip
+    run.append(
+        {"event": "trial", "study": "one", "trial_id": "a-s0", "number": 0, "factors": {}, "reused": False}
+    )
+    run.write_record(
+        TrialRecord(
+            trial_id="a-s0", config_id="a", seed=0, status="completed", config={}, epochs=1, best_epoch=1,
+            metrics={"val/f1_macro": 0.3},
+        )
+    )  # fmt: skip
+    told, out, err = birdtune(f"gate {run.path}")
+    assert (told, err) == (code, "")
+    assert out.splitlines()[0] == f"one: {decision}"
+    assert f"val/f1_macro >= {targets[0]}: 0.3000, n = 1; " in out
+    told, out, _ = birdtune(f"gate {run.path} --json")
+    assert (told, json.loads(out)["studies"][0]["decision"]) == (code, decision)
+
+
+def test_gate_of_what_has_none_is_neither_yes_nor_no(birdtune, begun, tmp_path):
+    code, _, err = birdtune(f"gate {begun}")
+    assert code == 3 and "rates has no gates" in err
+    code, _, err = birdtune(f"gate {tmp_path}/nowhere")
+    assert code == 3 and "no run folder" in err
 
 
 # status and dashboard

@@ -9,7 +9,7 @@ import typer
 
 from birdnet_core.errors import BirdtuneError
 from tuning.cli import data, demo, plans, results, studies, sweeps, watching
-from tuning.cli.output import err_console
+from tuning.cli.output import err_console, tell_error
 
 app = typer.Typer(
     help="Honest sweeps and ablations for bird-sound classifiers.",
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "dashboard": watching.dashboard_command,
     "report": results.report_command,
     "best": results.best_command,
+    "gate": results.gate_command,
     "train": results.train_command,
     "demo": demo.demo_command,
 }
@@ -51,9 +52,7 @@ def main() -> None:
     try:
         app()
     except BirdtuneError as error:
-        lines = str(error).split("\n")
-        err_console.print("error:", style="bold red", end=" ")
-        err_console.print("\n       ".join(lines), soft_wrap=True)
+        tell_error(error)
         sys.exit(1)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""

@@ -8,9 +8,18 @@ from typing import Any
 
 from rich.console import Console
 
+from birdnet_core.errors import BirdtuneError
+
 # No markup: names come from the data.
 out_console = Console(highlight=False, soft_wrap=True, markup=False)
 err_console = Console(stderr=True, highlight=False, markup=False)
+
+
+def tell_error(error: BirdtuneError) -> None:
+    """Print an expected error: one clear message, without a traceback."""
+    lines = str(error).split("\n")
+    err_console.print("error:", style="bold red", end=" ")
+    err_console.print("\n       ".join(lines), soft_wrap=True)
 
 
 def list_skipped(skipped: list[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""`birdtune report`, `best` and `train`."""
+"""`birdtune report`, `best`, `gate` and `train`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import BirdtuneError, ConfigError
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import DataOption, JsonOption, SetOption, parse_settings
-from tuning.cli.output import err_console, in_words, tell
+from tuning.cli.options import DataOption, JsonOption, RunArgument, SetOption, parse_settings
+from tuning.cli.output import err_console, in_words, tell, tell_error
 
 
 def report_command(
@@ -54,6 +54,36 @@ def best_command(
         f"{file}\n"
         f"next: birdtune train {file} --data ... --out model/",
     )
+
+
+def gate_command(
+    run: RunArgument,
+    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether a study reached what it set out to: exit code 0 for GO, 1 INVESTIGATE, 2 NO-GO.
+
+    Of several studies the worst decides. 3 is for what cannot be told: no such run, no gates.
+    """
+    from reports import load
+    from reports.gates import DECISIONS, verdicts
+
+    try:
+        found = verdicts(load([run]), study)
+    except BirdtuneError as error:
+        tell_error(error)
+        raise typer.Exit(3) from None
+    lines = []
+    for verdict in found:
+        lines.append(f"{verdict['study']}: {verdict['decision']}")
+        for gate in verdict["gates"]:
+            shown = "no value" if gate["value"] is None else f"{gate['value']:.4f}"
+            if gate["low"] is not None:
+                shown += f" [{gate['low']:.4f}, {gate['high']:.4f}]"
+            note = f"; {gate['note']}" if gate["note"] else ""
+            lines.append(f"  {gate['status']:7}  {gate['criterion']}: {shown}, n = {gate['n']}{note}")
+    tell({"studies": found}, as_json, "\n".join(lines))
+    raise typer.Exit(max(DECISIONS.index(verdict["decision"]) for verdict in found))
 
 
 def train_command(
