@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -101,15 +102,21 @@ def space_facts(space: SpaceFunction) -> dict[str, Any]:
 
 def sampled_space(space: SpaceFunction) -> dict[str, Any]:
     """Return of each parameter its `distributions` in random trials, and the `share` of them that had it."""
-    found: dict[str, Any] = {}
+    found: dict[str, list[BaseDistribution]] = {}
+    counts: Counter[str] = Counter()
     for trial in sample(space, SAMPLES):
+        counts.update(trial.distributions.keys())
         for name, distribution in trial.distributions.items():
-            seen = found.setdefault(name, {"distributions": [], "share": 0.0})
-            seen["share"] = round(seen["share"] + 1 / SAMPLES, 6)
-            plain = _plain_distribution(name, distribution)
-            if plain not in seen["distributions"]:
-                seen["distributions"].append(plain)
-    return found
+            seen = found.setdefault(name, [])
+            if distribution not in seen:
+                seen.append(distribution)
+    return {
+        name: {
+            "distributions": [_plain_distribution(name, distribution) for distribution in seen],
+            "share": counts[name] / SAMPLES,
+        }
+        for name, seen in found.items()
+    }
 
 
 def _plain_distribution(name: str, distribution: BaseDistribution) -> Any:
