@@ -41,6 +41,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/shared_features.py
 	$(BIN)/python benchmarks/ast_frames.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/many_trials.py
+	$(BIN)/python benchmarks/asha_search.py
 
 # Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)
