@@ -3,8 +3,8 @@
     python benchmarks/seeds.py
 
 Differences are in units of the standard deviation of the paired differences. Of t = mean(d) / (s / sqrt(n)),
-power is P(|t| > t(n - 1, 1 - alpha / 2)), with mean(d) normal and s the root of a chi-square over its degrees of
-freedom, integrated over the quantiles of s.
+power is P(|t| > t(n - 1, 1 - alpha / 2)), with mean(d) normal and s the root of a chi-square over its degrees
+of freedom, integrated over the quantiles of s.
 Under Holm the smallest of m p values is compared with alpha / m.
 """
 
