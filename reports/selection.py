@@ -1,4 +1,4 @@
-"""Which config to train in the end: one stated rule, and how sure it is.
+"""Which config to train in the end: one of three stated rules, and how sure the choice is.
 
 The result is the content of `best.json`; its `config` is the record's, so `TrainConfig.from_dict` reads it.
 """
@@ -6,24 +6,38 @@ The result is the content of `best.json`; its `config` is the record's, so `Trai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from birdnet_core.errors import RunFolderError
+from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from reports import aggregate
+from reports.compare import by_seed
 from reports.runs import Runs
 
 SCHEMA = 1
+RULES = {
+    "mean": "the {best} mean over seeds of {metric}",
+    "lower-bound": "the {best} {bound} bound of the 95 % interval of {metric} over seeds",
+    "one-se": "the fewest parameters among the cells within one standard error of the {best} mean over seeds "
+    "of {metric}, of equal ones the {best} mean",
+}
+"""What may decide; `one-se` is the rule of Breiman, Friedman, Olshen and Stone (1984, section 3.4.3)."""
+N_SHOWN = 10
 
 
-def choose(runs: Runs, study: str | None = None) -> dict[str, Any]:
+def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, Any]:
     """Return the content of best.json: the chosen config with its scores, the rule and the runner-up.
 
-    Without `study` the cells of all studies compete, if their metric, split and epochs are equal. Raises
-    RunFolderError for an unknown study, for studies that cannot be compared, and when no trial completed.
+    Without `study` the cells of all studies compete, if their metric, split and epochs are equal. `by` is one
+    of `RULES`. Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial
+    completed, and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
     """
+    if by not in RULES:
+        raise ConfigError(f"unknown rule {by!r}{did_you_mean(by, RULES)} (known: {', '.join(RULES)})")
     chosen = [s for s in runs.studies if study in (None, s["name"])]
     names = ", ".join(dict.fromkeys(s["name"] for s in runs.studies))
     if not chosen:
@@ -35,7 +49,7 @@ def choose(runs: Runs, study: str | None = None) -> dict[str, Any]:
                 f"the studies differ in their {what} ({found}), so their scores cannot be compared; "
                 f"name one study of one run (studies: {names})"
             )
-    return choose_among(runs, chosen)
+    return choose_among(runs, chosen, by)
 
 
 _COMPARABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -46,17 +60,17 @@ _COMPARABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def rule(metric: str, direction: str) -> str:
+def rule(metric: str, direction: str, by: str = "mean") -> str:
     """Return the rule of selection as a sentence."""
-    best = "highest" if direction == "maximize" else "lowest"
+    best, bound = ("highest", "lower") if direction == "maximize" else ("lowest", "upper")
     return (
-        f"The {best} mean over seeds of {metric}, each trial read at its best epoch, "
-        "among the cells with no missing seed if there are any, else among all with a completed trial; "
-        "a cell whose split leaks only if all do."
+        f"By {by}: {RULES[by].format(best=best, bound=bound, metric=metric)}, each trial read at its best "
+        "epoch, among the cells with no missing seed if there are any, else among all with a completed "
+        "trial; a cell whose split leaks only if all do."
     )
 
 
-def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def choose_among(runs: Runs, studies: Sequence[dict[str, Any]], by: str = "mean") -> dict[str, Any]:
     """Return the content of best.json for comparable studies; see `choose`."""
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     tables = [_candidates(runs, study, metric) for study in studies]
@@ -75,7 +89,11 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
     ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
     # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
     ranked = ranked.drop_duplicates(["run", "config_id"])
-    best, second = ranked.iloc[0], ranked.iloc[1] if len(ranked) > 1 else None
+    best = _chosen(ranked, metric, direction, by)
+    others = ranked[ranked["config_id"] != best["config_id"]]
+    second = others.iloc[0] if len(others) else None
+    chances = probabilities_of_best([by_seed(cell, metric) for _, cell in ranked.iterrows()], direction)
+    p_best = chances[list(ranked["config_id"]).index(best["config_id"])] if chances else None
     trials = runs.trials[(runs.trials["run"] == best["run"]) & (runs.trials["study"] == best["study"])]
     config = trials.loc[trials["trial_id"] == best["trial_ids"][0], "config"].iloc[0]
     return {
@@ -85,8 +103,9 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
         "study": best["study"],
         "metric": metric,
         "direction": direction,
-        "rule": rule(metric, direction),
-        "how_sure": _how_sure(best, second, metric, candidates),
+        "rule": rule(metric, direction, by),
+        "how_sure": _how_sure(best, second, metric, candidates) + _chance(p_best, len(ranked)),
+        "p_best": p_best,
         **_scores(best, metric),
         "values": [_null(v) for v in best[f"{metric}:values"]],
         "seeds": best["seeds"],
@@ -100,8 +119,98 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]]) -> dict[str, Any
             "factors": second["factors"],
             **_scores(second, metric),
         },
+        "shortlist": [
+            {
+                "config_id": cell["config_id"],
+                "factors": cell["factors"],
+                **_scores(cell, metric),
+                "n_params": _null(float(cell["n_params"])),
+                "p_best": chances[i] if chances else None,
+            }
+            for i, (_, cell) in enumerate(ranked.iloc[:N_SHOWN].iterrows())
+        ],
         "run": best["run"],
     }
+
+
+def _chosen(ranked: pd.DataFrame, metric: str, direction: str, by: str) -> pd.Series[Any]:
+    """Return the row of `ranked`, best mean first, that the rule chooses."""
+    if by == "mean":
+        return ranked.iloc[0]
+    bound = f"{metric}:low" if direction == "maximize" else f"{metric}:high"
+    bounded = ranked[ranked[bound].notna()]
+    if bounded.empty:
+        raise RunFolderError(
+            f"the rule {by!r} needs a cell with two completed seeds or more, and there is none; "
+            "choose by 'mean', or train more seeds (birdtune extend RUN --seeds +2)"
+        )
+    if by == "lower-bound":
+        bounded = bounded.sort_values(bound, ascending=direction == "minimize", kind="stable")
+    lead: pd.Series[Any] = bounded.iloc[0]
+    if by == "lower-bound":
+        return lead
+    values = list(by_seed(lead, metric).values())
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    near = bounded[(bounded[metric] - lead[metric]).abs() <= error]
+    smallest: pd.Series[Any] = near.sort_values("n_params", kind="stable").iloc[0]
+    return smallest
+
+
+def probabilities_of_best(
+    cells: Sequence[Mapping[int, float]], direction: str, seed: int = 0
+) -> list[float] | None:
+    """Return for each cell the probability that its true mean is the best of them.
+
+    A cell is its values by seed. Values are normal around mean + effect of the seed, with one variance for
+    all cells: where all have the same seeds these effects are removed (two-way layout, residual degrees of
+    freedom (k - 1)(n - 1)), else the variance is pooled within cells. True means are normal around a common
+    one, as in Gelman et al. (2013, Bayesian Data Analysis, section 5.4), with a flat prior on it and on their
+    spread tau: without this shrinkage the leader of many noisy cells would look surer than it is. The
+    probability is the share of 10,000 draws in which a cell leads; the variance is drawn by its own
+    posterior, s^2 df / chi2(df), tau on a grid. None for fewer than two cells, one seed each, or values that
+    do not vary.
+    """
+    n = np.array([len(cell) for cell in cells], dtype=float)
+    if len(cells) < 2 or n.min() < 1:
+        return None
+    means = np.array([np.mean(list(cell.values())) for cell in cells])
+    residuals = [np.array([cell[s] for s in sorted(cell)]) - m for cell, m in zip(cells, means, strict=True)]
+    freedom = int(n.sum()) - len(cells)
+    if len({tuple(sorted(cell)) for cell in cells}) == 1:
+        table = np.array(residuals)
+        residuals = list(table - table.mean(axis=0))
+        freedom = (len(cells) - 1) * (int(n[0]) - 1)
+    squares = float(sum((r**2).sum() for r in residuals))
+    if freedom < 1 or squares <= freedom * (1e-12 * float(np.abs(means).max())) ** 2:
+        return None
+    rng = np.random.default_rng(seed)
+    n_variances, n_each = 200, 50
+    leads = np.zeros(len(cells))
+    largest = 3 * float(means.std()) + 3 * math.sqrt(squares / freedom)
+    taus = largest * (np.arange(100) + 0.5) / 100
+    for quantile in (np.arange(n_variances) + 0.5) / n_variances:
+        errors = squares / stats.chi2.ppf(quantile, freedom) / n  # variances of the means
+        total = errors + taus[:, None] ** 2
+        common_variance = 1 / (1 / total).sum(axis=1)
+        common = common_variance * (means / total).sum(axis=1)
+        logs = 0.5 * np.log(common_variance) - 0.5 * (
+            np.log(total) + (means - common[:, None]) ** 2 / total
+        ).sum(axis=1)
+        weights = np.exp(logs - logs.max())
+        drawn = rng.choice(len(taus), n_each, p=weights / weights.sum())
+        center = common[drawn] + np.sqrt(common_variance[drawn]) * rng.standard_normal(n_each)
+        kept = taus[drawn, None] ** 2 / total[drawn]  # how much of its own mean a cell keeps
+        truth = center[:, None] + kept * (means - center[:, None])
+        truth += np.sqrt(kept * errors) * rng.standard_normal(truth.shape)
+        leader = truth.argmax(axis=1) if direction == "maximize" else truth.argmin(axis=1)
+        leads += np.bincount(leader, minlength=len(cells))
+    return [float(share) for share in leads / leads.sum()]
+
+
+def _chance(p_best: float | None, n_compared: int) -> str:
+    if p_best is None:
+        return ""
+    return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
 
 
 def best_of(runs: Runs, study: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

@@ -34,13 +34,17 @@ def best_command(
     run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
     study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/best.json if left out.")] = None,
+    rule: Annotated[
+        str,
+        typer.Option(help="What decides: mean, lower-bound, or one-se, which prefers the smaller network."),
+    ] = "mean",
     as_json: JsonOption = False,
 ) -> None:
     """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
     from birdnet_core.records import write_json
     from reports import choose, load
 
-    best = choose(load([run]), study)
+    best = choose(load([run]), study, rule)
     file = out or run / "best.json"
     write_json(file, best)
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
