@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, write_json, write_text
-from reports import aggregate, compare, effects, plots, selection, sentences, tables
+from reports import aggregate, compare, effects, plots, selection, sentences, tables, trend, trend_plots
 from reports.runs import Runs, load
 
 SCHEMA = 1
@@ -66,6 +66,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     interaction = compare.interaction(cells, study)
     main = effects.main_effects(cells, study)
     ranks = effects.rank_correlations(cells, study)
+    trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
     try:
         best, no_best = selection.choose_among(runs, [study]), ""
     except RunFolderError as error:
@@ -76,6 +77,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.comparison_table(comparisons, interaction),
         "effects": tables.effect_table(main),
         "correlations": tables.correlation_table(ranks),
+        "trends": tables.trend_table(trends),
+        "levels": tables.level_table(level_means),
         "trials": tables.trial_table(trials, study),
         "species": tables.species_table(trials, study, cells, best),
     }
@@ -84,6 +87,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.with_lists_as_text(comparisons),
         "effects": tables.with_lists_as_text(main),
         "correlations": ranks,
+        "trends": tables.with_lists_as_text(trends),
+        "levels": level_means,
         "trials": tables.trial_numbers(trials),
     }
     for name, display in displays.items():
@@ -102,14 +107,16 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "slug": slug,
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
-        "answer": " ".join(filter(None, (answer, on_average, screened))),
+        "answer": " ".join(filter(None, (answer, on_average, sentences.trends(trends), screened))),
         "warnings": sentences.warnings(study, cells),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],
         "effects": displays["effects"],
         "correlations": displays["correlations"],
-        "figures": _figures(study, trials, epochs, cells, best, out / "figures", slug),
+        "trends": displays["trends"],
+        "levels": displays["levels"],
+        "figures": _figures(study, trials, epochs, cells, level_means, best, out / "figures", slug),
         "best": best,
         "no_best": no_best,
         "best_config": json.dumps(best["config"], indent=2, ensure_ascii=False) if best else "",
@@ -119,7 +126,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "facts": sentences.facts(study),
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
-        "json": tables.plain(_content(study, cells, comparisons, interaction, main, ranks, best)),
+        "json": tables.plain(_content(study, cells, comparisons, interaction, main, trends, ranks, best)),
     }
 
 
@@ -129,6 +136,7 @@ def _content(
     comparisons: pd.DataFrame,
     interaction: dict[str, Any] | None,
     main: pd.DataFrame,
+    trends: pd.DataFrame,
     ranks: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def _content(
     metrics = [m for m in METRICS if m in cells]
     same = ("factors", "n", "n_failed", "n_pruned")
     more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
-    keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_holm", "g")
+    keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g")
     return {
         **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
         "cells": [
@@ -159,6 +167,7 @@ def _content(
         "comparisons": [{key: row[key] for key in keys} for _, row in comparisons.iterrows()],
         "interaction": interaction,
         "main_effects": main.to_dict("records"),
+        "trends": trends.drop(columns="group").to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
         "best": best,
         "gates": [],
@@ -185,6 +194,7 @@ def _figures(
     trials: pd.DataFrame,
     epochs: pd.DataFrame,
     cells: pd.DataFrame,
+    level_means: pd.DataFrame,
     best: dict[str, Any] | None,
     folder: Path,
     slug: str,
@@ -197,7 +207,7 @@ def _figures(
     elif metric in cells and len(trials) and aggregate.is_screen(study):
         drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
-        drawn = _ablation_figures(metric, epochs, cells)
+        drawn = [*_ablation_figures(metric, epochs, cells), *_trend_figures(metric, level_means)]
     return [
         {
             "file": f"{slug}-{name}",
@@ -231,6 +241,24 @@ def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) ->
             losses = "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; "
             losses += "training loss is what was minimised, so levels differ between loss functions."
             out.append(("loss", losses, plots.figure(partial(plots.loss_curves, train=train, val=val))))
+    return out
+
+
+def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[tuple[str, str, Any]]:
+    out = []
+    factors = list(level_means["factor"].drop_duplicates())
+    for factor in factors:
+        mine = level_means[level_means["factor"] == factor]
+        if mine["level"].nunique() < 2:
+            continue
+        name = "trend" if len(factors) == 1 else f"trend-{_slug(factor, set())}"
+        caption = f"{metric} against {factor}"
+        if mine["metric"].nunique() > 1:
+            caption += ", and F1 of the rare, medium and common species"
+        caption += (
+            ". Mark: mean over completed trials; band: 95 % t interval over seeds, absent with one seed."
+        )
+        out.append((name, caption, trend_plots.trend_figure(mine, metric)))
     return out
 
 
