@@ -249,15 +249,16 @@ def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[tuple[str, st
     factors = list(level_means["factor"].drop_duplicates())
     for factor in factors:
         mine = level_means[level_means["factor"] == factor]
-        if mine["level"].nunique() < 2:
+        if mine.loc[mine["metric"] == metric, "level"].nunique() < 2:
             continue
         name = "trend" if len(factors) == 1 else f"trend-{_slug(factor, set())}"
         caption = f"{metric} against {factor}"
         if mine["metric"].nunique() > 1:
             caption += ", and F1 of the rare, medium and common species"
         caption += (
-            ". Mark: mean over completed trials; band: 95 % t interval over seeds, absent with one seed."
+            ". Mark: mean over completed trials; band: 95 % t interval over seeds, none with one seed. "
         )
+        caption += "Cells trained unequal epochs are left out."
         out.append((name, caption, trend_plots.trend_figure(mine, metric)))
     return out
 

@@ -47,8 +47,8 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
         ax = out.add_subplot(grid[0, :])
         of_metric = means[means["metric"] == metric]
         styles = {group: _style(i) for i, group in enumerate(groups)}
-        levels = sorted(set(means["level"]))
-        draw_lines(ax, {g: of_metric[of_metric["group"] == g] for g in groups}, styles, levels, WIDTH)
+        draw_lines(ax, {g: of_metric[of_metric["group"] == g] for g in groups}, styles)
+        level_axis(ax, means, WIDTH)
         ax.set_ylabel(metric)
         name_lines(ax, styles, upper)
         lower: list[Axes] = []
@@ -58,7 +58,8 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
             lower.append(ax)
             mine = means[means["group"] == group]
             lines = {name: mine[mine["metric"] == m] for m, name in STRATA.items()}
-            draw_lines(ax, lines, STRATUM_STYLES, levels, WIDTH / n_columns)
+            draw_lines(ax, lines, STRATUM_STYLES)
+            level_axis(ax, means, WIDTH / n_columns)
             ax.set_xlim(out.axes[0].get_xlim())
             ax.set_title(_short(group))
             if i % n_columns == 0:
@@ -68,19 +69,8 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
     return out
 
 
-def draw_lines(
-    ax: Axes,
-    lines: Mapping[str, pd.DataFrame],
-    styles: Mapping[str, Style],
-    levels: Sequence[float],
-    width: float,
-) -> None:
-    """Draw rows of `trend.level_means` as one line with its band for each name.
-
-    `levels` are those of the axis, in order. `width`, that of the panel with the names of its lines, is in
-    inches.
-    """
-    shown = pd.concat(lines.values())
+def draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame], styles: Mapping[str, Style]) -> None:
+    """Draw rows of `trend.level_means` as one line with its band for each name."""
     for name, line in lines.items():
         colour, dash, mark = styles[name]
         ax.plot(line["level"], line["mean"], dash, color=colour, marker=mark, markersize=5, label=name)
@@ -88,7 +78,11 @@ def draw_lines(
         # A level between two of one seed has an interval and no band.
         known = line[line["low"].notna()]
         ax.vlines(known["level"], known["low"], known["high"], color=colour, alpha=0.4, linewidth=0.8)
-    scale = str(shown["scale"].iloc[0])
+
+
+def level_axis(ax: Axes, means: pd.DataFrame, width: float) -> None:
+    """Number the levels of `means` on the x axis of a panel as wide as `width`, in inches."""
+    levels, scale = sorted(set(means["level"])), str(means["scale"].iloc[0])
     ax.set_xscale(scale)
     # The axis keeps about two thirds of the width for a name at the line's end, and a number takes a third of
     # an inch. A level too near the one before it has its mark but no number.
@@ -101,18 +95,18 @@ def draw_lines(
         last = place if is_apart else last
     ax.set_xticks(levels, numbered)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel(axis_title(str(shown["factor"].iloc[0]), scale))
+    ax.set_xlabel(axis_title(str(means["factor"].iloc[0]), scale))
 
 
 def name_lines(ax: Axes, styles: Mapping[str, Style], height: float) -> None:
-    """Write each line's label beside its end, moved up or down where two would touch.
+    """Write each line's label, if it has one, beside its end, moved up or down where two would touch.
 
     `height` is that of the panel in inches.
     """
     ends: dict[str, tuple[float, float]] = {}
     for line in ax.lines:
         xy = np.asarray(line.get_xydata(), dtype=float)
-        if len(xy):
+        if len(xy) and line.get_label():
             ends[str(line.get_label())] = (float(xy[-1, 0]), float(xy[-1, 1]))
     low, high = ax.get_ylim()
     # About 0.6 inches of the panel are its title and the numbers of its axis.
