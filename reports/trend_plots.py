@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,25 +46,26 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
         ax = out.add_subplot(grid[0, :])
         of_metric = means[means["metric"] == metric]
         styles = {group: _style(i) for i, group in enumerate(groups)}
-        draw_lines(ax, {g: of_metric[of_metric["group"] == g] for g in groups}, styles)
+        lines = {g: of_metric[of_metric["group"] == g] for g in groups}
+        draw_lines(ax, lines, styles)
         level_axis(ax, means, WIDTH)
         ax.set_ylabel(metric)
-        name_lines(ax, styles, upper)
-        lower: list[Axes] = []
+        name_lines(ax, lines, styles, upper)
+        lower: list[tuple[Axes, dict[str, pd.DataFrame]]] = []
         for i, group in enumerate(groups if has_strata else []):
             place = grid[1 + i // n_columns, i % n_columns]
-            ax = out.add_subplot(place, sharey=lower[0] if lower else None)
-            lower.append(ax)
+            ax = out.add_subplot(place, sharey=lower[0][0] if lower else None)
             mine = means[means["group"] == group]
             lines = {name: mine[mine["metric"] == m] for m, name in STRATA.items()}
+            lower.append((ax, lines))
             draw_lines(ax, lines, STRATUM_STYLES)
             level_axis(ax, means, WIDTH / n_columns)
             ax.set_xlim(out.axes[0].get_xlim())
             ax.set_title(_short(group))
             if i % n_columns == 0:
                 ax.set_ylabel("F1 by frequency")
-        for ax in lower:  # once all of them have set the axis that they share
-            name_lines(ax, STRATUM_STYLES, LOWER)
+        for ax, lines in lower:  # once all of them have set the axis that they share
+            name_lines(ax, lines, STRATUM_STYLES, LOWER)
     return out
 
 
@@ -98,16 +98,18 @@ def level_axis(ax: Axes, means: pd.DataFrame, width: float) -> None:
     ax.set_xlabel(axis_title(str(means["factor"].iloc[0]), scale))
 
 
-def name_lines(ax: Axes, styles: Mapping[str, Style], height: float) -> None:
-    """Write each line's label, if it has one, beside its end, moved up or down where two would touch.
+def name_lines(
+    ax: Axes, lines: Mapping[str, pd.DataFrame], styles: Mapping[str, Style], height: float
+) -> None:
+    """Write each line's name, if it has one, beside its end, moved up or down where two would touch.
 
     `height` is that of the panel in inches.
     """
-    ends: dict[str, tuple[float, float]] = {}
-    for line in ax.lines:
-        xy = np.asarray(line.get_xydata(), dtype=float)
-        if len(xy) and line.get_label():
-            ends[str(line.get_label())] = (float(xy[-1, 0]), float(xy[-1, 1]))
+    ends = {
+        name: (float(line["level"].iloc[-1]), float(line["mean"].iloc[-1]))
+        for name, line in lines.items()
+        if name and len(line)
+    }
     low, high = ax.get_ylim()
     # About 0.6 inches of the panel are its title and the numbers of its axis.
     unit = LINE_OF_TEXT * (high - low) / (height - 0.6)

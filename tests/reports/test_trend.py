@@ -308,6 +308,23 @@ def test_figure_has_a_line_a_network_and_a_panel_a_network_with_its_strata(make_
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in upper.lines}) == 2
 
 
+def test_figure_of_the_only_factor_has_a_line_without_a_name(make_run):
+    cells = [({"model.width": w}, {s: 0.1 + 0.001 * w + 0.01 * s for s in (0, 1)}) for w in (32, 64, 128)]
+    means, _ = analysed(make_run(cells, factors={"model.width": [32, 64, 128]}))
+    (ax,) = trend_figure(means, METRIC).axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [[32, 64, 128]] and not ax.texts
+    assert ax.get_xscale() == "log" and ax.get_xlabel() == "model.width (log)"
+
+
+def test_levels_too_near_for_their_numbers_keep_their_mark(make_run):
+    levels = [0, 1, 2, 100]
+    cells = [({"g": g}, {0: 0.1, 1: 0.2}) for g in levels]
+    means, _ = analysed(make_run(cells, factors={"g": levels}))
+    (ax,) = trend_figure(means, METRIC).axes
+    assert list(ax.get_xticks()) == levels
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "", "", "100"]
+
+
 def test_figure_of_one_seed_has_no_band(make_run):
     means, _ = analysed(make_run(of_gamma(n_seeds=1), factors=FACTORS))
     drawn = [path for c in trend_figure(means, METRIC).axes[0].collections for path in c.get_paths()]
