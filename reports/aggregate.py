@@ -57,11 +57,11 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     ]
     known = {config_id for config_id, _ in planned}
     planned += [(key, group["factors"].iloc[0]) for key, group in groups.items() if key not in known]
-    labels = _labels([factors for _, factors in planned], study)
+    names = labels([factors for _, factors in planned], study)
     metrics = [m for m in METRICS if m in trials]
     lengths = {length for group in groups.values() for length in _lengths(group, study)}
     rows = []
-    for (config_id, factors), name in zip(planned, labels, strict=True):
+    for (config_id, factors), name in zip(planned, names, strict=True):
         group = groups.get(config_id, trials.iloc[:0])
         own = set(_lengths(group, study))
         row = {
@@ -145,7 +145,8 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
+def labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
+    """Return a short name of each of a study's cells, or of parts of them: see `label` in `cells`."""
     baseline = study.get("baseline")
     if is_screen(study):
         return [f"#{i}" for i in range(1, len(cells) + 1)]

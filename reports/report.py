@@ -20,7 +20,18 @@ from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, write_json, write_text
-from reports import aggregate, compare, effects, gates, plots, selection, sentences, tables
+from reports import (
+    aggregate,
+    compare,
+    effects,
+    gates,
+    plots,
+    selection,
+    sentences,
+    tables,
+    trend,
+    trend_plots,
+)  # fmt: skip
 from reports.runs import Runs, load
 
 SCHEMA = 1
@@ -66,6 +77,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     interaction = compare.interaction(cells, study)
     main = effects.main_effects(cells, study)
     ranks = effects.rank_correlations(cells, study)
+    trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
     best, no_best = selection.best_of(runs, study)
     judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
@@ -75,6 +87,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "effects": tables.effect_table(main),
         "correlations": tables.correlation_table(ranks),
         "gates": tables.gate_table(judged),
+        "trends": tables.trend_table(trends),
+        "levels": tables.level_table(level_means),
         "trials": tables.trial_table(trials, study),
         "species": tables.species_table(trials, study, cells, best),
     }
@@ -84,6 +98,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "effects": tables.with_lists_as_text(main),
         "correlations": ranks,
         "gates": judged,
+        "trends": tables.with_lists_as_text(trends),
+        "levels": level_means,
         "trials": tables.trial_numbers(trials),
     }
     for name, display in displays.items():
@@ -102,7 +118,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "slug": slug,
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
-        "answer": " ".join(filter(None, (answer, on_average, screened))),
+        "answer": " ".join(filter(None, (answer, on_average, sentences.trends(trends), screened))),
         "warnings": sentences.warnings(study, cells),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
@@ -111,7 +127,9 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "correlations": displays["correlations"],
         "gates": displays["gates"],
         "decision": gates.decision(judged),
-        "figures": _figures(study, trials, epochs, cells, best, out / "figures", slug),
+        "trends": displays["trends"],
+        "levels": displays["levels"],
+        "figures": _figures(study, trials, epochs, cells, level_means, best, out / "figures", slug),
         "best": best,
         "no_best": no_best,
         "best_config": json.dumps(best["config"], indent=2, ensure_ascii=False) if best else "",
@@ -121,7 +139,9 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "facts": sentences.facts(study),
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
-        "json": tables.plain(_content(study, cells, comparisons, interaction, main, ranks, judged, best)),
+        "json": tables.plain(
+            _content(study, cells, comparisons, interaction, main, trends, ranks, judged, best)
+        ),
     }
 
 
@@ -131,6 +151,7 @@ def _content(
     comparisons: pd.DataFrame,
     interaction: dict[str, Any] | None,
     main: pd.DataFrame,
+    trends: pd.DataFrame,
     ranks: pd.DataFrame,
     judged: pd.DataFrame,
     best: dict[str, Any] | None,
@@ -139,7 +160,7 @@ def _content(
     metrics = [m for m in METRICS if m in cells]
     same = ("factors", "n", "n_failed", "n_pruned")
     more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
-    keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_holm", "g")
+    keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g")
     return {
         **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
         "cells": [
@@ -162,6 +183,7 @@ def _content(
         "comparisons": [{key: row[key] for key in keys} for _, row in comparisons.iterrows()],
         "interaction": interaction,
         "main_effects": main.to_dict("records"),
+        "trends": trends.drop(columns="group").to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
         "best": best,
         "gates": judged.to_dict("records"),
@@ -188,6 +210,7 @@ def _figures(
     trials: pd.DataFrame,
     epochs: pd.DataFrame,
     cells: pd.DataFrame,
+    level_means: pd.DataFrame,
     best: dict[str, Any] | None,
     folder: Path,
     slug: str,
@@ -200,7 +223,7 @@ def _figures(
     elif metric in cells and len(trials) and aggregate.is_screen(study):
         drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
-        drawn = _ablation_figures(metric, epochs, cells)
+        drawn = [*_ablation_figures(metric, epochs, cells), *_trend_figures(metric, level_means)]
     return [
         {
             "file": f"{slug}-{name}",
@@ -234,6 +257,25 @@ def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) ->
             losses = "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; "
             losses += "training loss is what was minimised, so levels differ between loss functions."
             out.append(("loss", losses, plots.figure(partial(plots.loss_curves, train=train, val=val))))
+    return out
+
+
+def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[tuple[str, str, Any]]:
+    out = []
+    factors = list(level_means["factor"].drop_duplicates())
+    for factor in factors:
+        mine = level_means[level_means["factor"] == factor]
+        if mine.loc[mine["metric"] == metric, "level"].nunique() < 2:
+            continue
+        name = "trend" if len(factors) == 1 else f"trend-{_slug(factor, set())}"
+        caption = f"{metric} against {factor}"
+        if mine["metric"].nunique() > 1:
+            caption += ", and F1 of the rare, medium and common species"
+        caption += (
+            ". Mark: mean over completed trials; band: 95 % t interval over seeds, none with one seed. "
+        )
+        caption += "Cells trained unequal epochs are left out."
+        out.append((name, caption, trend_plots.trend_figure(mine, metric)))
     return out
 
 

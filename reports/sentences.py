@@ -19,6 +19,9 @@ _TERMINATION: dict[str | None, str] = {
 }
 
 
+N_UNTOLD = 4
+
+
 def design(study: dict[str, Any]) -> str:
     """Return what was tried, for how long, how often, against what, and what counts as better."""
     seeds = study["seeds"]
@@ -147,6 +150,59 @@ def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
         return f"As a screen: no factor's rank correlation with {metric} is distinguishable from chance."
     named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in told.iterrows())
     return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
+
+
+def trends(frame: pd.DataFrame) -> str:
+    """Return what numeric factors do to the metric and to rare species; empty where that cannot be told.
+
+    A metric is said to rise or fall only where the seeds do not explain it.
+    """
+    known = frame[frame["diff"].notna()]
+    ranges = pd.Series([f"{levels[0]} to {levels[-1]}" for levels in known["levels"]], known.index, dtype=str)
+    out = []
+    for _, rows in known.groupby(["factor", ranges], sort=False):
+        factor, scale, levels = rows[["factor", "scale", "levels"]].iloc[0]
+        over = f"the logarithm of {factor}" if scale == "log" else str(factor)
+        ends = f"from {aggregate.show(levels[0])} to {aggregate.show(levels[-1])}"
+        changes = "; ".join(_changes(rows[rows["term"] == "linear"]))
+        out.append(f"Along a straight line over {over}, {ends}: {changes}.")
+        bends = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - aggregate.LEVEL)]
+        if len(bends):
+            named = "; ".join(
+                f"{_of_group(row)} by {signed(row['diff'])} ({_sureness(row)})" for _, row in bends.iterrows()
+            )
+            out.append(f"In the middle of that range it leaves the straight line between its ends: {named}.")
+    return " ".join(out)
+
+
+def _changes(lines: pd.DataFrame) -> list[str]:
+    """Return what is told of linear trends; of more than `N_UNTOLD` that are not told, their number."""
+    is_told = lines["p_holm"] < 1 - aggregate.LEVEL
+    out = [
+        f"{_of_group(row)} {'rises' if row['diff'] > 0 else 'falls'} by {number(abs(row['diff']))} "
+        f"({_sureness(row)})"
+        for _, row in lines[is_told].iterrows()
+    ]
+    untold = lines[lines["p_holm"].notna() & ~is_told]
+    if len(untold):
+        named = f"{len(untold)} of {len(lines)} trends"
+        if len(untold) <= N_UNTOLD:
+            named = ", ".join(
+                f"{_of_group(row)} {signed(row['diff'])} ({_sureness(row)})" for _, row in untold.iterrows()
+            )
+        out.append(f"not distinguishable from the spread of the seeds: {named}")
+    for note, untested in lines[lines["p_holm"].isna()].groupby("note", sort=False):
+        named = ", ".join(f"{_of_group(row)} {signed(row['diff'])}" for _, row in untested.iterrows())
+        out.append(f"{named} ({note})")
+    return out
+
+
+def _of_group(row: pd.Series[Any]) -> str:
+    return f"{row['metric']} with {row['group']}" if row["group"] else str(row["metric"])
+
+
+def _sureness(row: pd.Series[Any]) -> str:
+    return f"{signed(row['low'])} to {signed(row['high'])}, p {p_value(row['p_holm'])} after Holm"
 
 
 def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import aggregate, compare
+from reports import aggregate, compare, trend
 from reports.runs import FAILED, RUNNING
 
-STRATA = {"val/f1_rare": "F1 rare", "val/f1_medium": "F1 medium", "val/f1_common": "F1 common"}
+STRATA = {metric: f"F1 {name}" for metric, name in trend.STRATA.items()}
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -114,6 +114,7 @@ def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | No
             "diff": signed(row["diff"]),
             "95 % interval": signed_interval(row),
             "p": p_value(row["p"]),
+            "p (sign flip)": p_value(row["p_sign_flip"]),
             "p (Holm)": p_value(row["p_holm"]),
             "g": signed(row["g"], "{:+.2f}"),
             "shared seeds": str(row["n_shared"]),
@@ -138,6 +139,7 @@ def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | No
                 "diff": signed(interaction["diff"]),
                 "95 % interval": signed_interval(interaction),
                 "p": p_value(interaction["p"]),
+                "p (sign flip)": p_value(interaction["p_sign_flip"]),
                 "shared seeds": str(len(interaction["seeds"])),
                 "note": interaction["note"],
             }
@@ -192,6 +194,37 @@ def _stretch(row: Any) -> str:
     if not math.isfinite(row["stretch"]):
         return "–"
     return f"{row['stretch']:g}, {'reached' if row['is_stretch_reached'] else 'not reached'}"
+
+
+def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for _, row in trends.iterrows():
+        cell = {"metric": row["metric"], "over": trend.axis_title(row["factor"], row["scale"])}
+        if trends["group"].any():
+            cell["with"] = row["group"]
+        if row["levels"]:
+            levels = f"{aggregate.show(row['levels'][0])} to {aggregate.show(row['levels'][-1])}"
+        else:
+            levels = "none"
+        cell |= {"levels": levels, "trend": row["term"], "effect": signed(row["diff"])}
+        cell |= {"95 % interval": signed_interval(row), "p": p_value(row["p"])}
+        cell |= {"p (Holm)": p_value(row["p_holm"]), "shared seeds": str(row["n_shared"])}
+        rows.append(cell | {"note": row["note"]})
+    return _without_empty_note(rows)
+
+
+def level_table(means: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a level of each numeric factor, with mean and interval of each metric."""
+    rows = []
+    for (factor, group, level), of_level in means.groupby(["factor", "group", "level"], sort=False):
+        cell = {"factor": factor, "level": aggregate.show(level)}
+        if means["group"].any():
+            cell["with"] = group
+        cell["seeds"] = str(of_level["n"].max())
+        for _, row in of_level.iterrows():
+            cell[row["metric"]] = f"{number(row['mean'])} ({interval(row)})"
+        rows.append(cell)
+    return pd.DataFrame(rows, dtype=object).fillna("–")
 
 
 def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:

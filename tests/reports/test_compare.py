@@ -8,7 +8,7 @@ from scipy import stats
 
 from reports import load
 from reports.aggregate import cells
-from reports.compare import hedges_g, holm, interaction, to_baseline
+from reports.compare import hedges_g, holm, interaction, sign_flip, to_baseline
 
 CE, FOCAL, LOGIT = ({"loss.name": name} for name in ("cross_entropy", "focal", "logit_adjusted"))
 
@@ -94,6 +94,69 @@ def test_hedges_g_is_unbiased_where_the_raw_ratio_is_not():
 
 def test_two_differences_have_no_g():
     assert math.isnan(hedges_g([1.0, 2.0]))
+
+
+def test_sign_flip_by_hand():
+    # Sums over all patterns of 1, 2, 4: +-7, +-5, +-3, +-1.
+    assert sign_flip([1.0, 2.0, 4.0]) == 2 / 8
+    assert sign_flip([1.0, 2.0, -4.0]) == 1.0, "every sum is at least 1 from zero"
+    assert sign_flip([-1.0, 2.0, 4.0]) == 4 / 8
+    assert sign_flip([3.0]) == 1.0
+    assert math.isnan(sign_flip([]))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 10, 16])
+def test_smallest_sign_flip_p_is_2_over_2_to_the_n(n):
+    assert sign_flip([0.1 + 0.01 * i for i in range(n)]) == 2 / 2**n
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 12])
+def test_sign_flip_agrees_with_scipy(n):
+    def mean(d, axis):
+        return d.mean(axis=axis)
+
+    for seed in range(5):
+        d = np.random.default_rng(seed).normal(0.4, 1.0, n)
+        expected = stats.permutation_test(
+            (d,), mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+        )
+        assert sign_flip(list(d)) == pytest.approx(expected.pvalue)
+
+
+def test_sums_that_are_equal_but_for_rounding_are_as_extreme():
+    # Of 0.1, 0.2 and -0.3 two patterns come to 0.6, and all others, as observed, to 0.
+    d = [0.1, 0.2, -0.3]
+    assert sum(d) != 0 and sign_flip(d) == 1.0
+    # Two of the sixteen sums are +-1.2 and eight are +-0.6, as observed; the others are 0.
+    assert sign_flip([0.3, 0.1 + 0.2, 0.3, -0.3]) == 10 / 16
+
+
+def test_many_differences_are_drawn_and_agree_with_all_patterns():
+    d = list(np.random.default_rng(5).normal(0.5, 1.0, 18))
+    sums = np.zeros(1)
+    for one in d:
+        sums = np.concatenate([sums + one, sums - one])
+    exact = np.mean(np.abs(sums) >= abs(sum(d)) * (1 - 1e-12))
+    assert 0.01 < exact < 0.5
+    assert sign_flip(d) == pytest.approx(exact, abs=4 * math.sqrt(exact / 9_999))
+    assert sign_flip(d) == sign_flip(d)
+    assert sign_flip([1.0] * 40) == 1 / 10_000, "never zero"
+
+
+def test_sign_flip_claims_no_more_than_its_level_whatever_the_distribution():
+    rng = np.random.default_rng(6)
+    skewed_sizes = rng.lognormal(0, 2, size=(2000, 8)) * rng.choice((-1, 1), size=(2000, 8))
+    false_alarms = np.mean([sign_flip(list(d)) <= 0.05 for d in skewed_sizes])
+    assert 0.03 < false_alarms < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)  # exact: 12 of 256
+
+
+def test_sign_flip_stands_beside_the_t_test(make_run):
+    row = compared(make_run([(CE, {0: 0.1, 1: 0.2, 2: 0.3}), (FOCAL, {0: 0.2, 1: 0.31, 2: 0.42})])).iloc[0]
+    assert row["p"] < 0.01 and row["p_sign_flip"] == 0.25
+    same = compared(make_run([(CE, {0: 0.1, 1: 0.2}), (FOCAL, {0: 0.2, 1: 0.3})], folder="same")).iloc[0]
+    assert math.isnan(same["p"]) and same["p_sign_flip"] == 0.5, "it needs no spread"
+    one = compared(make_run([(CE, {0: 0.1}), (FOCAL, {0: 0.2})], folder="one")).iloc[0]
+    assert math.isnan(one["p_sign_flip"])
 
 
 def two_by_two(make_run, **changes):

@@ -68,15 +68,15 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 1, "studies": [study]}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
-                          "interaction", "main_effects", "rank_correlations", "best", "gates",
-                          "decision"}  # fmt: skip
+                          "interaction", "main_effects", "trends", "rank_correlations", "best",
+                          "gates", "decision"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
         "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
-                                            "p_holm", "g"}  # fmt: skip
+                                            "p_sign_flip", "p_holm", "g"}  # fmt: skip
 
 
 def test_failed_trial_is_counted_in_its_row_and_named_on_the_page(two_by_two):
