@@ -194,7 +194,8 @@ def _gap_at(epochs: pd.DataFrame, trial_id: str, epoch: float) -> float:
 def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return text cells, a row an experiment; accuracies in percent, gaps in points."""
     shown = []
-    for _, row in rows.iterrows():
+    doubtful = contradictions(rows).index
+    for index, row in rows.iterrows():
         is_imported = row["source"] == IMPORTED
         stored = row["stored_as"]
         if is_imported and row["test_stored_as"]:
@@ -202,7 +203,7 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
         files: Sequence[str] = [row["file"], *row["test_files"]] if is_imported else [row["file"]]
         shown.append(
             {
-                "experiment": row["experiment"],
+                "experiment": row["experiment"] + (" (see the warning)" if index in doubtful else ""),
                 "source": row["source"],
                 "n": str(row["n"]),
                 "best val/accuracy": percent(row["accuracy"]),

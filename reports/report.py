@@ -176,26 +176,17 @@ def _imported_figures(earlier: Imports, folder: Path) -> list[dict[str, Any]]:
     names = list(earlier.experiments["experiment"])
     runs = pd.DataFrame({"label": names, "trial_ids": [[name] for name in names]})
     epochs = earlier.epochs.assign(gap=earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"])
-    points = {
-        m: plots.curve_points(epochs, runs, m) for m in ("val/accuracy", "gap", "train/loss", "val/loss")
+    drawn = {
+        "accuracy": ("val/accuracy", "val/accuracy over epochs of the imported experiments, one run each."),
+        "gap": ("gap", "train/accuracy − val/accuracy of the same epoch, imported experiments."),
     }
-    gap = "train/accuracy − val/accuracy"
-    drawn = [
-        ("accuracy", "val/accuracy over epochs of the imported experiments, one run each.",
-         partial(plots.learning_curves, points=points["val/accuracy"], metric="val/accuracy")),
-        ("gap", f"{gap} of the same epoch, imported experiments.",
-         partial(plots.learning_curves, points=points["gap"], metric=gap)),
-        ("loss", "Losses over epochs as the imported files store them: levels differ between loss functions.",
-         partial(plots.loss_curves, train=points["train/loss"], val=points["val/loss"])),
-    ]  # fmt: skip
-    return [
-        {
-            "file": f"imported-{name}",
-            "caption": caption,
-            "svg": Markup(plots.save(plots.figure(draw), folder / f"imported-{name}")),
-        }
-        for name, caption, draw in drawn
-    ]
+    out = []
+    for name, (metric, caption) in drawn.items():
+        points = plots.curve_points(epochs, runs, metric)
+        drawing = plots.figure(partial(plots.learning_curves, points=points, metric=metric))
+        svg = Markup(plots.save(drawing, folder / f"imported-{name}"))
+        out.append({"file": f"imported-{name}", "caption": caption, "svg": svg})
+    return out
 
 
 def _content(
