@@ -17,12 +17,11 @@ from reports.aggregate import t_interval
 from reports.imports import TEST_SCORES, Imports
 from reports.tables import count, n_seeds, number
 
-IMPORTED = "imported"
 N_SIGMA = 4.0
 N_UNKNOWN = 100
 _PROGRESS = ["accuracy", "epochs_to_best", "epochs", "gap_best", "gap_last"]
 COLUMNS = (
-    "experiment", "source", "n", "accuracy", "low", "high", *_PROGRESS[1:],
+    "experiment", "imported", "source", "n", "accuracy", "low", "high", *_PROGRESS[1:],
     *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params", "stored_as", "test_stored_as", "file",
     "test_files", "trial_ids",
 )  # fmt: skip
@@ -65,7 +64,7 @@ def progress(epochs: pd.DataFrame) -> pd.DataFrame:
 def imported(imports: Imports) -> pd.DataFrame:
     """Return one row an imported experiment, in the order of names; n is 1 and there is no interval."""
     frame = imports.experiments.join(progress(imports.epochs), on="experiment")
-    frame = frame.assign(source=IMPORTED, n=1, low=math.nan, high=math.nan)
+    frame = frame.assign(imported=True, source="imported", n=1, low=math.nan, high=math.nan)
     return frame.assign(trial_ids=pd.Series([[]] * len(frame), frame.index, dtype=object))[list(COLUMNS)]
 
 
@@ -85,6 +84,7 @@ def of_study(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -
         rows.append(
             {
                 "experiment": cell["label"],
+                "imported": False,
                 "source": study["name"],
                 "n": cell["n"],
                 "accuracy": mean,
@@ -137,7 +137,7 @@ def warnings(rows: pd.DataFrame) -> list[str]:
 
 def answer(rows: pd.DataFrame) -> str:
     """Return which imported experiment validated best, and how little that says."""
-    mine = rows[rows["source"] == IMPORTED]
+    mine = rows[rows["imported"].astype(bool)]
     if mine.empty:
         return "No imported experiment could be read."
     best = mine.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
@@ -154,7 +154,7 @@ def gap_sentences(rows: pd.DataFrame, epochs: pd.DataFrame) -> list[str]:
     A gap grows while training goes on, so it is told at three epochs: the best of each, the last of each, and
     the last that both have.
     """
-    mine = rows[rows["source"] == IMPORTED].sort_values("accuracy", ascending=False, kind="stable")
+    mine = rows[rows["imported"].astype(bool)].sort_values("accuracy", ascending=False, kind="stable")
     if len(mine) < 2:
         return []
     a, b = mine.iloc[0], mine.iloc[1]
@@ -196,11 +196,10 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
     shown = []
     doubtful = contradictions(rows).index
     for index, row in rows.iterrows():
-        is_imported = row["source"] == IMPORTED
         stored = row["stored_as"]
-        if is_imported and row["test_stored_as"]:
+        if row["imported"] and row["test_stored_as"]:
             stored = f"{stored}; test: {row['test_stored_as']}"
-        files: Sequence[str] = [row["file"], *row["test_files"]] if is_imported else [row["file"]]
+        files: Sequence[str] = [row["file"], *row["test_files"]] if row["imported"] else [row["file"]]
         shown.append(
             {
                 "experiment": row["experiment"] + (" (see the warning)" if index in doubtful else ""),
@@ -217,7 +216,7 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "test F1-weighted": number(row["test_f1_weighted"]),
                 "test mAP": number(row["test_map"]),
                 "parameters": count(row["n_params"]),
-                "stored as": stored if is_imported else "–",
+                "stored as": stored if row["imported"] else "–",
                 "from": ", ".join(files),
             }
         )
@@ -237,7 +236,7 @@ def _mean(value: float) -> str:
 
 
 def _interval(row: pd.Series[Any]) -> str:
-    if row["source"] == IMPORTED:
+    if row["imported"]:
         return "none: one run"
     if math.isnan(row["low"]):
         return f"none: {n_seeds(1)}" if row["n"] == 1 else "none"

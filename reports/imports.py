@@ -65,6 +65,7 @@ class _History:
     name: str
     percents: bool
     lists: dict[str, list[float]]
+    printed: str  # the lists; unlike them, equal in two copies with nan
     tests: list[_Test] = field(default_factory=list)
 
     @property
@@ -166,7 +167,7 @@ def _history(file: Path, content: dict[str, Any]) -> _History:
         for key, name in LISTS.items()
     }
     name = re.sub(r"[\W_]*history$", "", file.stem, flags=re.IGNORECASE) or file.stem
-    return _History(file.name, name, percents, lists)
+    return _History(file.name, name, percents, lists, repr(lists))
 
 
 def _history_faults(content: dict[str, Any]) -> Iterator[str]:
@@ -273,9 +274,9 @@ def _without_doubtful(histories: list[_History]) -> tuple[list[_History], list[d
     faults: list[dict[str, str]] = []
     in_percents = [h.file for h in histories if h.percents]
     for history in histories:
-        copy = next((h.file for h in kept if _is_same(h, history)), None)
+        copy = next((h.file for h in kept if h.printed == history.printed), None)
         namesakes = [h for h in histories if _key(h.name) == _key(history.name)]
-        others = [h.file for h in namesakes if not _is_same(h, history)]
+        others = [h.file for h in namesakes if h.printed != history.printed]
         if copy:
             fault = f"is a copy of {copy}, which is read"
         elif others:
@@ -290,10 +291,6 @@ def _without_doubtful(histories: list[_History]) -> tuple[list[_History], list[d
             continue
         faults.append({"file": history.file, "fault": fault})
     return kept, faults
-
-
-def _is_same(a: _History, b: _History) -> bool:
-    return repr(a.lists) == repr(b.lists)  # nan, the loss of a run that diverged, does not equal itself
 
 
 def _give_tests(tests: list[_Test], histories: list[_History]) -> list[dict[str, str]]:

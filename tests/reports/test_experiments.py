@@ -183,6 +183,15 @@ def test_an_import_changes_no_test_and_no_choice(make_run, earlier, tmp_path):
     assert beside["studies"] == alone["studies"]
 
 
+def test_a_study_called_imported_is_not_taken_for_one(make_run, earlier, tmp_path):
+    run = make_run([(CE, {0: 0.1, 1: 0.2})], name="imported")
+    content = write_report([run], tmp_path / "out", imports=earlier({"old": ([50.0], [40.0])}))
+    assert [row["imported"] for row in content["earlier_work"]["experiments"]] == [True, False]
+    assert content["earlier_work"]["answer"].startswith(
+        "Highest validation accuracy of 1 imported experiment:"
+    )
+
+
 def test_contradictions_and_faults_come_before_the_table(earlier, tmp_path):
     predictions = {"accuracy": 0.0, "predictions": [0] * 500, "labels": [1] * 500}
     path = earlier({"old": ([50.0], [40.0])}, old_test_predictions=predictions, bad_history={"val_acc": []})

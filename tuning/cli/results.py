@@ -44,10 +44,11 @@ def report_command(
         )
     folder = out or runs[0] / "report"
     report = write_report(runs, folder, imports=imports)
-    result = {"report": str(folder / "report.html"), "studies": [s["name"] for s in report["studies"]]}
-    lines = [result["report"], *(f"{s['name']}: {len(s['cells'])} cells" for s in report["studies"])]
+    page = str(folder / "report.html")
+    result: dict[str, Any] = {"report": page, "studies": [s["name"] for s in report["studies"]]}
+    lines = [page, *(f"{s['name']}: {len(s['cells'])} cells" for s in report["studies"])]
     if earlier := report["earlier_work"]:
-        result |= {"imported": sum(row["source"] == "imported" for row in earlier["experiments"]),
+        result |= {"imported": sum(row["imported"] for row in earlier["experiments"]),
                    "warnings": earlier["warnings"], "faults": earlier["faults"]}  # fmt: skip
         lines.append(f"{imports}: {result['imported']} imported experiments")
         for warning in earlier["warnings"]:
