@@ -21,7 +21,7 @@ N_SIGMA = 4.0
 N_UNKNOWN = 100
 _PROGRESS = ["accuracy", "epochs_to_best", "epochs", "gap_best", "gap_last"]
 COLUMNS = (
-    "experiment", "imported", "source", "n", "accuracy", "low", "high", *_PROGRESS[1:],
+    "experiment", "imported", "source", "n", "n_failed", "n_pruned", "is_leaky", "accuracy", "low", "high", *_PROGRESS[1:],
     *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params", "stored_as", "test_stored_as", "file",
     "test_files", "trial_ids",
 )  # fmt: skip
@@ -64,7 +64,16 @@ def progress(epochs: pd.DataFrame) -> pd.DataFrame:
 def imported(imports: Imports) -> pd.DataFrame:
     """Return one row an imported experiment, in the order of names; n is 1 and there is no interval."""
     frame = imports.experiments.join(progress(imports.epochs), on="experiment")
-    frame = frame.assign(imported=True, source="imported", n=1, low=math.nan, high=math.nan)
+    frame = frame.assign(
+        imported=True,
+        source="imported",
+        n=1,
+        n_failed=0,
+        n_pruned=0,
+        is_leaky=False,
+        low=math.nan,
+        high=math.nan,
+    )
     return frame.assign(trial_ids=pd.Series([[]] * len(frame), frame.index, dtype=object))[list(COLUMNS)]
 
 
@@ -86,7 +95,7 @@ def of_study(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -
                 "experiment": cell["label"],
                 "imported": False,
                 "source": study["name"],
-                "n": cell["n"],
+                **{key: cell[key] for key in ("n", "n_failed", "n_pruned", "is_leaky")},
                 "accuracy": mean,
                 "low": low,
                 "high": high,
@@ -202,9 +211,13 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
         files: Sequence[str] = [row["file"], *row["test_files"]] if row["imported"] else [row["file"]]
         shown.append(
             {
-                "experiment": row["experiment"] + (" (see the warning)" if index in doubtful else ""),
+                "experiment": row["experiment"]
+                + (" (see the warning)" if index in doubtful else "")
+                + (" (leaky split)" if row["is_leaky"] else ""),
                 "source": row["source"],
                 "n": str(row["n"]),
+                "failed": str(row["n_failed"]),
+                "pruned": str(row["n_pruned"]),
                 "best val/accuracy": percent(row["accuracy"]),
                 "95 % interval": _interval(row),
                 "at epoch": _mean(row["epochs_to_best"]),

@@ -47,11 +47,7 @@ def write_report(
         slug = _slug(study["name"], taken)
         taken.add(slug)
         sections.append(_section(runs, study, slug, out))
-    beside = (
-        None
-        if earlier is None
-        else _earlier_work(earlier, [section["experiments"] for section in sections], out)
-    )
+    beside = None if earlier is None else _earlier_work(earlier, sections, out)
     content = {
         "schema": SCHEMA,
         "studies": [section["json"] for section in sections],
@@ -141,9 +137,13 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     }
 
 
-def _earlier_work(earlier: Imports, new: list[pd.DataFrame], out: Path) -> dict[str, Any]:
+def _earlier_work(earlier: Imports, sections: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     """Return what the page says about imported experiments beside new ones, after writing their files."""
-    rows = [frame for frame in (experiments.imported(earlier), *new) if len(frame)]
+    rows = [
+        frame
+        for frame in (experiments.imported(earlier), *(s["experiments"] for s in sections))
+        if len(frame)
+    ]
     table = pd.concat(rows, ignore_index=True) if rows else experiments.imported(earlier)
     shown = experiments.experiment_table(table)
     stem = out / "tables" / "experiments"
@@ -154,7 +154,10 @@ def _earlier_work(earlier: Imports, new: list[pd.DataFrame], out: Path) -> dict[
         write_text(stem.with_name("imported-epochs.csv"), tables.to_csv(earlier.epochs))
     said = {
         "folder": earlier.folder,
-        "warnings": experiments.warnings(table),
+        "warnings": [
+            *experiments.warnings(table),
+            *(f"{s['study']['name']}: {warning}" for s in sections for warning in s["warnings"]),
+        ],
         "faults": earlier.faults,
         "answer": experiments.answer(table),
         "gaps": experiments.gap_sentences(table, earlier.epochs),

@@ -168,7 +168,8 @@ def test_old_and_new_stand_in_one_table(make_run, earlier, tmp_path):
     ]
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert re.search(
-        r"\| old \| imported \| 1 \| 39.35 % \| none: one run \| 1 \| 2 \| \+10.7 \| \+21.0 ", markdown
+        r"\| old \| imported \| 1 \| 0 \| 0 \| 39.35 % \| none: one run \| 1 \| 2 \| \+10.7 \| \+21.0 ",
+        markdown,
     )
     assert "An imported experiment is one run (n = 1)" in markdown
     assert rows[0]["file"] == "old_history.json" and (path / rows[0]["file"]).is_file()
@@ -181,6 +182,17 @@ def test_an_import_changes_no_test_and_no_choice(make_run, earlier, tmp_path):
     beside = write_report([run], tmp_path / "beside", imports=earlier({"old": ([99.0], [99.0])}))
     assert alone["earlier_work"] is None
     assert beside["studies"] == alone["studies"]
+
+
+def test_lost_trials_are_counted_and_a_leak_is_told_before_the_table(make_run, earlier, tmp_path):
+    leaky = {"data.split": "random-windows"}
+    leak = "LEAKAGE: clips were split at random"
+    run = make_run([(CE, {0: 0.1, 1: "failed"}), (leaky, {0: 0.9, 1: 0.8})], data={"notes": [leak]})
+    write_report([run], tmp_path / "out", imports=earlier({"old": ([50.0], [40.0])}))
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index(leak) < text.index("best val/accuracy")
+    assert "| cross_entropy | capacity | 1 | 1 | 0 |" in text
+    assert "| random-windows (leaky split) | capacity | 2 | 0 | 0 |" in text.replace("split=", "")
 
 
 def test_a_study_called_imported_is_not_taken_for_one(make_run, earlier, tmp_path):
