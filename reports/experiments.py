@@ -21,9 +21,9 @@ N_SIGMA = 4.0
 N_UNKNOWN = 100
 _PROGRESS = ["accuracy", "epochs_to_best", "epochs", "gap_best", "gap_last"]
 COLUMNS = (
-    "experiment", "imported", "source", "n", "n_failed", "n_pruned", "is_leaky", "accuracy", "low", "high", *_PROGRESS[1:],
-    *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params", "stored_as", "test_stored_as", "file",
-    "test_files", "trial_ids",
+    "experiment", "imported", "source", "n", "n_failed", "n_pruned", "is_leaky", "accuracy", "low", "high",
+    *_PROGRESS[1:], *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params", "stored_as",
+    "test_stored_as", "file", "test_files", "trial_ids",
 )  # fmt: skip
 
 NOTES = (

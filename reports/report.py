@@ -178,10 +178,11 @@ def _imported_figures(earlier: Imports, folder: Path) -> list[dict[str, Any]]:
         return []
     names = list(earlier.experiments["experiment"])
     runs = pd.DataFrame({"label": names, "trial_ids": [[name] for name in names]})
-    epochs = earlier.epochs.assign(gap=earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"])
+    gap = "train/accuracy − val/accuracy"
+    epochs = earlier.epochs.assign(**{gap: earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"]})
     drawn = {
         "accuracy": ("val/accuracy", "val/accuracy over epochs of the imported experiments, one run each."),
-        "gap": ("gap", "train/accuracy − val/accuracy of the same epoch, imported experiments."),
+        "gap": (gap, f"{gap} of the same epoch, imported experiments."),
     }
     out = []
     for name, (metric, caption) in drawn.items():
