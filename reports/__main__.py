@@ -1,4 +1,4 @@
-"""``python -m reports RUN [RUN ...] --out DIR`` writes a report without the rest of birdtune."""
+"""``python -m reports [RUN ...] [--import DIR] --out DIR`` writes a report without the rest of birdtune."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from reports.report import write_report
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the arguments ask for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m reports", description="Write a report of run folders.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder that `birdtune sweep --out` wrote")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder that `birdtune sweep --out` wrote")
+    parser.add_argument("--import", dest="imports", metavar="DIR", help="folder of earlier work, beside them")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report; made if absent")
     arguments = parser.parse_args(argv)
     try:
-        write_report(arguments.runs, arguments.out)
+        write_report(arguments.runs, arguments.out, imports=arguments.imports)
     except BirdtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from reports import (
     aggregate,
     compare,
     effects,
+    experiments,
     gates,
     plots,
     selection,
@@ -31,19 +32,25 @@ from reports import (
     tables,
     trend,
     trend_plots,
-)  # fmt: skip
+)
+from reports.imports import Imports, read_imports
 from reports.runs import Runs, load
 
 SCHEMA = 1
 N_SHOWN = 20
 
 
-def write_report(paths: Iterable[str | Path], out: str | Path) -> dict[str, Any]:
+def write_report(
+    paths: Iterable[str | Path], out: str | Path, *, imports: str | Path | None = None
+) -> dict[str, Any]:
     """Write report.html, .md and .json, tables/ and figures/ into `out`; return what report.json holds.
 
-    Raises RunFolderError where a path is no run folder or `out` is a file.
+    `imports` is a folder of earlier work, see `read_imports`; with one, `paths` may be empty. Raises
+    RunFolderError where a path is no run folder, `imports` holds no earlier work, or `out` is a file.
     """
-    runs = load(paths)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    earlier = None if imports is None else read_imports(imports)
+    runs = load(paths) if paths or earlier is None else Runs([], pd.DataFrame(), pd.DataFrame())
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
@@ -52,7 +59,12 @@ def write_report(paths: Iterable[str | Path], out: str | Path) -> dict[str, Any]
         slug = _slug(study["name"], taken)
         taken.add(slug)
         sections.append(_section(runs, study, slug, out))
-    content = {"schema": SCHEMA, "studies": [section["json"] for section in sections]}
+    beside = None if earlier is None else _earlier_work(earlier, sections, out)
+    content = {
+        "schema": SCHEMA,
+        "studies": [section["json"] for section in sections],
+        "earlier_work": beside and beside["json"],
+    }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -62,7 +74,9 @@ def write_report(paths: Iterable[str | Path], out: str | Path) -> dict[str, Any]
     )
     environment.filters |= {"md": tables.escape_markdown, "md_table": tables.to_markdown}
     for name in ("report.html", "report.md"):
-        write_text(out / name, environment.get_template(f"{name}.j2").render(sections=sections))
+        write_text(
+            out / name, environment.get_template(f"{name}.j2").render(sections=sections, earlier=beside)
+        )
     write_json(out / "report.json", content)
     return content
 
@@ -129,6 +143,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "decision": gates.decision(judged),
         "trends": displays["trends"],
         "levels": displays["levels"],
+        "experiments": experiments.of_study(study, epochs, cells),
         "figures": _figures(study, trials, epochs, cells, level_means, best, out / "figures", slug),
         "best": best,
         "no_best": no_best,
@@ -143,6 +158,62 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
             _content(study, cells, comparisons, interaction, main, trends, ranks, judged, best)
         ),
     }
+
+
+def _earlier_work(earlier: Imports, sections: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Return what the page says about imported experiments beside new ones, after writing their files."""
+    rows = [
+        frame
+        for frame in (experiments.imported(earlier), *(s["experiments"] for s in sections))
+        if len(frame)
+    ]
+    table = pd.concat(rows, ignore_index=True) if rows else experiments.imported(earlier)
+    shown = experiments.experiment_table(table)
+    stem = out / "tables" / "experiments"
+    if len(shown):
+        write_text(stem.with_suffix(".csv"), tables.to_csv(tables.with_lists_as_text(table)))
+        write_text(stem.with_suffix(".md"), tables.to_markdown(shown))
+        write_text(stem.with_suffix(".tex"), tables.to_latex(shown, "Experiments, imported and new"))
+        write_text(stem.with_name("imported-epochs.csv"), tables.to_csv(earlier.epochs))
+    said = {
+        "folder": earlier.folder,
+        "warnings": [
+            *experiments.warnings(table),
+            *(f"{s['study']['name']}: {warning}" for s in sections for warning in s["warnings"]),
+        ],
+        "faults": earlier.faults,
+        "answer": experiments.answer(table),
+        "gaps": experiments.gap_sentences(table, earlier.epochs),
+        "unread": earlier.unread,
+    }
+    return {
+        **said,
+        "notes": experiments.NOTES,
+        "table": shown,
+        "figures": _imported_figures(earlier, out / "figures"),
+        "json": tables.plain({**said, "experiments": table.to_dict("records")}),
+    }
+
+
+def _imported_figures(earlier: Imports, folder: Path) -> list[dict[str, Any]]:
+    """Draw and save the learning curves of the imported experiments."""
+    if earlier.epochs.empty:
+        return []
+    names = list(earlier.experiments["experiment"])
+    runs = pd.DataFrame({"label": names, "trial_ids": [[name] for name in names]})
+    gap = "train/accuracy − val/accuracy"
+    epochs = earlier.epochs.assign(**{gap: earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"]})
+    drawn = {
+        "accuracy": ("val/accuracy", "val/accuracy over epochs of the imported experiments, one run each."),
+        "gap": (gap, f"{gap} of the same epoch, imported experiments."),
+    }
+    out = []
+    for name, (metric, caption) in drawn.items():
+        points = plots.curve_points(epochs, runs, metric)
+        drawing = plots.figure(partial(plots.learning_curves, points=points, metric=metric))
+        svg = Markup(plots.save(drawing, folder / f"imported-{name}"))
+        out.append({"file": f"imported-{name}", "caption": caption, "svg": svg})
+    return out
 
 
 def _content(

@@ -84,6 +84,12 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("data index {tmp}/wrong.csv --species-column brid --path-column file", ["'brid'", "'bird'"]),
         ("data index {tmp}", ["no recordings in folders per species"]),
         ("report {tmp}/nowhere", ["nowhere"]),
+        ("report", ["give a run folder", "--import"]),
+        ("report --import {tmp}", ["--out DIR"]),
+        (
+            "report --import {tmp}/nowhere --out {tmp}/r",
+            ["nowhere", "train_loss, train_acc, val_loss, val_acc"],
+        ),
         ("best {tmp}", ["not a run folder"]),
         ("resume {tmp}/nowhere", ["nowhere"]),
         ("extend {tmp}/nowhere --seeds 5", ["nowhere"]),
@@ -361,6 +367,25 @@ def test_plan_does_without_ray(birds, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "4 to train" in done.stdout and "under ASHA" in done.stdout
+
+
+# report --import
+
+
+def test_report_imports_earlier_work_and_prints_what_is_wrong_with_it(birdtune, tmp_path):
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    content = {"train_loss": [1.0], "train_acc": [50.0], "val_loss": [1.0], "val_acc": [40.0]}
+    (earlier / "a_history.json").write_text(json.dumps(content))
+    (earlier / "a_test_results.json").write_text(json.dumps({"val_acc": 40.0, "test_acc": 2.0}))
+    (earlier / "b_history.json").write_text("{")
+    code, out, err = birdtune(f"report --import {earlier} --out {tmp_path / 'r'} --json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["imported"], told["studies"]) == (1, [])
+    assert [fault["file"] for fault in told["faults"]] == ["b_history.json"]
+    assert "a contradicts itself" in err and "b_history.json: is no JSON" in err
+    assert "40.00 %" in (tmp_path / "r" / "report.html").read_text()
 
 
 # sweep -> report -> best -> train

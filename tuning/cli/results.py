@@ -14,20 +14,48 @@ from tuning.cli.output import err_console, in_words, tell, tell_error
 
 
 def report_command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `birdtune sweep`.")],
-    out: Annotated[Path | None, typer.Option(help="The report's folder; RUN/report if left out.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Run folders of `birdtune sweep`.")
+    ] = None,
+    imports: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="DIR",
+            help="A folder with histories and test results of earlier work, as JSON.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The report's folder; RUN/report if left out, needed without a RUN.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write report.html, .md and .json, tables and figures."""
     from reports import write_report
 
+    runs = runs or []
+    if not runs and imports is None:
+        raise ConfigError(
+            "nothing to report: give a run folder, a folder of earlier work by --import, or both"
+        )
+    if not runs and out is None:
+        raise ConfigError(
+            f"where does the report of {str(imports)!r} go? Without a run folder, give --out DIR"
+        )
     folder = out or runs[0] / "report"
-    report = write_report(runs, folder)
-    lines = [f"{folder / 'report.html'}"]
-    for study in report["studies"]:
-        lines.append(f"{study['name']}: {len(study['cells'])} cells")
-    tell({"report": str(folder / "report.html"), "studies": [s["name"] for s in report["studies"]]},
-           as_json, "\n".join(lines))  # fmt: skip
+    report = write_report(runs, folder, imports=imports)
+    page = str(folder / "report.html")
+    result: dict[str, Any] = {"report": page, "studies": [s["name"] for s in report["studies"]]}
+    lines = [page, *(f"{s['name']}: {len(s['cells'])} cells" for s in report["studies"])]
+    if earlier := report["earlier_work"]:
+        result |= {"imported": sum(row["imported"] for row in earlier["experiments"]),
+                   "warnings": earlier["warnings"], "faults": earlier["faults"]}  # fmt: skip
+        lines.append(f"{imports}: {result['imported']} imported experiments")
+        for warning in earlier["warnings"]:
+            err_console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        for fault in earlier["faults"]:
+            err_console.print(f"not used: {fault['file']}: {fault['fault']}", style="yellow", soft_wrap=True)
+    tell(result, as_json, "\n".join(lines))
 
 
 def best_command(
