@@ -16,7 +16,7 @@ def test_an_interval_covers_the_truth_in_95_of_100_studies(n_seeds):
 
 @pytest.mark.parametrize("n_seeds", [3, 5])
 def test_a_table_without_a_true_difference_claims_one_in_at_most_5_of_100_studies(n_seeds):
-    """Five cells that are all alike; seeds differ, as splits and initial weights do, and cells share them."""
+    """Five cells that are all alike; seeds differ, as initial weights do, and cells share them."""
     rng = np.random.default_rng(7)
     n_studies, claimed = 2000, 0
     for _ in range(n_studies):

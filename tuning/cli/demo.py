@@ -40,7 +40,7 @@ def demo_command(
     )
     sweep_command("capacity", out=run, seeds=2, quick=True)
     step("3. Report", f"birdtune report {run} --out {out / 'report'}")
-    report_command([run], out / "report")
+    report_command([run], out=out / "report")
     step("4. Best config", f"birdtune best {run} --out {best}")
     best_command(run, out=best)
     step("5. The chosen config, trained alone", f"birdtune train {best} --out {out / 'model'}")
