@@ -84,7 +84,20 @@ def answer(
         text += " " + _difference_sentence(mine[0])
     elif len(comparisons) and study.get("baseline"):
         text += " It is the baseline itself."
-    return " ".join([text, interaction_effect(interaction, study)]).strip()
+    others = _other_differences(comparisons.loc[[c != row["factors"] for c in comparisons["cell"]]])
+    return " ".join(filter(None, [text, others, interaction_effect(interaction, study)]))
+
+
+def _other_differences(comparisons: pd.DataFrame) -> str:
+    """Return which cells beside the best differ from the baseline by more than the seeds explain."""
+    told = comparisons[comparisons["p_holm"] < 1 - aggregate.LEVEL]
+    if told.empty:
+        return ""
+    named = ", ".join(
+        f"{row['label']} {signed(row['diff'])} (p {p_value(row['p_holm'])} after Holm)"
+        for _, row in told.iterrows()
+    )
+    return f"Other differences to the baseline that are more than the seeds explain: {named}."
 
 
 def _difference_sentence(comparison: pd.Series[Any]) -> str:

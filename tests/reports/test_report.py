@@ -365,3 +365,15 @@ def test_where_every_split_leaks_the_best_says_so(written):
     assert "Its split leaks (random-windows)" in study["best"]["how_sure"]
     assert "This concerns" not in page.text
     assert page.text.count("(leaky split") + page.text.count("leaky split)") >= 2
+
+
+def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(written):
+    """The best cell varies too much to tell; another differs little, and surely."""
+    base = {0: 0.100, 1: 0.110, 2: 0.090}
+    wide, sure = {0: 0.20, 1: 0.13, 2: 0.24}, {seed: v + 0.02 + 0.0001 * seed for seed, v in base.items()}
+    cells = [({"loss.name": n}, ends) for n, ends in (("ce", base), ("wide", wide), ("sure", sure))]
+    study, page, _ = written(cells, factors={"loss.name": ["ce", "wide", "sure"]})
+    (by_wide, by_sure) = (row["p_holm"] for row in study["comparisons"])
+    assert by_sure < 0.05 < by_wide
+    assert "wide with val/f1_macro" in page.text and "not distinguishable" in page.text
+    assert "Other differences to the baseline that are more than the seeds explain: sure +0.0201" in page.text
