@@ -229,9 +229,14 @@ def in_quick_size(study: Study) -> Study:
     return replace(study, base=base, n_seeds=study.quick_seeds, factors=factors)
 
 
-def base_config(study: Study, base: TrainConfig) -> TrainConfig:
-    """Return the user's base with what `study` needs: every trial of it starts from there."""
-    return base.override({**study.base, "training.monitor": study.metric})
+def base_config(study: Study, base: TrainConfig, settings: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Return the user's base with what `study` needs: every trial of it starts from there.
+
+    Of the user's `settings` it takes ``seed``, the first of an ablation's seeds, and that of a search and its
+    sampler; the others are applied with what a trial chooses (`trial_config`).
+    """
+    seed = {key: value for key, value in (settings or {}).items() if key == "seed"}
+    return base.override({**study.base, "training.monitor": study.metric, **seed})
 
 
 def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overrides) -> TrainConfig:

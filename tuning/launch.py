@@ -139,8 +139,8 @@ def sweep(
     """
     start = time.perf_counter()
     resources = resources or Resources()
-    config = base_config(study, base or TrainConfig()).override({"runtime.threads": resources.cpus})
     settings = dict(settings or {})
+    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     tried = check(study, config, settings)
     rule = _rule(study, tried[0].training.epochs)
     if isinstance(study, Search):

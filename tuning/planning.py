@@ -180,7 +180,7 @@ def plan(
     fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else None
     total = {"cpu": float(machine.cpus), "gpu": float(len(machine.gpus))}
     n_concurrent(total, {"cpu": float(cpus_per_trial), "gpu": fixed or 0.0})
-    config = base_config(study, base or TrainConfig()).override({"runtime.threads": cpus_per_trial})
+    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus_per_trial})
     tried = check(study, config, settings)
     arms = by_arm(tried)
     datasets = {arm: Dataset.open(folder_of(members[0])) for arm, members in arms.items()}

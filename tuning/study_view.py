@@ -72,7 +72,7 @@ def dry_run(
     `trials` are those of an ablation in their order; of a search, ten random configs of its space, while the
     sampler will choose others. Raises ConfigError for whatever the study or its configs do not take.
     """
-    config = base_config(study, base)
+    config = base_config(study, base, settings)
     tried = check(study, config, settings)
     common = {
         "study": study.name,

@@ -121,6 +121,8 @@ def test_a_dry_run_prints_every_trial_and_writes_nothing(birdtune, mine, tmp_pat
     ]
     assert [(t["trial_id"], t["seed"], t["factors"]) for t in told["trials"]] == expected
     assert (told["n_trials"], told["epochs"], told["study"]) == (6, 50, "mine")
+    _, out, _ = birdtune(f"sweep {mine} --seeds 2 --set seed=4 --dry-run --json")
+    assert [t["seed"] for t in json.loads(out)["trials"]] == [4, 4, 5, 5]
     code, out, err = birdtune(f"sweep {mine} --dry-run --out {tmp_path / 'run'}")
     assert code == 0, err
     assert "trials    4 of 50 epochs: 2 cells x 2 seeds" in out

@@ -344,6 +344,21 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
         sweep(dataclasses.replace(study, scheduler="fifo"), data, run, settings=SMALL, n_trials=4)
 
 
+def test_the_seed_of_a_search_is_its_trials_and_its_samplers(cluster, data, tmp_path):
+    def space(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-6, 1e-2, log=True)}
+
+    rates = {}
+    for seed in (0, 5):
+        run = tmp_path / str(seed)
+        study = Search(name="rates", question="Which rate?", space=space, n_trials=2, scheduler="fifo")
+        sweep(study, data, run, settings={**SMALL, "training.epochs": 1, "seed": seed}, sampler="random")
+        records = RunFolder(run).records().values()
+        assert {r.seed for r in records} == {seed}
+        rates[seed] = {r.config["optim"]["lr"] for r in records}
+    assert len(rates[0] | rates[5]) == 4
+
+
 def test_a_search_of_several_objectives_trains_every_trial_in_full(cluster, data, tmp_path):
     def space(trial):
         return {"model.dropout": trial.suggest_float("model.dropout", 0.0, 0.8)}

@@ -146,6 +146,16 @@ def test_what_the_run_folder_holds_is_not_trained_again(planned, tmp_path):
     assert (none.n_left, none.arms, none.worst.hours, none.expected.hours) == (0, (), 0, 0)
 
 
+def test_seeds_begin_where_the_user_sets_them(planned, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for number, cell in enumerate(LOSSES.cells()):
+        config = trial_config(base_config(LOSSES, TrainConfig()), SMALL, cell).override({"seed": 1})
+        settle(run, "losses", config, "completed", number)
+    assert planned(LOSSES).n_left == 4  # seeds 0 and 1
+    assert planned(LOSSES, settings={**SMALL, "seed": 1}).n_left == 4  # seeds 1 and 2
+    assert planned(LOSSES, settings={**SMALL, "seed": 2}).n_left == 8  # seeds 2 and 3
+
+
 def test_a_run_folder_on_other_data_is_refused(planned, tmp_path):
     RunFolder(tmp_path / "run").write_study({"name": "x", "data": {"name": "owls", "data_id": "other"}})
     with pytest.raises(RunFolderError, match=r"'owls' \(data other\).*another --out"):
