@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from birdnet_core.records import write_text
-from reports.aggregate import show
+from reports.aggregate import LEVEL, show
 from reports.runs import FAILED
 
 INK, GRID, FAINT = "#2b2f33", "#d9dde1", "#9aa1a8"
@@ -107,10 +107,64 @@ def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
             )
         else:
             ax.text(0.02, y, "no completed trial", transform=ax.get_yaxis_transform(), va="center", color=INK)
-    ax.set_yticks(range(height - 1, -1, -1), [_wrap(label) for label in cells["label"]])
+    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in cells["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"{metric}: mean and 95 % interval; grey: single seeds")
+
+
+def difference_intervals(ax: Axes, comparisons: pd.DataFrame, metric: str) -> None:
+    """Draw one row a comparison with the baseline: the difference with its interval, against a line at zero.
+
+    Filled where p after Holm is below 0.05, open elsewhere; a row without an interval has its mark alone.
+    """
+    height = len(comparisons)
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    for row, (_, pair) in enumerate(comparisons.iterrows()):
+        y = height - 1 - row
+        holds = pair["p_holm"] < 1 - LEVEL
+        colour = OKABE_ITO[0] if pair["diff"] >= 0 else OKABE_ITO[1]
+        if math.isfinite(pair["low"]):
+            ax.plot([pair["low"], pair["high"]], [y, y], "-", color=colour, zorder=3)
+        if math.isfinite(pair["diff"]):
+            ax.plot([pair["diff"]], [y], "D", color=colour, markerfacecolor=colour if holds else "white",
+                    markersize=6, zorder=4)  # fmt: skip
+        else:
+            ax.text(0.02, y, str(pair["note"]), transform=ax.get_yaxis_transform(), va="center", color=INK)
+    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in comparisons["label"]])
+    ax.set_ylim(-0.6, height - 0.4)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"{metric}: difference to the baseline")
+
+
+def interaction_points(cells: pd.DataFrame, interaction: dict[str, Any]) -> pd.DataFrame:
+    """Return the corners of a 2x2 design: `x` (0, 1), `line`, `level`, `mean`, `low` and `high`.
+
+    Places are the levels of the first factor, lines those of the second.
+    """
+    metric, (a, b), (levels_a, levels_b) = (interaction[k] for k in ("metric", "factors", "levels"))
+    rows = []
+    for line in levels_b:
+        for x, level in enumerate(levels_a):
+            at = [cell == {a: level, b: line} for cell in cells["factors"]]
+            cell = cells.loc[at].iloc[0]
+            interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
+            rows.append({"x": x, "level": show(level), "line": show(line), "mean": cell[metric], **interval})
+    return pd.DataFrame(rows)
+
+
+def interaction_lines(ax: Axes, points: pd.DataFrame, metric: str, factors: tuple[str, str]) -> None:
+    """Draw a line a level of the second factor over the first: parallel lines are no interaction."""
+    for i, (name, line) in enumerate(points.groupby("line", sort=False)):
+        colour, dash = _line_style(i)
+        x = line["x"] + (i - 0.5) * 0.04  # side by side, so that intervals do not hide each other
+        ax.plot(x, line["mean"], dash, marker="os"[i], color=colour, label=f"{factors[1]} = {name}")
+        ax.vlines(x, line["low"], line["high"], color=colour, linewidth=1.2)
+    levels = points.drop_duplicates("x")
+    ax.set_xticks(levels["x"], [wrapped(level) for level in levels["level"]])
+    ax.set_xlim(-0.35, 1.35)
+    ax.set_xlabel(factors[0])
+    ax.set_ylabel(f"{metric}, 95 % interval")
 
 
 def parameter_points(trials: pd.DataFrame, parameter: str, metric: str) -> pd.DataFrame:
@@ -142,7 +196,7 @@ def parameter_effect(ax: Axes, points: pd.DataFrame, parameter: str, metric: str
         x = x.map({level: i for i, level in enumerate(levels)})
         # Trials of one level would hide each other: spread them by their order, which repeats.
         x = x + x.groupby(x).cumcount() % 5 * 0.06 - 0.12
-        ax.set_xticks(range(len(levels)), [_wrap(str(level)) for level in levels])
+        ax.set_xticks(range(len(levels)), [wrapped(str(level)) for level in levels])
         ax.set_xlim(-0.6, len(levels) - 0.4)
     elif x.min() > 0 and x.max() / x.min() >= 30:
         ax.set_xscale("log")
@@ -262,6 +316,13 @@ def _legend_below(out: Figure, ax: Axes) -> None:
     out.set_figheight(out.get_figheight() + 0.18 * math.ceil(len(labels) / columns))
 
 
-def _wrap(text: str) -> str:
-    """Return a label with a line break after each part, and parts too long for the margin cut."""
-    return "\n".join(p if len(p) <= 28 else p[:27] + "…" for p in text.split(" · "))
+def wrapped(text: str) -> str:
+    """Return a label with a line break after each part, and within one that is too long for the margin.
+
+    That breaks after its `=`; what is too long still is cut.
+    """
+    lines = []
+    for part in text.split(" · "):
+        name, equals, value = part.partition("=")
+        lines += [part] if len(part) <= 28 or not equals else [f"{name}=", value]
+    return "\n".join(line if len(line) <= 28 else line[:27] + "…" for line in lines)

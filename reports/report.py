@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, write_json, write_text
@@ -25,13 +22,12 @@ from reports import (
     compare,
     effects,
     experiments,
+    figures,
     gates,
-    plots,
     selection,
     sentences,
     tables,
     trend,
-    trend_plots,
 )
 from reports.imports import Imports, read_imports
 from reports.runs import Runs, load
@@ -56,7 +52,7 @@ def write_report(
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
     sections, taken = [], set[str]()
     for study in runs.studies:
-        slug = _slug(study["name"], taken)
+        slug = figures.slug_of(study["name"], taken)
         taken.add(slug)
         sections.append(_section(runs, study, slug, out))
     beside = None if earlier is None else _earlier_work(earlier, sections, out)
@@ -144,7 +140,9 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "trends": displays["trends"],
         "levels": displays["levels"],
         "experiments": experiments.of_study(study, epochs, cells),
-        "figures": _figures(study, trials, epochs, cells, level_means, best, out / "figures", slug),
+        "figures": figures.of_study(
+            study, trials, epochs, cells, comparisons, interaction, level_means, best, out / "figures", slug
+        ),
         "best": best,
         "no_best": no_best,
         "best_config": json.dumps(best["config"], indent=2, ensure_ascii=False) if best else "",
@@ -190,30 +188,9 @@ def _earlier_work(earlier: Imports, sections: list[dict[str, Any]], out: Path) -
         **said,
         "notes": experiments.NOTES,
         "table": shown,
-        "figures": _imported_figures(earlier, out / "figures"),
+        "figures": figures.of_imports(earlier, out / "figures"),
         "json": tables.plain({**said, "experiments": table.to_dict("records")}),
     }
-
-
-def _imported_figures(earlier: Imports, folder: Path) -> list[dict[str, Any]]:
-    """Draw and save the learning curves of the imported experiments."""
-    if earlier.epochs.empty:
-        return []
-    names = list(earlier.experiments["experiment"])
-    runs = pd.DataFrame({"label": names, "trial_ids": [[name] for name in names]})
-    gap = "train/accuracy − val/accuracy"
-    epochs = earlier.epochs.assign(**{gap: earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"]})
-    drawn = {
-        "accuracy": ("val/accuracy", "val/accuracy over epochs of the imported experiments, one run each."),
-        "gap": (gap, f"{gap} of the same epoch, imported experiments."),
-    }
-    out = []
-    for name, (metric, caption) in drawn.items():
-        points = plots.curve_points(epochs, runs, metric)
-        drawing = plots.figure(partial(plots.learning_curves, points=points, metric=metric))
-        svg = Markup(plots.save(drawing, folder / f"imported-{name}"))
-        out.append({"file": f"imported-{name}", "caption": caption, "svg": svg})
-    return out
 
 
 def _content(
@@ -274,113 +251,3 @@ def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             study["metric"], ascending=study["direction"] == "minimize", kind="stable", na_position="last"
         )
     return cells.reset_index(drop=True)
-
-
-def _figures(
-    study: dict[str, Any],
-    trials: pd.DataFrame,
-    epochs: pd.DataFrame,
-    cells: pd.DataFrame,
-    level_means: pd.DataFrame,
-    best: dict[str, Any] | None,
-    folder: Path,
-    slug: str,
-) -> list[dict[str, Any]]:
-    """Draw and save the figures of a study; return name, caption and the SVG of each."""
-    metric = study["metric"]
-    drawn: list[tuple[str, str, Any]] = []
-    if metric in cells and len(trials) and study["kind"] == "search":
-        drawn = _search_figures(metric, trials, epochs, best)
-    elif metric in cells and len(trials) and aggregate.is_screen(study):
-        drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
-    elif metric in cells and len(trials):
-        drawn = [*_ablation_figures(metric, epochs, cells), *_trend_figures(metric, level_means)]
-    return [
-        {
-            "file": f"{slug}-{name}",
-            "caption": caption,
-            "svg": Markup(plots.save(figure, folder / f"{slug}-{name}")),
-        }
-        for name, caption, figure in drawn
-    ]
-
-
-def _cells_figure(metric: str, cells: pd.DataFrame) -> tuple[str, str, Any]:
-    lines = max((name.count(" · ") + 1 for name in cells["label"]), default=1)
-    height = 0.9 + len(cells) * max(0.36, 0.17 * lines)
-    caption = (
-        f"{metric} of every cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
-        "open diamond: trained unequal epochs."
-    )
-    return "cells", caption, plots.figure(partial(plots.cell_intervals, cells=cells, metric=metric), height)
-
-
-def _ablation_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[str, str, Any]]:
-    out = [_cells_figure(metric, cells)]
-    points = plots.curve_points(epochs, cells, metric)
-    if len(points):
-        curves = partial(plots.learning_curves, points=points, metric=metric)
-        band = f"{metric} over epochs, completed trials. Line: mean; band: lowest to highest seed."
-        out.append(("curves", band, plots.figure(curves)))
-    if {"train/loss", "val/loss"} <= set(epochs.columns):
-        train, val = (plots.curve_points(epochs, cells, f"{name}/loss") for name in ("train", "val"))
-        if len(val):
-            losses = "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; "
-            losses += "training loss is what was minimised, so levels differ between loss functions."
-            out.append(("loss", losses, plots.figure(partial(plots.loss_curves, train=train, val=val))))
-    return out
-
-
-def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[tuple[str, str, Any]]:
-    out = []
-    factors = list(level_means["factor"].drop_duplicates())
-    for factor in factors:
-        mine = level_means[level_means["factor"] == factor]
-        if mine.loc[mine["metric"] == metric, "level"].nunique() < 2:
-            continue
-        name = "trend" if len(factors) == 1 else f"trend-{_slug(factor, set())}"
-        caption = f"{metric} against {factor}"
-        if mine["metric"].nunique() > 1:
-            caption += ", and F1 of the rare, medium and common species"
-        caption += (
-            ". Mark: mean over completed trials; band: 95 % t interval over seeds, none with one seed. "
-        )
-        caption += "Cells trained unequal epochs are left out."
-        out.append((name, caption, trend_plots.trend_figure(mine, metric)))
-    return out
-
-
-def _search_figures(
-    metric: str, trials: pd.DataFrame, epochs: pd.DataFrame, best: dict[str, Any] | None
-) -> list[tuple[str, str, Any]]:
-    winner = best["trial_ids"][0] if best else None
-    out = []
-    if metric in epochs and epochs[metric].notna().any():
-        curves = partial(plots.trial_curves, epochs=epochs, trials=trials, metric=metric, best=winner)
-        caption = f"{metric} over epochs, one line a trial; the mark is where it ended."
-        out.append(("curves", caption, plots.figure(curves)))
-    lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
-    out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
-    return out + _parameter_figures(metric, trials)
-
-
-def _parameter_figures(metric: str, trials: pd.DataFrame) -> list[tuple[str, str, Any]]:
-    out = []
-    for parameter in dict.fromkeys(key for factors in trials["factors"] for key in factors):
-        points = plots.parameter_points(trials, parameter, metric)
-        if len(points) and points["x"].nunique() > 1:
-            effect = partial(plots.parameter_effect, points=points, parameter=parameter, metric=metric)
-            caption = f"{metric} at the best epoch against {parameter}. "
-            caption += "Trials that did not complete show the best epoch they reached."
-            out.append((f"by-{_slug(parameter, set())}", caption, plots.figure(effect, 2.7)))
-    return out
-
-
-def _slug(name: str, taken: set[str]) -> str:
-    """Return a file name for a study that no other has taken."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "study"
-    number = 2
-    unique = slug
-    while unique in taken:
-        unique, number = f"{slug}-{number}", number + 1
-    return unique

@@ -109,12 +109,13 @@ def test_page_needs_nothing_else(two_by_two):
     _, page, _ = two_by_two
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     assert [link for link in page.links if not link.startswith("#")] == []
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 5
 
 
 def test_every_file_of_the_report_is_written(two_by_two):
     _, _, out = two_by_two
-    figures = {f"capacity-{name}.{kind}" for name in ("cells", "curves", "loss") for kind in ("png", "svg")}
+    names = ("cells", "differences", "interaction", "curves", "loss")
+    figures = {f"capacity-{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
@@ -127,7 +128,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
 def test_figures_of_the_markdown_exist(two_by_two):
     _, _, out = two_by_two
     paths = re.findall(r"\]\((figures/[^)]+)\)", (out / "report.md").read_text())
-    assert len(paths) == 3 and all((out / path).is_file() for path in paths)
+    assert len(paths) == 5 and all((out / path).is_file() for path in paths)
 
 
 def test_one_seed_has_null_intervals_and_the_page_says_why(written):
