@@ -88,7 +88,8 @@ def test_the_dashboard_shows_the_searches_on_this_machine_alone(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = "from tuning.cli import main; main()"
+    # Ctrl-C ends it, also where these tests run as a background job, whose children ignore that.
+    code = "import signal; signal.signal(2, signal.default_int_handler); from tuning.cli import main; main()"
     command = [sys.executable, "-c", code, "dashboard", str(run.path), "--port", str(port)]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
