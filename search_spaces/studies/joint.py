@@ -48,5 +48,5 @@ def joint(
         asha_within="model.name",
         gates=TARGETS,
         base={"optim.backbone_lr": None, "training.epochs": 50},
-        quick=QUICK,
+        quick={**QUICK, "data.windows_per_recording": 1},
     )
