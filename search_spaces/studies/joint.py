@@ -21,7 +21,7 @@ def joint(
 
     Each option is the checkpoint that a network starts from, a hub id or a folder; without, it starts from
     scratch. Trials are stopped among those of the same network. `--quick` takes the CNNs alone, and networks
-    with a checkpoint.
+    with a checkpoint, and one window a recording.
     """
     given = {"audio_ast": ast, "audio_vit": vit, "efficientnet": efficientnet, "convnext": convnext}
     checkpoints = {name: checkpoint for name, checkpoint in given.items() if checkpoint is not None}
