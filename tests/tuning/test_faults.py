@@ -241,8 +241,14 @@ def test_a_longer_budget_goes_on_from_kept_checkpoints_with_the_numbers_of_a_fre
     extended = {name: r for name, r in RunFolder(run).records().items() if name in fresh}
     assert {n: r.metrics for n, r in extended.items()} == {n: r.metrics for n, r in fresh.items()}
     # What the checkpoint held was not trained again: its first two epochs took the seconds they took then.
-    seconds = Counter(e["epoch_s"] for e in events(run, "epoch"))
-    assert sorted(seconds.values())[-2:] == [2, 2]
+    took = {}
+    for event in events(run, "epoch"):
+        took.setdefault(event["trial_id"], []).append(event["epoch_s"])
+    assert sorted(len(seconds) for seconds in took.values()) == [2, 2, 4, 4]
+    trained = RunFolder(run).records()
+    first = {r.config["loss"]["name"]: took[n] for n, r in trained.items() if n not in fresh}
+    gone_on = [took[n][:2] == first[r.config["loss"]["name"]] for n, r in extended.items()]
+    assert sorted(gone_on) == [False, True]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
