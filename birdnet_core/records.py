@@ -6,6 +6,8 @@ tool can read a run without birdtune:
     RUN/studies/<study>.json      what was asked: question, metric, design, data, versions, command line
     RUN/journal.jsonl             what happened, one line an event, appended by the one driver
     RUN/trials/<trial_id>.json    how each trial ended
+    RUN/predictions/<trial_id>.json   what each completed trial told of the validation recordings
+    RUN/validation/<split_id>.json    what these recordings are
     RUN/optuna.db                 the Optuna studies of the searches
     RUN/checkpoints/<trial_id>/   what an unfinished trial goes on from, and those of the best
     RUN/driver.lock               who writes the folder
@@ -27,7 +29,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +159,21 @@ class TrialRecord:
         return record
 
 
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The validation side of a split: what the predictions of trials are held against.
+
+    Args:
+        species: the name of each class.
+        truth: the class of each scored recording (or clip, where these were split at random).
+        recording: a number a recording_id; entries of one number are no independent samples.
+    """
+
+    species: list[str]
+    truth: list[int]
+    recording: list[int]
+
+
 class RunFolder:
     """The paths of one run and the only code that reads or writes them."""
 
@@ -226,6 +243,24 @@ class RunFolder:
         """Return every trial's record by trial_id."""
         paths = sorted((self.path / "trials").glob("*.json"))
         return {p.stem: TrialRecord.from_dict(read_json(p)) for p in paths}
+
+    def write_predictions(self, trial_id: str, predicted: Sequence[int]) -> None:
+        """Keep the class that a completed trial told of each validation recording, in their order."""
+        content = json.dumps({"predicted": list(predicted)})
+        write_text(self.path / "predictions" / f"{trial_id}.json", content + "\n")
+
+    def predictions(self, trial_id: str) -> list[int] | None:
+        """Return what `write_predictions` kept; None for a trial without, such as one of an older version."""
+        path = self.path / "predictions" / f"{trial_id}.json"
+        return list(read_json(path)["predicted"]) if path.exists() else None
+
+    def write_validation(self, split_id: str, validation: Validation) -> None:
+        write_text(self.path / "validation" / f"{split_id}.json", json.dumps(asdict(validation)) + "\n")
+
+    def validation(self, split_id: str) -> Validation | None:
+        """Return the validation recordings of a split, None for one of a run of an older version."""
+        path = self.path / "validation" / f"{split_id}.json"
+        return Validation(**read_json(path)) if path.exists() else None
 
     def append(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add one event to the journal, hand it to the operating system at once, and return it as written."""

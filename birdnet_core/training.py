@@ -37,7 +37,7 @@ from birdnet_core.records import Status, TrialRecord, is_better, metric_directio
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 SCORING_BATCH = 128
 
 # Of mallopt(3)
@@ -145,6 +145,8 @@ class Session:
         self.best_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
         self.f1_per_species: dict[str, float] = {}
+        # The class told of each validation recording at the best epoch, in the order of `scored_rows`.
+        self.predicted: list[int] = []
         # What `step` returned, epoch by epoch.
         self.history: list[dict[str, float]] = []
         # What patience waits for: the best value of `stop_on` so far and its epoch.
@@ -197,6 +199,7 @@ class Session:
             self.best_weights = _copied(self._scored_model().state_dict())
             f1 = f1_per_class(probabilities.argmax(1), truth, len(self.dataset.species))
             self.f1_per_species = {self.dataset.species[c]: float(f1[c]) for c in np.unique(truth)}
+            self.predicted = probabilities.argmax(1).tolist()
         return metrics
 
     @torch.inference_mode()
@@ -352,6 +355,7 @@ class Session:
             "best_epoch": self.best_epoch,
             "best_metrics": dict(self.best_metrics),
             "f1_per_species": dict(self.f1_per_species),
+            "predicted": list(self.predicted),
             "stop_best": self.stop_best,
             "stop_epoch": self.stop_epoch,
         }
@@ -377,6 +381,7 @@ class Session:
             setattr(self, name, state[name])
         self.best_metrics = dict(state["best_metrics"])
         self.f1_per_species = dict(state["f1_per_species"])
+        self.predicted = list(state["predicted"])
 
     def _halve_micro_batches(self, before: dict[str, Any]) -> None:
         """Go back to the state `before` the epoch, with half the clips a forward pass."""

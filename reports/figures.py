@@ -11,8 +11,9 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reports import aggregate, plots, trend_plots
+from reports import aggregate, plots, species_plots, trend_plots
 from reports.imports import Imports
+from reports.predictions import Told
 
 Drawn = tuple[str, str, Figure]
 """Name, caption, figure."""
@@ -44,6 +45,35 @@ def of_study(
             *_trend_figures(metric, level_means),
             *_curve_figures(metric, epochs, cells),
         ]
+    return [_saved(f"{slug}-{name}", caption, figure, folder) for name, caption, figure in drawn]
+
+
+def of_species(
+    study: dict[str, Any], told: dict[str, Told], by_recording: pd.DataFrame, folder: Path, slug: str
+) -> list[dict[str, Any]]:
+    """Draw and save the long tail, and the confusions of the first cell that was told."""
+    if not told:
+        return []
+    data = study.get("data", {})
+    scored = data.get("scored", "recordings")
+    points = [
+        species_plots.long_tail_points(mine, data.get("train_counts") or {}, str(cell))
+        for cell, mine in by_recording.groupby("cell", sort=False)
+    ]
+    tail = partial(species_plots.long_tail, points=pd.concat(points, ignore_index=True), scored=scored)
+    caption = (
+        f"F1 of every validation species against its training {scored}, mean over seeds. Line: 95 % "
+        "bootstrap interval over recordings, none with one recording."
+    )
+    drawn: list[Drawn] = [("long-tail", caption, plots.figure(tail, 3.4))]
+    cell, first = next(iter(told.items()))
+    if n := len(species_plots.worst_species(first)):
+        matrix = partial(species_plots.confusion, told=first)
+        caption = (
+            f"Species of the pairs that {cell} confuses most: a row a species in truth, with the share of "
+            f"its validation {scored} that were told as each column."
+        )
+        drawn.append(("confusions", caption, plots.figure(matrix, 1.6 + 0.3 * n)))
     return [_saved(f"{slug}-{name}", caption, figure, folder) for name, caption, figure in drawn]
 
 

@@ -24,6 +24,7 @@ from reports import (
     experiments,
     figures,
     gates,
+    predictions,
     selection,
     sentences,
     tables,
@@ -89,6 +90,9 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     ranks = effects.rank_correlations(cells, study)
     trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
     best, no_best = selection.best_of(runs, study)
+    told = _told(trials, cells, study, best)
+    by_recording = _by_recording(told, study)
+    confused = predictions.confusions(next(iter(told.values()))) if told else pd.DataFrame()
     judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
     displays = {
@@ -101,6 +105,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "levels": tables.level_table(level_means),
         "trials": tables.trial_table(trials, study),
         "species": tables.species_table(trials, study, cells, best),
+        "recordings": tables.recording_table(by_recording),
+        "confusions": tables.confusion_table(confused),
     }
     numbers = {
         "cells": tables.cell_numbers(cells),
@@ -111,6 +117,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "trends": tables.with_lists_as_text(trends),
         "levels": level_means,
         "trials": tables.trial_numbers(trials),
+        "recordings": by_recording,
+        "confusions": confused,
     }
     for name, display in displays.items():
         if display.empty:
@@ -140,9 +148,23 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "trends": displays["trends"],
         "levels": displays["levels"],
         "experiments": experiments.of_study(study, epochs, cells),
-        "figures": figures.of_study(
-            study, trials, epochs, cells, comparisons, interaction, level_means, best, out / "figures", slug
-        ),
+        "recordings": displays["recordings"],
+        "confusions": displays["confusions"],
+        "figures": [
+            *figures.of_study(
+                study,
+                trials,
+                epochs,
+                cells,
+                comparisons,
+                interaction,
+                level_means,
+                best,
+                out / "figures",
+                slug,
+            ),
+            *figures.of_species(study, told, by_recording, out / "figures", slug),
+        ],
         "best": best,
         "no_best": no_best,
         "best_config": json.dumps(best["config"], indent=2, ensure_ascii=False) if best else "",
@@ -154,8 +176,36 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "provenance": sentences.provenance(study, trials),
         "json": tables.plain(
             _content(study, cells, comparisons, interaction, main, trends, ranks, judged, best)
+            | {"by_recording": by_recording.to_dict("records"), "confusions": confused.to_dict("records")}
         ),
     }
+
+
+def _told(
+    trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None
+) -> dict[str, predictions.Told]:
+    """Return what the best cell and the baseline told of the validation recordings, where it was kept."""
+    baseline = compare.baseline_of(cells, study)
+    chosen = {
+        "best": (best or {}).get("config_id"),
+        "baseline": None if baseline is None else baseline["config_id"],
+    }
+    names: dict[str, list[str]] = {}
+    for name, config_id in chosen.items():
+        if config_id is not None:
+            names.setdefault(config_id, []).append(name)
+    told = {}
+    for config_id, marks in names.items():
+        cell = cells[cells["config_id"] == config_id].iloc[0]
+        if found := predictions.told_by(trials, cell):
+            told[f"{cell['label']} ({', '.join(marks)})"] = found
+    return told
+
+
+def _by_recording(told: dict[str, predictions.Told], study: dict[str, Any]) -> pd.DataFrame:
+    strata = study.get("data", {}).get("strata") or {}
+    frames = [predictions.f1_intervals(each, strata).assign(cell=name) for name, each in told.items()]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _earlier_work(earlier: Imports, sections: list[dict[str, Any]], out: Path) -> dict[str, Any]:

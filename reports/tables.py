@@ -285,6 +285,36 @@ def species_table(
     return text if len(shown) else text.iloc[:0]
 
 
+def recording_table(by_recording: pd.DataFrame) -> pd.DataFrame:
+    """Return F1 of all species and of the strata, with its interval over recordings."""
+    rows = [
+        {
+            "cell": row["cell"],
+            "species": row["name"],
+            "validation recordings": count(row["n_val"]),
+            "F1": number(row["f1"]),
+            "95 % interval over recordings": interval(row),
+        }
+        for _, row in by_recording.iterrows()
+        if row["kind"] != "species"
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def confusion_table(confused: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "truth": row["truth"],
+            "told as": row["predicted"],
+            "recordings": number(row["count"], "{:.1f}"),
+            "of": count(row["n_val"]),
+            "share": f"{row['share']:.0%}",
+        }
+        for _, row in confused.iterrows()
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
 def cell_numbers(cells: pd.DataFrame) -> pd.DataFrame:
     factors = pd.DataFrame(list(cells["factors"]), index=cells.index, dtype=object)
     frame = pd.concat([cells[["label"]], factors, cells.drop(columns=["label", "factors"])], axis=1)

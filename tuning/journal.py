@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class Journal(tune.Callback):
             if name in self.interrupted:
                 record.status = "killed"
                 record.error = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
-            self._settle(record, trial.config)
+            self._settle(record, trial.config, json.loads(result["predicted"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Drop what Ray would keep of a trial that is over: a tenth of a megabyte, and nobody asks for it."""
@@ -174,7 +174,7 @@ class Journal(tune.Callback):
         record.error = _why(error)
         self._settle(record, trial.config)
 
-    def _settle(self, record: TrialRecord, payload: dict[str, Any]) -> None:
+    def _settle(self, record: TrialRecord, payload: dict[str, Any], predicted: Sequence[int] = ()) -> None:
         """Write how a trial ended, and drop the checkpoint that nobody will go on from."""
         record.cpus, record.gpus = payload["resources"]["cpu"], payload["resources"]["gpu"]
         record.cpu_hours, record.gpu_hours = (
@@ -182,6 +182,8 @@ class Journal(tune.Callback):
         )
         if not self.halt.is_fault:
             try:
+                if predicted:
+                    self.run.write_predictions(record.trial_id, predicted)
                 self.run.write_record(record)
             except OSError as error:
                 self.halt.ask(f"cannot write into {self.run.path}: {error.strerror}", is_fault=True)

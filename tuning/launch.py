@@ -20,7 +20,7 @@ from ray import tune
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
-from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.data.dataset import Dataset, prepare, validation_side
 from birdnet_core.errors import RunFolderError
 from birdnet_core.optim import is_open_ended
 from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance, write_text
@@ -155,7 +155,7 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        asked = _Asked(study, config, settings, data, resources, _checkpoints(run), shorter)
+        asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter)
         definition = asked.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
         folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
@@ -242,8 +242,10 @@ class _Asked:
     settings: Overrides
     data: Data
     resources: Resources
+    run: RunFolder
     checkpoints: dict[str, str]
     shorter: int | None
+    _described: set[Path] = field(default_factory=set)
 
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
         return trial_config(self.config, self.settings, choices).override({"seed": seed})
@@ -284,7 +286,15 @@ class _Asked:
         }  # fmt: skip
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
-        """Return what Ray ships to a trial: plain JSON. `factors` is what tables call it by."""
+        """Return what Ray ships to a trial: plain JSON. `factors` is what tables call it by.
+
+        What the trial will predict is described in the run folder first.
+        """
+        folder = self.data.folder(config)
+        if folder not in self._described:
+            split_id = Dataset.open(folder).facts["split_id"]
+            self.run.write_validation(split_id, validation_side(self.data.manifest, folder))
+            self._described.add(folder)
         within = self.study.asha_within if isinstance(self.study, Search) else None
         line = {
             "study": self.study.name,
@@ -295,7 +305,7 @@ class _Asked:
         }
         return {
             "config": config.to_dict(),
-            "dataset": str(self.data.folder(config)),
+            "dataset": str(folder),
             "journal": line,
             "timeout_s": self.resources.timeout_s,
             "checkpoints": {**self.checkpoints, "shorter": self.shorter_id(config)},

@@ -45,7 +45,7 @@ class TrainTrial(tune.Trainable):
     GPUs), ``memory_cap`` (the share of the GPU's memory that it may take), ``checkpoints`` (the run's folder
     of checkpoints, its id, and the trial of a shorter budget that this one may go on from), ``timeout_s``. A
     step returns the epoch's metrics, and under ``record`` the trial's record as it stands, as one JSON string
-    so that Ray does not take it apart.
+    so that Ray does not take it apart; the last also ``predicted``, the classes told of validation, as JSON.
 
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
     goes on from there: it first tells the epochs that were trained already, marked ``replayed``.
@@ -124,6 +124,7 @@ class TrainTrial(tune.Trainable):
             "replayed": replayed,
             "status": status,
             "record": json.dumps(record.to_dict()),
+            "predicted": json.dumps(self.session.predicted if self.session and status == "completed" else []),
             "fault": fault,
             "out_of_memory": is_out_of_memory,
             "done": status is not None,

@@ -27,7 +27,7 @@ from birdnet_core.data.feature_store import (
 )
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.data.splits import assign_splits, crossing, scatter_clips, strata
-from birdnet_core.records import LEAKAGE, read_json, write_json
+from birdnet_core.records import LEAKAGE, Validation, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,18 @@ def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
     dataset = Dataset.open(folder)
     first = np.unique(dataset.units, return_index=True)[1]
     return manifest.iloc[dataset.recording[first]].assign(side=dataset.sides[first])
+
+
+def validation_side(manifest: pd.DataFrame, folder: Path) -> Validation:
+    """Return the validation side of a dataset, in the order in which a `Session` predicts it."""
+    scored = scored_rows(manifest, folder)
+    scored = scored[scored["side"] == "val"]
+    species = list(Dataset.open(folder).species)
+    return Validation(
+        species=species,
+        truth=pd.Categorical(scored["species"], categories=species).codes.tolist(),
+        recording=pd.factorize(scored["recording_id"])[0].tolist(),
+    )
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:

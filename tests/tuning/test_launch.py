@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
@@ -14,6 +15,7 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.metrics import f1_per_class
 from birdnet_core.records import RunFolder
 from birdnet_core.training import train
 from reports import write_report
@@ -65,6 +67,18 @@ def test_every_cell_and_seed_is_trained_and_recorded(swept):
         assert record.epochs == 2
         assert record.cpus == 1.0
         assert record.provenance["split_id"]
+
+
+def test_the_predictions_that_are_kept_are_those_that_the_record_scores(swept):
+    run = RunFolder(swept[0])
+    for name, record in run.records().items():
+        validation = run.validation(record.provenance["split_id"])
+        predicted = np.array(run.predictions(name))
+        assert len(predicted) == len(validation.truth) == len(validation.recording)
+        assert np.mean(predicted == validation.truth) == pytest.approx(record.metrics["val/accuracy"])
+        f1 = f1_per_class(predicted, np.array(validation.truth), len(validation.species))
+        of_species = {validation.species[c]: f1[c] for c in set(validation.truth)}
+        assert record.f1_per_species == pytest.approx(of_species)
 
 
 def test_the_journal_holds_every_epoch_of_every_trial(swept):

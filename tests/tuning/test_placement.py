@@ -98,7 +98,7 @@ def test_out_of_memory_on_a_share_is_tried_once_more_on_a_whole_gpu(tmp_path):
         record = {"trial_id": SMALL_NET.trial_id, "config_id": "x", "seed": 0, "config": {}, **result}
         result = {
             "record": json.dumps(record), "done": True, "replayed": False, "fault": None, "epoch": 0,
-            "training_iteration": 1, **result,
+            "training_iteration": 1, "predicted": "[]", **result,
         }  # fmt: skip
         dispatcher.on_trial_complete(name, result)
         journal.on_trial_result(1, [], SimpleNamespace(trial_id=name, config=payload), result)
