@@ -273,6 +273,7 @@ def _content(
                     }
                     for m in metrics
                 },
+                **_bootstrap(cell, study["metric"]),
                 **{key: cell[key] for key in more},
                 "n_params": _whole(cell["n_params"]),
             }
@@ -287,6 +288,11 @@ def _content(
         "gates": judged.to_dict("records"),
         "decision": gates.decision(judged),
     }
+
+
+def _bootstrap(cell: pd.Series[Any], metric: str) -> dict[str, float]:
+    low, high = aggregate.bootstrap_interval(cell.get(f"{metric}:values", []))
+    return {"bootstrap_low": low, "bootstrap_high": high}
 
 
 def _whole(value: float) -> int | None:

@@ -36,8 +36,18 @@ def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, 
     of `RULES`. Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial
     completed, and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
     """
+    check_rule(by)
+    return choose_among(runs, comparable(runs, study), by)
+
+
+def check_rule(by: str) -> None:
+    """Raise ConfigError for a rule that there is not."""
     if by not in RULES:
         raise ConfigError(f"unknown rule {by!r}{did_you_mean(by, RULES)} (known: {', '.join(RULES)})")
+
+
+def comparable(runs: Runs, study: str | None = None) -> list[dict[str, Any]]:
+    """Return the studies named `study`, or all; RunFolderError where they cannot be compared, or none is."""
     chosen = [s for s in runs.studies if study in (None, s["name"])]
     names = ", ".join(dict.fromkeys(s["name"] for s in runs.studies))
     if not chosen:
@@ -49,7 +59,7 @@ def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, 
                 f"the studies differ in their {what} ({found}), so their scores cannot be compared; "
                 f"name one study of one run (studies: {names})"
             )
-    return choose_among(runs, chosen, by)
+    return chosen
 
 
 _COMPARABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -73,67 +83,69 @@ def rule(metric: str, direction: str, by: str = "mean") -> str:
 def choose_among(runs: Runs, studies: Sequence[dict[str, Any]], by: str = "mean") -> dict[str, Any]:
     """Return the content of best.json for comparable studies; see `choose`."""
     metric, direction = studies[0]["metric"], studies[0]["direction"]
-    tables = [_candidates(runs, study, metric) for study in studies]
-    candidates = (
-        pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else None
-    )
-    if candidates is None:
-        trials = pd.concat([runs.trials_of(study) for study in studies])
-        raise RunFolderError(
-            f"no trial of {', '.join(repr(s['name']) for s in studies)} completed with a finite {metric}, "
-            f"so there is no best config ({aggregate.status_counts(trials)})"
-        )
-    honest = candidates[~candidates["is_leaky"]]
-    pool = honest if len(honest) else candidates
-    pool = pool[pool["is_complete"]] if pool["is_complete"].any() else pool
-    ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
-    # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
-    ranked = ranked.drop_duplicates(["run", "config_id"])
-    best = _chosen(ranked, metric, direction, by)
+    candidates, ranked = ranked_candidates(runs, studies)
+    best = chosen_by(ranked, metric, direction, by)
     others = ranked[ranked["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
     chances = probabilities_of_best([by_seed(cell, metric) for _, cell in ranked.iterrows()], direction)
     p_best = chances[list(ranked["config_id"]).index(best["config_id"])] if chances else None
-    trials = runs.trials[(runs.trials["run"] == best["run"]) & (runs.trials["study"] == best["study"])]
-    config = trials.loc[trials["trial_id"] == best["trial_ids"][0], "config"].iloc[0]
     return {
         "schema": SCHEMA,
-        "config": config,
+        "config": config_of(runs, best),
         "config_id": best["config_id"],
         "study": best["study"],
         "metric": metric,
         "direction": direction,
         "rule": rule(metric, direction, by),
-        "how_sure": _how_sure(best, second, metric, candidates) + _chance(p_best, len(ranked)),
+        "how_sure": how_sure(best, second, metric, candidates) + chance(p_best, len(ranked)),
         "p_best": p_best,
-        **_scores(best, metric),
-        "values": [_null(v) for v in best[f"{metric}:values"]],
+        **scores(best, metric),
+        "values": [null(v) for v in best[f"{metric}:values"]],
         "seeds": best["seeds"],
         "trial_ids": best["trial_ids"],
         "factors": best["factors"],
-        "runner_up": None
-        if second is None
-        else {
-            "config_id": second["config_id"],
-            "study": second["study"],
-            "factors": second["factors"],
-            **_scores(second, metric),
-        },
+        "runner_up": None if second is None else brief(second, metric) | {"study": second["study"]},
         "shortlist": [
-            {
-                "config_id": cell["config_id"],
-                "factors": cell["factors"],
-                **_scores(cell, metric),
-                "n_params": _null(float(cell["n_params"])),
-                "p_best": chances[i] if chances else None,
-            }
+            brief(cell, metric)
+            | {"n_params": null(float(cell["n_params"])), "p_best": chances[i] if chances else None}
             for i, (_, cell) in enumerate(ranked.iloc[:N_SHOWN].iterrows())
         ],
+        "confirmed": None,
         "run": best["run"],
     }
 
 
-def _chosen(ranked: pd.DataFrame, metric: str, direction: str, by: str) -> pd.Series[Any]:
+def ranked_candidates(runs: Runs, studies: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return all candidates of comparable studies, and those that compete, best mean first."""
+    metric, direction = studies[0]["metric"], studies[0]["direction"]
+    tables = [candidates_of(runs, study, metric) for study in studies]
+    if not any(map(len, tables)):
+        trials = pd.concat([runs.trials_of(study) for study in studies])
+        raise RunFolderError(
+            f"no trial of {', '.join(repr(s['name']) for s in studies)} completed with a finite {metric}, "
+            f"so there is no best config ({aggregate.status_counts(trials)})"
+        )
+    candidates = pd.concat([t for t in tables if len(t)], ignore_index=True)
+    honest = candidates[~candidates["is_leaky"]]
+    pool = honest if len(honest) else candidates
+    pool = pool[pool["is_complete"]] if pool["is_complete"].any() else pool
+    ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
+    # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
+    return candidates, ranked.drop_duplicates(["run", "config_id"])
+
+
+def config_of(runs: Runs, cell: pd.Series[Any]) -> dict[str, Any]:
+    """Return the config of a cell, with the seed of its first completed trial."""
+    trials = runs.trials[(runs.trials["run"] == cell["run"]) & (runs.trials["study"] == cell["study"])]
+    config: dict[str, Any] = trials.loc[trials["trial_id"] == cell["trial_ids"][0], "config"].iloc[0]
+    return config
+
+
+def brief(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
+    return {"config_id": cell["config_id"], "factors": cell["factors"], **scores(cell, metric)}
+
+
+def chosen_by(ranked: pd.DataFrame, metric: str, direction: str, by: str) -> pd.Series[Any]:
     """Return the row of `ranked`, best mean first, that the rule chooses."""
     if by == "mean":
         return ranked.iloc[0]
@@ -207,7 +219,7 @@ def probabilities_of_best(
     return [float(share) for share in leads / leads.sum()]
 
 
-def _chance(p_best: float | None, n_compared: int) -> str:
+def chance(p_best: float | None, n_compared: int) -> str:
     if p_best is None:
         return ""
     return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
@@ -221,7 +233,7 @@ def best_of(runs: Runs, study: dict[str, Any]) -> tuple[dict[str, Any] | None, s
         return None, str(error)
 
 
-def _candidates(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
+def candidates_of(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
     table = aggregate.cells(runs.trials_of(study), study)
     if metric not in table:
         return table.iloc[:0]
@@ -232,11 +244,18 @@ def _candidates(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
     return table.assign(is_complete=pd.Series(complete, index=table.index, dtype=bool))
 
 
-def _how_sure(
-    best: pd.Series[Any], second: pd.Series[Any] | None, metric: str, candidates: pd.DataFrame
+def how_sure(
+    best: pd.Series[Any],
+    second: pd.Series[Any] | None,
+    metric: str,
+    candidates: pd.DataFrame,
+    *,
+    is_fresh: bool = False,
 ) -> str:
     """Return in plain words how much the choice can be trusted."""
     biased = "As the best of several, its validation score is too high on average."
+    if is_fresh:
+        biased = "Its score is of fresh seeds, on the same validation recordings."
     marked = ""
     if best["is_leaky"]:
         marked = f" Its split leaks ({aggregate.LEAKY_SPLIT}): it will score lower on new recordings."
@@ -255,10 +274,10 @@ def _how_sure(
     return f"Fairly sure: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
 
 
-def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
+def scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
     out = {"mean": cell[metric], "low": cell[f"{metric}:low"], "high": cell[f"{metric}:high"]}
-    return {key: _null(float(value)) for key, value in out.items()} | {"n": int(cell["n"])}
+    return {key: null(float(value)) for key, value in out.items()} | {"n": int(cell["n"])}
 
 
-def _null(value: float) -> float | None:
+def null(value: float) -> float | None:
     return value if math.isfinite(value) else None

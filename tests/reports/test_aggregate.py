@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from reports import load
-from reports.aggregate import cells, label, species, t_interval
+from reports.aggregate import bootstrap_interval, cells, label, species, t_interval
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -142,3 +142,13 @@ def test_species_are_means_over_seeds_rarest_first(make_run):
 )
 def test_label_is_short_and_unambiguous(factors, expected):
     assert label(factors) == expected
+
+
+def test_bca_bootstrap_is_skewed_as_the_values_and_needs_five():
+    values = [0.1, 0.11, 0.12, 0.13, 0.14, 0.4]
+    low, high = bootstrap_interval(values)
+    mean = float(np.mean(values))
+    assert 0.1 <= low < mean < high <= 0.4
+    assert high - mean > 1.5 * (mean - low)  # the t interval is symmetric
+    assert np.isnan(bootstrap_interval(values[:4])).all()
+    assert np.isnan(bootstrap_interval([0.2] * 6)).all()

@@ -69,10 +69,10 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert json.loads(text) == {"schema": 1, "studies": [study], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "best",
-                          "gates", "decision"}  # fmt: skip
+                          "gates", "decision", "by_recording", "confusions"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
-        "trial_ids", "unequal_epochs",
+        "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",

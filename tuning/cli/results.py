@@ -66,13 +66,28 @@ def best_command(
         str,
         typer.Option(help="What decides: mean, lower-bound, or one-se, which prefers the smaller network."),
     ] = "mean",
+    confirm_seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train the best configs again with fresh seeds, so many for the last of a race, and choose "
+            "by these alone.",
+            metavar="N",
+        ),
+    ] = None,
+    shortlist: Annotated[int, typer.Option(help="How many configs begin that race.", metavar="N")] = 8,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
     from birdnet_core.records import write_json
     from reports import choose, load
 
-    best = choose(load([run]), study, rule)
+    runs = load([run])
+    if confirm_seeds is None:
+        best = choose(runs, study, rule)
+    else:
+        from tuning.cli.confirm import confirm
+
+        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=shortlist)
     file = out or run / "best.json"
     write_json(file, best)
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"

@@ -141,7 +141,7 @@ def resume_command(
     from birdnet_core.records import RunFolder
 
     for name in RunFolder.existing(run).study_names():
-        request = _request(run, name)
+        request = request_of(run, name)
         given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
         if any(value is not None for value in given.values()):
             request["budget"] = given
@@ -161,7 +161,7 @@ def rerun_command(
     if not failed:
         raise ConfigError("say which trials shall be trained again: birdtune rerun RUN --failed")
     for name in RunFolder.existing(run).study_names():
-        _tell_sweep(_sweep(_request(run, name), run, rerun_failed=True), as_json)
+        _tell_sweep(_sweep(request_of(run, name), run, rerun_failed=True), as_json)
 
 
 def extend_command(
@@ -185,7 +185,7 @@ def extend_command(
     name = study or names[0]
     if name not in names:
         raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
-    there, request = folder.read_study(name), _request(run, name)
+    there, request = folder.read_study(name), request_of(run, name)
     shorter = None
     if seeds is None and trials is None and epochs is None:
         raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
@@ -213,15 +213,17 @@ def _extended(option: str, given: str, now: int) -> int:
     return total
 
 
-def _request(run: Path, study: str) -> dict[str, Any]:
+def request_of(run: Path, study: str) -> dict[str, Any]:
     """Return what the command line asked for when a study was started."""
     from birdnet_core.records import RunFolder
 
-    request: dict[str, Any] | None = RunFolder(run).read_study(study)["request"]
+    there = RunFolder(run).read_study(study)
+    request: dict[str, Any] | None = there["request"]
     if request is None:
+        command = there["provenance"]["command"]
+        again = f"repeat `{command}`" if command else "call tuning.launch.sweep again with its arguments"
         raise RunFolderError(
-            f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
-            "call tuning.launch.sweep again with the arguments it was started with"
+            f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`; {again}, which goes on"
         )
     _tell_changed(request)
     return request
@@ -230,9 +232,25 @@ def _request(run: Path, study: str) -> dict[str, Any]:
 def _sweep(
     request: dict[str, Any], out: Path, *, rerun_failed: bool = False, shorter: int | None = None
 ) -> dict[str, Any]:
-    """Run the sweep that `request` asks for, under a live view, and return its summary as plain values.
+    """Run the sweep that `request` asks for, and keep it in the run folder: it is all that `resume` needs."""
+    return train_study(
+        _asked(request), request, out, kept=request, rerun_failed=rerun_failed, shorter=shorter
+    )
 
-    `request` is kept in the run folder: it is all that `resume` needs.
+
+def train_study(
+    study: Study,
+    request: dict[str, Any],
+    out: Path,
+    *,
+    kept: dict[str, Any] | None = None,
+    rerun_failed: bool = False,
+    shorter: int | None = None,
+) -> dict[str, Any]:
+    """Train `study` on the data, and with the means, of `request`, under a live view.
+
+    Returns the summary as plain values. `kept` is what the run folder keeps for `resume`; None where another
+    verb asks, and goes on when it is repeated.
     """
     import contextlib
     import importlib
@@ -243,7 +261,6 @@ def _sweep(
     from tuning.live import SweepView
     from tuning.resources import ray_session
 
-    study = _asked(request)
     budget = Budget(**request.get("budget", {}))
     view = SweepView(err_console)
     observers: list[Observer] = [view]
@@ -294,7 +311,7 @@ def _sweep(
             sampler=request.get("sampler", "tpe"),
             storage=request.get("storage", "sqlite"),
             address=request.get("address"),
-            request=request,
+            request=kept,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=observe,
         )

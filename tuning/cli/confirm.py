@@ -1,0 +1,65 @@
+"""What `birdtune best --confirm-seeds` trains: the shortlist of a run, with fresh seeds, round by round."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from birdnet_core.errors import RunFolderError
+from tuning.cli.output import err_console, in_words
+from tuning.cli.sweeps import request_of, train_study
+
+if TYPE_CHECKING:
+    from reports import Runs
+
+
+def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, n: int) -> dict[str, Any]:
+    """Train the `n` best configs of `run` with fresh seeds, and return the content of best.json.
+
+    Into the run folder RUN/confirm, a study a round; what it holds is not trained again. Raises
+    RunFolderError where the run has no request to take data and means from, or a round was interrupted.
+    """
+    from birdnet_core.config import TrainConfig
+    from reports import load
+    from reports.confirmation import FIRST_FRESH_SEED, confirmed, racing_rounds, shortlist, survivors
+    from reports.selection import check_rule, comparable
+    from search_spaces.study import Ablation
+
+    check_rule(by)
+    rounds = racing_rounds(n, n_seeds)  # a fault of the number, before anything is read
+    studies = comparable(runs, study)
+    candidates = shortlist(runs, studies, n)
+    rounds = racing_rounds(len(candidates), n_seeds)
+    settings = {each["config_id"]: TrainConfig.from_dict(each["config"]).difference() for each in candidates}
+    names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
+    request = {
+        **request_of(run, candidates[0]["study"]),
+        "base": None, "settings": {"seed": FIRST_FRESH_SEED}, "trials": None, "budget": {},
+        "keep_checkpoints": 0, "tensorboard": False,
+    }  # fmt: skip
+    folder, left, names = run / "confirm", list(settings), list[str]()
+    for number, each in enumerate(rounds, start=1):
+        if names:
+            left = survivors(load([folder]), names[-1], each.n_configs)
+        # By what it compares, so that a run which was extended meanwhile has rounds of its own.
+        mark = hashlib.sha256(" ".join(sorted(left)).encode()).hexdigest()[:6]
+        names.append(f"round-{number}-{mark}")
+        err_console.print(
+            f"round {number} of {len(rounds)}: {len(left)} configs with {each.n_seeds} fresh seeds each:",
+            *(f"  {config_id}  {names_of[config_id]}" for config_id in left),
+            sep="\n", soft_wrap=True,
+        )  # fmt: skip
+        of_round = Ablation(
+            name=names[-1],
+            question="Which of the shortlist is best, by seeds that the search never saw?",
+            metric=studies[0]["metric"],
+            factors={"config": {config_id: settings[config_id] for config_id in left}},
+            n_seeds=each.n_seeds,
+        )
+        result = train_study(of_round, {**request, "seeds": each.n_seeds}, folder)
+        if result["halted"]:
+            raise RunFolderError(
+                f"round {number} was interrupted ({result['halted']}); the same command goes on"
+            )
+    return confirmed(load([folder]), names, candidates, by)
