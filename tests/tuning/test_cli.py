@@ -480,6 +480,35 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
 
 
 @pytest.mark.ray
+def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, birds, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = birdtune(f"sweep capacity --data {birds} --seeds 1 --out {run} {SET} --json")
+    assert code == 0, err
+    line = f"best {run} --confirm-seeds 2 --shortlist 3 --json"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    best = json.loads(out)
+    records = RunFolder(run / "confirm").records()
+    assert sorted(r.seed for r in records.values()) == [10_000] * 3 + [10_001] * 3
+    assert best["seeds"] == [10_000, 10_001] and best["n"] == 2
+    scores = [records[name].metrics["val/f1_macro"] for name in best["trial_ids"]]
+    assert best["values"] == scores
+    assert best["mean"] == max(each["mean"] for each in best["shortlist"])
+    assert {each["config_id"] for each in best["shortlist"]} == {r.config_id for r in records.values()}
+    assert len(best["shortlist"]) == 3
+    assert json.loads((run / "best.json").read_text()) == best
+
+    journal = (run / "confirm" / "journal.jsonl").read_text()
+    code, out, err = birdtune(line)
+    assert code == 0 and json.loads(out) == best
+    assert (run / "confirm" / "journal.jsonl").read_text().count('"epoch"') == journal.count('"epoch"')
+    code, _, err = birdtune(f"resume {run / 'confirm'}")
+    assert code == 1 and "was not started by `birdtune sweep`; repeat `birdtune best" in err
+    code, _, err = birdtune(f"best {run} --confirm-seeds 1")
+    assert code == 1 and "--confirm-seeds 1 is out of range; it takes 2 or more" in err
+
+
+@pytest.mark.ray
 def test_fractions_of_a_declared_gpu_are_scheduled_where_torch_has_none(birds, cache, tmp_path):
     """In its own process, because Ray is told of the GPU when it starts."""
     code = (
