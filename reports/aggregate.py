@@ -6,10 +6,11 @@ counted in the row of their cell.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,14 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     mean = float(finite.mean())
     if finite.size == 1:
         return mean, math.nan, math.nan
-    quantile = float(stats.t.ppf((1 + level) / 2, finite.size - 1))
+    quantile = _t_quantile((1 + level) / 2, finite.size - 1)
     half = quantile * float(finite.std(ddof=1)) / math.sqrt(finite.size)
     return mean, mean - half, mean + half
+
+
+@functools.lru_cache(maxsize=1024)
+def _t_quantile(share: float, freedom: int) -> float:
+    return float(stats.t.ppf(share, freedom))
 
 
 def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -74,18 +80,19 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     factors, or of more than three those that differ from the baseline's, or a number where there is none.
     `is_leaky`: clips were split at random.
     """
-    groups = {str(key): group.sort_values("seed") for key, group in trials.groupby("config_id", sort=False)}
+    groups = _by_config(trials)
+    nothing = _Group(trials.iloc[:0])
     planned: list[tuple[str, dict[str, Any]]] = [
         (cell["config_id"], cell["factors"]) for cell in study.get("cells") or []
     ]
     known = {config_id for config_id, _ in planned}
-    planned += [(key, group["factors"].iloc[0]) for key, group in groups.items() if key not in known]
+    planned += [(key, group["factors"][0]) for key, group in groups.items() if key not in known]
     names = labels([factors for _, factors in planned], study)
     metrics = [m for m in METRICS if m in trials]
     lengths = {length for group in groups.values() for length in _lengths(group, study)}
     rows = []
     for (config_id, factors), name in zip(planned, names, strict=True):
-        group = groups.get(config_id, trials.iloc[:0])
+        group = groups.get(config_id, nothing)
         own = set(_lengths(group, study))
         row = {
             "label": name,
@@ -96,7 +103,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
             "is_leaky": LEAKY_SPLIT in (*factors.values(), *_splits(group)),
         }
-        rows.append(row | _summary(group[group["status"] == "completed"], metrics))
+        rows.append(row | _summary(group.completed(), metrics))
     columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
     return pd.DataFrame(rows, columns=[*_CELL_COLUMNS, *columns])
 
@@ -183,18 +190,51 @@ def is_screen(study: dict[str, Any]) -> bool:
     return study.get("kind") == "ablation" and study.get("baseline") is None
 
 
-def _splits(group: pd.DataFrame) -> list[str]:
+class _Group:
+    """Rows of the trial frame as arrays: slicing frames would take minutes where there are 10,000 configs."""
+
+    def __init__(self, rows: pd.DataFrame | dict[str, np.ndarray]) -> None:
+        self.columns = (
+            {str(name): rows[name].to_numpy() for name in rows} if isinstance(rows, pd.DataFrame) else rows
+        )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.columns["status"])
+
+    def at(self, chosen: np.ndarray) -> _Group:
+        """Return the rows that an index or a mask chooses."""
+        return _Group({name: values[chosen] for name, values in self.columns.items()})
+
+    def completed(self) -> _Group:
+        return self.at(self["status"] == "completed")
+
+
+def _by_config(trials: pd.DataFrame) -> dict[str, _Group]:
+    """Return the trials of each config by seed, configs in the order of their first trial."""
+    ordered = trials.sort_values("seed", kind="stable")
+    everything = _Group(ordered)
+    places = ordered.groupby("config_id", sort=False).indices
+    return {
+        str(config_id): everything.at(np.asarray(places[config_id]))
+        for config_id in trials["config_id"].unique()
+    }
+
+
+def _splits(group: _Group) -> list[str]:
     """Return how the data of each trial was split; trials without a record do not say."""
     return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]
 
 
-def _lengths(group: pd.DataFrame, study: dict[str, Any]) -> list[int]:
-    done = group[group["status"] == "completed"]
+def _lengths(group: _Group, study: dict[str, Any]) -> list[int]:
+    done = group.completed()
     rows = zip(done["epochs"], done["best_epoch"], done["config"], strict=True)
     return [trained_length(int(e), float(best), config, study["epochs"]) for e, best, config in rows]
 
 
-def _counts(group: pd.DataFrame, study: dict[str, Any]) -> dict[str, int]:
+def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
     status = Counter(group["status"])
     planned = set(study["seeds"]) if study.get("kind") == "ablation" else set()
     return {
@@ -206,15 +246,19 @@ def _counts(group: pd.DataFrame, study: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _summary(done: pd.DataFrame, metrics: list[str]) -> dict[str, Any]:
+def _or_nan(summary: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    return float(summary(values)) if np.isfinite(values.astype(float)).any() else math.nan
+
+
+def _summary(done: _Group, metrics: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {
         "seeds": [int(seed) for seed in done["seed"]],
         "trial_ids": [str(trial_id) for trial_id in done["trial_id"]],
-        "n_params": done["n_params"].max(),
-        "epochs_to_best": done["best_epoch"].mean(),
-        "epochs_min": done["epochs"].min(),
-        "epochs_max": done["epochs"].max(),
-        "hours": done["seconds"].mean() / 3600,
+        "n_params": _or_nan(np.nanmax, done["n_params"]),
+        "epochs_to_best": _or_nan(np.nanmean, done["best_epoch"]),
+        "epochs_min": _or_nan(np.min, done["epochs"]),
+        "epochs_max": _or_nan(np.max, done["epochs"]),
+        "hours": _or_nan(np.nanmean, done["seconds"]) / 3600,
     }
     for metric in metrics:
         values = [float(v) for v in done[metric]]
