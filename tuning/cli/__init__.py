@@ -8,7 +8,7 @@ from collections.abc import Callable
 import typer
 
 from birdnet_core.errors import BirdtuneError
-from tuning.cli import data, demo, plans, results, studies, sweeps, watching
+from tuning.cli import data, demo, doctor, plans, results, studies, sweeps, watching
 from tuning.cli.output import err_console, tell_error
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "gate": results.gate_command,
     "train": results.train_command,
     "demo": demo.demo_command,
+    "doctor": doctor.doctor_command,
 }
 for name, command in VERBS.items():
     app.command(name)(command)
