@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reports import aggregate, plots, trend_plots
+from reports import aggregate, plots, search_plots, trend_plots
 from reports.imports import Imports
 
 Drawn = tuple[str, str, Figure]
@@ -26,6 +26,7 @@ def of_study(
     comparisons: pd.DataFrame,
     interaction: dict[str, Any] | None,
     level_means: pd.DataFrame,
+    importances: pd.DataFrame,
     best: dict[str, Any] | None,
     folder: Path,
     slug: str,
@@ -34,7 +35,7 @@ def of_study(
     metric = study["metric"]
     drawn: list[Drawn] = []
     if metric in cells and len(trials) and study["kind"] == "search":
-        drawn = _search_figures(metric, trials, epochs, best)
+        drawn = _search_figures(metric, trials, epochs, importances, best)
     elif metric in cells and len(trials) and aggregate.is_screen(study):
         drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
@@ -159,7 +160,11 @@ def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[Drawn]:
 
 
 def _search_figures(
-    metric: str, trials: pd.DataFrame, epochs: pd.DataFrame, best: dict[str, Any] | None
+    metric: str,
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    importances: pd.DataFrame,
+    best: dict[str, Any] | None,
 ) -> list[Drawn]:
     winner = best["trial_ids"][0] if best else None
     out = []
@@ -169,7 +174,21 @@ def _search_figures(
         out.append(("curves", caption, plots.figure(curves)))
     lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
     out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
-    return out + _parameter_figures(metric, trials)
+    return out + _importance_figures(importances) + _parameter_figures(metric, trials)
+
+
+def _importance_figures(importances: pd.DataFrame) -> list[Drawn]:
+    told = importances[importances["importance"].notna()]
+    if told.empty:
+        return []
+    caption = (
+        f"Importance of parameters for {told['metric'].iloc[0]} at epoch {told['epoch'].iloc[0]:.0f} "
+        "(PED-ANOVA), shares of 1. Line: the middle 95 % of bootstrap resamples of trials; with few trials "
+        "the importance itself may lie outside."
+    )
+    height = _height(told.rename(columns={"parameter": "label"}))
+    draw = partial(search_plots.importance_intervals, importances=told)
+    return [("importance", caption, plots.figure(draw, height))]
 
 
 def _parameter_figures(metric: str, trials: pd.DataFrame) -> list[Drawn]:

@@ -24,6 +24,7 @@ from reports import (
     experiments,
     figures,
     gates,
+    importance,
     selection,
     sentences,
     tables,
@@ -88,6 +89,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     main = effects.main_effects(cells, study)
     ranks = effects.rank_correlations(cells, study)
     trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
+    mattered = importance.importances(trials, epochs, study)
     best, no_best = selection.best_of(runs, study)
     judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
@@ -96,6 +98,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.comparison_table(comparisons, interaction),
         "effects": tables.effect_table(main),
         "correlations": tables.correlation_table(ranks),
+        "importance": tables.importance_table(mattered),
         "gates": tables.gate_table(judged),
         "trends": tables.trend_table(trends),
         "levels": tables.level_table(level_means),
@@ -107,6 +110,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.with_lists_as_text(comparisons),
         "effects": tables.with_lists_as_text(main),
         "correlations": ranks,
+        "importance": mattered,
         "gates": judged,
         "trends": tables.with_lists_as_text(trends),
         "levels": level_means,
@@ -128,20 +132,37 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "slug": slug,
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
-        "answer": " ".join(filter(None, (answer, on_average, sentences.trends(trends), screened))),
+        "answer": " ".join(
+            filter(
+                None,
+                (answer, on_average, sentences.trends(trends), screened, sentences.importances(mattered)),
+            )
+        ),
         "warnings": sentences.warnings(study, cells),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],
         "effects": displays["effects"],
         "correlations": displays["correlations"],
+        "importance": displays["importance"],
+        "importance_basis": sentences.importance_basis(mattered),
         "gates": displays["gates"],
         "decision": gates.decision(judged),
         "trends": displays["trends"],
         "levels": displays["levels"],
         "experiments": experiments.of_study(study, epochs, cells),
         "figures": figures.of_study(
-            study, trials, epochs, cells, comparisons, interaction, level_means, best, out / "figures", slug
+            study,
+            trials,
+            epochs,
+            cells,
+            comparisons,
+            interaction,
+            level_means,
+            mattered,
+            best,
+            out / "figures",
+            slug,
         ),
         "best": best,
         "no_best": no_best,
@@ -153,7 +174,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
         "json": tables.plain(
-            _content(study, cells, comparisons, interaction, main, trends, ranks, judged, best)
+            _content(study, cells, comparisons, interaction, main, trends, ranks, mattered, judged, best)
         ),
     }
 
@@ -201,6 +222,7 @@ def _content(
     main: pd.DataFrame,
     trends: pd.DataFrame,
     ranks: pd.DataFrame,
+    mattered: pd.DataFrame,
     judged: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -233,6 +255,7 @@ def _content(
         "main_effects": main.to_dict("records"),
         "trends": trends.drop(columns="group").to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
+        "importance": mattered.to_dict("records"),
         "best": best,
         "gates": judged.to_dict("records"),
         "decision": gates.decision(judged),

@@ -165,6 +165,37 @@ def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
     return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
 
 
+def importances(frame: pd.DataFrame) -> str:
+    """Return which parameter of a search matters most, and how sure that is; empty where none is told."""
+    told = frame[frame["importance"].notna()]
+    if told.empty:
+        return ""
+    first, others = told.iloc[0], told.iloc[1:]
+    n_near = int((others["high"] >= first["low"]).sum())
+    share = f"importance {first['importance']:.2f} ({first['low']:.2f} to {first['high']:.2f} over resamples)"
+    at = f"for {first['metric']} at epoch {count(first['epoch'])}"
+    if n_near:
+        return (
+            f"Which of {len(told)} parameters mattered most {at} is not sure: {first['parameter']} comes "
+            f"first, with {share}, but the intervals of {n_near} of {len(others)} others reach into its own."
+        )
+    return f"Of {len(told)} parameters {first['parameter']} mattered most {at}: {share}, above all others."
+
+
+def importance_basis(frame: pd.DataFrame) -> str:
+    """Return which values the importance of parameters rests on; empty where there is none."""
+    told = frame[frame["importance"].notna()]
+    if told.empty:
+        return ""
+    row = told.iloc[0]
+    n_all = row["n_trials"] + row["n_left_out"]
+    return (
+        f"All trials are compared at epoch {count(row['epoch'])}, the latest that half of them reached: "
+        f"{count(row['n_trials'])} of {count(n_all)} have {row['metric']} there. The best "
+        f"{count(row['n_top'])} are set against all."
+    )
+
+
 def trends(frame: pd.DataFrame) -> str:
     """Return what numeric factors do to the metric and to rare species; empty where that cannot be told.
 

@@ -243,6 +243,24 @@ def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
     return _without_empty_note(rows)
 
 
+def importance_table(importances: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "parameter": row["parameter"],
+            "importance": number(row["importance"], "{:.2f}"),
+            "95 % of resamples": _resamples(row),
+            "trials with it": count(row["n"]),
+            "note": row["note"],
+        }
+        for _, row in importances.iterrows()
+    ]
+    return _without_empty_note(rows)
+
+
+def _resamples(row: Any) -> str:
+    return f"{row['low']:.2f} to {row['high']:.2f}" if math.isfinite(row["low"]) else "none"
+
+
 def _without_empty_note(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, dtype=object).fillna("")
     return frame if rows and any(frame["note"]) else frame.drop(columns="note", errors="ignore")

@@ -68,8 +68,8 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 1, "studies": [study], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
-                          "interaction", "main_effects", "trends", "rank_correlations", "best",
-                          "gates", "decision"}  # fmt: skip
+                          "interaction", "main_effects", "trends", "rank_correlations", "importance",
+                          "best", "gates", "decision"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
         "trial_ids", "unequal_epochs",
@@ -269,6 +269,23 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert [cell["n_pruned"] for cell in study["cells"]] == [0] * 8 + [1] * 2
     assert study["best"]["factors"] == study["cells"][0]["factors"]
     assert page.tags.count("svg") == 3
+
+
+def test_a_search_tells_which_parameter_mattered_at_one_epoch(written):
+    rng = np.random.default_rng(0)
+    space = {"optim.lr": {"low": 1e-5, "high": 1e-1, "log": True}, "model.dropout": {"low": 0.0, "high": 0.8}}
+    cells = [
+        ({"optim.lr": float(10**lr), "model.dropout": float(dropout)}, {0: float(0.5 - 0.1 * (lr + 3) ** 2)})
+        for lr, dropout in zip(rng.uniform(-5, -1, 40), rng.uniform(0, 0.8, 40), strict=True)
+    ]
+    study, page, out = written(cells, kind="search", space=space)
+    assert [row["parameter"] for row in study["importance"]] == ["optim.lr", "model.dropout"]
+    assert study["importance"][0]["epoch"] == 4 and study["importance"][0]["n_trials"] == 40
+    for text in (page.text, (out / "report.md").read_text()):
+        assert "Importance of parameters" in text and "All trials are compared at epoch 4" in text
+        assert "2 parameters mattered most for val/f1" in text or "optim.lr mattered most for val/f1" in text
+    assert (out / "figures" / "capacity-importance.svg").is_file()
+    assert (out / "tables" / "importance-capacity.tex").is_file()
 
 
 @pytest.mark.parametrize(
