@@ -25,6 +25,7 @@ from reports import (
     figures,
     gates,
     importance,
+    resources,
     selection,
     sentences,
     tables,
@@ -90,6 +91,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     ranks = effects.rank_correlations(cells, study)
     trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
     mattered = importance.importances(trials, epochs, study)
+    arms = resources.by_arm(trials, epochs, study, cells)
     best, no_best = selection.best_of(runs, study)
     judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
@@ -160,6 +162,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
             interaction,
             level_means,
             mattered,
+            arms,
             best,
             out / "figures",
             slug,

@@ -22,7 +22,7 @@ FAILED = ("failed", "diverged", "killed")
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
-    "best_epoch", "n_params", "seconds", "gpus", "peak_memory_mb", "started", "error", "traceback",
+    "best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started", "error", "traceback",
     "config", "f1_per_species", "provenance",
 )  # fmt: skip
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
@@ -148,12 +148,13 @@ def _trial_row(
             "status": ended if ended in (*FAILED, "pruned") else RUNNING,
             "epochs": max(mine, default=0),
             "seconds": math.nan,
-            "gpus": math.nan,
+            "gpus": _number(event.get("gpus")),
+            "cpus": _number(event.get("cpus")),
             "config": {},
             "f1_per_species": {},
             "provenance": {},
         }
-    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus")
+    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus")
     more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
     row |= {name: getattr(record, name) for name in fields + more}
     row["f1_per_species"] = {name: _number(value) for name, value in record.f1_per_species.items()}
@@ -167,7 +168,7 @@ def _frame(
     frame = pd.DataFrame(rows, columns=[*columns, *metrics], dtype=object)
     whole = [c for c in ("number", "seed", "epochs", "epoch") if c in frame]
     frame = frame.astype(dict.fromkeys(whole, "int64"))
-    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus") if c in frame)]
+    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus", "cpus") if c in frame)]
     frame = frame.astype(dict.fromkeys(floats, "float64"))
     for column in frame.columns.intersection(["error", "traceback", "started"]):
         frame[column] = frame[column].where(frame[column].notna(), None)

@@ -109,12 +109,12 @@ def test_page_needs_nothing_else(two_by_two):
     _, page, _ = two_by_two
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     assert [link for link in page.links if not link.startswith("#")] == []
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
 
 
 def test_every_file_of_the_report_is_written(two_by_two):
     _, _, out = two_by_two
-    names = ("cells", "differences", "interaction", "curves", "loss")
+    names = ("cells", "differences", "interaction", "curves", "loss", "resources")
     figures = {f"capacity-{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
@@ -128,7 +128,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
 def test_figures_of_the_markdown_exist(two_by_two):
     _, _, out = two_by_two
     paths = re.findall(r"\]\((figures/[^)]+)\)", (out / "report.md").read_text())
-    assert len(paths) == 5 and all((out / path).is_file() for path in paths)
+    assert len(paths) == 6 and all((out / path).is_file() for path in paths)
 
 
 def test_one_seed_has_null_intervals_and_the_page_says_why(written):
@@ -229,7 +229,7 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
     assert "As a screen: val/f1_macro goes with optim.lr +1.00" in page.text
     assert "compared with the baseline" not in page.text and "− baseline" not in page.text
     figures = {p.stem for p in (out / "figures").glob("*.png")}
-    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout"}
+    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout", "capacity-resources"}
     assert (out / "tables" / "cells-capacity.md").read_text().startswith("| cell | optim.lr | dropout |")
     assert "Screening: rank correlations" in (out / "report.md").read_text()
 
@@ -268,7 +268,7 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert means[:8] == sorted(means[:8], reverse=True) and means[8:] == [None, None]
     assert [cell["n_pruned"] for cell in study["cells"]] == [0] * 8 + [1] * 2
     assert study["best"]["factors"] == study["cells"][0]["factors"]
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
 
 
 def test_a_search_tells_which_parameter_mattered_at_one_epoch(written):
