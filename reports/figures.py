@@ -200,11 +200,18 @@ def _parallel_figures(study: dict[str, Any], trials: pd.DataFrame, importances: 
     shown = trials[trials[metric].notna()]
     if len(names) < 2 or shown.empty:
         return []
+    n_found = len(shown)
+    if n_found > search_plots.N_LINES:
+        ranked = shown.sort_values(metric, ascending=study["direction"] == "minimize", kind="stable")
+        half = search_plots.N_LINES // 2
+        shown = pd.concat([ranked[:half], ranked[half:].sample(half, random_state=0)])
     places, ticks = search_plots.parallel_axes(shown, names, study.get("space"), metric)
     caption = (
         f"The configs of the search, one line a trial, coloured by {metric} at its best epoch, which is the "
         "last axis: from blue (worst) to orange (best). Grey: trials that did not complete."
     )
+    if n_found > len(shown):
+        caption += f" Of {n_found} trials, the best {half} and {half} others, drawn from a fixed seed."
     if n_all > len(names):
         caption += f" {len(names)} of {n_all} parameters: the first of the table of importance."
     draw = partial(

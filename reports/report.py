@@ -92,6 +92,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
     mattered = importance.importances(trials, epochs, study)
     arms = resources.by_arm(trials, epochs, study, cells)
+    progression = experiments.progression(epochs, study, cells)
+    budget = resources.against_budget(runs, study)
     best, no_best = selection.best_of(runs, study)
     judged = gates.judge(cells, study, best)
     shown = tables.cell_table(cells, study, best)
@@ -105,6 +107,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "trends": tables.trend_table(trends),
         "levels": tables.level_table(level_means),
         "trials": tables.trial_table(trials, study),
+        "progression": tables.progression_table(progression),
+        "resources": tables.resource_table(arms),
         "species": tables.species_table(trials, study, cells, best),
     }
     numbers = {
@@ -116,6 +120,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "gates": judged,
         "trends": tables.with_lists_as_text(trends),
         "levels": level_means,
+        "progression": progression,
+        "resources": arms,
         "trials": tables.trial_numbers(trials),
     }
     for name, display in displays.items():
@@ -150,6 +156,9 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "importance_basis": sentences.importance_basis(mattered),
         "gates": displays["gates"],
         "decision": gates.decision(judged),
+        "progression": displays["progression"],
+        "resources": displays["resources"],
+        "budget": sentences.budget(budget),
         "trends": displays["trends"],
         "levels": displays["levels"],
         "experiments": experiments.of_study(study, epochs, cells),
@@ -177,7 +186,20 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
         "json": tables.plain(
-            _content(study, cells, comparisons, interaction, main, trends, ranks, mattered, judged, best)
+            _content(
+                study,
+                cells,
+                comparisons,
+                interaction,
+                main,
+                trends,
+                ranks,
+                mattered,
+                arms,
+                budget,
+                judged,
+                best,
+            )
         ),
     }
 
@@ -226,13 +248,15 @@ def _content(
     trends: pd.DataFrame,
     ranks: pd.DataFrame,
     mattered: pd.DataFrame,
+    arms: pd.DataFrame,
+    budget: dict[str, float | None],
     judged: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one study of report.json, schema 1."""
     metrics = [m for m in METRICS if m in cells]
     same = ("factors", "n", "n_failed", "n_pruned")
-    more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
+    more = ("epochs_to_best", "hours", "gpu_hours", "seeds", "trial_ids", "unequal_epochs")
     keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g")
     return {
         **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
@@ -259,6 +283,7 @@ def _content(
         "trends": trends.drop(columns="group").to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
         "importance": mattered.to_dict("records"),
+        "resources": {"arms": arms.to_dict("records"), "budget": budget},
         "best": best,
         "gates": judged.to_dict("records"),
         "decision": gates.decision(judged),

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.aggregate import show
+from reports.runs import Runs
 
 SUMS = (
     "n_trials",
@@ -81,3 +82,18 @@ def arms(trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame) -> pd
     return trials["factors"].map(
         lambda factors: show(factors[within]) if within in factors else f"no {within}"
     )
+
+
+def against_budget(runs: Runs, study: dict[str, Any]) -> dict[str, float | None]:
+    """Return what the study's run folder has cost by its journal, and what it may cost.
+
+    `hours` is wall time during which a driver ran, `gpu_hours` and `cpu_hours` are of training epochs: all
+    studies of the folder, as its budget counts them. `budget_hours` and `budget_gpu_hours` are None where the
+    command line set none.
+    """
+    budget = (study.get("request") or {}).get("budget") or {}
+    spent = runs.spent[study["run"]]
+    return {
+        **{name: getattr(spent, name) for name in ("hours", "gpu_hours", "cpu_hours")},
+        **{f"budget_{name}": budget.get(name) for name in ("hours", "gpu_hours")},
+    }

@@ -19,6 +19,7 @@ from reports.plots import FAINT, INK, OKABE_ITO, STATUS, STYLE, legend_below, tr
 
 N_AXES = 8
 N_NUMBERED = 8  # rungs with their numbers written at them
+N_LINES = 1000  # of parallel coordinates
 N_VECTORS = 500  # lines of a figure from which on they are pixels in the SVG, too
 ABSENT = -0.12  # where an axis shows trials without the parameter
 ABSENT_VALUE: Any = object()

@@ -249,6 +249,24 @@ def _sureness(row: pd.Series[Any]) -> str:
     return f"{signed(row['low'])} to {signed(row['high'])}, p {p_value(row['p_holm'])} after Holm"
 
 
+def budget(costs: dict[str, float | None]) -> str:
+    """Return what the run has cost against its budget; `costs` is of `resources.against_budget`."""
+    parts = []
+    for key, unit in (
+        ("hours", "hours of wall time"),
+        ("gpu_hours", "GPU-hours"),
+        ("cpu_hours", "CPU-hours"),
+    ):
+        spent, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
+        if limit is not None:
+            parts.append(f"{spent:.3g} of {limit:g} {unit} ({spent / limit:.0%} of the budget)")
+        elif spent:
+            parts.append(f"{spent:.3g} {unit}")
+    limits = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
+    text = f"All studies of the run folder together took {', '.join(parts) or 'no time yet'}"
+    return f"{text}." if limits else f"{text}; no budget was set."
+
+
 def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:
     """Return what makes scores of a study not hold, to be read before any of them."""
     out = [note for note in (study.get("data") or {}).get("notes", []) if note.startswith(LEAKAGE)]

@@ -69,10 +69,10 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert json.loads(text) == {"schema": 1, "studies": [study], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "importance",
-                          "best", "gates", "decision"}  # fmt: skip
+                          "resources", "best", "gates", "decision"}  # fmt: skip
     assert set(study["cells"][0]) == {
-        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
-        "trial_ids", "unequal_epochs",
+        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "gpu_hours",
+        "seeds", "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
@@ -119,7 +119,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "comparisons", "effects", "trials")
+        for name in ("cells", "comparisons", "effects", "progression", "resources", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables

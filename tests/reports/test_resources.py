@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from reports import load
+from reports import load, sentences
 from reports.aggregate import cells
 from reports.resource_plots import resource_figure
-from reports.resources import by_arm
+from reports.resources import against_budget, by_arm
+from reports.tables import resource_table
 
 CE, FOCAL = {"loss.name": "ce"}, {"loss.name": "focal"}
 
@@ -60,3 +61,28 @@ def test_the_figure_shows_gpu_hours_and_without_a_gpu_cpu_hours(make_run):
         path = make_run([(CE, {0: ends[0]}), (FOCAL, {0: ends[1]})], folder=title)
         figure = resource_figure(arms_of(path), 2.0)
         assert [ax.get_xlabel() for ax in figure.axes] == ["epochs", "trial hours", title]
+
+
+def test_the_run_is_set_against_its_budget(make_run):
+    request = {"budget": {"hours": None, "gpu_hours": 2.0, "until": None}}
+    path = make_run([(CE, {0: 0.1, 1: 0.2})], request=request)
+    runs = load([path])
+    runs.spent[str(path)].gpu_hours = 0.5
+    runs.spent[str(path)].hours = 1.25
+    costs = against_budget(runs, runs.studies[0])
+    assert costs["budget_gpu_hours"] == 2.0 and costs["budget_hours"] is None
+    assert sentences.budget(costs) == (
+        "All studies of the run folder together took 1.25 hours of wall time, 0.5 of 2 GPU-hours (25% of the "
+        "budget)."
+    )
+    assert sentences.budget({**costs, "budget_gpu_hours": None}).endswith("0.5 GPU-hours; no budget was set.")
+
+
+def test_the_last_row_of_the_table_is_the_sum(make_run):
+    path = make_run([(CE, {0: ended("completed", 4, 3600.0)}), (FOCAL, {0: ended("failed", 1, 1800.0)})])
+    table = resource_table(arms_of(path)).set_index("arm")
+    assert table.loc["all"].to_dict() == {
+        "trials": "2", "completed": "1", "epochs": "5", "at full length": "8", "hours": "1.50",
+        "not completed": "0.50", "GPU-hours": "0.75", "CPU-hours": "3.00", "peak memory": "360 MB",
+    }  # fmt: skip
+    assert "all" not in list(resource_table(arms_of(path).iloc[:1])["arm"])
