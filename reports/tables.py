@@ -27,6 +27,7 @@ STRATA = {metric: f"F1 {name}" for metric, name in trend.STRATA.items()}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}",  # at the start of a row it would be an option of the \\ before
     "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "−": r"$-$", "–": "--", "→": r"$\to$",
 }  # fmt: skip
 

@@ -204,7 +204,8 @@ def test_old_and_new_stand_in_one_table(make_run, earlier, tmp_path):
     ]
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert re.search(
-        r"\| old \| imported \| 1 \| 0 \| 0 \| 39.35 % \| none: one run \| 1 \| 2 (\| – ){4}\| \+10.7 \| \+21.0 ",
+        r"\| old \| imported \| 1 \| 0 \| 0 \| 39.35 % \| none: one run \| 1 \| 2 "
+        r"(\| – ){4}\| \+10.7 \| \+21.0 ",
         markdown,
     )
     assert "An imported experiment is one run (n = 1)" in markdown
