@@ -19,8 +19,7 @@ from reports.plots import FAINT, INK, OKABE_ITO, STATUS, STYLE, legend_below, tr
 
 N_AXES = 8
 N_NUMBERED = 8  # rungs with their numbers written at them
-N_LINES = 1000  # of parallel coordinates
-N_VECTORS = 500  # lines of a figure from which on they are pixels in the SVG, too
+N_LINES = 200  # of parallel coordinates: of more, none can be followed
 ABSENT = -0.12  # where an axis shows trials without the parameter
 ABSENT_VALUE: Any = object()
 # From worst to best: both ends are told apart by colour-blind readers, on white and on black.
@@ -161,12 +160,9 @@ def parallel_coordinates(
     worth = places.iloc[:, -1] if direction == "maximize" else 1 - places.iloc[:, -1]
     x = np.arange(len(names), dtype=float)
     order = np.argsort(worth.to_numpy(), kind="stable")
-    is_raster = len(places) > N_VECTORS
     lines = np.stack([np.broadcast_to(x, places.shape), places.to_numpy()], axis=-1)
     others, completed = (order[is_completed[order] == wanted] for wanted in (False, True))
-    ax.add_collection(
-        LineCollection(list(lines[others]), colors=FAINT, linewidths=0.5, alpha=0.5, rasterized=is_raster)
-    )
+    ax.add_collection(LineCollection(list(lines[others]), colors=FAINT, linewidths=0.5, alpha=0.5))
     ax.add_collection(
         LineCollection(
             list(lines[completed]),
@@ -174,7 +170,6 @@ def parallel_coordinates(
             cmap=SCALE,
             linewidths=1.1,
             alpha=0.85,
-            rasterized=is_raster,
         )
     )
     for i, name in enumerate(names):
@@ -192,7 +187,7 @@ def parallel_coordinates(
             )
     ax.set_xticks(x, [name.replace(".", ".\n") for name in names], fontsize=6.5)
     ax.set_xlim(-0.1, len(names) - 0.5)
-    ax.set_ylim(ABSENT - 0.06, 1.06)
+    ax.set_ylim(min(0.0, float(places.min(axis=None))) - 0.06, 1.06)
     ax.yaxis.set_visible(False)
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.grid(visible=False)
