@@ -187,7 +187,7 @@ def parallel_coordinates(
             )
     ax.set_xticks(x, [name.replace(".", ".\n") for name in names], fontsize=6.5)
     ax.set_xlim(-0.1, len(names) - 0.5)
-    ax.set_ylim(min(0.0, float(places.min(axis=None))) - 0.06, 1.06)
+    ax.set_ylim(min(0.0, float(places.to_numpy().min())) - 0.06, 1.06)
     ax.yaxis.set_visible(False)
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.grid(visible=False)
