@@ -29,7 +29,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,6 +172,39 @@ class Validation:
     species: list[str]
     truth: list[int]
     recording: list[int]
+
+
+@dataclass
+class Spent:
+    """What a run has cost so far, from the events of its journal."""
+
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    hours: float = 0.0
+    n_epochs: int = 0
+    _shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _last: float = math.nan
+
+    @classmethod
+    def of(cls, events: Iterable[dict[str, Any]]) -> Spent:
+        """Return the cost of `events`; time between two sessions of drivers is free."""
+        spent = cls()
+        for event in events:
+            spent.take(event)
+        return spent
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Add one event of the journal."""
+        if event["event"] != "session" and not math.isnan(self._last):
+            self.hours += max(0.0, event["time"] - self._last) / 3600
+        self._last = event["time"]
+        if event["event"] == "trial":
+            self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
+        elif event["event"] == "epoch":
+            gpus, cpus = self._shares[event["trial_id"]]
+            self.gpu_hours += gpus * event["epoch_s"] / 3600
+            self.cpu_hours += cpus * event["epoch_s"] / 3600
+            self.n_epochs += 1
 
 
 class RunFolder:

@@ -75,10 +75,10 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_pruned`, `n_running` and
     `n_missing` (planned, never started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
     the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
-    ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best` and `hours` are means over
-    completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the cells apart: all
-    factors, or of more than three those that differ from the baseline's, or a number where there is none.
-    `is_leaky`: clips were split at random.
+    ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best`, `hours` and `gpu_hours`
+    are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the
+    cells apart: all factors, or of more than three those that differ from the baseline's, or a number where
+    there is none. `is_leaky`: clips were split at random.
     """
     groups = _by_config(trials)
     nothing = _Group(trials.iloc[:0])
@@ -111,7 +111,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 _CELL_COLUMNS = (
     "label", "factors", "config_id", "number", "n", "n_failed", "n_pruned", "n_running", "n_missing",
     "unequal_epochs", "is_leaky", "seeds", "trial_ids", "n_params", "epochs_to_best", "epochs_min",
-    "epochs_max", "hours",
+    "epochs_max", "hours", "gpu_hours",
 )  # fmt: skip
 
 
@@ -259,6 +259,7 @@ def _summary(done: _Group, metrics: list[str]) -> dict[str, Any]:
         "epochs_min": _or_nan(np.min, done["epochs"]),
         "epochs_max": _or_nan(np.max, done["epochs"]),
         "hours": _or_nan(np.nanmean, done["seconds"]) / 3600,
+        "gpu_hours": _or_nan(np.nanmean, done["seconds"] * done["gpus"]) / 3600,
     }
     for metric in metrics:
         values = [float(v) for v in done[metric]]

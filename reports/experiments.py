@@ -20,9 +20,11 @@ from reports.tables import count, n_seeds, number
 N_SIGMA = 4.0
 N_UNKNOWN = 100
 _PROGRESS = ["accuracy", "epochs_to_best", "epochs", "gap_best", "gap_last"]
+_SCORES = {f"val/{score}": score for score in ("f1_macro", "f1_weighted", "map", "f1_rare")}
 COLUMNS = (
     "experiment", "imported", "source", "n", "n_failed", "n_pruned", "is_leaky", "accuracy", "low", "high",
-    *_PROGRESS[1:], *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params", "stored_as",
+    *_PROGRESS[1:], *_SCORES.values(), *(f"test_{score}" for score in TEST_SCORES), "n_test", "n_params",
+    "n_params_per_species", "hours", "gpu_hours", "stored_as",
     "test_stored_as", "file", "test_files", "trial_ids",
 )  # fmt: skip
 
@@ -48,17 +50,47 @@ def progress(epochs: pd.DataFrame) -> pd.DataFrame:
     `epochs` has `trial_id`, `epoch`, and ``train/accuracy`` and ``val/accuracy`` as fractions. `accuracy` is
     the highest val/accuracy, `epochs_to_best` the first epoch that has it, `epochs` the last one. A gap is
     train/accuracy minus val/accuracy of one and the same epoch: `gap_best` of the best, `gap_last` of the
-    last. Trials without a val/accuracy have no row.
+    last. `f1_macro`, `f1_weighted`, `map` and `f1_rare` are of the best epoch, nan where not reported. Trials
+    without a val/accuracy have no row.
     """
     if "val/accuracy" not in epochs:
-        return pd.DataFrame(columns=_PROGRESS, dtype="float64")
+        return pd.DataFrame(columns=[*_PROGRESS, *_SCORES.values()], dtype="float64")
     gaps = epochs.get("train/accuracy", math.nan) - epochs["val/accuracy"]
     known = epochs.assign(gap=gaps).dropna(subset=["val/accuracy"]).sort_values(["trial_id", "epoch"])
     known = known.reset_index(drop=True)
     best = known.loc[known.groupby("trial_id")["val/accuracy"].idxmax()].set_index("trial_id")
     last = known.groupby("trial_id").tail(1).set_index("trial_id")
     columns = (best["val/accuracy"], best["epoch"], last["epoch"], best["gap"], last["gap"])
-    return pd.DataFrame(dict(zip(_PROGRESS, columns, strict=True)), dtype="float64")
+    scores = {name: best.get(metric, math.nan) for metric, name in _SCORES.items()}
+    return pd.DataFrame(
+        {**dict(zip(_PROGRESS, columns, strict=True)), **scores}, index=best.index, dtype="float64"
+    )
+
+
+def progression(epochs: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a (cell, epoch): means over its completed trials; of a search, its best config's.
+
+    Columns: `label`, `epoch`, `n` (trials that reached the epoch), and of what the trials report: losses,
+    accuracies and `gap`, train/accuracy minus val/accuracy of the same epoch.
+    """
+    shown = cells.iloc[:1] if study["kind"] == "search" else cells
+    shown = shown.drop_duplicates("config_id")
+    labels = {
+        trial_id: label
+        for label, trial_ids in zip(shown["label"], shown["trial_ids"], strict=True)
+        for trial_id in trial_ids
+    }
+    metrics = [m for m in ("train/loss", "val/loss", "train/accuracy", "val/accuracy") if m in epochs]
+    mine = epochs[epochs["trial_id"].isin(labels)]
+    mine = mine.assign(label=mine["trial_id"].map(labels))
+    if {"train/accuracy", "val/accuracy"} <= set(metrics):
+        mine["gap"] = mine["train/accuracy"] - mine["val/accuracy"]
+        metrics.append("gap")
+    grouped = mine.groupby(["label", "epoch"], sort=True)
+    frame = grouped[metrics].mean().assign(n=grouped.size()).reset_index()
+    order = {label: i for i, label in enumerate(shown["label"])}
+    frame = frame.sort_values("label", key=lambda column: column.map(order), kind="stable")
+    return frame[["label", "epoch", "n", *metrics]].reset_index(drop=True)
 
 
 def imported(imports: Imports) -> pd.DataFrame:
@@ -74,7 +106,13 @@ def imported(imports: Imports) -> pd.DataFrame:
         low=math.nan,
         high=math.nan,
     )
-    return frame.assign(trial_ids=pd.Series([[]] * len(frame), frame.index, dtype=object))[list(COLUMNS)]
+    frame = frame.assign(
+        trial_ids=pd.Series([[]] * len(frame), frame.index, dtype=object),
+        n_params_per_species=math.nan,
+        hours=math.nan,
+        gpu_hours=math.nan,
+    )
+    return frame[list(COLUMNS)]
 
 
 def of_study(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -85,11 +123,12 @@ def of_study(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -
     shown = cells.iloc[:1] if study["kind"] == "search" else cells
     ids = {trial_id for trial_ids in shown["trial_ids"] for trial_id in trial_ids}
     by_trial = progress(epochs[epochs["trial_id"].isin(ids)])
+    n_species = (study.get("data") or {}).get("n_species") or math.nan
     rows = []
     for _, cell in shown.iterrows():
         mine = by_trial.reindex(cell["trial_ids"])
         mean, low, high = t_interval(mine["accuracy"].tolist())
-        means = {column: mine[column].mean() for column in _PROGRESS[1:]}
+        means = {column: mine[column].mean() for column in [*_PROGRESS[1:], *_SCORES.values()]}
         rows.append(
             {
                 "experiment": cell["label"],
@@ -101,6 +140,9 @@ def of_study(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -
                 "high": high,
                 **means,
                 "n_params": cell["n_params"],
+                "n_params_per_species": cell["n_params"] / n_species,
+                "hours": cell["hours"],
+                "gpu_hours": cell["gpu_hours"],
                 "file": study["run"],
                 "trial_ids": cell["trial_ids"],
             }
@@ -222,6 +264,10 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "95 % interval": _interval(row),
                 "at epoch": _mean(row["epochs_to_best"]),
                 "of epochs": _mean(row["epochs"]),
+                "F1-macro": number(row["f1_macro"]),
+                "F1-weighted": number(row["f1_weighted"]),
+                "mAP": number(row["map"]),
+                "F1 rare": number(row["f1_rare"]),
                 "gap at best": points(row["gap_best"]),
                 "gap at last": points(row["gap_last"]),
                 "test accuracy": percent(row["test_accuracy"]),
@@ -229,6 +275,9 @@ def experiment_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "test F1-weighted": number(row["test_f1_weighted"]),
                 "test mAP": number(row["test_map"]),
                 "parameters": count(row["n_params"]),
+                "parameters per species": count(row["n_params_per_species"]),
+                "hours": number(row["hours"], "{:.2g}"),
+                "GPU-hours": number(row["gpu_hours"], "{:.2g}"),
                 "stored as": stored if row["imported"] else "–",
                 "from": ", ".join(files),
             }

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reports import aggregate, plots, species_plots, trend_plots
+from reports import aggregate, plots, resource_plots, search_plots, species_plots, trend_plots
 from reports.imports import Imports
 from reports.predictions import Told
 
@@ -27,6 +27,8 @@ def of_study(
     comparisons: pd.DataFrame,
     interaction: dict[str, Any] | None,
     level_means: pd.DataFrame,
+    importances: pd.DataFrame,
+    arms: pd.DataFrame,
     best: dict[str, Any] | None,
     folder: Path,
     slug: str,
@@ -35,7 +37,7 @@ def of_study(
     metric = study["metric"]
     drawn: list[Drawn] = []
     if metric in cells and len(trials) and study["kind"] == "search":
-        drawn = _search_figures(metric, trials, epochs, best)
+        drawn = _search_figures(study, trials, epochs, importances, best)
     elif metric in cells and len(trials) and aggregate.is_screen(study):
         drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
@@ -45,6 +47,7 @@ def of_study(
             *_trend_figures(metric, level_means),
             *_curve_figures(metric, epochs, cells),
         ]
+    drawn += _resource_figures(arms)
     return [_saved(f"{slug}-{name}", caption, figure, folder) for name, caption, figure in drawn]
 
 
@@ -189,17 +192,91 @@ def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[Drawn]:
 
 
 def _search_figures(
-    metric: str, trials: pd.DataFrame, epochs: pd.DataFrame, best: dict[str, Any] | None
+    study: dict[str, Any],
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    importances: pd.DataFrame,
+    best: dict[str, Any] | None,
 ) -> list[Drawn]:
+    metric = study["metric"]
     winner = best["trial_ids"][0] if best else None
     out = []
-    if metric in epochs and epochs[metric].notna().any():
+    has_curves = metric in epochs and epochs[metric].notna().any()
+    if has_curves and (trials["status"] == "pruned").any():
+        caption = (
+            f"{metric} over epochs, one line a trial; the mark is where it ended. Dotted: epochs after which "
+            "trials were stopped. Below: how many trials reached such an epoch, and what became of them; the "
+            "numbers are of those that trained on."
+        )
+        out.append(("rungs", caption, search_plots.rungs_figure(trials, epochs, metric, winner)))
+    elif has_curves:
         curves = partial(plots.trial_curves, epochs=epochs, trials=trials, metric=metric, best=winner)
         caption = f"{metric} over epochs, one line a trial; the mark is where it ended."
         out.append(("curves", caption, plots.figure(curves)))
     lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
     out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
-    return out + _parameter_figures(metric, trials)
+    return [
+        *out,
+        *_importance_figures(importances),
+        *_parallel_figures(study, trials, importances),
+        *_parameter_figures(metric, trials),
+    ]
+
+
+def _parallel_figures(study: dict[str, Any], trials: pd.DataFrame, importances: pd.DataFrame) -> list[Drawn]:
+    """Return the figure of the configs of a search of two parameters or more."""
+    metric, n_all = study["metric"], len(importances)
+    names = list(importances["parameter"][: search_plots.N_AXES])
+    shown = trials[trials[metric].notna()]
+    if len(names) < 2 or shown.empty:
+        return []
+    n_found = len(shown)
+    if n_found > search_plots.N_LINES:
+        ranked = shown.sort_values(metric, ascending=study["direction"] == "minimize", kind="stable")
+        half = search_plots.N_LINES // 2
+        shown = pd.concat([ranked[:half], ranked[half:].sample(half, random_state=0)])
+    places, ticks = search_plots.parallel_axes(shown, names, study.get("space"), metric)
+    caption = (
+        f"The configs of the search, one line a trial, coloured by {metric} at its best epoch, which is the "
+        "last axis: from blue (worst) to orange (best). Grey: trials that did not complete."
+    )
+    if n_found > len(shown):
+        caption += f" Of {n_found} trials, the best {half} and {half} others, drawn from a fixed seed."
+    if n_all > len(names):
+        caption += f" {len(names)} of {n_all} parameters: the first of the table of importance."
+    draw = partial(
+        search_plots.parallel_coordinates,
+        places=places,
+        ticks=ticks,
+        status=shown["status"],
+        direction=study["direction"],
+    )
+    return [("parallel", caption, plots.figure(draw, 3.4))]
+
+
+def _resource_figures(arms: pd.DataFrame) -> list[Drawn]:
+    if len(arms) < 2 or not arms["hours"].sum() > 0:
+        return []
+    caption = (
+        "What each arm took: epochs, wall time of its trials, and that times the GPUs (without a GPU: the "
+        "CPUs) that they had. Framed: all trials trained to the full number of epochs."
+    )
+    drawn = resource_plots.resource_figure(arms, _height(arms.rename(columns={"arm": "label"})))
+    return [("resources", caption, drawn)]
+
+
+def _importance_figures(importances: pd.DataFrame) -> list[Drawn]:
+    told = importances[importances["importance"].notna()]
+    if told.empty:
+        return []
+    caption = (
+        f"Importance of parameters for {told['metric'].iloc[0]} at epoch {told['epoch'].iloc[0]:.0f} "
+        "(PED-ANOVA), shares of 1. Line: the middle 95 % of bootstrap resamples of trials; with few trials "
+        "the importance itself may lie outside."
+    )
+    height = _height(told.rename(columns={"parameter": "label"}))
+    draw = partial(search_plots.importance_intervals, importances=told)
+    return [("importance", caption, plots.figure(draw, height))]
 
 
 def _parameter_figures(metric: str, trials: pd.DataFrame) -> list[Drawn]:

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def figure(draw: Callable[[Axes], None], height: float = 3.1) -> Figure:
         out = Figure(figsize=(5.6, height), layout="constrained")
         ax = out.add_subplot()
         draw(ax)
-        _legend_below(out, ax)
+        legend_below(out, ax)
     return out
 
 
@@ -306,9 +307,10 @@ def _epoch_axis(ax: Axes) -> None:
     ax.set_xlabel("epoch")
 
 
-def _legend_below(out: Figure, ax: Axes) -> None:
-    """Put the legend of `ax` under the panel, in as many columns as fit; the figure grows by its rows."""
-    handles, labels = ax.get_legend_handles_labels()
+def legend_below(out: Figure, *axes: Axes) -> None:
+    """Put the legend of `axes` under the panels, in as many columns as fit; the figure grows by its rows."""
+    found = [ax.get_legend_handles_labels() for ax in axes]
+    handles, labels = (list(chain.from_iterable(part)) for part in zip(*found, strict=True))
     if not handles:
         return
     columns = max(1, min(len(labels), 4, 68 // (max(map(len, labels)) + 6)))

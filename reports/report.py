@@ -24,7 +24,9 @@ from reports import (
     experiments,
     figures,
     gates,
+    importance,
     predictions,
+    resources,
     selection,
     sentences,
     tables,
@@ -89,6 +91,10 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
     main = effects.main_effects(cells, study)
     ranks = effects.rank_correlations(cells, study)
     trends, level_means = trend.trends(cells, study), trend.level_means(cells, study)
+    mattered = importance.importances(trials, epochs, study)
+    arms = resources.by_arm(trials, epochs, study, cells)
+    progression = experiments.progression(epochs, study, cells)
+    budget = resources.against_budget(runs, study)
     best, no_best = selection.best_of(runs, study)
     told = _told(trials, cells, study, best)
     by_recording = _by_recording(told, study)
@@ -100,10 +106,13 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.comparison_table(comparisons, interaction),
         "effects": tables.effect_table(main),
         "correlations": tables.correlation_table(ranks),
+        "importance": tables.importance_table(mattered),
         "gates": tables.gate_table(judged),
         "trends": tables.trend_table(trends),
         "levels": tables.level_table(level_means),
         "trials": tables.trial_table(trials, study),
+        "progression": tables.progression_table(progression),
+        "resources": tables.resource_table(arms),
         "species": tables.species_table(trials, study, cells, best),
         "recordings": tables.recording_table(by_recording),
         "confusions": tables.confusion_table(confused),
@@ -113,9 +122,12 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "comparisons": tables.with_lists_as_text(comparisons),
         "effects": tables.with_lists_as_text(main),
         "correlations": ranks,
+        "importance": mattered,
         "gates": judged,
         "trends": tables.with_lists_as_text(trends),
         "levels": level_means,
+        "progression": progression,
+        "resources": arms,
         "trials": tables.trial_numbers(trials),
         "recordings": by_recording,
         "confusions": confused,
@@ -136,15 +148,25 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "slug": slug,
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
-        "answer": " ".join(filter(None, (answer, on_average, sentences.trends(trends), screened))),
+        "answer": " ".join(
+            filter(
+                None,
+                (answer, on_average, sentences.trends(trends), screened, sentences.importances(mattered)),
+            )
+        ),
         "warnings": sentences.warnings(study, cells),
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],
         "effects": displays["effects"],
         "correlations": displays["correlations"],
+        "importance": displays["importance"],
+        "importance_basis": sentences.importance_basis(mattered),
         "gates": displays["gates"],
         "decision": gates.decision(judged),
+        "progression": displays["progression"],
+        "resources": displays["resources"],
+        "budget": sentences.budget(budget),
         "trends": displays["trends"],
         "levels": displays["levels"],
         "experiments": experiments.of_study(study, epochs, cells),
@@ -159,6 +181,8 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
                 comparisons,
                 interaction,
                 level_means,
+                mattered,
+                arms,
                 best,
                 out / "figures",
                 slug,
@@ -175,7 +199,20 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "caveats": sentences.caveats(study, cells, trials),
         "provenance": sentences.provenance(study, trials),
         "json": tables.plain(
-            _content(study, cells, comparisons, interaction, main, trends, ranks, judged, best)
+            _content(
+                study,
+                cells,
+                comparisons,
+                interaction,
+                main,
+                trends,
+                ranks,
+                mattered,
+                arms,
+                budget,
+                judged,
+                best,
+            )
             | {"by_recording": by_recording.to_dict("records"), "confusions": confused.to_dict("records")}
         ),
     }
@@ -251,13 +288,16 @@ def _content(
     main: pd.DataFrame,
     trends: pd.DataFrame,
     ranks: pd.DataFrame,
+    mattered: pd.DataFrame,
+    arms: pd.DataFrame,
+    budget: dict[str, float | None],
     judged: pd.DataFrame,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one study of report.json, schema 1."""
     metrics = [m for m in METRICS if m in cells]
     same = ("factors", "n", "n_failed", "n_pruned")
-    more = ("epochs_to_best", "hours", "seeds", "trial_ids", "unequal_epochs")
+    more = ("epochs_to_best", "hours", "gpu_hours", "seeds", "trial_ids", "unequal_epochs")
     keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g")
     return {
         **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
@@ -284,6 +324,8 @@ def _content(
         "main_effects": main.to_dict("records"),
         "trends": trends.drop(columns="group").to_dict("records"),
         "rank_correlations": ranks.to_dict("records"),
+        "importance": mattered.to_dict("records"),
+        "resources": {"arms": arms.to_dict("records"), "budget": budget},
         "best": best,
         "gates": judged.to_dict("records"),
         "decision": gates.decision(judged),

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import METRICS, RunFolder, TrialRecord
+from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord
 
 RUNNING = "running"
 FAILED = ("failed", "diverged", "killed")
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
-    "best_epoch", "n_params", "seconds", "gpus", "peak_memory_mb", "started", "error", "traceback",
+    "best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started", "error", "traceback",
     "config", "f1_per_species", "provenance",
 )  # fmt: skip
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
@@ -38,11 +38,13 @@ class Runs:
             columns named like the metric. A trial that two studies share has two rows.
         epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
             occurrence of an epoch counts.
+        spent: what each run folder has cost, by its path.
     """
 
     studies: list[dict[str, Any]]
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    spent: dict[str, Spent] = field(default_factory=dict)
 
     def trials_of(self, study: dict[str, Any]) -> pd.DataFrame:
         """Return the rows of one study, by number."""
@@ -71,10 +73,12 @@ def load(paths: Iterable[str | Path]) -> Runs:
     studies: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
+    spent: dict[str, Spent] = {}
     for path in dict.fromkeys(str(Path(folder)) for folder in folders):
         folder = RunFolder.existing(path)
         in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
-        of_trials, of_epochs = _read_journal(folder, path, {study["name"] for study in in_folder})
+        names = {study["name"] for study in in_folder}
+        of_trials, of_epochs, spent[path] = _read_journal(folder, path, names)
         studies += in_folder
         trials += of_trials
         epochs += of_epochs
@@ -83,17 +87,20 @@ def load(paths: Iterable[str | Path]) -> Runs:
         studies,
         _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
         _frame(epochs, EPOCH_COLUMNS, metrics, ("epoch_s",)),
+        spent,
     )
 
 
 def _read_journal(
     folder: RunFolder, run: str, studies: set[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the trial rows and the epoch rows of one folder."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Spent]:
+    """Return the trial rows and the epoch rows of one folder, and what it has cost."""
+    spent = Spent()
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
     epochs: dict[tuple[str, int], dict[str, Any]] = {}
     for event in folder.events():
+        spent.take(event)
         if event["event"] == "trial" and event["study"] in studies:
             # A resumed trial, or a searcher that samples one config twice, comes here again: the first
             # number names it, and it counts as reused only if this study never trained it.
@@ -114,7 +121,7 @@ def _read_journal(
         for (trial_id, epoch), event in epochs.items()
         if not _is_stale(epoch, records.get(trial_id))
     ]
-    return trials, rows
+    return trials, rows, spent
 
 
 def _is_stale(epoch: int, record: TrialRecord | None) -> bool:
@@ -148,12 +155,13 @@ def _trial_row(
             "status": ended if ended in (*FAILED, "pruned") else RUNNING,
             "epochs": max(mine, default=0),
             "seconds": math.nan,
-            "gpus": math.nan,
+            "gpus": _number(event.get("gpus")),
+            "cpus": _number(event.get("cpus")),
             "config": {},
             "f1_per_species": {},
             "provenance": {},
         }
-    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus")
+    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus")
     more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
     row |= {name: getattr(record, name) for name in fields + more}
     row["f1_per_species"] = {name: _number(value) for name, value in record.f1_per_species.items()}
@@ -167,7 +175,7 @@ def _frame(
     frame = pd.DataFrame(rows, columns=[*columns, *metrics], dtype=object)
     whole = [c for c in ("number", "seed", "epochs", "epoch") if c in frame]
     frame = frame.astype(dict.fromkeys(whole, "int64"))
-    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus") if c in frame)]
+    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus", "cpus") if c in frame)]
     frame = frame.astype(dict.fromkeys(floats, "float64"))
     for column in frame.columns.intersection(["error", "traceback", "started"]):
         frame[column] = frame[column].where(frame[column].notna(), None)

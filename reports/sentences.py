@@ -165,6 +165,37 @@ def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
     return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
 
 
+def importances(frame: pd.DataFrame) -> str:
+    """Return which parameter of a search matters most, and how sure that is; empty where none is told."""
+    told = frame[frame["importance"].notna()]
+    if told.empty:
+        return ""
+    first, others = told.iloc[0], told.iloc[1:]
+    n_near = int((others["high"] >= first["low"]).sum())
+    share = f"importance {first['importance']:.2f} ({first['low']:.2f} to {first['high']:.2f} over resamples)"
+    at = f"for {first['metric']} at epoch {count(first['epoch'])}"
+    if n_near:
+        return (
+            f"Which of {len(told)} parameters mattered most {at} is not sure: {first['parameter']} comes "
+            f"first, with {share}, but the intervals of {n_near} of {len(others)} others reach into its own."
+        )
+    return f"Of {len(told)} parameters {first['parameter']} mattered most {at}: {share}, above all others."
+
+
+def importance_basis(frame: pd.DataFrame) -> str:
+    """Return which values the importance of parameters rests on; empty where there is none."""
+    told = frame[frame["importance"].notna()]
+    if told.empty:
+        return ""
+    row = told.iloc[0]
+    n_all = row["n_trials"] + row["n_left_out"]
+    return (
+        f"All trials are compared at epoch {count(row['epoch'])}, the latest that half of them reached: "
+        f"{count(row['n_trials'])} of {count(n_all)} have {row['metric']} there. The best "
+        f"{count(row['n_top'])} are set against all."
+    )
+
+
 def trends(frame: pd.DataFrame) -> str:
     """Return what numeric factors do to the metric and to rare species; empty where that cannot be told.
 
@@ -216,6 +247,24 @@ def _of_group(row: pd.Series[Any]) -> str:
 
 def _sureness(row: pd.Series[Any]) -> str:
     return f"{signed(row['low'])} to {signed(row['high'])}, p {p_value(row['p_holm'])} after Holm"
+
+
+def budget(costs: dict[str, float | None]) -> str:
+    """Return what the run has cost against its budget; `costs` is of `resources.against_budget`."""
+    parts = []
+    for key, unit in (
+        ("hours", "hours of wall time"),
+        ("gpu_hours", "GPU-hours"),
+        ("cpu_hours", "CPU-hours"),
+    ):
+        spent, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
+        if limit is not None:
+            parts.append(f"{spent:.3g} of {limit:g} {unit} ({spent / limit:.0%} of the budget)")
+        elif spent:
+            parts.append(f"{spent:.3g} {unit}")
+    limits = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
+    text = f"All studies of the run folder together took {', '.join(parts) or 'no time yet'}"
+    return f"{text}." if limits else f"{text}; no budget was set."
 
 
 def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:

@@ -16,11 +16,18 @@ import pandas as pd
 from reports import aggregate, compare, trend
 from reports.runs import FAILED, RUNNING
 
+SCORES = {
+    "val/accuracy": "accuracy",
+    "val/f1_macro": "F1-macro",
+    "val/f1_weighted": "F1-weighted",
+    "val/map": "mAP",
+}
 STRATA = {metric: f"F1 {name}" for metric, name in trend.STRATA.items()}
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}",  # at the start of a row it would be an option of the \\ before
     "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "−": r"$-$", "–": "--", "→": r"$\to$",
 }  # fmt: skip
 
@@ -73,6 +80,7 @@ def escape_markdown(text: str) -> str:
 def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
     metric = study["metric"]
     baseline = compare.baseline_of(cells, study)
+    n_species = (study.get("data") or {}).get("n_species")
     rows = []
     for index, cell in cells.iterrows():
         marks = []
@@ -90,11 +98,16 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
         row[metric] = number(cell.get(metric, math.nan))
         row["95 % interval"] = _interval(cell, metric)
         row |= {"n": str(cell["n"]), "failed": str(cell["n_failed"]), "pruned": str(cell["n_pruned"])}
-        row |= {title: number(cell[m]) for m, title in STRATA.items() if m in cells and m != metric}
+        more = {**SCORES, **STRATA}
+        row |= {title: number(cell[m]) for m, title in more.items() if m in cells and m != metric}
         row["parameters"] = count(cell["n_params"])
+        if n_species:
+            row["parameters per species"] = count(cell["n_params"] / n_species)
         row["epochs"] = span(cell["epochs_min"], cell["epochs_max"])
         row["to best"] = number(cell["epochs_to_best"], "{:.1f}")
         row["hours"] = number(cell["hours"], "{:.2g}")
+        if cells["gpu_hours"].any():
+            row["GPU-hours"] = number(cell["gpu_hours"], "{:.2g}")
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("–")
 
@@ -241,6 +254,62 @@ def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
         for _, row in correlations.iterrows()
     ]
     return _without_empty_note(rows)
+
+
+def importance_table(importances: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "parameter": row["parameter"],
+            "importance": number(row["importance"], "{:.2f}"),
+            "95 % of resamples": _resamples(row),
+            "trials with it": count(row["n"]),
+            "note": row["note"],
+        }
+        for _, row in importances.iterrows()
+    ]
+    return _without_empty_note(rows)
+
+
+def _resamples(row: Any) -> str:
+    return f"{row['low']:.2f} to {row['high']:.2f}" if math.isfinite(row["low"]) else "none"
+
+
+def progression_table(progression: pd.DataFrame) -> pd.DataFrame:
+    """Return text cells of `experiments.progression`; accuracies in percent, gaps in points."""
+    titles = {"label": "cell", "epoch": "epoch", "n": "n"}
+    text = {title: progression[key].astype(str) for key, title in titles.items()}
+    for key in ("train/accuracy", "val/accuracy"):
+        if key in progression:
+            text[key] = progression[key].map(lambda value: number(value * 100, "{:.2f} %"))
+    if "gap" in progression:
+        text["gap"] = progression["gap"].map(lambda value: signed(value * 100, "{:+.1f}"))
+    for key in ("train/loss", "val/loss"):
+        if key in progression:
+            text[key] = progression[key].map(number)
+    return pd.DataFrame(text, dtype=object)
+
+
+def resource_table(arms: pd.DataFrame) -> pd.DataFrame:
+    """Return text cells of `resources.by_arm`, with a row of all arms below where there are several."""
+    if len(arms) > 1:
+        whole = arms.drop(columns=["arm", "peak_memory_mb"]).sum().to_dict()
+        whole |= {"arm": "all", "peak_memory_mb": arms["peak_memory_mb"].max()}
+        arms = pd.concat([arms, pd.DataFrame([whole])], ignore_index=True)
+    has_reused = bool(arms["n_reused"].any()) if len(arms) else False
+    rows = []
+    for _, arm in arms.iterrows():
+        row = {"arm": arm["arm"], "trials": count(arm["n_trials"]), "completed": count(arm["n_completed"])}
+        if has_reused:
+            row["reused"] = count(arm["n_reused"])
+        row["epochs"] = count(arm["epochs"])
+        row["at full length"] = count(arm["full_epochs"])
+        row["hours"] = number(arm["hours"], "{:.2f}")
+        row["not completed"] = number(arm["lost_hours"], "{:.2f}")
+        row["GPU-hours"] = number(arm["gpu_hours"], "{:.2f}")
+        row["CPU-hours"] = number(arm["cpu_hours"], "{:.2f}")
+        row["peak memory"] = number(arm["peak_memory_mb"], "{:,.0f} MB")
+        rows.append(row)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _without_empty_note(rows: list[dict[str, Any]]) -> pd.DataFrame:

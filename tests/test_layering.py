@@ -18,7 +18,7 @@ NEVER = {
     "birdnet_core": {"ray", "optuna", "matplotlib", "scipy", "typer", "rich", "jinja2"},
     "search_spaces": {"ray", "torch", "torchaudio", "matplotlib", "scipy"},
     "tuning": {"matplotlib", "scipy"},
-    "reports": {"ray", "torch", "torchaudio", "transformers", "optuna"},
+    "reports": {"ray", "torch", "torchaudio", "transformers"},
 }
 
 

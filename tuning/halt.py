@@ -8,14 +8,12 @@ import operator
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records import METRICS
-
-Event = dict[str, Any]
+from birdnet_core.records import METRICS, Spent
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 
@@ -59,39 +57,6 @@ class Budget:
                 f"(known: {', '.join(METRICS)})"
             )
         return metric, comparison, number
-
-
-@dataclass
-class Spent:
-    """What a run has cost so far, from the events of its journal."""
-
-    gpu_hours: float = 0.0
-    cpu_hours: float = 0.0
-    hours: float = 0.0
-    n_epochs: int = 0
-    _shares: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _last: float = math.nan
-
-    @classmethod
-    def of(cls, events: Iterable[Event]) -> Spent:
-        """Return the cost of `events`; time between two sessions of drivers is free."""
-        spent = cls()
-        for event in events:
-            spent.take(event)
-        return spent
-
-    def take(self, event: Event) -> None:
-        """Add one event of the journal."""
-        if event["event"] != "session" and not math.isnan(self._last):
-            self.hours += max(0.0, event["time"] - self._last) / 3600
-        self._last = event["time"]
-        if event["event"] == "trial":
-            self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
-        elif event["event"] == "epoch":
-            gpus, cpus = self._shares[event["trial_id"]]
-            self.gpu_hours += gpus * event["epoch_s"] / 3600
-            self.cpu_hours += cpus * event["epoch_s"] / 3600
-            self.n_epochs += 1
 
 
 class Halt:

@@ -15,8 +15,8 @@ import ray.exceptions
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
-from birdnet_core.records import METRICS, RunFolder, TrialRecord, is_better, metric_direction
-from tuning.halt import Halt, Spent
+from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord, is_better, metric_direction
+from tuning.halt import Halt
 from tuning.trainable import bare_record
 
 Event = dict[str, Any]

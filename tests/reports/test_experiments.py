@@ -13,8 +13,17 @@ from birdnet_core.records import RunFolder
 from reports import load, write_report
 from reports.__main__ import main
 from reports.aggregate import cells
-from reports.experiments import contradictions, gap_sentences, imported, of_study, progress, warnings
+from reports.experiments import (
+    contradictions,
+    gap_sentences,
+    imported,
+    of_study,
+    progress,
+    progression,
+    warnings,
+)
 from reports.imports import read_imports
+from reports.tables import cell_table, progression_table
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -44,12 +53,39 @@ def test_a_gap_is_of_one_epoch_and_the_best_is_the_first_of_equals():
             "epoch": [2, 1, 3, 4],
             "train/accuracy": [0.6, 0.3, 0.8, 0.9],
             "val/accuracy": [0.5, 0.2, 0.5, 0.4],
+            "val/map": [0.1, 0.2, 0.3, 0.4],
         }
     )
-    row = progress(epochs).loc["a"]
+    row = progress(epochs).loc["a"].dropna()
     assert row.to_dict() == pytest.approx(
-        {"accuracy": 0.5, "epochs_to_best": 2, "epochs": 4, "gap_best": 0.1, "gap_last": 0.5}
+        {"accuracy": 0.5, "epochs_to_best": 2, "epochs": 4, "gap_best": 0.1, "gap_last": 0.5, "map": 0.1}
     )
+
+
+def test_progression_is_the_mean_over_completed_trials_with_the_gap_of_each_epoch():
+    rows = [("a", 1, 0.5, 0.25), ("a", 2, 0.75, 0.5), ("b", 1, 0.25, 0.25), ("lost", 1, 0.0, 1.0)]
+    epochs = pd.DataFrame(rows, columns=["trial_id", "epoch", "train/accuracy", "val/accuracy"])
+    table = pd.DataFrame({"label": ["z", "ce"], "config_id": ["y", "x"], "trial_ids": [[], ["a", "b"]]})
+    frame = progression(epochs, {"kind": "ablation"}, table)
+    assert frame.to_dict("records") == [
+        {"label": "ce", "epoch": 1, "n": 2, "train/accuracy": 0.375, "val/accuracy": 0.25, "gap": 0.125},
+        {"label": "ce", "epoch": 2, "n": 1, "train/accuracy": 0.75, "val/accuracy": 0.5, "gap": 0.25},
+    ]
+    shown = progression_table(frame)
+    assert list(shown.columns) == ["cell", "epoch", "n", "train/accuracy", "val/accuracy", "gap"]
+    assert list(shown.iloc[1]) == ["ce", "2", "1", "75.00 %", "50.00 %", "+25.0"]
+    assert progression(epochs, {"kind": "search"}, table).empty, "the best config, first, has no trial"
+
+
+def test_a_cell_costs_parameters_per_species_hours_and_gpu_hours(make_run):
+    ending = {"status": "completed", "metrics": {"val/f1_macro": 0.1}, "seconds": 7200.0, "gpus": 0.25}
+    runs = load([make_run([(CE, {0: ending})], data={"n_species": 100})])
+    study = runs.studies[0]
+    table = cells(runs.trials_of(study), study)
+    row = of_study(study, runs.epochs_of(study), table).iloc[0]
+    assert (row["n_params_per_species"], row["hours"], row["gpu_hours"]) == (3438.01, 2.0, 0.5)
+    shown = cell_table(table, study, None).iloc[0]
+    assert (shown["parameters per species"], shown["hours"], shown["GPU-hours"]) == ("3,438", "2", "0.5")
 
 
 def test_trials_without_a_validation_accuracy_have_no_row():
@@ -168,7 +204,8 @@ def test_old_and_new_stand_in_one_table(make_run, earlier, tmp_path):
     ]
     markdown = (tmp_path / "out" / "report.md").read_text()
     assert re.search(
-        r"\| old \| imported \| 1 \| 0 \| 0 \| 39.35 % \| none: one run \| 1 \| 2 \| \+10.7 \| \+21.0 ",
+        r"\| old \| imported \| 1 \| 0 \| 0 \| 39.35 % \| none: one run \| 1 \| 2 "
+        r"(\| – ){4}\| \+10.7 \| \+21.0 ",
         markdown,
     )
     assert "An imported experiment is one run (n = 1)" in markdown
@@ -226,7 +263,7 @@ def test_where_no_file_can_be_used_the_report_says_why(earlier, tmp_path):
 def test_names_of_files_stay_text(earlier, tmp_path):
     write_report([], tmp_path / "out", imports=earlier({"<script>alert(1)": ([50.0, 60.0], [40.0, 41.0])}))
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;alert(1)" in page  # the page has its own
 
 
 def test_command_takes_an_import_alone(earlier, tmp_path, capsys):

@@ -68,11 +68,11 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 1, "studies": [study], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
-                          "interaction", "main_effects", "trends", "rank_correlations", "best",
-                          "gates", "decision", "by_recording", "confusions"}  # fmt: skip
+                          "interaction", "main_effects", "trends", "rank_correlations", "importance",
+                          "resources", "best", "gates", "decision", "by_recording", "confusions"}  # fmt: skip
     assert set(study["cells"][0]) == {
-        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "seeds",
-        "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
+        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "gpu_hours",
+        "seeds", "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
@@ -107,19 +107,20 @@ def test_page_states_what_the_split_separates_and_what_it_does_not(two_by_two):
 
 def test_page_needs_nothing_else(two_by_two):
     _, page, _ = two_by_two
-    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert not {"link", "iframe", "img"} & set(page.tags)
+    assert page.tags.count("script") == 1, "its own, which sorts tables"
     assert [link for link in page.links if not link.startswith("#")] == []
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
 
 
 def test_every_file_of_the_report_is_written(two_by_two):
     _, _, out = two_by_two
-    names = ("cells", "differences", "interaction", "curves", "loss")
+    names = ("cells", "differences", "interaction", "curves", "loss", "resources")
     figures = {f"capacity-{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "comparisons", "effects", "trials")
+        for name in ("cells", "comparisons", "effects", "progression", "resources", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables
@@ -128,7 +129,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
 def test_figures_of_the_markdown_exist(two_by_two):
     _, _, out = two_by_two
     paths = re.findall(r"\]\((figures/[^)]+)\)", (out / "report.md").read_text())
-    assert len(paths) == 5 and all((out / path).is_file() for path in paths)
+    assert len(paths) == 6 and all((out / path).is_file() for path in paths)
 
 
 def test_one_seed_has_null_intervals_and_the_page_says_why(written):
@@ -229,7 +230,7 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
     assert "As a screen: val/f1_macro goes with optim.lr +1.00" in page.text
     assert "compared with the baseline" not in page.text and "− baseline" not in page.text
     figures = {p.stem for p in (out / "figures").glob("*.png")}
-    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout"}
+    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout", "capacity-resources"}
     assert (out / "tables" / "cells-capacity.md").read_text().startswith("| cell | optim.lr | dropout |")
     assert "Screening: rank correlations" in (out / "report.md").read_text()
 
@@ -251,7 +252,7 @@ def test_hostile_names_stay_text(written, kind):
     scored = {"status": "completed", "metrics": {"val/f1_macro": 0.4}, "f1_per_species": {EVIL: 0.5}}
     cells = [({"loss.name": EVIL}, {0: scored}), ({"loss.name": "b"}, {0: error})]
     study, page, out = written(cells, kind=kind, name="evil", question=EVIL)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1, "its own"
     assert page.text.count(EVIL) >= 4
     assert "<script" not in (out / "report.md").read_text().split("```json")[0]
     assert study["question"] == EVIL
@@ -268,7 +269,24 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert means[:8] == sorted(means[:8], reverse=True) and means[8:] == [None, None]
     assert [cell["n_pruned"] for cell in study["cells"]] == [0] * 8 + [1] * 2
     assert study["best"]["factors"] == study["cells"][0]["factors"]
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
+
+
+def test_a_search_tells_which_parameter_mattered_at_one_epoch(written):
+    rng = np.random.default_rng(0)
+    space = {"optim.lr": {"low": 1e-5, "high": 1e-1, "log": True}, "model.dropout": {"low": 0.0, "high": 0.8}}
+    cells = [
+        ({"optim.lr": float(10**lr), "model.dropout": float(dropout)}, {0: float(0.5 - 0.1 * (lr + 3) ** 2)})
+        for lr, dropout in zip(rng.uniform(-5, -1, 40), rng.uniform(0, 0.8, 40), strict=True)
+    ]
+    study, page, out = written(cells, kind="search", space=space)
+    assert [row["parameter"] for row in study["importance"]] == ["optim.lr", "model.dropout"]
+    assert study["importance"][0]["epoch"] == 4 and study["importance"][0]["n_trials"] == 40
+    for text in (page.text, (out / "report.md").read_text()):
+        assert "Importance of parameters" in text and "All trials are compared at epoch 4" in text
+        assert "2 parameters mattered most for val/f1" in text or "optim.lr mattered most for val/f1" in text
+    assert (out / "figures" / "capacity-importance.svg").is_file()
+    assert (out / "tables" / "importance-capacity.tex").is_file()
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder
+from birdnet_core.records import RunFolder, Spent
 from reports import write_report
 from search_spaces.study import Ablation
 from tests.settings import SMALL
 from tests.tuning.driver import EPOCHS, TWELVE, descendants
-from tuning.halt import Budget, Spent
+from tuning.halt import Budget
 from tuning.launch import Resources, sweep
 
 pytestmark = pytest.mark.ray
@@ -173,7 +173,7 @@ import sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from birdnet_core.records import RunFolder
+from birdnet_core.records import RunFolder, Spent
 from tests.tuning import driver
 
 run, birds = map(Path, sys.argv[1:])
