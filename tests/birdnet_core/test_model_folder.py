@@ -9,7 +9,7 @@ import struct
 
 import pytest
 import torch
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, save, save_file
 
 from birdnet_core.build import build_model, count_parameters, input_shape
 from birdnet_core.config import TrainConfig
@@ -479,7 +479,7 @@ def test_an_older_config_that_lacks_a_setting_takes_its_default(folder):
 
 def test_safetensors_of_other_tools_are_accepted(folder):
     """Metadata in the header is allowed by the format."""
-    values = load_file(folder / "member-0.safetensors")
+    values = tensors(folder)
     save_file(values, folder / "other.safetensors", metadata={"format": "pt"})
     replaced(folder, (folder / "other.safetensors").read_bytes())
     loaded = read_model(folder).members[0].weights
