@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from birdnet_core.batches import ClipBatches, Raw, epoch_order, fits_on
@@ -32,6 +31,7 @@ from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.metrics import average_windows, f1_per_class, score
+from birdnet_core.model_folder import Member, write_model
 from birdnet_core.optim import Plateau, is_open_ended, lr_share
 from birdnet_core.records import Status, TrialRecord, is_better, metric_direction, provenance, write_json
 
@@ -92,6 +92,18 @@ def pick_precision(wanted: str, device: torch.device) -> Precision:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
+def layout_of(precision: Precision) -> torch.memory_format:
+    """Return what convolutions are fast in: channels_last in half precision, on the CPU and the GPU."""
+    return torch.contiguous_format if precision == "fp32" else torch.channels_last
+
+
+def logits_of(model: torch.nn.Module, pictures: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Return float32 logits [batch, classes] of `pictures` on the device of `model`."""
+    with torch.autocast(pictures.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        logits: torch.Tensor = model(pictures.contiguous(memory_format=layout_of(precision)))
+    return logits.float()
+
+
 class Session:
     """One training run in progress: `step` trains one epoch and validates, until `finished`.
 
@@ -129,10 +141,7 @@ class Session:
         self.augmenting = torch.Generator(self.device).manual_seed(config.seed + 2**31)
         self.strata = dataset.strata()
         self.precision = pick_precision(config.training.precision, self.device)
-        self.is_mixed = self.precision != "fp32"
-        # Tensors in channels_last are what half-precision convolutions are fast in, on the CPU and the GPU.
-        self.layout = torch.channels_last if self.is_mixed else torch.contiguous_format
-        self.model = self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.model = self.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()
         self.ema = self._averaged(config.training.ema_decay) if config.training.ema_decay else None
         self.micro_batch_size = config.training.micro_batch_size or config.training.batch_size
@@ -534,10 +543,7 @@ class Session:
                 )
 
     def _logits(self, model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [batch, classes]."""
-        with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.is_mixed):
-            logits: torch.Tensor = model(pictures.contiguous(memory_format=self.layout))
-        return logits.float()
+        return logits_of(model, pictures, self.precision)
 
 
 def _copied(state: Any) -> Any:
@@ -584,18 +590,18 @@ def train(
 
 
 def save_model(session: Session, folder: Path) -> None:
-    """Write the best epoch's weights, the config, the species and the record of a session to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in session.best_weights.items()}
-    save_file(weights, folder / "model.safetensors")
-    write_json(folder / "record.json", session.record("completed").to_dict())
-    write_json(
-        folder / "model.json",
-        {
-            "config": session.config.to_dict(),
-            "input_shape": session.dataset.input_shape,
-            "mean": session.dataset.mean.tolist(),
-            "deviation": session.dataset.deviation.tolist(),
-            "species": session.dataset.species,
-        },
+    """Write the best epoch's weights as a model folder, and the record of the session beside them."""
+    record = session.record("completed")
+    dataset = session.dataset
+    member = Member(session.best_weights, record.seed, record.best_epoch or record.epochs, record.trial_id)
+    write_model(
+        folder,
+        config=session.config,
+        species=dataset.species,
+        input_shape=dataset.input_shape,
+        mean=dataset.mean.tolist(),
+        deviation=dataset.deviation.tolist(),
+        members=[member],
+        provenance={**record.provenance, "trials": [record.trial_id], "seeds": [record.seed]},
     )
+    write_json(folder / "record.json", record.to_dict())

@@ -201,17 +201,18 @@ def _search_figures(
     metric = study["metric"]
     winner = best["trial_ids"][0] if best else None
     out = []
+    shown, left_out = plots.some_trials(trials, study)
     has_curves = metric in epochs and epochs[metric].notna().any()
     if has_curves and (trials["status"] == "pruned").any():
         caption = (
             f"{metric} over epochs, one line a trial; the mark is where it ended. Dotted: epochs after which "
             "trials were stopped. Below: how many trials reached such an epoch, and what became of them; the "
-            "numbers are of those that trained on."
+            f"numbers are of those that trained on.{left_out}"
         )
-        out.append(("rungs", caption, search_plots.rungs_figure(trials, epochs, metric, winner)))
+        out.append(("rungs", caption, search_plots.rungs_figure(trials, shown, epochs, metric, winner)))
     elif has_curves:
-        curves = partial(plots.trial_curves, epochs=epochs, trials=trials, metric=metric, best=winner)
-        caption = f"{metric} over epochs, one line a trial; the mark is where it ended."
+        curves = partial(plots.trial_curves, epochs=epochs, trials=shown, metric=metric, best=winner)
+        caption = f"{metric} over epochs, one line a trial; the mark is where it ended.{left_out}"
         out.append(("curves", caption, plots.figure(curves)))
     lengths = plots.figure(partial(plots.trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
     out.append(("lengths", "Which trial ended when, in the order of the search.", lengths))
@@ -230,18 +231,12 @@ def _parallel_figures(study: dict[str, Any], trials: pd.DataFrame, importances: 
     shown = trials[trials[metric].notna()]
     if len(names) < 2 or shown.empty:
         return []
-    n_found = len(shown)
-    if n_found > search_plots.N_LINES:
-        ranked = shown.sort_values(metric, ascending=study["direction"] == "minimize", kind="stable")
-        half = search_plots.N_LINES // 2
-        shown = pd.concat([ranked[:half], ranked[half:].sample(half, random_state=0)])
+    shown, left_out = plots.some_trials(shown, study)
     places, ticks = search_plots.parallel_axes(shown, names, study.get("space"), metric)
     caption = (
         f"The configs of the search, one line a trial, coloured by {metric} at its best epoch, which is the "
-        "last axis: from blue (worst) to orange (best). Grey: trials that did not complete."
+        f"last axis: from blue (worst) to orange (best). Grey: trials that did not complete.{left_out}"
     )
-    if n_found > len(shown):
-        caption += f" Of {n_found} trials, the best {half} and {half} others, drawn from a fixed seed."
     if n_all > len(names):
         caption += f" {len(names)} of {n_all} parameters: the first of the table of importance."
     draw = partial(

@@ -38,6 +38,8 @@ STATUS = {
     "killed": (OKABE_ITO[7], "s"),
     "running": (OKABE_ITO[2], "P"),
 }
+N_LINES = 200  # of single trials: of more, none can be followed
+N_MARKS = 2000  # more are drawn as pixels: as shapes they would make pages of megabytes
 STYLE: Any = {
     "font.size": 9, "font.family": "DejaVu Sans", "text.parse_math": False, "text.color": INK,
     "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
@@ -213,9 +215,9 @@ def parameter_effect(ax: Axes, points: pd.DataFrame, parameter: str, metric: str
 
 def trial_lengths(ax: Axes, trials: pd.DataFrame) -> None:
     """Draw which trial ended when: a bar of its epochs a trial, in the search's order, marked by status."""
-    for _, trial in trials.iterrows():
-        colour = STATUS[trial["status"]][0]
-        ax.plot([0, trial["epochs"]], [trial["number"]] * 2, "-", color=colour, alpha=0.45, linewidth=2)
+    for status, mine in trials.groupby("status", sort=False):
+        ax.hlines(mine["number"], 0, mine["epochs"], color=STATUS[str(status)][0], alpha=0.45, linewidth=2,
+                  rasterized=len(trials) > N_MARKS)  # fmt: skip
     _scatter_by_status(ax, trials["epochs"], trials["number"], trials["status"])
     ax.set_xlim(left=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -225,13 +227,29 @@ def trial_lengths(ax: Axes, trials: pd.DataFrame) -> None:
     ax.set_ylabel("trial")
 
 
+def some_trials(trials: pd.DataFrame, study: dict[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Return the trials that are drawn as lines, and a sentence on the others.
+
+    All up to `N_LINES`; of more the best half by the study's metric, and as many others.
+    """
+    if len(trials) <= N_LINES:
+        return trials, ""
+    half = N_LINES // 2
+    is_up = study["direction"] == "minimize"
+    ranked = trials.sort_values(study["metric"], ascending=is_up, kind="stable", na_position="last")
+    chosen = pd.concat([ranked[:half], ranked[half:].sample(half, random_state=0)])
+    return chosen, f" Of {len(trials):,} trials, the best {half} and {half} others, drawn from a fixed seed."
+
+
 def trial_curves(ax: Axes, epochs: pd.DataFrame, trials: pd.DataFrame, metric: str, best: str | None) -> None:
     """Draw one thin line a trial of a search, coloured by status, the trial `best` in ink."""
     seen: set[str] = set()
+    wanted = epochs[epochs["trial_id"].isin(trials["trial_id"]) & epochs[metric].notna()]
+    lines = {str(name): line for name, line in wanted.groupby("trial_id", sort=False)}
     for _, trial in trials.iterrows():
-        line = epochs[epochs["trial_id"] == trial["trial_id"]].dropna(subset=[metric])
+        line = lines.get(trial["trial_id"])
         colour, mark = STATUS[trial["status"]]
-        if line.empty:
+        if line is None:
             continue
         name = "_" if trial["status"] in seen else trial["status"]
         seen.add(trial["status"])
@@ -291,11 +309,13 @@ def for_page(svg: str) -> str:
 
 
 def _scatter_by_status(ax: Axes, x: pd.Series[Any], y: pd.Series[Any], status: pd.Series[Any]) -> None:
+    is_crowded = len(x) > N_MARKS
     for name, (colour, mark) in STATUS.items():
         mine = status == name
         if mine.any():
-            ax.plot(x[mine], y[mine], mark, color=colour, markersize=6, label=name, alpha=0.85,
-                    markerfacecolor=colour if name not in FAILED else "none")  # fmt: skip
+            ax.plot(x[mine], y[mine], mark, color=colour, markersize=3 if is_crowded else 6, label=name,
+                    alpha=0.85, markerfacecolor=colour if name not in FAILED else "none",
+                    rasterized=is_crowded)  # fmt: skip
 
 
 def _line_style(i: int) -> tuple[str, str]:

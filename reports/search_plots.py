@@ -19,7 +19,6 @@ from reports.plots import FAINT, INK, OKABE_ITO, STATUS, STYLE, legend_below, tr
 
 N_AXES = 8
 N_NUMBERED = 8  # rungs with their numbers written at them
-N_LINES = 200  # of parallel coordinates: of more, none can be followed
 ABSENT = -0.12  # where an axis shows trials without the parameter
 ABSENT_VALUE: Any = object()
 # From worst to best: both ends are told apart by colour-blind readers, on white and on black.
@@ -43,13 +42,15 @@ def rungs(trials: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def rungs_figure(trials: pd.DataFrame, epochs: pd.DataFrame, metric: str, best: str | None) -> Figure:
-    """Return the curves of all trials with the rungs marked, above how many went on at each."""
+def rungs_figure(
+    trials: pd.DataFrame, drawn: pd.DataFrame, epochs: pd.DataFrame, metric: str, best: str | None
+) -> Figure:
+    """Return the curves of the trials `drawn` with the rungs marked, above how many of all went on."""
     at = rungs(trials)
     with mpl.rc_context(STYLE):
         out = Figure(figsize=(5.6, 4.6), layout="constrained")
         upper, lower = out.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-        trial_curves(upper, epochs, trials, metric, best)
+        trial_curves(upper, epochs, drawn, metric, best)
         upper.set_xlabel("")
         rung_bars(lower, at, len(trials))
         for ax in (upper, lower):
