@@ -11,12 +11,14 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reports import aggregate, plots, resource_plots, search_plots, species_plots, trend_plots
+from reports import aggregate, compare, plots, resource_plots, search_plots, species_plots, trend_plots
 from reports.imports import Imports
 from reports.predictions import Told
 
 Drawn = tuple[str, str, Figure]
 """Name, caption, figure."""
+N_ROWS, N_CURVES, N_GROUPS = 40, 12, 8
+"""The most rows, curves and panels of a figure: of more, none can be read. The tables have them all."""
 
 
 def of_study(
@@ -39,13 +41,13 @@ def of_study(
     if metric in cells and len(trials) and study["kind"] == "search":
         drawn = _search_figures(study, trials, epochs, importances, best)
     elif metric in cells and len(trials) and aggregate.is_screen(study):
-        drawn = [_cells_figure(metric, cells), *_parameter_figures(metric, trials)]
+        drawn = [_cells_figure(study, cells), *_parameter_figures(metric, trials)]
     elif metric in cells and len(trials):
         drawn = [
-            _cells_figure(metric, cells),
-            *_difference_figures(metric, cells, comparisons, interaction),
-            *_trend_figures(metric, level_means),
-            *_curve_figures(metric, epochs, cells),
+            _cells_figure(study, cells),
+            *_difference_figures(study, cells, comparisons, interaction),
+            *_trend_figures(study, level_means),
+            *_curve_figures(study, epochs, cells),
         ]
     drawn += _resource_figures(arms)
     return [_saved(f"{slug}-{name}", caption, figure, folder) for name, caption, figure in drawn]
@@ -114,10 +116,28 @@ def _saved(name: str, caption: str, figure: Figure, folder: Path) -> dict[str, A
     return {"file": name, "caption": caption, "svg": Markup(plots.save(figure, folder / name))}
 
 
-def _cells_figure(metric: str, cells: pd.DataFrame) -> Drawn:
+def _some_cells(study: dict[str, Any], cells: pd.DataFrame, n: int) -> tuple[pd.DataFrame, str]:
+    """Return the rows of `cells` that a figure of at most `n` shows, and a sentence on the others.
+
+    The baseline and those with the best means, in the order of the study.
+    """
+    if len(cells) <= n:
+        return cells, ""
+    ranked = cells[study["metric"]].sort_values(ascending=study["direction"] == "minimize", kind="stable")
+    baseline = compare.baseline_of(cells, study)
+    first = [] if baseline is None else [baseline.name]
+    kept = list(dict.fromkeys([*first, *ranked.index]))[:n]
+    return cells.loc[sorted(kept)], (
+        f" Of {len(cells)} cells, {'' if baseline is None else 'the baseline and '}the best."
+    )
+
+
+def _cells_figure(study: dict[str, Any], cells: pd.DataFrame) -> Drawn:
+    metric = study["metric"]
+    cells, left_out = _some_cells(study, cells, N_ROWS)
     caption = (
-        f"{metric} of every cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
-        "open diamond: trained unequal epochs."
+        f"{metric} by cell. Diamond: mean; line: 95 % t interval over seeds, absent with one seed; "
+        f"open diamond: trained unequal epochs.{left_out}"
     )
     return (
         "cells",
@@ -133,16 +153,24 @@ def _height(rows: pd.DataFrame) -> float:
 
 
 def _difference_figures(
-    metric: str, cells: pd.DataFrame, comparisons: pd.DataFrame, interaction: dict[str, Any] | None
+    study: dict[str, Any],
+    cells: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    interaction: dict[str, Any] | None,
 ) -> list[Drawn]:
-    out = []
+    out, metric = [], study["metric"]
     if comparisons["diff"].notna().any():
         caption = (
             f"Difference in {metric} to the baseline, paired by seed, with its 95 % t interval, absent with "
             "one shared seed. Filled: p below 0.05 after Holm."
         )
-        draw = partial(plots.difference_intervals, comparisons=comparisons, metric=metric)
-        out.append(("differences", caption, plots.figure(draw, _height(comparisons))))
+        shown = comparisons
+        if len(comparisons) > N_ROWS:
+            largest = comparisons["diff"].abs().sort_values(ascending=False, kind="stable").index[:N_ROWS]
+            shown = comparisons.loc[sorted(largest)]
+            caption += f" Of {len(comparisons)} differences, the {N_ROWS} largest."
+        draw = partial(plots.difference_intervals, comparisons=shown, metric=metric)
+        out.append(("differences", caption, plots.figure(draw, _height(shown))))
     if interaction:
         points = plots.interaction_points(cells, interaction)
         if points["mean"].notna().all():
@@ -156,24 +184,27 @@ def _difference_figures(
     return out
 
 
-def _curve_figures(metric: str, epochs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
-    out = []
+def _curve_figures(study: dict[str, Any], epochs: pd.DataFrame, cells: pd.DataFrame) -> list[Drawn]:
+    out, metric = [], study["metric"]
+    cells, left_out = _some_cells(study, cells, N_CURVES)
     points = plots.curve_points(epochs, cells, metric)
     if len(points):
         curves = partial(plots.learning_curves, points=points, metric=metric)
-        band = f"{metric} over epochs, completed trials. Line: mean; band: lowest to highest seed."
+        band = f"{metric} over epochs, completed trials. Line: mean; band: lowest to highest seed.{left_out}"
         out.append(("curves", band, plots.figure(curves)))
     if {"train/loss", "val/loss"} <= set(epochs.columns):
         train, val = (plots.curve_points(epochs, cells, f"{name}/loss") for name in ("train", "val"))
         if len(val):
             losses = "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; "
-            losses += "training loss is what was minimised, so levels differ between loss functions."
+            losses += (
+                f"training loss is what was minimised, so levels differ between loss functions.{left_out}"
+            )
             out.append(("loss", losses, plots.figure(partial(plots.loss_curves, train=train, val=val))))
     return out
 
 
-def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[Drawn]:
-    out = []
+def _trend_figures(study: dict[str, Any], level_means: pd.DataFrame) -> list[Drawn]:
+    out, metric = [], study["metric"]
     factors = list(level_means["factor"].drop_duplicates())
     for factor in factors:
         mine = level_means[level_means["factor"] == factor]
@@ -187,6 +218,13 @@ def _trend_figures(metric: str, level_means: pd.DataFrame) -> list[Drawn]:
             ". Mark: mean over completed trials; band: 95 % t interval over seeds, none with one seed. "
         )
         caption += "Cells trained unequal epochs are left out."
+        if (n_groups := mine["group"].nunique()) > N_GROUPS:
+            means = mine[mine["metric"] == metric].groupby("group")["mean"].mean()
+            leaders = means.sort_values(ascending=study["direction"] == "minimize").index[:N_GROUPS]
+            mine = mine[mine["group"].isin(leaders)]
+            caption += (
+                f" Of {n_groups} combinations of the other factors, the {N_GROUPS} with the best means."
+            )
         out.append((name, caption, trend_plots.trend_figure(mine, metric)))
     return out
 
@@ -256,6 +294,9 @@ def _resource_figures(arms: pd.DataFrame) -> list[Drawn]:
         "What each arm took: epochs, wall time of its trials, and that times the GPUs (without a GPU: the "
         "CPUs) that they had. Framed: all trials trained to the full number of epochs."
     )
+    if len(arms) > N_ROWS:
+        caption += f" Of {len(arms)} arms, the {N_ROWS} that took the longest."
+        arms = arms.loc[sorted(arms["hours"].sort_values(ascending=False, kind="stable").index[:N_ROWS])]
     drawn = resource_plots.resource_figure(arms, _height(arms.rename(columns={"arm": "label"})))
     return [("resources", caption, drawn)]
 
