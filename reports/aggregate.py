@@ -93,7 +93,8 @@ def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budge
     `unequal_epochs` when the study's lengths differ and one of the cell's is not the study's budget.
     """
     training = config.get("training", {})
-    budget, patience = training.get("epochs", budget), training.get("patience", 0)
+    budget = training.get("stop_after") or training.get("epochs", budget)
+    patience = training.get("patience", 0)
     is_stopped = patience > 0 and epochs < budget and epochs - best_epoch >= patience
     return budget if is_stopped else epochs
 

@@ -92,13 +92,13 @@ class Dataset:
         """What each clip is scored as part of: its recording; itself where clips were split at random."""
         return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
 
-    def rows(self, side: str) -> np.ndarray:
-        """Return the clips of ``train``, ``val`` or ``test``."""
-        return np.flatnonzero(self.sides == side)
+    def rows(self, *sides: str) -> np.ndarray:
+        """Return the clips of ``train``, ``val`` or ``test``, or of several of them, in their order."""
+        return np.flatnonzero(np.isin(self.sides, sides))
 
-    def class_counts(self, side: str) -> np.ndarray:
-        """Return the number of clips of every class on one side."""
-        return np.bincount(self.labels[self.rows(side)], minlength=len(self.species))
+    def class_counts(self, *sides: str) -> np.ndarray:
+        """Return the number of clips of every class on the given sides together."""
+        return np.bincount(self.labels[self.rows(*sides)], minlength=len(self.species))
 
     def strata(self) -> dict[str, np.ndarray]:
         """Return the class indices of the rare, medium and common species."""

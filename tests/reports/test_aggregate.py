@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from reports import load
-from reports.aggregate import cells, label, species, t_interval
+from reports.aggregate import cells, label, species, t_interval, trained_length
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -142,3 +142,9 @@ def test_species_are_means_over_seeds_rarest_first(make_run):
 )
 def test_label_is_short_and_unambiguous(factors, expected):
     assert label(factors) == expected
+
+
+def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
+    training = {"training": {"epochs": 50, "stop_after": 20, "patience": 7}}
+    assert trained_length(12, 5, training, 20) == 20
+    assert trained_length(20, 18, training, 20) == 20

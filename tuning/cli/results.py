@@ -168,13 +168,13 @@ def _train(
     bars = StageBars(err_console)
     with bars.shown():
         dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
-    monitor = chosen.training.monitor
+    shown = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
 
     def show(epoch: int, metrics: dict[str, float]) -> None:
         if not quiet:
+            scores = [f"{name} {metrics[name]:.4f}" for name in shown if name in metrics]
             err_console.print(
-                f"epoch {epoch:3d}/{chosen.training.epochs}  train/loss {metrics['train/loss']:.4f}  "
-                f"val/loss {metrics['val/loss']:.4f}  {monitor} {metrics[monitor]:.4f}  "
+                f"epoch {epoch:3d}/{chosen.training.most_epochs}  {'  '.join(scores)}  "
                 f"{metrics['epoch_s']:.1f} s"
             )
 
