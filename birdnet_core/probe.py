@@ -30,8 +30,8 @@ N_STEPS = 5
 
 # Settings that a step takes as long and as much memory with, whatever their value. AdamW keeps two values a
 # weight under every schedule, and the gradient's norm is computed whether it is clipped or not.
-_NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "training.patience", "training.monitor",
-            "training.stop_on", "training.sampling")  # fmt: skip
+_NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "training.patience",
+            "training.monitor", "training.stop_on", "training.sampling")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -428,7 +428,7 @@ class Session:
     def _clips(
         self, waveform_augmentations: list[torch.nn.Module]
     ) -> tuple[ClipBatches, ClipBatches | None]:
-        """Return the clips to learn, and those to validate on if any, from where config and device want them."""
+        """Return the clips to learn and those to validate on, from where config and device want them."""
         dataset, wanted = self.dataset, self.config.runtime.features
         if wanted == "stored" and dataset.features is None:
             raise DataError("runtime.features = 'stored', but the dataset was prepared without features")

@@ -26,7 +26,7 @@ from birdnet_core.data.feature_store import (
     store_folder,
 )
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import assign_splits, crossing, scatter_clips, strata
+from birdnet_core.data.splits import assign_splits, crossing, groups, scatter_clips, strata
 from birdnet_core.records import LEAKAGE, read_json, write_json
 
 
@@ -239,6 +239,18 @@ def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
     dataset = Dataset.open(folder)
     first = np.unique(dataset.units, return_index=True)[1]
     return manifest.iloc[dataset.recording[first]].assign(side=dataset.sides[first])
+
+
+def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
+    """Return the group of every clip of `dataset`, which was made of `manifest`: what a split keeps together.
+
+    Recordings of one group are not independent of each other (`splits.groups`).
+    """
+    usable = dataset.clips.n_windows > 0
+    recordings = manifest.assign(sha256=dataset.clips.sha256)[usable]
+    group = np.full(len(manifest), -1)
+    group[usable] = groups(recordings.reset_index(drop=True))[0]
+    return group[dataset.recording]
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
