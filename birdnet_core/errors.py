@@ -4,6 +4,7 @@ BirdtuneError
 ├── ConfigError      (ValueError)    a setting, a name or a study that cannot be used
 ├── DataError        (ValueError)    a manifest, a recording or a store that cannot be used
 ├── RunFolderError   (ValueError)    a run folder that is missing, foreign or inconsistent
+├── ModelFolderError (ValueError)    a model folder that is missing, cut short or altered
 └── TrialDiverged    (RuntimeError)  training met a loss or a gradient that is not finite
 
 Messages name three things: what was wrong, what was given, what would be accepted.
@@ -29,6 +30,10 @@ class DataError(BirdtuneError, ValueError):
 
 class RunFolderError(BirdtuneError, ValueError):
     """A run folder is missing, was made by something else, or contradicts the request."""
+
+
+class ModelFolderError(BirdtuneError, ValueError):
+    """A model folder is missing, was cut short or altered, or is of another version."""
 
 
 class TrialDiverged(BirdtuneError, RuntimeError):

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from birdnet_core.batches import ClipBatches, Raw, epoch_order, fits_on
@@ -32,6 +31,7 @@ from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.metrics import average_windows, f1_per_class, score
+from birdnet_core.model_folder import Member, write_model
 from birdnet_core.optim import Plateau, is_open_ended, lr_share
 from birdnet_core.records import Status, TrialRecord, is_better, metric_direction, provenance, write_json
 
@@ -603,18 +603,18 @@ def train(
 
 
 def save_model(session: Session, folder: Path) -> None:
-    """Write the best epoch's weights, the config, the species and the record of a session to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.contiguous() for name, value in session.best_weights.items()}
-    save_file(weights, folder / "model.safetensors")
-    write_json(folder / "record.json", session.record("completed").to_dict())
-    write_json(
-        folder / "model.json",
-        {
-            "config": session.config.to_dict(),
-            "input_shape": session.dataset.input_shape,
-            "mean": session.dataset.mean.tolist(),
-            "deviation": session.dataset.deviation.tolist(),
-            "species": session.dataset.species,
-        },
+    """Write the best epoch's weights as a model folder, and the record of the session beside them."""
+    record = session.record("completed")
+    dataset = session.dataset
+    member = Member(session.best_weights, record.seed, record.best_epoch or record.epochs, record.trial_id)
+    write_model(
+        folder,
+        config=session.config,
+        species=dataset.species,
+        input_shape=dataset.input_shape,
+        mean=dataset.mean.tolist(),
+        deviation=dataset.deviation.tolist(),
+        members=[member],
+        provenance={**record.provenance, "trials": [record.trial_id], "seeds": [record.seed]},
     )
+    write_json(folder / "record.json", record.to_dict())

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,58 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     Channels are averaged. Amplitudes are kept as they are, also above 1. Raises DataError that says what
     is wrong with the file: absent, empty, not audio, truncated, broken inside, or shorter than 0.05 s.
     """
+    with opened(path) as recording:
+        (samples,) = recording.blocks(None)
+        return samples, recording.sample_rate
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An open recording; `promised` is the number of frames that its header announces."""
+
+    path: Path
+    sample_rate: int
+    promised: int
+    file: soundfile.SoundFile
+
+    def blocks(self, n_values: int | None) -> Iterator[np.ndarray]:
+        """Yield its mono samples, float32, in blocks of `n_values` over all channels; all at once for None.
+
+        Raises DataError as `decode` does, for what is wrong further on after the blocks before.
+        """
+        n_frames = -1 if n_values is None else max(1, n_values // self.file.channels)
+        n_read = 0
+        while True:
+            try:
+                with quiet_decoders():
+                    samples = self.file.read(n_frames, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise DataError(_why_unreadable(self.path, error)) from None
+            n_read += len(samples)
+            is_last = n_values is None or len(samples) < n_frames
+            if is_last:
+                self._check_whole(n_read)
+            mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+            _check_finite(mono)
+            if len(mono):
+                yield mono
+            if is_last:
+                return
+
+    def _check_whole(self, n_frames: int) -> None:
+        _check_complete(n_frames, self.promised, self.file.extra_info)
+        if n_frames < MIN_DURATION_S * self.sample_rate:
+            raise DataError(
+                "the file holds no audio (0 frames)"
+                if n_frames == 0
+                else f"the file holds {n_frames} frames ({n_frames / self.sample_rate:.4f} s); "
+                f"at least {MIN_DURATION_S} s is needed"
+            )
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Recording]:
+    """Open a recording; raises DataError where it is absent, empty or not audio."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -45,26 +97,20 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     if size == 0:
         raise DataError("the file is empty (0 bytes)")
     try:
-        with quiet_decoders(), soundfile.SoundFile(path) as file:
-            promised, sample_rate, log = file.frames, file.samplerate, file.extra_info
-            samples = file.read(dtype="float32", always_2d=True)
+        with quiet_decoders():
+            file = soundfile.SoundFile(path)
     except soundfile.SoundFileError as error:
         raise DataError(_why_unreadable(path, error)) from None
-    _check_complete(len(samples), promised, log)
-    if len(samples) < MIN_DURATION_S * sample_rate:
-        raise DataError(
-            "the file holds no audio (0 frames)"
-            if len(samples) == 0
-            else f"the file holds {len(samples)} frames ({len(samples) / sample_rate:.4f} s); "
-            f"at least {MIN_DURATION_S} s is needed"
-        )
-    mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
+    with file:
+        yield Recording(path, file.samplerate, file.frames, file)
+
+
+def _check_finite(mono: np.ndarray) -> None:
     with np.errstate(all="ignore"):
         # Quick, and not finite if one of the samples is not; the sum alone may also have overflowed.
         is_suspect = not np.isfinite(mono.sum())
     if is_suspect and not np.isfinite(mono).all():
         raise DataError("the file holds samples that are not finite")
-    return mono, sample_rate
 
 
 def resample(samples: torch.Tensor, sample_rate: int, target_rate: int) -> torch.Tensor:
@@ -75,24 +121,47 @@ def resample(samples: torch.Tensor, sample_rate: int, target_rate: int) -> torch
     because the filters of an odd rate such as 8,012 Hz would take hundreds of megabytes. The common rates are
     exact; pitch is never off by more than 0.05 %, less than a cent.
     """
+    return torch.cat(list(resampled([samples], sample_rate, target_rate)))
+
+
+def resampled(blocks: Iterable[torch.Tensor], sample_rate: int, target_rate: int) -> Iterator[torch.Tensor]:
+    """Yield, block by block, what `resample` gives of all `blocks` [samples] together."""
     ratio = resampling_ratio(sample_rate, target_rate)
     if ratio == 1:
-        return samples
+        yield from blocks
+        return
     filters = _sinc_filters(ratio.denominator, ratio.numerator)
-    n_out = math.ceil(len(samples) * ratio)
-    n_blocks = math.ceil(n_out / filters.n_out)
-    n_needed = (n_blocks - 1) * filters.n_in + max(first + len(taps) for first, taps in filters.parts)
-    padded = torch.nn.functional.pad(
-        samples, (filters.margin, max(0, n_needed - filters.margin - len(samples)))
-    )
+    reach = max(first + len(taps) for first, taps in filters.parts)
+    held = torch.zeros(filters.margin)
+    n_in = n_out = 0
+    for block in blocks:
+        held = torch.cat([held, block])
+        n_in += len(block)
+        n_ready = (len(held) - reach) // filters.n_in + 1
+        if n_ready > 0:
+            yield _filtered(held, filters, n_ready)
+            held = held[n_ready * filters.n_in :]
+            n_out += n_ready * filters.n_out
+    n_left = math.ceil(n_in * ratio) - n_out
+    if n_left > 0:
+        n_blocks = math.ceil(n_left / filters.n_out)
+        n_missing = (n_blocks - 1) * filters.n_in + reach - len(held)
+        held = torch.nn.functional.pad(held, (0, max(0, n_missing)))
+        yield _filtered(held, filters, n_blocks)[:n_left]
+
+
+def _filtered(samples: torch.Tensor, filters: _SincFilters, n_blocks: int) -> torch.Tensor:
+    """Return the outputs of the first `n_blocks` blocks of `samples`, which begin `margin` before them."""
     # Each part is a product of matrices: the inputs of a part, one row a block, with their weights.
     out = torch.empty(n_blocks, filters.n_out)
     done = 0
     for first, taps in filters.parts:
-        inputs = padded.as_strided((n_blocks, len(taps)), (filters.n_in, 1), first)
+        inputs = samples.as_strided(
+            (n_blocks, len(taps)), (filters.n_in, 1), samples.storage_offset() + first
+        )
         out[:, done : done + taps.shape[1]] = inputs @ taps
         done += taps.shape[1]
-    return out.view(-1)[:n_out]
+    return out.view(-1)
 
 
 def resampling_ratio(sample_rate: int, target_rate: int) -> Fraction:
@@ -141,17 +210,44 @@ def highpass(samples: torch.Tensor, sample_rate: int, corner_hz: float) -> torch
     domain: many times as fast as the recursion, sample after sample.
     """
     n_response = min(response_length(sample_rate, corner_hz), len(samples))
+    return torch.cat(list(_highpassed([samples], sample_rate, corner_hz, n_response)))
+
+
+def highpassed(blocks: Iterable[torch.Tensor], sample_rate: int, corner_hz: float) -> Iterator[torch.Tensor]:
+    """Yield, block by block, what `highpass` gives of all `blocks` [samples] together."""
+    yield from _highpassed(blocks, sample_rate, corner_hz, response_length(sample_rate, corner_hz))
+
+
+def _highpassed(
+    blocks: Iterable[torch.Tensor], sample_rate: int, corner_hz: float, n_response: int
+) -> Iterator[torch.Tensor]:
     n_fft, response = _highpass_response(sample_rate, corner_hz, n_response)
     hop = n_fft - n_response
-    n_blocks = math.ceil(len(samples) / hop)
-    padded = torch.nn.functional.pad(samples, (n_response, n_blocks * hop - len(samples)))
-    blocks = padded.unfold(0, n_fft, hop)
+    held = torch.zeros(n_response)
+    for block in blocks:
+        held = torch.cat([held, block])
+        n_ready = (len(held) - n_response) // hop
+        if n_ready > 0:
+            yield _convolved(held, n_fft, hop, response, n_ready)
+            held = held[n_ready * hop :]
+    n_left = len(held) - n_response
+    if n_left > 0:
+        held = torch.nn.functional.pad(held, (0, hop - n_left))
+        yield _convolved(held, n_fft, hop, response, 1)[:n_left]
+
+
+def _convolved(
+    samples: torch.Tensor, n_fft: int, hop: int, response: torch.Tensor, n_blocks: int
+) -> torch.Tensor:
+    """Return `n_blocks` times `hop` samples of the convolution, each block with what comes before it."""
+    blocks = samples.unfold(0, n_fft, hop)
     out = torch.empty(n_blocks, hop)
     at_once = max(1, 2**18 // n_fft)  # what stays in the processor's cache
     for first in range(0, n_blocks, at_once):
-        spectra = torch.fft.rfft(blocks[first : first + at_once]) * response
-        out[first : first + at_once] = torch.fft.irfft(spectra, n=n_fft)[:, n_response:]
-    return out.view(-1)[: len(samples)]
+        some = slice(first, min(first + at_once, n_blocks))
+        spectra = torch.fft.rfft(blocks[some]) * response
+        out[some] = torch.fft.irfft(spectra, n=n_fft)[:, -hop:]
+    return out.view(-1)
 
 
 def _biquad(sample_rate: int, corner_hz: float) -> tuple[float, float, float]:

@@ -1,19 +1,64 @@
 """Backbones from checkpoints on the Hugging Face hub or in a folder.
 
 transformers takes seconds to import, so it is imported where a network is built and not with this package.
+A model folder keeps the config of the checkpoint, so that a saved network is built without the checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 
 from birdnet_core.errors import ConfigError
+
+# Settings of a checkpoint's config that say how transformers computes, or where it finds code, and not which
+# network it is; some of them make it ask the hub. Names with an underscore before them are its own.
+NOT_OF_THE_NETWORK = ("attn_implementation", "experts_implementation", "auto_map", "quantization_config")
+
+_kept: ContextVar[Mapping[str, Any] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def built_from(kept: Mapping[str, Any]) -> Iterator[None]:
+    """Build pretrained networks from `kept`, a checkpoint's config, with fresh weights while the block runs.
+
+    Neither the checkpoint nor the network is asked; the weights come from elsewhere afterwards.
+    """
+    token = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def config_to_keep(pretrained: str) -> dict[str, Any]:
+    """Return what `built_from` takes of a checkpoint; `pretrained` is a hub id or a folder.
+
+    Raises ConfigError when its config.json cannot be read any more.
+    """
+    from transformers import PretrainedConfig
+
+    try:
+        with _quiet():
+            stated, _ = PretrainedConfig.get_config_dict(pretrained)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"the config of pretrained = {pretrained!r} cannot be read any more: {reason.rstrip('.')}. A "
+            "model folder keeps it; put the checkpoint back, or connect to the network"
+        ) from error
+    return {key: value for key, value in stated.items() if is_of_the_network(key)}
+
+
+def is_of_the_network(key: str) -> bool:
+    """Return whether a setting of a checkpoint's config says which network it is."""
+    return not key.startswith("_") and key not in NOT_OF_THE_NETWORK
 
 
 def refuse_with_pretrained(model: str, option: str, value: object, default: object) -> None:
@@ -26,12 +71,13 @@ def refuse_with_pretrained(model: str, option: str, value: object, default: obje
 
 
 def checkpoint_config(model: str, config_class: Any, pretrained: str) -> Any:
-    """Return the config of a checkpoint; `pretrained` is a hub id or a folder.
+    """Return the config of a checkpoint, or the one kept of it; `pretrained` is a hub id or a folder.
 
     Raises ConfigError when it cannot be read or is of another architecture than `config_class`.
     """
     with _explained(model, config_class, pretrained), _quiet():
-        stated, _ = config_class.get_config_dict(pretrained)
+        kept = _kept.get()
+        stated = config_class.get_config_dict(pretrained)[0] if kept is None else dict(kept)
         if stated.get("model_type") != config_class.model_type:
             raise ValueError(f"its config.json says model_type = {stated.get('model_type')!r}")
         return config_class.from_dict(stated)
@@ -42,10 +88,10 @@ def build_backbone(
 ) -> nn.Module:
     """Return `network(config, **arguments)` with the weights of `pretrained`, or fresh ones for none.
 
-    Under ``torch.device("meta")`` no weights are read. Raises ConfigError when the checkpoint lacks a weight
-    of the network, which transformers would draw at random.
+    Under ``torch.device("meta")`` and within `built_from` no weights are read. Raises ConfigError when the
+    checkpoint lacks a weight of the network, which transformers would draw at random.
     """
-    if pretrained is None or torch.get_default_device().type == "meta":
+    if pretrained is None or _kept.get() is not None or torch.get_default_device().type == "meta":
         fresh: nn.Module = network(config, **arguments)
         return fresh
     with _explained(model, network.config_class, pretrained), _quiet():

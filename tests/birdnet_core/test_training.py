@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from birdnet_core import registry, training
-from birdnet_core.build import build_model
 from birdnet_core.config import TrainConfig, cautions
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
+from birdnet_core.model_folder import read_model
 from birdnet_core.records import METRICS
 from birdnet_core.training import Session, pick_precision, save_model, train
 
@@ -52,8 +51,7 @@ def test_the_best_epoch_is_the_monitors_and_its_weights_are_kept(small_config, s
     session = train(config, small_dataset, on_epoch=lambda e, m: values.append(m["val/loss"]))
     assert session.best_epoch == 1 + int(np.argmin(values))
     save_model(session, tmp_path)
-    model = build_model(config.model, small_dataset.input_shape, len(small_dataset.species))
-    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    (model,) = read_model(tmp_path).networks()
     session.model.load_state_dict(model.state_dict())
     probabilities, truth = session.predict("val")
     scores = training.score(probabilities, truth, session.strata)

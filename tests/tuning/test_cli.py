@@ -445,7 +445,7 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
     trained = json.loads(out)
     assert trained["trial_id"] == best["trial_ids"][0]
     assert trained["metrics"]["val/f1_macro"] == best["mean"]  # to the last digit
-    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "model" / "member-0.safetensors").exists()
 
     record = run / "trials" / f"{trained['trial_id']}.json"
     code, out, _ = birdtune(f"train {record} --data {birds} --out {tmp_path / 'again'} --json")
@@ -520,7 +520,7 @@ def test_demo_tells_the_whole_story(tmp_path):
     (study,) = report["studies"]
     assert [cell["n"] for cell in study["cells"]] == [2, 2, 2, 2]
     assert "best config" in done.stdout and "report.html" in done.stdout
-    for made in ("best.json", "report/report.html", "model/model.safetensors"):
+    for made in ("best.json", "report/report.html", "model/member-0.safetensors"):
         assert (tmp_path / "demo" / made).exists()
     scores = [value for cell in study["cells"] for value in cell["metrics"]["val/accuracy"]["values"]]
     assert 0.2 < max(scores) < 1.0  # learnt something, and not everything: 12 species, the commonest a third
