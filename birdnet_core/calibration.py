@@ -51,10 +51,16 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, n_bins: int = N_BI
     rows = []
     for b in range(n_bins):
         mine = bins == b
-        row = {"low": b / n_bins, "high": (b + 1) / n_bins, "n": int(mine.sum())}
-        known = {"confidence": confidence, "accuracy": right} if mine.any() else {}
-        row |= {"confidence": None, "accuracy": None}
-        rows.append(row | {name: float(values[mine].mean()) for name, values in known.items()})
+        n = int(mine.sum())
+        rows.append(
+            {
+                "low": b / n_bins,
+                "high": (b + 1) / n_bins,
+                "n": n,
+                "confidence": float(confidence[mine].mean()) if n else None,
+                "accuracy": float(right[mine].mean()) if n else None,
+            }
+        )
     return rows
 
 
@@ -73,7 +79,8 @@ def calibration_error(
 
 def bin_of(confidence: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
     """Return which of the bins (b / n_bins, (b + 1) / n_bins] each value from 0 to 1 is in."""
-    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    number: np.ndarray = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    return number
 
 
 def _logarithms(probabilities: np.ndarray) -> np.ndarray:
@@ -84,4 +91,5 @@ def _logarithms(probabilities: np.ndarray) -> np.ndarray:
 
 def _softmax(values: np.ndarray) -> np.ndarray:
     shares: np.ndarray = np.exp(values - values.max(axis=1, keepdims=True))
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares

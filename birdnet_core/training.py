@@ -425,9 +425,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------- learning
 
-    def _clips(
-        self, waveform_augmentations: list[torch.nn.Module]
-    ) -> tuple[ClipBatches, ClipBatches | None]:
+    def _clips(self, waveform_augmentations: list[torch.nn.Module]) -> tuple[ClipBatches, ClipBatches | None]:
         """Return the clips to learn and those to validate on, from where config and device want them."""
         dataset, wanted = self.dataset, self.config.runtime.features
         if wanted == "stored" and dataset.features is None:

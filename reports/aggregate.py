@@ -161,6 +161,11 @@ def is_screen(study: dict[str, Any]) -> bool:
     return study.get("kind") == "ablation" and study.get("baseline") is None
 
 
+def is_validated(study: dict[str, Any]) -> bool:
+    """Return whether a study kept the validation side to validate on; final training does not."""
+    return bool(study.get("base", {}).get("training.learn_from", "train") == "train")
+
+
 def _splits(group: pd.DataFrame) -> list[str]:
     """Return how the data of each trial was split; trials without a record do not say."""
     return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]

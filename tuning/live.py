@@ -67,6 +67,8 @@ class SweepView:
         if kind == "sweep":
             self.sweep = event
             self.start = time.monotonic()
+            # Another one may have gone before.
+            self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
             self.gpus[name] = event["gpus"]

@@ -248,9 +248,10 @@ def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
     """
     usable = dataset.clips.n_windows > 0
     recordings = manifest.assign(sha256=dataset.clips.sha256)[usable]
-    group = np.full(len(manifest), -1)
-    group[usable] = groups(recordings.reset_index(drop=True))[0]
-    return group[dataset.recording]
+    of_recording = np.full(len(manifest), -1)
+    of_recording[usable] = groups(recordings.reset_index(drop=True))[0]
+    of_clip: np.ndarray = of_recording[dataset.recording]
+    return of_clip
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:

@@ -9,7 +9,19 @@ import typer
 
 from birdnet_core.errors import BirdtuneError, ConfigError
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import DataOption, JsonOption, RunArgument, SetOption, parse_settings
+from tuning.cli.options import (
+    BudgetGpuHoursOption,
+    BudgetHoursOption,
+    ConcurrentOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    parse_gpus,
+    parse_settings,
+)
 from tuning.cli.output import err_console, in_words, tell, tell_error
 
 
@@ -130,15 +142,60 @@ def train_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
     settings: SetOption = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Final training: so many seeds become one model, an ensemble.")
+    ] = None,
+    keep_val: Annotated[
+        bool,
+        typer.Option("--keep-val", help="With --seeds: never learn the validation side; keep best epochs."),
+    ] = False,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one config alone, without Ray: the same numbers as its trial in a sweep.
+    """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.
 
-    When interrupted, the same command goes on after the last finished epoch.
+    Alone, it runs without Ray and has the same numbers as its trial in a sweep. With --seeds, each is trained
+    twice, side by side: on the training side, which says for how many epochs, and then on training and
+    validation together; budgets and --gpus-per-trial are those of `sweep`. When interrupted, the same command
+    goes on after the last finished epoch.
     """
     if config and preset:
         raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
     start_from = preset or (str(config) if config else None)
+    engine = {
+        "--keep-val": keep_val or None,
+        "--cpus-per-trial": None if cpus_per_trial == 1 else cpus_per_trial,
+        "--gpus-per-trial": gpus_per_trial,
+        "--concurrent": concurrent,
+        "--budget-hours": budget_hours,
+        "--budget-gpu-hours": budget_gpu_hours,
+    }
+    if seeds is None and (given := [name for name, value in engine.items() if value is not None]):
+        raise ConfigError(
+            f"{', '.join(given)} is for final training: give --seeds N with it, or leave it out"
+        )
+    if seeds is not None:
+        from tuning.cli.final import train_and_tell
+
+        train_and_tell(
+            start_from,
+            data,
+            out,
+            changes={**parse_settings(settings), **({} if seed is None else {"seed": seed})},
+            n_seeds=seeds,
+            keep_val=keep_val,
+            cpus=cpus_per_trial,
+            gpus=parse_gpus(gpus_per_trial),
+            concurrent=concurrent,
+            budget_hours=budget_hours,
+            budget_gpu_hours=budget_gpu_hours,
+            as_json=as_json,
+        )
+        return
     result = _train(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
     tell(
         result,
