@@ -92,6 +92,18 @@ def pick_precision(wanted: str, device: torch.device) -> Precision:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
+def layout_of(precision: Precision) -> torch.memory_format:
+    """Return what convolutions are fast in: channels_last in half precision, on the CPU and the GPU."""
+    return torch.contiguous_format if precision == "fp32" else torch.channels_last
+
+
+def logits_of(model: torch.nn.Module, pictures: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Return float32 logits [batch, classes] of `pictures` on the device of `model`."""
+    with torch.autocast(pictures.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        logits: torch.Tensor = model(pictures.contiguous(memory_format=layout_of(precision)))
+    return logits.float()
+
+
 class Session:
     """One training run in progress: `step` trains one epoch and validates, until `finished`.
 
@@ -132,10 +144,7 @@ class Session:
         self.augmenting = torch.Generator(self.device).manual_seed(config.seed + 2**31)
         self.strata = dataset.strata()
         self.precision = pick_precision(config.training.precision, self.device)
-        self.is_mixed = self.precision != "fp32"
-        # Tensors in channels_last are what half-precision convolutions are fast in, on the CPU and the GPU.
-        self.layout = torch.channels_last if self.is_mixed else torch.contiguous_format
-        self.model = self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.model = self.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()
         self.ema = self._averaged(config.training.ema_decay) if config.training.ema_decay else None
         self.micro_batch_size = config.training.micro_batch_size or config.training.batch_size
@@ -551,10 +560,7 @@ class Session:
                 )
 
     def _logits(self, model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [batch, classes]."""
-        with torch.autocast(self.device.type, _DTYPES[self.precision], enabled=self.is_mixed):
-            logits: torch.Tensor = model(pictures.contiguous(memory_format=self.layout))
-        return logits.float()
+        return logits_of(model, pictures, self.precision)
 
 
 def _copied(state: Any) -> Any:

@@ -42,14 +42,15 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
         return samples, recording.sample_rate
 
 
-@dataclass(frozen=True)
+@dataclass
 class Recording:
-    """An open recording; `promised` is the number of frames that its header announces."""
+    """An open recording: `promised` frames by its header, of which `n_read` have come so far."""
 
     path: Path
     sample_rate: int
     promised: int
     file: soundfile.SoundFile
+    n_read: int = 0
 
     def blocks(self, n_values: int | None) -> Iterator[np.ndarray]:
         """Yield its mono samples, float32, in blocks of `n_values` over all channels; all at once for None.
@@ -57,25 +58,23 @@ class Recording:
         Raises DataError as `decode` does, for what is wrong further on after the blocks before.
         """
         n_frames = -1 if n_values is None else max(1, n_values // self.file.channels)
-        n_read = 0
         while True:
             try:
                 with quiet_decoders():
                     samples = self.file.read(n_frames, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
                 raise DataError(_why_unreadable(self.path, error)) from None
-            n_read += len(samples)
-            is_last = n_values is None or len(samples) < n_frames
-            if is_last:
-                self._check_whole(n_read)
+            self.n_read += len(samples)
             mono = samples.mean(axis=1, dtype=np.float32) if samples.shape[1] > 1 else samples[:, 0]
             _check_finite(mono)
             if len(mono):
                 yield mono
-            if is_last:
+            if n_values is None or len(samples) < n_frames:
+                self._check_whole()
                 return
 
-    def _check_whole(self, n_frames: int) -> None:
+    def _check_whole(self) -> None:
+        n_frames = self.n_read
         _check_complete(n_frames, self.promised, self.file.extra_info)
         if n_frames < MIN_DURATION_S * self.sample_rate:
             raise DataError(

@@ -22,9 +22,9 @@ def tell_error(error: BirdtuneError) -> None:
     err_console.print("\n       ".join(lines), soft_wrap=True)
 
 
-def list_skipped(skipped: list[dict[str, str]]) -> None:
+def list_skipped(skipped: list[dict[str, str]], fate: str = "were left out") -> None:
     if skipped:
-        err_console.print(f"{len(skipped)} recordings were left out:", style="yellow")
+        err_console.print(f"{len(skipped)} recordings {fate}:", style="yellow")
         for item in skipped:
             err_console.print(f"  {item['path']}: {item['error']}", soft_wrap=True)
 

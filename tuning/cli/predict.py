@@ -1,0 +1,232 @@
+"""`birdtune predict` and `export`: a model folder in use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from birdnet_core.errors import BirdtuneError, ConfigError, DataError
+from tuning.cli.options import JsonOption
+from tuning.cli.output import err_console, list_skipped, tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from birdnet_core.config import DataConfig
+    from birdnet_core.inference import Ended
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder of `birdtune train`.")]
+Write = Callable[["pd.DataFrame"], None]
+
+# The suffixes that stand for a format where --format is left out.
+FORMATS = {".csv": "csv", ".json": "json", ".txt": "raven"}
+
+
+def predict_command(
+    model: ModelArgument,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files, or folders of recordings.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="csv, json or raven (a selection table); if left out, what the ending of --out says: .csv, "
+            ".json or .txt."
+        ),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option(help="Seconds that a window reaches into the one before.", metavar="S")
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(help="The most species of a window.", metavar="N")] = 5,
+    min_probability: Annotated[
+        float, typer.Option(help="Leave out what is less probable.", metavar="P")
+    ] = 0.0,
+    batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Name the species in recordings of any length, window by window; bad files are listed and left out.
+
+    The exit code is 1 only where not one recording could be scored.
+    """
+    from birdnet_core.inference import BATCH_SIZE, Classifier, audio_files, no_recording_read
+
+    writer = _writer(format, out)
+    if not 0 <= min_probability <= 1:
+        raise ConfigError(f"--min-probability {min_probability:g} is not accepted; it takes 0 to 1")
+    if top_k < 1:
+        raise ConfigError(f"--top-k {top_k} is not accepted; it takes 1 or more")
+    start = time.perf_counter()
+    files = audio_files(audio)
+    classifier = Classifier.load(model, device=device)
+    ended: list[Ended] = []
+    n_windows = n_rows = 0
+    with (
+        _bar(len(files)) as move,
+        _written(out) as file,
+        writer(file, classifier.model.config.data, ended) as write,
+    ):
+        scored = classifier.stream(
+            files, overlap_s=overlap, batch_size=batch_size or BATCH_SIZE, on_end=ended.append
+        )
+        for scores in scored:
+            table = scores.table(classifier.species, top_k)
+            table = table[table["probability"] >= min_probability]
+            write(table)
+            n_windows += len(scores.files)
+            n_rows += len(table)
+            move(scores.n_read)
+        faults = [e for e in ended if e.fault]
+        if not n_windows:
+            raise DataError(no_recording_read(faults))
+    seconds, audio_s = time.perf_counter() - start, sum(e.seconds for e in ended)
+    bad = [{"path": e.file, "error": e.fault} for e in faults]
+    result = {
+        "out": str(out),
+        "n_recordings": len(files),
+        "n_faulty": len(faults),
+        "n_windows": n_windows,
+        "n_rows": n_rows,
+        "audio_s": round(audio_s, 1),
+        "seconds": round(seconds, 1),
+        "faulty": bad,
+    }
+    tell(
+        result,
+        as_json,
+        f"{n_rows:,} rows of {n_windows:,} windows in {out}\n{len(files) - len(faults)} of {len(files)} "
+        f"recordings, {audio_s / 3600:.2f} h, in {seconds:.1f} s: {audio_s / seconds:.0f} times real time",
+    )
+    if not as_json:
+        list_skipped(bad, "had a fault; rows are of what came before it")
+
+
+def export_command(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("model.onnx"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write the networks of a model as one ONNX file, checked against torch."""
+    from birdnet_core.model_folder import read_model
+    from birdnet_core.onnx_export import export_onnx
+
+    difference = export_onnx(read_model(model), out)
+    result = {"onnx": str(out), "largest_difference": difference}
+    tell(result, as_json, f"{out}: probabilities differ from torch by at most {difference:.1e}")
+
+
+@contextmanager
+def _bar(n_files: int) -> Iterator[Callable[[float], None]]:
+    """Draw a bar on a terminal while the block runs; give what moves it to a number of recordings."""
+    bar = Progress(
+        TextColumn("predicting"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total} recordings"),
+        TimeRemainingColumn(),
+        console=err_console,
+        transient=True,
+        # Drawn by this thread alone: while a file is decoded, standard error belongs to the decoder.
+        auto_refresh=False,
+        disable=not err_console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=n_files)
+        yield lambda n_read: bar.update(task, completed=n_read, refresh=True)
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[TextIO]:
+    """Give a file for rows as they come, which has the name `out` once all are there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            yield file
+    except BirdtuneError:  # bad input: there are no rows
+        partial.unlink()
+        raise
+    except BaseException:
+        err_console.print(f"the rows until now are in {partial}", soft_wrap=True)
+        raise
+    partial.replace(out)
+
+
+def _writer(given: str | None, out: Path) -> Any:
+    """Return what writes the format asked for; ConfigError where none is known."""
+    writers = {"csv": _csv, "json": _json, "raven": _raven}
+    name = given or FORMATS.get(out.suffix.lower())
+    if name not in writers:
+        asked = (
+            f"--format {given!r} is unknown" if given else f"the ending of --out {str(out)!r} is no format"
+        )
+        raise ConfigError(f"{asked}; give --format {', '.join(writers)}, or an ending of {' '.join(FORMATS)}")
+    return writers[name]
+
+
+@contextmanager
+def _csv(file: TextIO, data: DataConfig, ended: list[Ended]) -> Iterator[Write]:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["file", "start_s", "end_s", "rank", "species", "probability"])
+
+    def write(table: pd.DataFrame) -> None:
+        rows.writerows(table.assign(probability=table["probability"].round(6)).to_numpy().tolist())
+        file.flush()
+
+    yield write
+
+
+@contextmanager
+def _json(file: TextIO, data: DataConfig, ended: list[Ended]) -> Iterator[Write]:
+    """Write one list, a row a line."""
+    separator = "[\n"
+
+    def write(table: pd.DataFrame) -> None:
+        nonlocal separator
+        for row in table.to_dict("records"):
+            file.write(separator + json.dumps(row, ensure_ascii=False))
+            separator = ",\n"
+        file.flush()
+
+    yield write
+    file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+@contextmanager
+def _raven(file: TextIO, data: DataConfig, ended: list[Ended]) -> Iterator[Write]:
+    """Write a selection table of Raven Pro.
+
+    Begin and end times count from the beginning of the first recording, as Raven has them for recordings that
+    are opened one after the other; ``File Offset (s)`` counts from the beginning of the row's own.
+    """
+    rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+    rows.writerow(
+        ["Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"]
+        + ["Begin File", "Begin Path", "File Offset (s)", "Species", "Confidence", "Rank"]
+    )
+    n_rows = 0
+
+    def write(table: pd.DataFrame) -> None:
+        nonlocal n_rows
+        # All files before one of the table have ended.
+        before, offset = {}, 0.0
+        for each in ended:
+            before[each.file], offset = offset, offset + each.seconds
+        for row in table.to_dict("records"):
+            n_rows += 1
+            first = before.get(row["file"], offset)
+            rows.writerow(
+                [n_rows, "Spectrogram 1", 1, f"{first + row['start_s']:.3f}", f"{first + row['end_s']:.3f}"]
+                + [f"{data.highpass_hz:.1f}", f"{data.sample_rate / 2:.1f}"]
+                + [Path(row["file"]).name, row["file"], f"{row['start_s']:.3f}"]
+                + [row["species"], f"{row['probability']:.4f}", row["rank"]]
+            )
+        file.flush()
+
+    yield write
