@@ -16,10 +16,11 @@ N_BINS = 15
 COLDEST, HOTTEST = 0.05, 20.0
 
 
-def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return p_k^(1/T) / sum_j p_j^(1/T) of each row of `probabilities` [recordings, classes].
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return p^(1/T) of `probabilities` [..., classes], renormalised over the classes.
 
-    For the softmax of logits it is the softmax of logits / T. The order of a row's classes stays.
+    That is softmax(log(p) / T), temperature scaling of log-probabilities, which an average of networks has
+    and logits it has not; for one network the two are the same. The order of the classes stays.
     """
     return _softmax(_logarithms(probabilities) / temperature)
 
@@ -90,6 +91,6 @@ def _logarithms(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:
-    shares: np.ndarray = np.exp(values - values.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares: np.ndarray = np.exp(values - values.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
     return shares

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from birdnet_core.calibration import at_temperature, calibration_error, fit_temperature, reliability
+from birdnet_core.calibration import calibration_error, fit_temperature, reliability, tempered
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ModelFolderError, RunFolderError
@@ -199,7 +199,7 @@ def _validation(run: RunFolder, records: Sequence[TrialRecord], dataset: Dataset
         total = total + probabilities
     ensemble = total / len(records)
     temperature = fit_temperature(ensemble, truth)
-    before_and_after = {"before": ensemble, "after": at_temperature(ensemble, temperature)}
+    before_and_after = {"before": ensemble, "after": tempered(ensemble, temperature)}
     return {
         "members": [
             {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from birdnet_core.calibration import at_temperature, calibration_error, fit_temperature, reliability
+from birdnet_core.calibration import calibration_error, fit_temperature, reliability, tempered
 
 RNG = np.random.default_rng(1)
 
@@ -17,7 +17,7 @@ def logits(n=300, n_classes=6, scale=1.0):
 def test_temperature_divides_the_logits():
     values, _ = logits()
     expected = special.softmax(values / 2.5, axis=1)
-    np.testing.assert_allclose(at_temperature(special.softmax(values, axis=1), 2.5), expected, rtol=1e-9)
+    np.testing.assert_allclose(tempered(special.softmax(values, axis=1), 2.5), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
@@ -39,7 +39,7 @@ def test_probabilities_that_are_always_right_have_the_coldest_temperature_and_us
     always[:, 1] = 0.8
     assert fit_temperature(always, np.full(20, 1)) == pytest.approx(0.05)
     assert fit_temperature(always, np.full(20, 0)) == pytest.approx(20)
-    assert np.isfinite(at_temperature(np.array([[1.0, 0.0]]), 0.05)).all()
+    assert np.isfinite(tempered(np.array([[1.0, 0.0]]), 0.05)).all()
 
 
 def test_reliability_and_ece_by_hand():
