@@ -32,6 +32,7 @@ TESTS_FILE = "tests.json"
 EVALUATION_FILE = "evaluation.json"
 N_RESAMPLES = 1000
 LEVEL = 0.95
+FEW_GROUPS = 20
 
 
 def check_split(model: Model, dataset: Dataset) -> None:
@@ -43,8 +44,8 @@ def check_split(model: Model, dataset: Dataset) -> None:
     if trained_on != given:
         raise DataError(
             f"the model was trained on split {trained_on}, and these recordings are split as {given}: their "
-            "test side may hold what the model has learnt. Give --data the recordings that it was trained on, as "
-            "they were then"
+            "test side may hold what the model has learnt. Give --data the recordings that it was trained "
+            "on, as they were then"
         )
     if not len(dataset.rows("test")):
         raise DataError("the test side of the split holds no recordings; there is nothing to evaluate on")
@@ -116,6 +117,7 @@ def evaluate(
             )
             for k in values["ensemble"]
         },
+        "notes": _notes(group_of),
         "species": _per_species(calibrated, truth, dataset),
         "temperature": model.temperature,
         "reliability": {"before": reliability(ensemble, truth), "after": reliability(calibrated, truth)},
@@ -276,6 +278,22 @@ def _with_interval(value: float, samples: np.ndarray) -> dict[str, float]:
         return {"value": value, "low": float("nan"), "high": float("nan")}
     low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _notes(group: np.ndarray) -> list[str]:
+    """Return what must be known of the intervals, in sentences."""
+    n_groups = int(group.max()) + 1
+    notes = [
+        "a resample that has lost a species leaves it out of the averages over species, and repeats others: "
+        "where species have few recordings, the intervals of F1-macro, mAP and the strata lie high, and may "
+        "not hold their value"
+    ]
+    if n_groups < FEW_GROUPS:
+        notes.append(
+            f"the test side has only {n_groups} groups of recordings, of which the largest holds "
+            f"{np.bincount(group).max() / len(group):.0%}: the intervals are too narrow"
+        )
+    return notes
 
 
 def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def train_final(
     _write_members(out, run, trained, dataset, validation, chosen)
     for record in spent:  # the members hold their weights now
         shutil.rmtree(run.checkpoints_path / record.trial_id, ignore_errors=True)
-    return evidence
+    return read_json(out / EVIDENCE_FILE)
 
 
 def _finished(out: Path, asked: dict[str, Any]) -> dict[str, Any]:

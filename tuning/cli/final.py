@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from tuning.cli.inputs import read_config, read_recordings
+from tuning.cli.options import DataOption, JsonOption
 from tuning.cli.output import err_console, tell
 
 
@@ -49,7 +52,87 @@ def train_and_tell(
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,
         )
+    from reports.model_card import write_card
+
+    write_card(out)
     tell({"model": str(out), **evidence}, as_json, _told(evidence, out, data))
+
+
+def evaluate_command(
+    model: Annotated[Path, typer.Argument(help="A model folder of `birdtune train`.", metavar="MODEL")],
+    data: DataOption = "synthetic",
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also score logistic regression on the same split.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Open the test side: what the model is worth on recordings that nothing was chosen by.
+
+    Each opening is recorded in MODEL/tests.json and counted in its card. Writes evaluation.json, figures and
+    MODEL_CARD.md into the folder.
+    """
+    from birdnet_core.data.dataset import Dataset, groups_of, prepare
+    from birdnet_core.evaluation import EVALUATION_FILE, check_split, evaluate, record_opening
+    from birdnet_core.model_folder import read_model
+    from birdnet_core.records import read_json, write_json
+    from birdnet_core.training import pick_device
+    from reports.evaluation_plots import write_figures
+    from reports.model_card import write_card
+    from tuning.live import StageBars
+
+    trained = read_model(model)
+    pick_device(trained.config.override({"runtime.device": device}).runtime)  # its faults open nothing
+    bars = StageBars(err_console)
+    with bars.shown():
+        manifest = read_recordings(data)
+        dataset = Dataset.open(prepare(manifest, trained.config, progress=bars))
+    check_split(trained, dataset)
+    opening = record_opening(model, trained, dataset, shlex.join(["birdtune", *sys.argv[1:]]))
+    found = {
+        **evaluate(trained, dataset, groups_of(manifest, dataset), with_baseline=baseline, device=device),
+        "opening": opening,
+    }
+    write_json(model / EVALUATION_FILE, found)
+    result = read_json(model / EVALUATION_FILE)
+    write_figures(result, model / "evaluation")
+    card = write_card(model)
+    if opening["number"] > 1:
+        err_console.print(
+            f"opening number {opening['number']} of the test side: scores are too high if anything was "
+            "changed after looking",
+            style="yellow",
+            soft_wrap=True,
+        )
+    tell(result, as_json, f"{_test_text(result)}\n{model / EVALUATION_FILE}\n{card}")
+
+
+def _test_text(result: dict[str, Any]) -> str:
+    """Return the scores of the test as a table of values, and the intervals of what prediction gives."""
+    from reports.model_card import TEST
+
+    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    rows["ensemble - mean of seeds"] = result["difference"]
+    width = max(map(len, rows))
+    lines = [
+        f"{result['n']} {result['scored']} of {result['n_species']} species, {result['n_groups']} groups"
+    ]
+    lines.append(" " * width + "".join(f"{TEST[key]:>10}" for key in _SHOWN))
+    for name, metrics in rows.items():
+        values = "".join(f"{_text_of(metrics[key]['value']):>10}" for key in _SHOWN)
+        lines.append(f"{name:<{width}}{values}")
+    lines.append("ensemble, calibrated, with 95 % intervals:")
+    for key, shown in TEST.items():
+        value = {k: _text_of(v) for k, v in rows["ensemble, calibrated"][key].items()}
+        lines.append(f"  {shown:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
+    return "\n".join([*lines, *result["notes"]])
+
+
+def _text_of(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 4) + 0.0:.4f}"
+
+
+_SHOWN = ("test/accuracy", "test/f1_macro", "test/f1_rare", "test/map", "test/auroc", "test/loss", "test/ece")
 
 
 def _chosen(start_from: str | None) -> dict[str, Any] | None:

@@ -218,6 +218,7 @@ def _train(
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
     from birdnet_core.training import save_model, train
+    from reports.model_card import write_card
     from tuning.live import StageBars
 
     chosen = read_config(start_from) if start_from else TrainConfig()
@@ -241,6 +242,7 @@ def _train(
     session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
     save_model(session, out)
     checkpoint.unlink(missing_ok=True)
+    write_card(out)
     record = session.record("completed")
     kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
     return {"model": str(out), **{k: getattr(record, k) for k in kept}}
