@@ -220,8 +220,8 @@ def _request(run: Path, study: str) -> dict[str, Any]:
     request: dict[str, Any] | None = RunFolder(run).read_study(study)["request"]
     if request is None:
         raise RunFolderError(
-            f"study {study!r} in {str(run)!r} was started from Python, not by `birdtune sweep`; "
-            "call tuning.launch.sweep again with the arguments it was started with"
+            f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`, but from Python or by "
+            "`birdtune train`; start it again with the arguments it was started with"
         )
     _tell_changed(request)
     return request
