@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
+from birdnet_core.evaluation import baseline_probabilities
 from birdnet_core.metrics import average_windows, score
 
 SHOWN = ("accuracy", "f1_macro", "f1_weighted", "map", "f1_rare", "f1_medium", "f1_common")
@@ -38,29 +36,21 @@ def main() -> None:
         }
     )
     dataset = Dataset.open(prepare(read_manifest(arguments.manifest), config))
-    train, val = dataset.rows("train"), dataset.rows("val")
+    val = dataset.rows("val")
     counts = dataset.class_counts("train")
     majority = np.tile(counts / counts.sum(), (len(val), 1))
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    model.fit(averages(dataset.features.read(train)), dataset.labels[train])
-    regression = np.zeros((len(val), len(dataset.species)))
-    regression[:, model.classes_] = model.predict_proba(averages(dataset.features.read(val)))
+    regression = baseline_probabilities(config, dataset, ("train",), "val")
 
     facts = dataset.facts
     print(f"{facts['n_train']} train, {facts['n_val']} val {facts['scored']}, {facts['n_species']} species")
     print(f"{'':24}" + "".join(f"{name:>12}" for name in SHOWN))
-    for name, probabilities in (("majority class", majority), ("logistic regression", regression)):
-        averaged, units = average_windows(probabilities, dataset.units[val])
-        truth = dataset.labels[val][np.searchsorted(dataset.units[val], units)]
-        scores = score(averaged, truth, dataset.strata())
+    _, first = np.unique(dataset.units[val], return_index=True)
+    truth = dataset.labels[val][first]
+    averaged, _ = average_windows(majority, dataset.units[val])
+    for name, probabilities in (("majority class", averaged), ("logistic regression", regression)):
+        scores = score(probabilities, truth, dataset.strata())
         print(f"{name:24}" + "".join(f"{scores[s]:12.4f}" for s in SHOWN))
-
-
-def averages(features: np.ndarray) -> np.ndarray:
-    """Return mean and deviation over time of every bin, [clips, 2 * bins]."""
-    bins = features[:, 0]
-    return np.concatenate([bins.mean(axis=2), bins.std(axis=2)], axis=1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Clips of one side of a dataset, from disk or from the device, as batches of pictures.
+"""Clips of some sides of a dataset, from disk or from the device, as batches of pictures.
 
 Features are read where they are stored. They are computed on the batch, on the device, from the clips'
 waveforms where they are not, or where the waveforms are augmented first; both ways give the same pictures
@@ -37,9 +37,10 @@ class Raw:
 
 
 class ClipBatches:
-    """The clips of one side of a dataset, a batch at a time on `device`.
+    """The clips of some sides of a dataset, a batch at a time on `device`.
 
     Args:
+        sides: of ``train``, ``val`` and ``test``.
         is_computed: compute features from waveforms, through `waveform_augmentations`; else read them.
         is_resident: hold all values on the device, where a batch is an index select; else they stay mapped
             from disk, shared by all trials of the machine.
@@ -49,14 +50,14 @@ class ClipBatches:
         self,
         config: TrainConfig,
         dataset: Dataset,
-        side: str,
+        sides: Sequence[str],
         device: torch.device,
         *,
         is_computed: bool,
         is_resident: bool,
         waveform_augmentations: Sequence[nn.Module] = (),
     ) -> None:
-        rows = dataset.rows(side)
+        rows = dataset.rows(*sides)
         self.device = device
         self.units = dataset.units[rows]
         self.labels = torch.from_numpy(dataset.labels[rows]).long()

@@ -120,7 +120,11 @@ class TrainingConfig:
     """How long to learn, from what, in which portions, and which epoch counts.
 
     Args:
-        epochs: the budget.
+        epochs: the budget, which the schedule of the learning rate follows.
+        stop_after: end after so many epochs of that budget, as if the run were cut there; 0 trains all of it.
+        learn_from: the sides of the split whose clips are learnt. Under ``train+val`` nothing honest is left
+            to validate on: there are no validation metrics and no patience, and the last epoch counts. For
+            final training, with `stop_after` at the epoch that validation has chosen before.
         batch_size: clips a step of the optimizer.
         micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
         sampling: each clip once an epoch (``instance``), or as many draws with replacement, in which classes
@@ -135,6 +139,8 @@ class TrainingConfig:
     """
 
     epochs: int = 50
+    stop_after: int = 0
+    learn_from: Literal["train", "train+val"] = "train"
     batch_size: int = 32
     micro_batch_size: int | None = None
     sampling: Literal["instance", "class_balanced", "square_root"] = "instance"
@@ -146,6 +152,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "1 or more")
+        _require(
+            0 <= self.stop_after <= self.epochs,
+            "training.stop_after",
+            self.stop_after,
+            f"0 (off) to training.epochs = {self.epochs}",
+        )
         _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "2 or more (batch norm)")
         _require(
             self.micro_batch_size is None or 1 <= self.micro_batch_size <= self.batch_size,
@@ -163,6 +175,21 @@ class TrainingConfig:
             self.monitor,
             "a validation metric: " + ", ".join(m for m in METRICS if m.startswith("val/")),
         )
+
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs that are trained; patience may end a run before."""
+        return self.stop_after or self.epochs
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides of the split that are learnt."""
+        return tuple(self.learn_from.split("+"))
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the validation side is kept to validate on."""
+        return "val" not in self.sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +269,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        if self.optim.schedule == "plateau" and not self.training.is_validated:
+            raise ConfigError(
+                "optim.schedule = 'plateau' follows a validation metric, and training.learn_from = "
+                f"{self.training.learn_from!r} leaves nothing to validate on; take another schedule, or keep "
+                "the validation side: training.learn_from = 'train' (--keep-val of `birdtune train`)"
+            )
 
     def override(self, flat: Flat) -> TrainConfig:
         """Return a config with the dotted keys of `flat` replaced.

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature
+from birdnet_core.calibration import tempered
 from birdnet_core.data.audio import opened
 from birdnet_core.data.manifest import EXTENSIONS
 from birdnet_core.data.windows import Window, windows
@@ -236,18 +237,6 @@ class Classifier:
         ]
         mean: np.ndarray = torch.stack(of_members).mean(0).cpu().numpy()
         return mean
-
-
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return p^(1/T) of `probabilities` [..., classes], renormalised over the classes.
-
-    That is softmax(log(p) / T), temperature scaling (Guo et al. 2017) of log-probabilities, which an average
-    of networks has and logits it has not; for one network the two are the same.
-    """
-    logarithms = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)) / temperature
-    powers = np.exp(logarithms - logarithms.max(axis=-1, keepdims=True))
-    scaled: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
-    return scaled
 
 
 def ranked(

@@ -30,8 +30,8 @@ N_STEPS = 5
 
 # Settings that a step takes as long and as much memory with, whatever their value. AdamW keeps two values a
 # weight under every schedule, and the gradient's norm is computed whether it is clipped or not.
-_NEUTRAL = ("seed", "optim.", "training.epochs", "training.patience", "training.monitor", "training.stop_on",
-            "training.sampling")  # fmt: skip
+_NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "training.patience",
+            "training.monitor", "training.stop_on", "training.sampling")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
             if is_gpu:
                 torch.cuda.reset_peak_memory_stats(session.device)
             steps = _seconds_each(_steps(session, n_steps + 1), session.device)
-            scored = _seconds_each(_scored(session, n_steps + 1), session.device)
+            scored = _seconds_each(_scored(session, n_steps + 1), session.device)  # none without validation
             break
         except torch.OutOfMemoryError:
             if session.micro_batch_size == 1:
@@ -161,15 +161,16 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
         free, total = torch.cuda.mem_get_info(session.device)
         gpu_context = context_bytes(free, total, torch.cuda.memory_reserved(session.device))
     growth = None if resident is None else max(0, _proc_status("VmHWM") - resident)
-    n_train, n_val = len(session.train_clips), len(session.val_clips)
+    n_train, n_val = len(session.train_clips), len(session.val_clips or ())
     n_of_epoch = math.ceil(n_train / config.training.batch_size)
     n_val_batches = math.ceil(n_val / _scoring_batch(session))
+    val_batch_s = float(np.median(scored)) if len(scored) else 0.0
     return Probe(
         device=torch.cuda.get_device_name(session.device) if is_gpu else "cpu",
         setup_s=setup_s,
         step_s=float(np.median(steps)),
-        val_batch_s=float(np.median(scored)),
-        epoch_s=float(n_of_epoch * np.median(steps) + n_val_batches * np.median(scored)),
+        val_batch_s=val_batch_s,
+        epoch_s=float(n_of_epoch * np.median(steps) + n_val_batches * val_batch_s),
         n_steps=n_of_epoch,
         n_val_batches=n_val_batches,
         gpu_peak_bytes=gpu_peak,
@@ -199,8 +200,10 @@ def _steps(session: Session, n: int) -> Iterator[Any]:
 
 
 def _scored(session: Session, n: int) -> Iterator[Any]:
-    """Score `n` whole batches of the validation side."""
+    """Score `n` whole batches of the validation side; none where a session is not validated."""
     clips = session.val_clips
+    if clips is None:
+        return
     size = min(_scoring_batch(session), len(clips))
     model = session._scored_model().eval()
     positions = torch.arange(n * size) % len(clips)

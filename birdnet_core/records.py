@@ -66,6 +66,15 @@ METRICS: dict[str, tuple[Direction, str]] = {
 }
 
 
+TEST_METRICS: dict[str, tuple[Direction, str]] = {
+    **{f"test/{name}": value for name, value in _SCORES.items()},
+    "test/top5": ("maximize", "share of recordings whose species is among the five most probable"),
+    "test/auroc": ("maximize", "mean area under the ROC curve, one against the rest, over species in truth"),
+    "test/ece": ("minimize", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"),
+}
+"""What `birdtune evaluate` reports; no study can name one, so that none can look at the test side."""
+
+
 def metric_direction(metric: str) -> Direction:
     """Return ``maximize`` or ``minimize``; the one place where a metric's direction is typed."""
     if metric not in METRICS:

@@ -107,6 +107,9 @@ def logits_of(model: torch.nn.Module, pictures: torch.Tensor, precision: Precisi
 class Session:
     """One training run in progress: `step` trains one epoch and validates, until `finished`.
 
+    A run that learns from the validation side too (`training.learn_from`) is not validated: it has no
+    validation metrics, and its newest epoch is its best.
+
     Args:
         config: what to train; its seed draws weights, order, augmentation and dropout.
         dataset: made by `prepare` under the same config.
@@ -129,7 +132,7 @@ class Session:
         for side in ("train", "val"):
             if not len(dataset.rows(side)):
                 raise DataError(f"the {side} side of the split holds no recordings")
-        counts = torch.from_numpy(dataset.class_counts("train"))
+        counts = torch.from_numpy(dataset.class_counts(*config.training.sides))
         parts = build(config, dataset.input_shape, counts, self.device)
         self.model, self.loss, self.optimizer = parts.model, parts.loss, parts.optimizer
         self.picture_augmentations = parts.augmentations["picture"]
@@ -166,8 +169,10 @@ class Session:
     def finished(self) -> bool:
         """Whether the budget is spent, or patience has run out."""
         training = self.config.training
+        if self.epoch >= training.most_epochs:
+            return True
         waited = self.epoch - self.stop_epoch
-        return self.epoch >= training.epochs or (training.patience > 0 and waited >= training.patience)
+        return training.is_validated and 0 < training.patience <= waited
 
     def step(self) -> dict[str, float]:
         """Train one epoch, validate, and return the metrics of `records.METRICS` with ``epoch_s``.
@@ -194,6 +199,9 @@ class Session:
     def _epoch(self) -> dict[str, float]:
         metrics = self._learn()
         self.epoch += 1
+        if not self.config.training.is_validated:
+            self._keep(metrics)
+            return metrics
         probabilities, truth = self.predict("val")
         scores = score(probabilities, truth, self.strata)
         metrics |= {f"val/{name}": value for name, value in scores.items()}
@@ -203,13 +211,21 @@ class Session:
         if is_better(metrics[stop_on], self.stop_best, metric_direction(stop_on)):
             self.stop_best, self.stop_epoch = metrics[stop_on], self.epoch
         if is_better(metrics[training.monitor], self.best_metrics.get(training.monitor), self.direction):
-            self.best_epoch = self.epoch
-            self.best_metrics = dict(metrics)
-            self.best_weights = _copied(self._scored_model().state_dict())
+            self._keep(metrics)
             f1 = f1_per_class(probabilities.argmax(1), truth, len(self.dataset.species))
             self.f1_per_species = {self.dataset.species[c]: float(f1[c]) for c in np.unique(truth)}
             self.predicted = probabilities.argmax(1).tolist()
         return metrics
+
+    def _keep(self, metrics: dict[str, float]) -> None:
+        """Take the epoch that just ended for the run's result."""
+        self.best_epoch = self.epoch
+        self.best_metrics = dict(metrics)
+        self.best_weights = _copied(self._scored_model().state_dict())
+
+    def recall_best(self) -> None:
+        """Put the weights of the best epoch where `predict` asks; the session cannot be trained on."""
+        self._scored_model().load_state_dict(self.best_weights)
 
     @torch.inference_mode()
     def predict(self, side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -220,6 +236,10 @@ class Session:
         if side == "test":
             raise DataError("the test side is opened by final evaluation only, never by a training run")
         clips = {"train": self.train_clips, "val": self.val_clips}[side]
+        if clips is None:
+            raise DataError(
+                "the val side was learnt (training.learn_from = 'train+val'): predictions there say nothing"
+            )
         model = self._scored_model().eval()
         # A forward pass alone takes far less memory than training does; the bound counts after a halving.
         batch_size = min(SCORING_BATCH, 4 * self.micro_batch_size)
@@ -419,8 +439,8 @@ class Session:
 
     # ------------------------------------------------------------------------------------- learning
 
-    def _clips(self, waveform_augmentations: list[torch.nn.Module]) -> tuple[ClipBatches, ClipBatches]:
-        """Return the training and the validation clips, from where the config and the device want them."""
+    def _clips(self, waveform_augmentations: list[torch.nn.Module]) -> tuple[ClipBatches, ClipBatches | None]:
+        """Return the clips to learn and those to validate on, from where config and device want them."""
         dataset, wanted = self.dataset, self.config.runtime.features
         if wanted == "stored" and dataset.features is None:
             raise DataError("runtime.features = 'stored', but the dataset was prepared without features")
@@ -435,14 +455,16 @@ class Session:
         train = ClipBatches(
             self.config,
             dataset,
-            "train",
+            self.config.training.sides,
             self.device,
             is_computed=is_train_computed,
             is_resident=is_resident,
             waveform_augmentations=waveform_augmentations,
         )
+        if not self.config.training.is_validated:
+            return train, None
         val = ClipBatches(
-            self.config, dataset, "val", self.device, is_computed=is_computed, is_resident=is_resident
+            self.config, dataset, ("val",), self.device, is_computed=is_computed, is_resident=is_resident
         )
         return train, val
 

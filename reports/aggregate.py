@@ -123,7 +123,8 @@ def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budge
     `unequal_epochs` when the study's lengths differ and one of the cell's is not the study's budget.
     """
     training = config.get("training", {})
-    budget, patience = training.get("epochs", budget), training.get("patience", 0)
+    budget = training.get("stop_after") or training.get("epochs", budget)
+    patience = training.get("patience", 0)
     is_stopped = patience > 0 and epochs < budget and epochs - best_epoch >= patience
     return budget if is_stopped else epochs
 
@@ -188,6 +189,11 @@ def labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
 def is_screen(study: dict[str, Any]) -> bool:
     """Return whether a study is an ablation without a baseline: points spread over the space."""
     return study.get("kind") == "ablation" and study.get("baseline") is None
+
+
+def is_validated(study: dict[str, Any]) -> bool:
+    """Return whether a study kept the validation side to validate on; final training does not."""
+    return bool(study.get("base", {}).get("training.learn_from", "train") == "train")
 
 
 class _Group:

@@ -38,7 +38,9 @@ def of_study(
     """Draw and save the figures of a study; return name, caption and the SVG of each."""
     metric = study["metric"]
     drawn: list[Drawn] = []
-    if metric in cells and len(trials) and study["kind"] == "search":
+    if not aggregate.is_validated(study):
+        drawn = []
+    elif metric in cells and len(trials) and study["kind"] == "search":
         drawn = _search_figures(study, trials, epochs, importances, best)
     elif metric in cells and len(trials) and aggregate.is_screen(study):
         drawn = [_cells_figure(study, cells), *_parameter_figures(metric, trials)]

@@ -65,6 +65,8 @@ def answer(
     no_best: str,
 ) -> str:
     """Return the result in a sentence or two, with its uncertainty."""
+    if not aggregate.is_validated(study):
+        return "Not validated: its trials learnt the validation side too, so only the test can judge them."
     if best is None:
         return f"No answer yet: {no_best}."
     metric = study["metric"]

@@ -64,11 +64,13 @@ class Design(ABC):
     """A rule for choosing cells.
 
     `kind` is the design's standard name, as tables and files show it. One with `has_baseline` has the
-    baseline among its cells; one without takes ranges, and is given an empty baseline.
+    baseline among its cells; one without takes ranges, and is given an empty baseline. One without factors
+    has a single cell, of no choices.
     """
 
     kind: ClassVar[str]
     has_baseline: ClassVar[bool] = True
+    has_factors: ClassVar[bool] = True
 
     @abstractmethod
     def cells(self, levels: Levels, baseline: Cell) -> list[Cell]:
@@ -81,6 +83,22 @@ class Design(ABC):
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
         """Return what a reader must know of it, as JSON values; ``notes`` holds the sentences to print."""
         return {"notes": []}
+
+
+@dataclass(frozen=True)
+class SingleConfig(Design):
+    """One config, which nothing is compared with: only the seeds differ."""
+
+    kind = "single config"
+    has_factors = False
+
+    def cells(self, levels: Levels, baseline: Cell) -> list[Cell]:
+        return [{}]
+
+    def faults(self, levels: Levels) -> list[str]:
+        if not levels:
+            return []
+        return [f"a {self.kind} varies nothing, and {', '.join(levels)} was given; leave it out"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def levels_of(factors: Factors) -> Levels:
 
 def faults_of(factors: Factors, baseline: Cell, design: Design) -> list[str]:
     """Return why `design` cannot make cells of `factors` around `baseline`, a sentence each."""
-    if not factors:
+    if not factors and design.has_factors:
         return ['an ablation takes at least one factor, such as {"optim.lr": (1e-3, 1e-4)}, and has none']
     malformed = {name: _malformed(name, levels, design) for name, levels in factors.items()}
     sound = {name: levels for name, levels in factors.items() if not malformed[name]}

@@ -269,8 +269,8 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
 
     Of all cells of an ablation, in their order; of a search, of 50 random samples of its space. Raises
     ConfigError also for factors of which the design makes no cells (`factors.faults_of`), and for objectives
-    that are unknown or said twice, or that the scheduler cannot judge, and for a search that chooses its
-    split.
+    that are unknown or said twice, or that the scheduler cannot judge, for a search that chooses its split,
+    and for a comparison of trials that are not validated.
     """
     if isinstance(study, Ablation):
         tried = [study.overrides(cell) for cell in study.cells()]
@@ -289,6 +289,12 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
         faults.append(
             f"study {study.name!r} searches over data.split: the leaky one would always win; compare the two "
             "in an ablation"
+        )
+    is_compared = isinstance(study, Search) or study.design.has_factors
+    if is_compared and not all(config.training.is_validated for config in configs):
+        faults.append(
+            f"study {study.name!r} decides by {study.metric}, and training.learn_from = 'train+val' leaves "
+            "nothing to validate on; that is for final training (`birdtune train --seeds`)"
         )
     within = study.asha_within if isinstance(study, Search) else None
     known = {name for config in configs for name in config.flat()}

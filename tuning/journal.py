@@ -209,7 +209,7 @@ class Journal(tune.Callback):
             record = self.finished.get(name)
             if record is None or not self._checkpoint(name).exists():
                 continue
-            place = sum(not is_better(record.metrics[metric], k.metrics[metric], direction) for k in kept)
+            place = sum(not is_better(record.objective(metric), k.objective(metric), direction) for k in kept)
             kept.insert(place, record)
         for record in kept[self.keep :]:
             self._drop_checkpoint(record.trial_id)

@@ -142,7 +142,7 @@ def sweep(
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     tried = check(study, config, settings)
-    rule = _rule(study, tried[0].training.epochs)
+    rule = _rule(study, tried[0].training.most_epochs)
     if isinstance(study, Search):
         make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
     first = min(tried, key=lambda each: each.data.split != "grouped")
@@ -196,9 +196,9 @@ def sweep(
                         "event": "sweep",
                         "n_left": searcher.n_left(),
                         "n_reused": n_reused,
-                        "epochs": first.training.epochs,
+                        "epochs": first.training.most_epochs,
                         "concurrent": concurrent,
-                        "metric": study.metric,
+                        "metric": study.metric if first.training.is_validated else "train/loss",
                     }
                 )
                 journal.begin(command)
@@ -258,7 +258,7 @@ class _Asked:
             "question": study.question,
             "metric": study.metric,
             "direction": metric_direction(study.metric),
-            "epochs": first.training.epochs,
+            "epochs": first.training.most_epochs,
             "gates": [asdict(gate) for gate in study.gates],
             "base": {**self.config.difference(), **self.settings},
         }

@@ -67,6 +67,8 @@ class SweepView:
         if kind == "sweep":
             self.sweep = event
             self.start = time.monotonic()
+            # Another one may have gone before.
+            self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
             self.gpus[name] = event["gpus"]
@@ -98,7 +100,7 @@ class SweepView:
             last = self.last.get(name, {})
             value = last.get("metrics", {}).get(metric)
             table.add_row(
-                Text(describe(self.factors[name])),
+                Text(self._named(name)),
                 f"{last.get('epoch', 0)}/{self.sweep.get('epochs', '?')}",
                 "" if value is None else f"{value:.4f}",
                 f"{last['epoch_s']:.1f}" if last else "starting",
@@ -137,7 +139,7 @@ class SweepView:
         value = last.get("metrics", {}).get(self.sweep["metric"])
         shown = "" if value is None else f", {self.sweep['metric']} {value:.4f} after {last['epoch']} epochs"
         n = f"[{sum(self.ended.values())}/{self.sweep['n_left']}]"
-        return f"{n} {status}: {describe(self.factors[name])}{shown}"
+        return f"{n} {status}: {self._named(name)}{shown}"
 
 
 def describe(factors: dict[str, Any]) -> str:

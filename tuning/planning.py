@@ -213,11 +213,11 @@ def plan(
         )
         for arm in probes
     }
-    budget = tried[0].training.epochs
+    budget = tried[0].training.most_epochs
     arm_of = {id(each): arm for arm, members in members_left.items() for each in members}
     jobs = [(_seconds(each, probes[arm_of[id(each)]]), gpus[arm_of[id(each)]]) for each in left]
     worst = Amount(
-        epochs=sum(each.training.epochs for each in left),
+        epochs=sum(each.training.most_epochs for each in left),
         hours=makespan(
             jobs, cpus=machine.cpus, cpus_per_trial=cpus_per_trial, n_gpus=len(machine.gpus),
             concurrent=concurrent or machine.cpus,
@@ -366,7 +366,7 @@ def _refuse_other_data(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def _seconds(config: TrainConfig, measured: Probe) -> float:
-    return measured.setup_s + config.training.epochs * measured.epoch_s
+    return measured.setup_s + config.training.most_epochs * measured.epoch_s
 
 
 def _told_apart(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:

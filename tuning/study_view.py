@@ -79,7 +79,7 @@ def dry_run(
         "question": study.question,
         "metric": study.metric,
         "direction": metric_direction(study.metric),
-        "epochs": tried[0].training.epochs,
+        "epochs": tried[0].training.most_epochs,
         "base": {**config.difference(), **settings},
         "cautions": cautions(study, tried),
     }

@@ -26,7 +26,7 @@ from birdnet_core.data.feature_store import (
     store_folder,
 )
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import assign_splits, crossing, scatter_clips, strata
+from birdnet_core.data.splits import assign_splits, crossing, groups, scatter_clips, strata
 from birdnet_core.records import LEAKAGE, Validation, read_json, write_json
 
 
@@ -92,13 +92,13 @@ class Dataset:
         """What each clip is scored as part of: its recording; itself where clips were split at random."""
         return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
 
-    def rows(self, side: str) -> np.ndarray:
-        """Return the clips of ``train``, ``val`` or ``test``."""
-        return np.flatnonzero(self.sides == side)
+    def rows(self, *sides: str) -> np.ndarray:
+        """Return the clips of ``train``, ``val`` or ``test``, or of several of them, in their order."""
+        return np.flatnonzero(np.isin(self.sides, sides))
 
-    def class_counts(self, side: str) -> np.ndarray:
-        """Return the number of clips of every class on one side."""
-        return np.bincount(self.labels[self.rows(side)], minlength=len(self.species))
+    def class_counts(self, *sides: str) -> np.ndarray:
+        """Return the number of clips of every class on the given sides together."""
+        return np.bincount(self.labels[self.rows(*sides)], minlength=len(self.species))
 
     def strata(self) -> dict[str, np.ndarray]:
         """Return the class indices of the rare, medium and common species."""
@@ -251,6 +251,19 @@ def validation_side(manifest: pd.DataFrame, folder: Path) -> Validation:
         truth=pd.Categorical(scored["species"], categories=species).codes.tolist(),
         recording=pd.factorize(scored["recording_id"])[0].tolist(),
     )
+
+
+def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
+    """Return the group of every clip of `dataset`, which was made of `manifest`: what a split keeps together.
+
+    Recordings of one group are not independent of each other (`splits.groups`).
+    """
+    usable = dataset.clips.n_windows > 0
+    recordings = manifest.assign(sha256=dataset.clips.sha256)[usable]
+    of_recording = np.full(len(manifest), -1)
+    of_recording[usable] = groups(recordings.reset_index(drop=True))[0]
+    of_clip: np.ndarray = of_recording[dataset.recording]
+    return of_clip
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:

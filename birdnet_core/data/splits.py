@@ -64,7 +64,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
             notes.append(f"{LEAKAGE}: the given split has the same {shared} on several sides")
         return Split(given, tuple(c for c in known if c not in crossed), tuple(notes))
 
-    group, grouped_by, notes = _groups(manifest)
+    group, grouped_by, notes = groups(manifest)
     species = pd.factorize(manifest["species"], sort=True)[0]
     n_species, n_groups = int(species.max()) + 1, int(group.max()) + 1
     counts = _counts(group, species)
@@ -128,8 +128,11 @@ def crossing(manifest: pd.DataFrame, sides: np.ndarray, column: str) -> list[str
     return sorted(n_sides.index[n_sides > 1])
 
 
-def _groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    """Return the group of every recording, the columns it joins, and notes on those it cannot."""
+def groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """Return the group of every recording, the columns it joins, and notes on those it cannot.
+
+    Groups are those of `assign_splits`, numbered from 0.
+    """
     label = pd.factorize(manifest["recording_id"])[0]
     used, notes = ["recording_id"], []
     if "sha256" in manifest and manifest["sha256"].duplicated().any():

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 def clips(config, dataset, **options):
     return ClipBatches(
-        config, dataset, "train", CPU, **{"is_computed": False, "is_resident": False, **options}
+        config, dataset, ("train",), CPU, **{"is_computed": False, "is_resident": False, **options}
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.presets import preset
 
 
 def test_round_trips_through_json():
@@ -127,3 +128,30 @@ def test_an_option_without_a_default_is_refused():
         @registry.losses.register("sharp")
         def sharp(class_counts, *, sharpness: float):
             """A loss with an option that must be given."""
+
+
+def test_settings_of_final_training_leave_the_config_ids_of_others_alone():
+    # Of the commit before they were added: results in run folders are known by it.
+    assert TrainConfig().config_id == TrainConfig().override({"training.learn_from": "train"}).config_id
+    assert preset("phase2b").config_id == "b2ac92f015"
+    cut = TrainConfig().override({"training.stop_after": 3})
+    assert cut.difference() == {"training.stop_after": 3}
+    assert (cut.training.most_epochs, TrainConfig().training.most_epochs) == (3, 50)
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        ({"training.stop_after": 51}, ["training.stop_after = 51", "training.epochs = 50"]),
+        ({"training.learn_from": "val"}, ["training.learn_from", "'train+val'"]),
+        (
+            {"training.learn_from": "train+val", "optim.schedule": "plateau"},
+            ["'plateau'", "nothing to validate on", "--keep-val"],
+        ),
+    ],
+)
+def test_settings_of_final_training_that_cannot_be_are_refused(flat, words):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig().override(flat)
+    for word in words:
+        assert word in str(caught.value)

@@ -523,3 +523,47 @@ def test_freed_memory_is_kept():
         for how in ("kept", "as usual")
     }
     assert faults["as usual"] >= 1792 and faults["kept"] < 100  # pages of 7 MiB
+
+
+FINAL = {"training.learn_from": "train+val", "training.patience": 1}
+
+
+def test_final_training_learns_both_sides_and_keeps_its_last_epoch(small_config, small_dataset):
+    config = small_config.override({**FINAL, "training.epochs": 4, "training.stop_after": 3})
+    session = train(config, small_dataset)
+    assert len(session.train_clips) == len(small_dataset.rows("train")) + len(small_dataset.rows("val"))
+    assert (session.epoch, session.best_epoch) == (3, 3)  # patience of one epoch waits for nothing
+    assert [set(epoch) for epoch in session.history] == [{"train/loss", "train/accuracy", "epoch_s"}] * 3
+    assert all(
+        torch.equal(value, session.best_weights[name]) for name, value in session.model.state_dict().items()
+    )
+    assert set(session.record("completed").metrics) == {"train/loss", "train/accuracy"}
+    with pytest.raises(DataError, match="was learnt"):
+        session.predict("val")
+
+
+def test_final_training_counts_the_classes_it_learns(small_config, small_dataset, monkeypatch):
+    seen = []
+    real = training.build
+    monkeypatch.setattr(training, "build", lambda *a: (seen.append(a[2]), real(*a))[1])
+    Session(small_config.override(FINAL), small_dataset)
+    both = np.isin(small_dataset.sides, ("train", "val"))
+    assert seen[0].tolist() == np.bincount(small_dataset.labels[both], minlength=4).tolist()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_a_run_that_is_cut_has_the_first_epochs_of_the_whole_one(small_config, small_dataset, schedule):
+    whole = small_config.override({"training.epochs": 4, "optim.schedule": schedule})
+    cut = whole.override({"training.stop_after": 2})
+    assert json.dumps(history(cut, small_dataset)) == json.dumps(history(whole, small_dataset)[:2])
+
+
+def test_the_weights_of_the_best_epoch_are_recalled(small_config, small_dataset, monkeypatch, tmp_path):
+    config = small_config.override({"training.epochs": 3})
+    scores = iter([0.1, 0.3, 0.2])
+    real = training.score
+    monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": next(scores)})
+    train(config, small_dataset, checkpoint=tmp_path / "session.pt")
+    session = Session.load(tmp_path / "session.pt", small_dataset)
+    session.recall_best()
+    assert real(*session.predict("val"), session.strata)["loss"] == session.history[1]["val/loss"]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from reports import load
-from reports.aggregate import bootstrap_interval, cells, label, species, t_interval
+from reports.aggregate import bootstrap_interval, cells, label, species, t_interval, trained_length
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -152,3 +152,9 @@ def test_bca_bootstrap_is_skewed_as_the_values_and_needs_five():
     assert high - mean > 1.5 * (mean - low)  # the t interval is symmetric
     assert np.isnan(bootstrap_interval(values[:4])).all()
     assert np.isnan(bootstrap_interval([0.2] * 6)).all()
+
+
+def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
+    training = {"training": {"epochs": 50, "stop_after": 20, "patience": 7}}
+    assert trained_length(12, 5, training, 20) == 20
+    assert trained_length(20, 18, training, 20) == 20

@@ -7,6 +7,7 @@ from search_spaces.designs import (
     LeaveOneOut,
     OneAtATime,
     Range,
+    SingleConfig,
 )
 from search_spaces.factors import faults_of
 
@@ -92,3 +93,9 @@ def test_all_faults_are_told_at_once():
                   "did you mean 'off'", "'los', which is no factor", "'loss.name' has 3 levels"):  # fmt: skip
         assert words in found
     assert len(found.split("\n")) == 6
+
+
+def test_a_single_config_takes_no_factors():
+    assert faults_of({}, {}, SingleConfig()) == []
+    (fault,) = faults_of({"loss.name": ("focal", "cross_entropy")}, {}, SingleConfig())
+    assert fault == "a single config varies nothing, and loss.name was given; leave it out"

@@ -9,7 +9,14 @@ from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
 from birdnet_core.presets import PRESETS
-from search_spaces.designs import FractionalFactorial, FullFactorial, LatinHypercube, LeaveOneOut, Range
+from search_spaces.designs import (
+    FractionalFactorial,
+    FullFactorial,
+    LatinHypercube,
+    LeaveOneOut,
+    Range,
+    SingleConfig,
+)
 from search_spaces.study import (
     Ablation,
     Gate,
@@ -406,3 +413,13 @@ def test_only_fifo_takes_several_objectives():
         ConfigError, match=r"scheduler 'asha' judges trials by one value.*3 objectives .*'fifo'"
     ):
         check(replace(FRONT, scheduler="asha"), base, {})
+
+
+def test_trials_that_are_not_validated_cannot_be_compared():
+    learns_all = {"training.learn_from": "train+val"}
+    alone = Ablation(name="final", factors={}, design=SingleConfig())
+    (config,) = check(alone, base_config(alone, TrainConfig()), learns_all)
+    assert (config.training.learn_from, alone.cells(), alone.baseline_cell()) == ("train+val", [{}], {})
+    for study in (load_study("capacity"), load_study("learning-rate")):
+        with pytest.raises(ConfigError, match="decides by val/f1_macro.*nothing to validate on"):
+            check(study, base_config(study, TrainConfig()), learns_all)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import typer
 
 from birdnet_core.errors import BirdtuneError
-from tuning.cli import data, demo, doctor, plans, predict, results, studies, sweeps, watching
+from tuning.cli import data, demo, doctor, final, plans, predict, results, studies, sweeps, watching
 from tuning.cli.output import err_console, tell_error
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "best": results.best_command,
     "gate": results.gate_command,
     "train": results.train_command,
+    "evaluate": final.evaluate_command,
     "predict": predict.predict_command,
     "export": predict.export_command,
     "demo": demo.demo_command,

@@ -9,7 +9,19 @@ import typer
 
 from birdnet_core.errors import BirdtuneError, ConfigError
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import DataOption, JsonOption, RunArgument, SetOption, parse_settings
+from tuning.cli.options import (
+    BudgetGpuHoursOption,
+    BudgetHoursOption,
+    ConcurrentOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    parse_gpus,
+    parse_settings,
+)
 from tuning.cli.output import err_console, in_words, tell, tell_error
 
 
@@ -145,15 +157,60 @@ def train_command(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
     settings: SetOption = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Final training: so many seeds become one model, an ensemble.")
+    ] = None,
+    keep_val: Annotated[
+        bool,
+        typer.Option("--keep-val", help="With --seeds: never learn the validation side; keep best epochs."),
+    ] = False,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one config alone, without Ray: the same numbers as its trial in a sweep.
+    """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.
 
-    When interrupted, the same command goes on after the last finished epoch.
+    Alone, it runs without Ray and has the same numbers as its trial in a sweep. With --seeds, each is trained
+    twice, side by side: on the training side, which says for how many epochs, and then on training and
+    validation together; budgets and --gpus-per-trial are those of `sweep`. When interrupted, the same command
+    goes on after the last finished epoch.
     """
     if config and preset:
         raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
     start_from = preset or (str(config) if config else None)
+    engine = {
+        "--keep-val": keep_val or None,
+        "--cpus-per-trial": None if cpus_per_trial == 1 else cpus_per_trial,
+        "--gpus-per-trial": gpus_per_trial,
+        "--concurrent": concurrent,
+        "--budget-hours": budget_hours,
+        "--budget-gpu-hours": budget_gpu_hours,
+    }
+    if seeds is None and (given := [name for name, value in engine.items() if value is not None]):
+        raise ConfigError(
+            f"{', '.join(given)} is for final training: give --seeds N with it, or leave it out"
+        )
+    if seeds is not None:
+        from tuning.cli.final import train_and_tell
+
+        train_and_tell(
+            start_from,
+            data,
+            out,
+            changes={**parse_settings(settings), **({} if seed is None else {"seed": seed})},
+            n_seeds=seeds,
+            keep_val=keep_val,
+            cpus=cpus_per_trial,
+            gpus=parse_gpus(gpus_per_trial),
+            concurrent=concurrent,
+            budget_hours=budget_hours,
+            budget_gpu_hours=budget_gpu_hours,
+            as_json=as_json,
+        )
+        return
     result = _train(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
     tell(
         result,
@@ -176,6 +233,7 @@ def _train(
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
     from birdnet_core.training import save_model, train
+    from reports.model_card import write_card
     from tuning.live import StageBars
 
     chosen = read_config(start_from) if start_from else TrainConfig()
@@ -183,13 +241,13 @@ def _train(
     bars = StageBars(err_console)
     with bars.shown():
         dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
-    monitor = chosen.training.monitor
+    shown = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
 
     def show(epoch: int, metrics: dict[str, float]) -> None:
         if not quiet:
+            scores = [f"{name} {metrics[name]:.4f}" for name in shown if name in metrics]
             err_console.print(
-                f"epoch {epoch:3d}/{chosen.training.epochs}  train/loss {metrics['train/loss']:.4f}  "
-                f"val/loss {metrics['val/loss']:.4f}  {monitor} {metrics[monitor]:.4f}  "
+                f"epoch {epoch:3d}/{chosen.training.most_epochs}  {'  '.join(scores)}  "
                 f"{metrics['epoch_s']:.1f} s"
             )
 
@@ -199,6 +257,7 @@ def _train(
     session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
     save_model(session, out)
     checkpoint.unlink(missing_ok=True)
+    write_card(out)
     record = session.record("completed")
     kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
     return {"model": str(out), **{k: getattr(record, k) for k in kept}}

@@ -1,0 +1,186 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from birdnet_core import evaluation
+from birdnet_core.calibration import calibration_error
+from birdnet_core.data.dataset import groups_of
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.errors import DataError
+from birdnet_core.evaluation import (
+    Scores,
+    baseline_probabilities,
+    check_split,
+    evaluate,
+    member_probabilities,
+    record_opening,
+    resampled,
+)
+from birdnet_core.metrics import score
+from birdnet_core.model_folder import Member, read_model, write_model
+from birdnet_core.records import TEST_METRICS
+from birdnet_core.training import train
+
+RNG = np.random.default_rng(0)
+STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
+
+
+def some(n=80, n_classes=6, decimals=None):
+    """Probabilities, of which with few decimals many are equal, and classes; class 5 is never true."""
+    probabilities = RNG.dirichlet(np.ones(n_classes), n)
+    if decimals is not None:
+        probabilities = probabilities.round(decimals) + 0.01
+        probabilities /= probabilities.sum(1, keepdims=True)
+        probabilities = probabilities.round(2)
+    return probabilities, RNG.integers(0, 5, n)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_scores_are_those_of_validation_and_of_scikit_learn(decimals):
+    probabilities, truth = some(decimals=decimals)
+    scores = Scores(probabilities, truth, STRATA)()
+    assert set(scores) == set(TEST_METRICS)
+    for name, value in score(probabilities, truth, STRATA).items():
+        assert scores[f"test/{name}"] == pytest.approx(value, rel=1e-9), name
+    is_class = truth[:, None] == np.arange(5)
+    expected = sklearn_metrics.roc_auc_score(is_class, probabilities[:, :5], average="macro")
+    assert scores["test/auroc"] == pytest.approx(expected)
+    assert scores["test/ece"] == calibration_error(probabilities, truth)
+    if decimals is None:
+        top5 = sklearn_metrics.top_k_accuracy_score(truth, probabilities, k=5, labels=np.arange(6))
+        assert scores["test/top5"] == pytest.approx(top5)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_weights_count_recordings_several_times_or_not_at_all(decimals):
+    probabilities, truth = some(decimals=decimals)
+    weights = RNG.integers(0, 4, len(truth))
+    weights[truth == 2] = 0  # a class that a resample has lost
+    weighted = Scores(probabilities, truth, STRATA)(weights)
+    rows = np.repeat(np.arange(len(truth)), weights)
+    repeated = Scores(probabilities[rows], truth[rows], STRATA)()
+    assert np.isnan(weighted["test/f1_medium"]) and np.isnan(repeated["test/f1_medium"])
+    for name, value in repeated.items():
+        assert weighted[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+
+
+def test_one_class_alone_has_no_roc_curve():
+    probabilities, _ = some(n=5)
+    scores = Scores(probabilities, np.zeros(5, dtype=int), STRATA)()
+    assert np.isnan(scores["test/auroc"]) and scores["test/map"] == 1
+
+
+def test_recordings_of_a_group_are_drawn_together():
+    probabilities, truth = some(n=40)
+    # Twenty groups of two recordings that are both right, or both wrong.
+    truth = truth.repeat(2)[:40]
+    is_right = np.tile([1, 0], 20).repeat(2)[:40].astype(bool)
+    probabilities = np.full((40, 6), 0.1)
+    probabilities[np.arange(40), np.where(is_right, truth, (truth + 1) % 6)] = 0.5
+    alone = resampled({"a": Scores(probabilities, truth, STRATA)}, np.arange(40), 400)["a"]
+    pairs = resampled({"a": Scores(probabilities, truth, STRATA)}, np.arange(20).repeat(2), 400)["a"]
+    # The standard error of a share of n independent ones is sqrt(p (1 - p) / n).
+    assert alone["test/accuracy"].std() == pytest.approx((0.25 / 40) ** 0.5, rel=0.15)
+    assert pairs["test/accuracy"].std() == pytest.approx((0.25 / 20) ** 0.5, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def made(small_config, small_dataset, tmp_path_factory):
+    """The folder of a model of two seeds, and their sessions."""
+    folder = tmp_path_factory.mktemp("evaluated") / "model"
+    sessions = [train(small_config.override({"seed": seed}), small_dataset) for seed in (0, 1)]
+    write_model(
+        folder,
+        config=small_config,
+        species=small_dataset.species,
+        input_shape=small_dataset.input_shape,
+        mean=small_dataset.mean.tolist(),
+        deviation=small_dataset.deviation.tolist(),
+        members=[Member(s.best_weights, s.config.seed, 2, s.config.trial_id) for s in sessions],
+        temperature=2.0,
+        provenance={"split_id": small_dataset.facts["split_id"]},
+    )
+    return folder, sessions
+
+
+def test_members_score_as_their_sessions_do(made, small_dataset):
+    folder, sessions = made
+    of_members, truth, _ = member_probabilities(read_model(folder), small_dataset, "val")
+    for probabilities, session in zip(of_members, sessions, strict=True):
+        session.recall_best()
+        expected, expected_truth = session.predict("val")
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+        assert truth.tolist() == expected_truth.tolist()
+
+
+def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, small_dataset, birds):
+    folder, _ = made
+    model = read_model(folder)
+    groups = groups_of(read_manifest(birds), small_dataset)
+    result = evaluate(model, small_dataset, groups, with_baseline=True, n_resamples=20)
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", "logistic regression"]
+    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    of_members, truth, _ = member_probabilities(model, small_dataset, "test")
+    mean = of_members.mean(0)
+    assert result["n"] == len(truth) == small_dataset.facts["n_test"]
+    assert rows["ensemble"]["test/accuracy"]["value"] == (mean.argmax(1) == truth).mean()
+    powers = mean**0.5  # at temperature 2
+    expected = score(powers / powers.sum(1, keepdims=True), truth, small_dataset.strata())
+    assert rows["ensemble, calibrated"]["test/loss"]["value"] == pytest.approx(expected["loss"])
+    assert rows["ensemble, calibrated"]["test/f1_macro"] == rows["ensemble"]["test/f1_macro"]
+    seeds = [rows[f"seed {s}"]["test/loss"]["value"] for s in (0, 1)]
+    difference = rows["ensemble"]["test/loss"]["value"] - np.mean(seeds)
+    assert result["difference"]["test/loss"]["value"] == pytest.approx(difference)
+    for metrics in rows.values():
+        for value in metrics.values():
+            assert np.isnan(value["value"]) or value["low"] <= value["high"]
+    assert sum(row["n_test"] for row in result["species"]) == result["n"]
+    assert sum(row["n"] for row in result["reliability"]["after"]) == result["n"]
+    json.dumps(result)
+
+
+def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config, small_dataset):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
+    learnt = np.flatnonzero(small_dataset.sides != "test")
+    x = {
+        name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
+        for name, p in (
+            ("learnt", small_dataset.features.read(learnt)),
+            ("test", small_dataset.features.read(small_dataset.rows("test"))),
+        )
+    }
+    scaler = StandardScaler().fit(x["learnt"])
+    fitted = LogisticRegression(max_iter=5000).fit(
+        scaler.transform(x["learnt"]), small_dataset.labels[learnt]
+    )
+    expected = fitted.predict_proba(scaler.transform(x["test"]))
+    np.testing.assert_allclose(probabilities[:, fitted.classes_], expected, atol=2e-3)
+
+
+def test_another_split_is_refused(made, small_dataset):
+    model = read_model(made[0])
+    check_split(model, small_dataset)
+    facts = {**small_dataset.facts, "split_id": "other"}
+    with pytest.raises(DataError, match="trained on split .*split as other.*may hold what the model"):
+        check_split(model, replace(small_dataset, facts=facts))
+    empty = replace(small_dataset, sides=np.where(small_dataset.sides == "test", "val", small_dataset.sides))
+    with pytest.raises(DataError, match="test side of the split holds no recordings"):
+        check_split(model, empty)
+
+
+def test_every_opening_is_counted(made, small_dataset, tmp_path):
+    model = read_model(made[0])
+    first = record_opening(tmp_path, model, small_dataset, "birdtune evaluate a")
+    second = record_opening(tmp_path, model, small_dataset, "birdtune evaluate b")
+    assert (first["number"], second["number"]) == (1, 2)
+    content = json.loads((tmp_path / evaluation.TESTS_FILE).read_text())
+    assert content["openings"] == [first, second]
+    assert second["config_id"] == model.config.config_id
+    assert second["split_id"] == small_dataset.facts["split_id"]
