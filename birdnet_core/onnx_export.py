@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -57,17 +58,21 @@ def export_onnx(model: Model, out: Path) -> float:
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.onnx.export(
-            averaged,
-            (features,),
-            partial,
-            input_names=["features"],
-            output_names=["probabilities"],
-            dynamic_shapes={"features": {0: torch.export.Dim("batch")}},
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # torch warns of its own use of what it will drop.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            torch.onnx.export(
+                averaged,
+                (features,),
+                partial,
+                input_names=["features"],
+                output_names=["probabilities"],
+                dynamic_shapes={"features": {0: torch.export.Dim("batch")}},
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
         made = onnx.load(partial)
         data = model.config.data
         facts = {
