@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check test-slow bench clean constraints
+.PHONY: setup demo test check test-slow bench docs clean constraints
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/many_trials.py
 	$(BIN)/python benchmarks/asha_search.py
+
+# The reference of every verb, from the commands themselves; a test holds it to them.
+docs: $(READY)
+	$(BIN)/python -m typer tuning.cli utils docs --name birdtune --title "Every verb" --output docs/verbs.md
 
 # Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)

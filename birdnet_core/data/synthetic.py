@@ -353,6 +353,22 @@ def cached_synthetic_birds(cache: Path, birds: SyntheticBirds | None = None) -> 
     return write_synthetic_birds(Path(cache) / "synthetic" / name, birds)
 
 
+def write_new_recordings(folder: Path, birds: SyntheticBirds | None = None, *, n: int) -> list[Path]:
+    """Write a recording that `birds` do not hold of each of the `n` commonest species; return the files.
+
+    They are the next of their species: ``folder/<species>/<recording_id>.<ext>``.
+    """
+    birds = birds or SyntheticBirds()
+    _require("n", n, 1, birds.n_species)
+    held = species_counts(birds.n_species, birds.n_recordings)
+    more = replace(birds, n_recordings=2 * birds.n_recordings)
+    takes = [take for take in _plan(more) if take.recording == held[take.species]][:n]
+    for take in takes:
+        (folder / take.row["species"]).mkdir(parents=True, exist_ok=True)
+        _write_take(take, folder)
+    return [folder / take.row["path"] for take in takes]
+
+
 def _plan(birds: SyntheticBirds) -> Iterator[_Take]:
     """Yield every recording; a species with two or more has at least two recordists."""
     recordists = [draw_recordist(birds.seed, i, birds.n_recordists) for i in range(birds.n_recordists)]

@@ -81,8 +81,19 @@ def test_each_trial_is_drawn_to_the_epoch_where_it_ended(make_run, ax):
     pruned = {"status": "pruned", "epochs": 1, "best_epoch": 1, "metrics": {"val/f1_macro": 0.1}}
     run = make_run([({"optim.lr": 1e-4}, {0: 0.4}), ({"optim.lr": 1e-1}, {0: pruned})], kind="search")
     plots.trial_lengths(ax, frames(run)[0])
-    bars = [list(line.get_xdata()) for line in ax.lines if line.get_linestyle() == "-"]
+    bars = [[x for x, _ in bar] for bars in ax.collections for bar in bars.get_segments()]
     assert bars == [[0, 4], [0, 1]]
+
+
+def test_of_many_trials_the_best_half_is_drawn_and_as_many_others():
+    study = {"metric": "val/f1_macro", "direction": "maximize"}
+    few = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, plots.N_LINES)})
+    assert plots.some_trials(few, study)[1] == ""
+    many = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, 1000)})
+    shown, sentence = plots.some_trials(many, study)
+    assert len(shown) == plots.N_LINES and not shown.index.duplicated().any()
+    assert set(range(900, 1000)) <= set(shown.index) and (shown.index < 900).sum() == 100
+    assert sentence == " Of 1,000 trials, the best 100 and 100 others, drawn from a fixed seed."
 
 
 def test_files_repeat_to_the_byte(tmp_path):

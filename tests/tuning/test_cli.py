@@ -546,10 +546,15 @@ def test_demo_tells_the_whole_story(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
-    (study,) = report["studies"]
+    study, search = report["studies"]
     assert [cell["n"] for cell in study["cells"]] == [2, 2, 2, 2]
+    assert search["name"] == "learning-rate" and len(search["cells"]) == 4
     assert "best config" in done.stdout and "report.html" in done.stdout
-    for made in ("best.json", "report/report.html", "model/member-0.safetensors"):
+    species = pd.read_csv(tmp_path / "demo" / "species.csv")
+    assert species["file"].nunique() == 4 and set(species["rank"]) == {1}
+    tested = json.loads((tmp_path / "demo" / "model" / "evaluation.json").read_text())
+    assert tested["opening"]["number"] == 1
+    for made in ("best.json", "report/report.html", "model/member-1.safetensors", "model/MODEL_CARD.md"):
         assert (tmp_path / "demo" / made).exists()
     scores = [value for cell in study["cells"] for value in cell["metrics"]["val/accuracy"]["values"]]
     assert 0.2 < max(scores) < 1.0  # learnt something, and not everything: 12 species, the commonest a third

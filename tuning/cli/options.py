@@ -12,7 +12,10 @@ import typer
 from birdnet_core.errors import ConfigError
 
 StudyArgument = Annotated[
-    str, typer.Argument(help="A study of `birdtune list studies`, or your own .yaml or .py file.")
+    str,
+    typer.Argument(
+        help="A study of `birdtune list studies`, or your own .yaml or .py file.", metavar="STUDY"
+    ),
 ]
 DataOption = Annotated[
     str,

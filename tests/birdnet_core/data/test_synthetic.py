@@ -16,6 +16,7 @@ from birdnet_core.data.synthetic import (
     sing,
     species_counts,
     species_name,
+    write_new_recordings,
     write_synthetic_birds,
 )
 from birdnet_core.errors import ConfigError, DataError
@@ -228,3 +229,17 @@ def test_bad_worker_count_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ConfigError, match="workers .* 0; it takes an integer of at least 1"):
         write_synthetic_birds(tmp_path / "birds", FEW, workers=0)
     assert not (tmp_path / "birds").exists()
+
+
+def test_new_recordings_are_of_known_species_and_not_in_the_collection(tmp_path):
+    birds = SyntheticBirds(n_species=4, n_recordings=20, n_recordists=4)
+    held = pd.read_csv(write_synthetic_birds(tmp_path / "held", birds))
+    made = write_new_recordings(tmp_path / "new", birds, n=3)
+    assert [file.parent.name for file in made] == list(held["species"].value_counts().index[:3])
+    assert not {file.stem for file in made} & set(held["recording_id"])
+    sounds = {file.read_bytes() for file in (tmp_path / "held").rglob("*.*")}
+    assert not sounds & {file.read_bytes() for file in made}
+    again = write_new_recordings(tmp_path / "again", birds, n=3)
+    assert [file.read_bytes() for file in again] == [file.read_bytes() for file in made]
+    with pytest.raises(ConfigError, match="n of the synthetic birds is 5; it takes an integer from 1 to 4"):
+        write_new_recordings(tmp_path / "more", birds, n=5)
