@@ -42,10 +42,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--grace-epochs", type=int, default=2)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study("learning-rate", quick=True)
     assert isinstance(study, Search)
+    study = replace(study, grace_epochs=given.grace_epochs)
     data = Data(name="synthetic", manifest=read_manifest(cached_synthetic_birds(default_cache())))
     full = given.trials * given.epochs
     best: dict[str, list[float]] = {"asha": [], "random": []}
