@@ -89,11 +89,13 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     planned += [(key, group["factors"][0]) for key, group in groups.items() if key not in known]
     names = labels([factors for _, factors in planned], study)
     metrics = [m for m in METRICS if m in trials]
-    lengths = {length for group in groups.values() for length in _lengths(group, study)}
+    completed = {config_id: group.completed() for config_id, group in groups.items()}
+    lengths_of = {config_id: set(_lengths(done, study)) for config_id, done in completed.items()}
+    lengths = set[int]().union(*lengths_of.values())
     rows = []
     for (config_id, factors), name in zip(planned, names, strict=True):
         group = groups.get(config_id, nothing)
-        own = set(_lengths(group, study))
+        own = lengths_of.get(config_id, set())
         row = {
             "label": name,
             "factors": factors,
@@ -103,7 +105,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
             "is_leaky": LEAKY_SPLIT in (*factors.values(), *_splits(group)),
         }
-        rows.append(row | _summary(group.completed(), metrics))
+        rows.append(row | _summary(completed.get(config_id, nothing), metrics))
     columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
     return pd.DataFrame(rows, columns=[*_CELL_COLUMNS, *columns])
 
@@ -234,8 +236,7 @@ def _splits(group: _Group) -> list[str]:
     return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]
 
 
-def _lengths(group: _Group, study: dict[str, Any]) -> list[int]:
-    done = group.completed()
+def _lengths(done: _Group, study: dict[str, Any]) -> list[int]:
     rows = zip(done["epochs"], done["best_epoch"], done["config"], strict=True)
     return [trained_length(int(e), float(best), config, study["epochs"]) for e, best, config in rows]
 

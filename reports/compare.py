@@ -7,7 +7,7 @@ seed by seed. Cells that were not trained equally long are marked and not compar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,7 +202,7 @@ def statistics_of(d: Sequence[float], scale: float) -> dict[str, Any]:
     return out | {"low": low, "high": high, "p": p, "g": hedges_g(d), "note": ""}
 
 
-def by_seed(cell: pd.Series[Any], metric: str) -> dict[int, float]:
+def by_seed(cell: pd.Series[Any] | Mapping[Hashable, Any], metric: str) -> dict[int, float]:
     """Return the finite values of a row of a cell table."""
     pairs = zip(cell["seeds"], cell[f"{metric}:values"], strict=True)
     return {seed: value for seed, value in pairs if math.isfinite(value)}

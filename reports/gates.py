@@ -76,7 +76,7 @@ def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
     found = []
     for study in studies:
         cells = aggregate.cells(runs.trials_of(study), study)
-        gates = judge(cells, study, selection.best_of(runs, study)[0])
+        gates = judge(cells, study, selection.best_of(runs, study, cells)[0])
         if not gates.empty:
             rows = tables.plain(gates.to_dict("records"))
             found.append({"study": study["name"], "decision": decision(gates), "gates": rows})

@@ -177,7 +177,7 @@ def parameter_points(trials: pd.DataFrame, parameter: str, metric: str) -> pd.Da
     """
     rows = [
         {"x": trial["factors"][parameter], "value": trial[metric], "status": trial["status"]}
-        for _, trial in trials.iterrows()
+        for trial in trials[["factors", metric, "status"]].to_dict("records")
         if parameter in trial["factors"] and math.isfinite(trial[metric])
     ]
     frame = pd.DataFrame(rows, columns=["x", "value", "status"])

@@ -7,11 +7,13 @@ table that averages the survivors without saying so is wrong.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
@@ -72,7 +74,7 @@ def load(paths: Iterable[str | Path]) -> Runs:
         raise RunFolderError("no run folder given; give at least one that `birdtune sweep --out` wrote")
     studies: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
-    epochs: list[dict[str, Any]] = []
+    epochs: list[pd.DataFrame] = []
     spent: dict[str, Spent] = {}
     for path in dict.fromkeys(str(Path(folder)) for folder in folders):
         folder = RunFolder.existing(path)
@@ -81,24 +83,27 @@ def load(paths: Iterable[str | Path]) -> Runs:
         of_trials, of_epochs, spent[path] = _read_journal(folder, path, names)
         studies += in_folder
         trials += of_trials
-        epochs += of_epochs
-    metrics = [m for m in METRICS if any(m in row for row in [*trials, *epochs])]
+        epochs.append(of_epochs)
+    metrics = [m for m in METRICS if any(m in row for row in trials) or any(m in frame for frame in epochs)]
     return Runs(
         studies,
         _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
-        _frame(epochs, EPOCH_COLUMNS, metrics, ("epoch_s",)),
+        pd.concat(epochs, ignore_index=True).reindex(columns=[*EPOCH_COLUMNS, *metrics]),
         spent,
     )
 
 
 def _read_journal(
     folder: RunFolder, run: str, studies: set[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Spent]:
-    """Return the trial rows and the epoch rows of one folder, and what it has cost."""
+) -> tuple[list[dict[str, Any]], pd.DataFrame, Spent]:
+    """Return the trial rows and the epochs of one folder, and what it has cost."""
     spent = Spent()
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
-    epochs: dict[tuple[str, int], dict[str, Any]] = {}
+    # Columns and not rows: there may be a million epochs.
+    place: dict[tuple[str, int], int] = {}
+    columns = {name: array("d") for name in ("epoch_s", *METRICS)}
+    last: dict[str, int] = {}
     for event in folder.events():
         spent.take(event)
         if event["event"] == "trial" and event["study"] in studies:
@@ -107,21 +112,32 @@ def _read_journal(
             first = started.setdefault((event["study"], event["trial_id"]), event)
             first["reused"] = first.get("reused", False) and event.get("reused", False)
         elif event["event"] == "epoch":
-            epochs[event["trial_id"], event["epoch"]] = event
+            row = place.setdefault((event["trial_id"], event["epoch"]), len(place))
+            told = {**event["metrics"], "epoch_s": event.get("epoch_s")}
+            for name, values in columns.items():
+                value = told.get(name)
+                if row == len(values):
+                    values.append(math.nan if value is None else value)
+                else:
+                    values[row] = math.nan if value is None else value
+            last[event["trial_id"]] = max(event["epoch"], last.get(event["trial_id"], 0))
         elif event["event"] == "end":
             ended[event["trial_id"]] = event["status"]
     records = folder.records()
     trials = [
-        _trial_row(event, run, records.get(trial_id), ended.get(trial_id), epochs)
+        _trial_row(event, run, records.get(trial_id), ended.get(trial_id), last.get(trial_id, 0))
         for (_, trial_id), event in started.items()
     ]
-    rows = [
-        {"run": run, "trial_id": trial_id, "epoch": epoch, "epoch_s": _number(event.get("epoch_s"))}
-        | {name: _number(value) for name, value in event["metrics"].items()}
-        for (trial_id, epoch), event in epochs.items()
-        if not _is_stale(epoch, records.get(trial_id))
-    ]
-    return trials, rows, spent
+    frame = pd.DataFrame(
+        {
+            "run": run,
+            "trial_id": pd.Series([trial_id for trial_id, _ in place], dtype=object),
+            "epoch": np.array([epoch for _, epoch in place], dtype="int64"),
+            **{name: np.frombuffer(values, dtype="float64") for name, values in columns.items() if values},
+        }
+    )
+    fresh = [not _is_stale(epoch, records.get(trial_id)) for trial_id, epoch in place]
+    return trials, frame[fresh].dropna(axis="columns", how="all"), spent
 
 
 def _is_stale(epoch: int, record: TrialRecord | None) -> bool:
@@ -134,7 +150,7 @@ def _trial_row(
     run: str,
     record: TrialRecord | None,
     ended: str | None,
-    epochs: dict[tuple[str, int], dict[str, Any]],
+    last_epoch: int,
 ) -> dict[str, Any]:
     trial_id = event["trial_id"]
     config_id, _, seed = trial_id.rpartition("-s")
@@ -149,11 +165,10 @@ def _trial_row(
         "factors": event.get("factors") or {},
     }
     if record is None:
-        mine = [epoch for name, epoch in epochs if name == trial_id]
         return {
             **row,
             "status": ended if ended in (*FAILED, "pruned") else RUNNING,
-            "epochs": max(mine, default=0),
+            "epochs": last_epoch,
             "seconds": math.nan,
             "gpus": _number(event.get("gpus")),
             "cpus": _number(event.get("cpus")),

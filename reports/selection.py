@@ -80,14 +80,22 @@ def rule(metric: str, direction: str, by: str = "mean") -> str:
     )
 
 
-def choose_among(runs: Runs, studies: Sequence[dict[str, Any]], by: str = "mean") -> dict[str, Any]:
-    """Return the content of best.json for comparable studies; see `choose`."""
+def choose_among(
+    runs: Runs,
+    studies: Sequence[dict[str, Any]],
+    by: str = "mean",
+    cells: Sequence[pd.DataFrame] | None = None,
+) -> dict[str, Any]:
+    """Return the content of best.json for comparable studies; see `choose`.
+
+    `cells` are those of `aggregate` of each study, where they are known already.
+    """
     metric, direction = studies[0]["metric"], studies[0]["direction"]
-    candidates, ranked = ranked_candidates(runs, studies)
+    candidates, ranked = ranked_candidates(runs, studies, cells)
     best = chosen_by(ranked, metric, direction, by)
     others = ranked[ranked["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
-    chances = probabilities_of_best([by_seed(cell, metric) for _, cell in ranked.iterrows()], direction)
+    chances = probabilities_of_best([by_seed(cell, metric) for cell in ranked.to_dict("records")], direction)
     p_best = chances[list(ranked["config_id"]).index(best["config_id"])] if chances else None
     return {
         "schema": SCHEMA,
@@ -115,10 +123,13 @@ def choose_among(runs: Runs, studies: Sequence[dict[str, Any]], by: str = "mean"
     }
 
 
-def ranked_candidates(runs: Runs, studies: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def ranked_candidates(
+    runs: Runs, studies: Sequence[dict[str, Any]], cells: Sequence[pd.DataFrame] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return all candidates of comparable studies, and those that compete, best mean first."""
     metric, direction = studies[0]["metric"], studies[0]["direction"]
-    tables = [candidates_of(runs, study, metric) for study in studies]
+    known: Sequence[pd.DataFrame | None] = cells or [None] * len(studies)
+    tables = [candidates_of(runs, study, metric, table) for study, table in zip(studies, known, strict=True)]
     if not any(map(len, tables)):
         trials = pd.concat([runs.trials_of(study) for study in studies])
         raise RunFolderError(
@@ -225,16 +236,18 @@ def chance(p_best: float | None, n_compared: int) -> str:
     return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
 
 
-def best_of(runs: Runs, study: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the best config of one study, or None and why there is none."""
+def best_of(runs: Runs, study: dict[str, Any], cells: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
+    """Return the best config of one study, or None and why there is none; `cells` are of `aggregate`."""
     try:
-        return choose_among(runs, [study]), ""
+        return choose_among(runs, [study], cells=[cells]), ""
     except RunFolderError as error:
         return None, str(error)
 
 
-def candidates_of(runs: Runs, study: dict[str, Any], metric: str) -> pd.DataFrame:
-    table = aggregate.cells(runs.trials_of(study), study)
+def candidates_of(
+    runs: Runs, study: dict[str, Any], metric: str, cells: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    table = aggregate.cells(runs.trials_of(study), study) if cells is None else cells
     if metric not in table:
         return table.iloc[:0]
     table = table[table[metric].notna()].assign(run=study["run"], study=study["name"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
     baseline = compare.baseline_of(cells, study)
     n_species = (study.get("data") or {}).get("n_species")
     rows = []
-    for index, cell in cells.iterrows():
+    for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         marks = []
         if best and cell["config_id"] == best["config_id"]:
             marks.append("best")
@@ -112,7 +113,7 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
     return pd.DataFrame(rows, dtype=object).fillna("–")
 
 
-def _interval(cell: pd.Series[Any], metric: str) -> str:
+def _interval(cell: Mapping[Hashable, Any], metric: str) -> str:
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
@@ -332,7 +333,7 @@ def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "hours": number(trial["seconds"] / 3600, "{:.2g}"),
             "peak memory": number(trial["peak_memory_mb"], "{:,.0f} MB"),
         }
-        for _, trial in trials.iterrows()
+        for trial in trials.to_dict("records")
     ]
     return pd.DataFrame(rows, dtype=object)
 
