@@ -284,6 +284,7 @@ def save(drawn: Figure, stem: Path) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": stem.name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a species in another script
         drawn.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        drawn.set_layout_engine("none")  # what was laid out stays: to do it again would take as long
         drawn.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     temporary = stem.with_name(f".{stem.name}.png")
     temporary.write_bytes(png.getvalue())

@@ -7,7 +7,6 @@ table that averages the survivors without saying so is wrong.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ TRIAL_COLUMNS = (
     "best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started", "error", "traceback",
     "config", "f1_per_species", "provenance",
 )  # fmt: skip
+N_PACKED = 50_000
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
 
 
@@ -100,9 +100,11 @@ def _read_journal(
     spent = Spent()
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
-    # Columns and not rows: there may be a million epochs.
-    place: dict[tuple[str, int], int] = {}
-    columns = {name: array("d") for name in ("epoch_s", *METRICS)}
+    place: dict[tuple[str, int], int] = {}  # of an epoch's last occurrence
+    blocks, rows = (
+        list[np.ndarray](),
+        list[list[float | None]](),
+    )  # packed now and then: there may be a million epochs
     last: dict[str, int] = {}
     for event in folder.events():
         spent.take(event)
@@ -112,14 +114,11 @@ def _read_journal(
             first = started.setdefault((event["study"], event["trial_id"]), event)
             first["reused"] = first.get("reused", False) and event.get("reused", False)
         elif event["event"] == "epoch":
-            row = place.setdefault((event["trial_id"], event["epoch"]), len(place))
-            told = {**event["metrics"], "epoch_s": event.get("epoch_s")}
-            for name, values in columns.items():
-                value = told.get(name)
-                if row == len(values):
-                    values.append(math.nan if value is None else value)
-                else:
-                    values[row] = math.nan if value is None else value
+            place[event["trial_id"], event["epoch"]] = len(blocks) * N_PACKED + len(rows)
+            rows.append([event.get("epoch_s"), *map(event["metrics"].get, METRICS)])
+            if len(rows) == N_PACKED:
+                blocks.append(np.array(rows, dtype="float64"))  # None becomes nan
+                rows = []
             last[event["trial_id"]] = max(event["epoch"], last.get(event["trial_id"], 0))
         elif event["event"] == "end":
             ended[event["trial_id"]] = event["status"]
@@ -128,14 +127,12 @@ def _read_journal(
         _trial_row(event, run, records.get(trial_id), ended.get(trial_id), last.get(trial_id, 0))
         for (_, trial_id), event in started.items()
     ]
-    frame = pd.DataFrame(
-        {
-            "run": run,
-            "trial_id": pd.Series([trial_id for trial_id, _ in place], dtype=object),
-            "epoch": np.array([epoch for _, epoch in place], dtype="int64"),
-            **{name: np.frombuffer(values, dtype="float64") for name, values in columns.items() if values},
-        }
-    )
+    blocks.append(np.array(rows, dtype="float64").reshape(-1, 1 + len(METRICS)))
+    values = np.concatenate(blocks)[list(place.values())]
+    frame = pd.DataFrame(values, columns=["epoch_s", *METRICS])
+    frame.insert(0, "epoch", np.array([epoch for _, epoch in place], dtype="int64"))
+    frame.insert(0, "trial_id", pd.Series([trial_id for trial_id, _ in place], dtype=object))
+    frame.insert(0, "run", run)
     fresh = [not _is_stale(epoch, records.get(trial_id)) for trial_id, epoch in place]
     return trials, frame[fresh].dropna(axis="columns", how="all"), spent
 
