@@ -32,7 +32,7 @@ from birdnet_core.data.building import Progress, Workers, content_hashes, locked
 from birdnet_core.errors import DataError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 4
+FORMAT = 5  # of the files, and of how samples are computed: other roundings are other stores
 
 
 # What is known of a recording, and of each of its windows: a row each, written in place and mapped.

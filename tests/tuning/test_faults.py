@@ -72,7 +72,9 @@ def undisturbed(cluster, birds, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     from tests.tuning import driver
 
-    driver.run(folder / "run", birds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIRDTUNE_CACHE", str(cache))  # that of the tests: this fixture is made before theirs
+        driver.run(folder / "run", birds)
     return scores(folder / "run", folder / "report")
 
 
