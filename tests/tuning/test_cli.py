@@ -506,6 +506,8 @@ def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, 
     assert code == 1 and "was not started by `birdtune sweep`; repeat `birdtune best" in err
     code, _, err = birdtune(f"best {run} --confirm-seeds 1")
     assert code == 1 and "--confirm-seeds 1 is out of range; it takes 2 or more" in err
+    code, _, err = birdtune(f"best {run} --shortlist 4")
+    assert code == 1 and "give both, or neither" in err
 
 
 @pytest.mark.ray

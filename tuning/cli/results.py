@@ -86,20 +86,24 @@ def best_command(
             metavar="N",
         ),
     ] = None,
-    shortlist: Annotated[int, typer.Option(help="How many configs begin that race.", metavar="N")] = 8,
+    shortlist: Annotated[
+        int | None, typer.Option(help="How many configs begin that race; 8 if left out.", metavar="N")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
     from birdnet_core.records import write_json
     from reports import choose, load
 
+    if shortlist is not None and confirm_seeds is None:
+        raise ConfigError("--shortlist is of the race that --confirm-seeds N asks for; give both, or neither")
     runs = load([run])
     if confirm_seeds is None:
         best = choose(runs, study, rule)
     else:
         from tuning.cli.confirm import confirm
 
-        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=shortlist)
+        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=8 if shortlist is None else shortlist)
     file = out or run / "best.json"
     write_json(file, best)
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
