@@ -175,7 +175,6 @@ import sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from birdnet_core.records import RunFolder, Spent
 from tests.tuning import driver
 
 run, birds = map(Path, sys.argv[1:])
@@ -186,7 +185,7 @@ seen = []
 
 def kill_a_node(event):
     seen.append(event)
-    if [e["event"] for e in seen].count("epoch") == 5:
+    if event["event"] == "epoch" and [e["event"] for e in seen].count("epoch") == 5:
         nodes.remove_node(ones[1], allow_graceful=False)
 
 try:
