@@ -25,8 +25,8 @@ demo: $(READY)
 # The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray, which uses all
 # cores, run one after the other.
 test: check
-	$(BIN)/pytest -m "not slow" --ignore tests/tuning -n auto --maxprocesses 4
-	$(BIN)/pytest -m "not slow" tests/tuning
+	$(BIN)/pytest -m "not slow and not ray" -n auto --maxprocesses 4
+	$(BIN)/pytest -m "not slow and ray"
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.ray
 
 
 LOSSES = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("cross_entropy", "focal")})
+ONE = Resources(concurrent=1)  # a second actor takes seconds to start, and finds nothing that one does not
 RATES = Ablation(name="rates", question="Which rate?", factors={"optim.lr": (1e-3, 1e-2)})
 
 
@@ -130,9 +131,9 @@ def test_a_finished_study_is_not_trained_again(swept):
 def test_more_seeds_train_only_those_and_another_study_reuses_what_it_shares(swept):
     run, _, _, data = swept
     before = len(events(run, "epoch"))
-    assert sweep(LOSSES, data, run, settings=SMALL, n_seeds=3).n_reused == 4
+    assert sweep(LOSSES, data, run, settings=SMALL, n_seeds=3, resources=ONE).n_reused == 4
     assert len(events(run, "epoch")) == before + 2 * 2
-    summary = sweep(RATES, data, run, settings=SMALL, n_seeds=1)
+    summary = sweep(RATES, data, run, settings=SMALL, n_seeds=1, resources=ONE)
     assert summary.n_reused == 1  # lr 1e-3 with cross-entropy is a cell of both
     assert len(events(run, "epoch")) == before + 2 * 2 + 2
     assert summary.counts == {"completed": 2}
@@ -149,7 +150,7 @@ SCREEN = Ablation(
 def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(cluster, data, tmp_path):
     run, seen = tmp_path / "run", []
     settings = {**SMALL, "training.epochs": 1}
-    summary = sweep(SCREEN, data, run, settings=settings, n_seeds=1, observer=seen.append)
+    summary = sweep(SCREEN, data, run, settings=settings, n_seeds=1, observer=seen.append, resources=ONE)
     assert summary.counts == {"completed": 4}
     study = RunFolder(run).read_study("screen")
     assert study["baseline"] is None
@@ -160,7 +161,7 @@ def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(
     assert (study["design"]["kind"], study["design"]["seed"]) == ("Latin hypercube", 1)
     told = [event["text"] for event in seen if event["event"] == "note"]
     assert told == study["design"]["notes"] and "for screening" in told[0]
-    assert sweep(SCREEN, data, run, settings=settings, n_seeds=1).n_reused == 4
+    assert sweep(SCREEN, data, run, settings=settings, n_seeds=1, resources=ONE).n_reused == 4
 
 
 def test_other_settings_and_other_data_are_refused(swept, small_config):
@@ -177,7 +178,9 @@ def test_a_sweep_with_leakage_runs_and_says_so_in_every_place(cluster, data, tmp
     study = Ablation(name="leak", question="How much of a score is leakage?", factors={"data.split": splits},
                      baseline={"data.split": "grouped"})  # fmt: skip
     run = tmp_path / "run"
-    summary = sweep(study, data, run, settings={**SMALL, "data.windows_per_recording": 3}, n_seeds=2)
+    summary = sweep(
+        study, data, run, settings={**SMALL, "data.windows_per_recording": 3}, n_seeds=2, resources=ONE
+    )
     assert summary.counts == {"completed": 4}
     assert "data.split = 'random-windows'" in caplog.text
     facts = RunFolder(run).read_study("leak")["data"]
@@ -201,7 +204,7 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     study = Ablation(name="bins", question="How many?", factors={"features.n_mfcc": (16, 4)})
     run, settings = tmp_path / "run", {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
     settings["model.name"] = "audio_cnn_v2"
-    summary = sweep(study, data, run, settings=settings, n_seeds=1)
+    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=ONE)
     assert summary.counts == {"completed": 1, "failed": 1}
     (failed,) = [r for r in RunFolder(run).records().values() if r.status == "failed"]
     assert "RuntimeError" in failed.error and "too small" in failed.error
@@ -211,7 +214,7 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     n_trials = len(events(run, "trial"))
     assert sweep(study, data, run, settings=settings, n_seeds=1).counts == {"completed": 1, "failed": 1}
     assert len(events(run, "trial")) == n_trials
-    again = sweep(study, data, run, settings=settings, n_seeds=1, rerun_failed=True)
+    again = sweep(study, data, run, settings=settings, n_seeds=1, rerun_failed=True, resources=ONE)
     assert again.counts == {"completed": 1, "failed": 1}
     assert [e["trial_id"] for e in events(run, "trial")[n_trials:]] == [failed.trial_id]
     assert not list((run / "checkpoints").glob("*/session.pt"))
@@ -259,7 +262,9 @@ def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cl
     assert summary.counts == {"killed": 2}
     for record in RunFolder(run).records().values():
         assert record.epochs == 1 and "Actor" in record.error
-    summary = sweep(LOSSES, data, run, settings=settings, n_seeds=1)  # they go on after their first epochs
+    summary = sweep(
+        LOSSES, data, run, settings=settings, n_seeds=1, resources=ONE
+    )  # they go on after their first epochs
     assert summary.counts == {"completed": 2}
     for name in RunFolder(run).records():
         assert [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == name] == [1, 2, 3]
@@ -278,7 +283,7 @@ def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
     settings = {
         **SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "optim.grad_clip": 0.0, "loss.name": "focal",
     }  # fmt: skip
-    summary = sweep(study, data, tmp_path / "run", settings=settings, n_seeds=1)
+    summary = sweep(study, data, tmp_path / "run", settings=settings, n_seeds=1, resources=ONE)
     assert summary.counts["diverged"] >= 1 and "failed" not in summary.counts
     records = RunFolder(tmp_path / "run").records().values()
     (record,) = [r for r in records if r.config["loss"]["alpha"] == 1e38]
@@ -347,10 +352,10 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
     )
     dead.ask()  # as a killed driver leaves it
     study = Search(name="rates", question="Which rate?", space=space, n_trials=2)
-    sweep(study, data, run, settings=SMALL)
+    sweep(study, data, run, settings=SMALL, resources=ONE)
     states = [t.state.name for t in dead.get_trials()]
     assert states == ["COMPLETE", "COMPLETE"]
-    sweep(study, data, run, settings=SMALL, n_trials=3)
+    sweep(study, data, run, settings=SMALL, n_trials=3, resources=ONE)
     assert len(dead.get_trials()) == 3
     with pytest.raises(
         RunFolderError, match=r"has \{'scheduler': 'asha'\}, .*asks for \{'scheduler': 'fifo'\}"
@@ -366,7 +371,14 @@ def test_the_seed_of_a_search_is_its_trials_and_its_samplers(cluster, data, tmp_
     for seed in (0, 5):
         run = tmp_path / str(seed)
         study = Search(name="rates", question="Which rate?", space=space, n_trials=2, scheduler="fifo")
-        sweep(study, data, run, settings={**SMALL, "training.epochs": 1, "seed": seed}, sampler="random")
+        sweep(
+            study,
+            data,
+            run,
+            settings={**SMALL, "training.epochs": 1, "seed": seed},
+            sampler="random",
+            resources=ONE,
+        )
         records = RunFolder(run).records().values()
         assert {r.seed for r in records} == {seed}
         rates[seed] = {r.config["optim"]["lr"] for r in records}
