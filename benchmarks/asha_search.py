@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--grace-epochs", type=int, default=2)
+    parser.add_argument("--grace-epochs", type=int, default=3)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study("learning-rate", quick=True)
