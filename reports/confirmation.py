@@ -14,22 +14,16 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.errors import ConfigError
-from reports.compare import by_seed
 from reports.runs import Runs
 from reports.selection import (
-    SCHEMA,
     brief,
     candidates_of,
-    chance,
     chosen_by,
     comparable,
     config_of,
-    how_sure,
-    null,
-    probabilities_of_best,
+    content,
     ranked_candidates,
     rule,
-    scores,
 )
 
 FIRST_FRESH_SEED = 10_000
@@ -93,54 +87,23 @@ def confirmed(
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     known = {candidate["config_id"]: candidate for candidate in candidates}
     _, finalists = ranked_candidates(runs, studies[-1:])
-    best = chosen_by(finalists, metric, direction, by)
+    config_id = chosen_by(finalists, metric, direction, by)["config_id"]
     # Each config with all its fresh seeds: those of the last round that it ran in.
     rows = pd.concat([candidates_of(runs, study, metric) for study in reversed(studies)], ignore_index=True)
     rows = rows.drop_duplicates("config_id")
     rows = rows.sort_values(
         ["n", metric], ascending=[False, direction == "minimize"], kind="stable", ignore_index=True
     )
-    rows["factors"] = [known[config_id]["factors"] for config_id in rows["config_id"]]
-    chances = probabilities_of_best([by_seed(cell, metric) for _, cell in rows.iterrows()], direction)
-    p_of = dict(zip(rows["config_id"], chances, strict=True)) if chances else {}
-    chosen = rows[rows["config_id"] == best["config_id"]].iloc[0]
-    others = rows[rows["config_id"] != best["config_id"]]
-    second = others.iloc[0] if len(others) else None
-    origin = known[best["config_id"]]
-    p_best = p_of.get(best["config_id"])
-    sure = how_sure(chosen, second, metric, rows, is_fresh=True)
-    return {
-        "schema": SCHEMA,
-        "config": origin["config"],
-        "config_id": best["config_id"],
-        "study": origin["study"],
-        "metric": metric,
-        "direction": direction,
-        "rule": f"{rule(metric, direction, by)} {race_in_words(studies)}",
-        "how_sure": sure + chance(p_best, len(rows)),
-        "p_best": p_best,
-        **scores(chosen, metric),
-        "values": [null(v) for v in chosen[f"{metric}:values"]],
-        "seeds": chosen["seeds"],
-        "trial_ids": chosen["trial_ids"],
-        "factors": origin["factors"],
-        "runner_up": None
-        if second is None
-        else brief(second, metric) | {"study": known[second["config_id"]]["study"]},
-        "shortlist": [
-            brief(cell, metric)
-            | {"n_params": null(float(cell["n_params"])), "p_best": p_of.get(cell["config_id"])}
-            for _, cell in rows.iterrows()
-        ],
-        "confirmed": {
-            "run": studies[0]["run"],
-            "rounds": [
-                {"study": s["name"], "configs": len(s["cells"]), "seeds": s["seeds"]} for s in studies
-            ],
-            "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
-        },
-        "run": origin["run"],
+    for column in ("factors", "study", "run"):  # as they were called where they made the shortlist
+        rows[column] = [known[each][column] for each in rows["config_id"]]
+    best, origin = rows[rows["config_id"] == config_id].iloc[0], known[config_id]
+    race = {
+        "run": studies[0]["run"],
+        "rounds": [{"study": s["name"], "configs": len(s["cells"]), "seeds": s["seeds"]} for s in studies],
+        "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
     }
+    sentence = f"{rule(metric, direction, by)} {race_in_words(studies)}"
+    return content(best, rows, metric, direction, sentence, origin["config"], rows, race)
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:

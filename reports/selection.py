@@ -93,32 +93,52 @@ def choose_among(
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     candidates, ranked = ranked_candidates(runs, studies, cells)
     best = chosen_by(ranked, metric, direction, by)
-    others = ranked[ranked["config_id"] != best["config_id"]]
+    sentence = rule(metric, direction, by)
+    return content(best, ranked, metric, direction, sentence, config_of(runs, best), candidates)
+
+
+def content(
+    best: pd.Series[Any],
+    rows: pd.DataFrame,
+    metric: str,
+    direction: str,
+    sentence: str,
+    config: dict[str, Any],
+    candidates: pd.DataFrame,
+    confirmed: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of best.json for the row `best` of `rows`, which were compared, the leaders first.
+
+    `sentence` states the rule, `candidates` are all there were. `confirmed` is how the race on fresh seeds
+    went, of which `rows` then have their values.
+    """
+    others = rows[rows["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
-    chances = probabilities_of_best([by_seed(cell, metric) for cell in ranked.to_dict("records")], direction)
-    p_best = chances[list(ranked["config_id"]).index(best["config_id"])] if chances else None
+    chances = probabilities_of_best([by_seed(cell, metric) for cell in rows.to_dict("records")], direction)
+    p_best = chances[list(rows["config_id"]).index(best["config_id"])] if chances else None
+    sure = _how_sure(best, second, metric, candidates, is_fresh=confirmed is not None)
     return {
         "schema": SCHEMA,
-        "config": config_of(runs, best),
+        "config": config,
         "config_id": best["config_id"],
         "study": best["study"],
         "metric": metric,
         "direction": direction,
-        "rule": rule(metric, direction, by),
-        "how_sure": how_sure(best, second, metric, candidates) + chance(p_best, len(ranked)),
+        "rule": sentence,
+        "how_sure": sure + _chance(p_best, len(rows)),
         "p_best": p_best,
-        **scores(best, metric),
-        "values": [null(v) for v in best[f"{metric}:values"]],
+        **_scores(best, metric),
+        "values": [_null(v) for v in best[f"{metric}:values"]],
         "seeds": best["seeds"],
         "trial_ids": best["trial_ids"],
         "factors": best["factors"],
         "runner_up": None if second is None else brief(second, metric) | {"study": second["study"]},
         "shortlist": [
             brief(cell, metric)
-            | {"n_params": null(float(cell["n_params"])), "p_best": chances[i] if chances else None}
-            for i, (_, cell) in enumerate(ranked.iloc[:N_SHOWN].iterrows())
+            | {"n_params": _null(float(cell["n_params"])), "p_best": chances[i] if chances else None}
+            for i, (_, cell) in enumerate(rows.iloc[:N_SHOWN].iterrows())
         ],
-        "confirmed": None,
+        "confirmed": confirmed,
         "run": best["run"],
     }
 
@@ -153,7 +173,7 @@ def config_of(runs: Runs, cell: pd.Series[Any]) -> dict[str, Any]:
 
 
 def brief(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
-    return {"config_id": cell["config_id"], "factors": cell["factors"], **scores(cell, metric)}
+    return {"config_id": cell["config_id"], "factors": cell["factors"], **_scores(cell, metric)}
 
 
 def chosen_by(ranked: pd.DataFrame, metric: str, direction: str, by: str) -> pd.Series[Any]:
@@ -230,7 +250,7 @@ def probabilities_of_best(
     return [float(share) for share in leads / leads.sum()]
 
 
-def chance(p_best: float | None, n_compared: int) -> str:
+def _chance(p_best: float | None, n_compared: int) -> str:
     if p_best is None:
         return ""
     return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
@@ -257,7 +277,7 @@ def candidates_of(
     return table.assign(is_complete=pd.Series(complete, index=table.index, dtype=bool))
 
 
-def how_sure(
+def _how_sure(
     best: pd.Series[Any],
     second: pd.Series[Any] | None,
     metric: str,
@@ -287,10 +307,10 @@ def how_sure(
     return f"Fairly sure: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
 
 
-def scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
+def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
     out = {"mean": cell[metric], "low": cell[f"{metric}:low"], "high": cell[f"{metric}:high"]}
-    return {key: null(float(value)) for key, value in out.items()} | {"n": int(cell["n"])}
+    return {key: _null(float(value)) for key, value in out.items()} | {"n": int(cell["n"])}
 
 
-def null(value: float) -> float | None:
+def _null(value: float) -> float | None:
     return value if math.isfinite(value) else None

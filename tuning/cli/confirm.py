@@ -27,7 +27,6 @@ def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, 
     from search_spaces.study import Ablation
 
     check_rule(by)
-    rounds = racing_rounds(n, n_seeds)  # a fault of the number, before anything is read
     studies = comparable(runs, study)
     candidates = shortlist(runs, studies, n)
     rounds = racing_rounds(len(candidates), n_seeds)
