@@ -7,13 +7,15 @@ saw tell merit from luck. Nothing is trained here: `birdtune best --confirm-seed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from birdnet_core.errors import ConfigError
+from birdnet_core.records import read_json
 from reports.runs import Runs
 from reports.selection import (
     brief,
@@ -28,6 +30,9 @@ from reports.selection import (
 
 FIRST_FRESH_SEED = 10_000
 """Of the trials that confirm a choice: above what users type, so that a run that is extended meets none."""
+FOLDER = "confirm"
+"""Within a run folder, the run folder of the race on fresh seeds; CHOICE_FILE in it is what came out last."""
+CHOICE_FILE = "best.json"
 
 
 @dataclass(frozen=True)
@@ -116,3 +121,9 @@ def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
         "Among the last of a race on fresh seeds, in which the better half goes on with twice as many: "
         f"{steps}."
     )
+
+
+def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Return the content of best.json of each run folder whose choice was confirmed on fresh seeds."""
+    files = [Path(run) / FOLDER / CHOICE_FILE for run in runs]
+    return [read_json(file) for file in files if file.is_file()]

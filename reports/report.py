@@ -32,6 +32,7 @@ from reports import (
     tables,
     trend,
 )
+from reports.confirmation import confirmed_choices
 from reports.imports import Imports, read_imports
 from reports.runs import Runs, load
 
@@ -58,10 +59,16 @@ def write_report(
         slug = figures.slug_of(study["name"], taken)
         taken.add(slug)
         sections.append(_section(runs, study, slug, out))
+    choices, taken = [], set()
+    for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
+        slug = figures.slug_of(f"confirmed-{best['study']}", taken)
+        taken.add(slug)
+        choices.append(_choice(best, slug, out))
     beside = None if earlier is None else _earlier_work(earlier, sections, out)
     content = {
         "schema": SCHEMA,
         "studies": [section["json"] for section in sections],
+        "confirmed": [choice["best"] for choice in choices],
         "earlier_work": beside and beside["json"],
     }
     environment = jinja2.Environment(
@@ -73,9 +80,8 @@ def write_report(
     )
     environment.filters |= {"md": tables.escape_markdown, "md_table": tables.to_markdown}
     for name in ("report.html", "report.md"):
-        write_text(
-            out / name, environment.get_template(f"{name}.j2").render(sections=sections, earlier=beside)
-        )
+        page = environment.get_template(f"{name}.j2")
+        write_text(out / name, page.render(sections=sections, earlier=beside, choices=choices))
     # Line breaks are for people, who read no thousand cells; without them it is written ten times as fast.
     is_long = sum(len(section["json"]["cells"]) for section in sections) > 1000
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=None if is_long else 1)
@@ -199,7 +205,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "species": displays["species"],
         "trials": displays["trials"],
         "facts": sentences.facts(study),
-        "caveats": sentences.caveats(study, cells, trials),
+        "caveats": sentences.caveats(study, cells, trials) + sentences.importance_untold(mattered),
         "provenance": sentences.provenance(study, trials),
         "json": tables.plain(
             _content(
@@ -219,6 +225,16 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
             | {"by_recording": by_recording.to_dict("records"), "confusions": confused.to_dict("records")}
         ),
     }
+
+
+def _choice(best: dict[str, Any], slug: str, out: Path) -> dict[str, Any]:
+    """Return what the page says about a choice on fresh seeds, after writing its table."""
+    table = tables.choice_table(best)
+    stem = out / "tables" / slug
+    write_text(stem.with_name(f"{stem.name}.csv"), tables.to_csv(table))
+    write_text(stem.with_name(f"{stem.name}.md"), tables.to_markdown(table))
+    write_text(stem.with_name(f"{stem.name}.tex"), tables.to_latex(table, f"{best['study']}: on fresh seeds"))
+    return {"best": best, "answer": sentences.confirmed_choice(best), "table": table}
 
 
 def _told(

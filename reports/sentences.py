@@ -90,6 +90,18 @@ def answer(
     return " ".join(filter(None, [text, others, interaction_effect(interaction, study)]))
 
 
+def confirmed_choice(best: dict[str, Any]) -> str:
+    """Return what a race on fresh seeds came to (`confirmation.confirmed`), and what the search had said."""
+    metric, before = best["metric"], best["confirmed"]["before"]
+    text = f"{aggregate.label(best['factors'])} with {metric} {number(best['mean'])}"
+    if best["low"] is not None:
+        text += f" (95 % interval {number(best['low'])} to {number(best['high'])}, {n_seeds(best['n'])})"
+    return (
+        f"{text}. Before, with {n_seeds(before['n'])} of {best['study']}, it had {number(before['mean'])}. "
+        f"{best['how_sure']}"
+    )
+
+
 def _other_differences(comparisons: pd.DataFrame) -> str:
     """Return which cells beside the best differ from the baseline by more than the seeds explain."""
     told = comparisons[comparisons["p_holm"] < 1 - aggregate.LEVEL]
@@ -182,6 +194,13 @@ def importances(frame: pd.DataFrame) -> str:
             f"first, with {share}, but the intervals of {n_near} of {len(others)} others reach into its own."
         )
     return f"Of {len(told)} parameters {first['parameter']} mattered most {at}: {share}, above all others."
+
+
+def importance_untold(frame: pd.DataFrame) -> list[str]:
+    """Return why no parameter of a search has an importance; no sentence where one has."""
+    if frame.empty or frame["importance"].notna().any():
+        return []
+    return [f"The importance of parameters is not told: {'; '.join(dict.fromkeys(frame['note']))}."]
 
 
 def importance_basis(frame: pd.DataFrame) -> str:

@@ -59,7 +59,8 @@ def confusion(ax: Axes, told: Told) -> None:
     n_val = np.bincount(told.truth, minlength=len(told.species))[shown]
     counts = confusion_matrix(told)[np.ix_(shown, shown)]
     shares = counts / np.maximum(n_val, 1)[:, None]
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    # A cell without any is the page's ground, which may be dark.
+    ax.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         if counts[row, column]:
             ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7,

@@ -121,6 +121,31 @@ def _interval(cell: Mapping[Hashable, Any], metric: str) -> str:
     return f"{number(cell[f'{metric}:low'])} to {number(cell[f'{metric}:high'])}"
 
 
+def choice_table(best: dict[str, Any]) -> pd.DataFrame:
+    """Return text cells of a best.json's shortlist, a row a config that was compared."""
+    rows = []
+    for each in best["shortlist"]:
+        mark = " (chosen)" if each["config_id"] == best["config_id"] else ""
+        p_best = "–" if each["p_best"] is None else f"{each['p_best']:.0%}"
+        rows.append(
+            {
+                "config": aggregate.label(each["factors"]) + mark,
+                best["metric"]: number(_nan(each["mean"])),
+                "95 % interval": "none"
+                if each["low"] is None
+                else f"{number(each['low'])} to {number(each['high'])}",
+                "fresh seeds": str(each["n"]),
+                "truly best": p_best,
+                "parameters": count(_nan(each["n_params"])),
+            }
+        )
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | None) -> pd.DataFrame:
     rows = [
         {
@@ -258,6 +283,9 @@ def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
 
 
 def importance_table(importances: pd.DataFrame) -> pd.DataFrame:
+    """Return text cells of `importance.importances`; none where it has no importance of any parameter."""
+    if importances["importance"].isna().all():
+        return pd.DataFrame()
     rows = [
         {
             "parameter": row["parameter"],
@@ -439,11 +467,12 @@ def plain(value: Any) -> Any:
 
 
 def number(value: float, form: str = "{:.4f}") -> str:
-    return form.format(value) if math.isfinite(value) else "–"
+    text = form.format(value) if math.isfinite(value) else "–"
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def signed(value: float, form: str = "{:+.4f}") -> str:
-    return number(value, form).replace("-", "−")
+    return number(value, form)
 
 
 def signed_interval(row: Any, form: str = "{:+.4f}") -> str:

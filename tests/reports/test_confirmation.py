@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
 from birdnet_core.errors import ConfigError
-from reports import choose, load
+from birdnet_core.records import write_json
+from reports import choose, load, write_report
 from reports.confirmation import Round, confirmed, racing_rounds, shortlist, survivors
 from tests.reports.conftest import config_id_of
 
@@ -57,7 +59,8 @@ def raced(make_run, searched):
             if i in ids
         ]
         path = make_run(cells, folder="confirm", name=f"round-{number}", baseline=None)
-    return load([path])
+    path.rename(searched / "confirm")
+    return load([searched / "confirm"])
 
 
 def test_the_shortlist_is_the_best_means_with_their_configs(searched):
@@ -94,3 +97,23 @@ def test_fresh_seeds_alone_decide(searched, raced):
     assert json.loads(json.dumps(best, allow_nan=False)) == best
     unconfirmed = choose(runs)
     assert set(best) == set(unconfirmed) and unconfirmed["confirmed"] is None
+
+
+def test_the_report_of_the_run_shows_what_was_confirmed(searched, raced, tmp_path):
+    runs = load([searched])
+    out = tmp_path / "out"
+    assert write_report([searched], out)["confirmed"] == []
+    assert "fresh seeds" not in (out / "report.md").read_text()
+
+    best = confirmed(raced, ["round-1", "round-2"], shortlist(runs, runs.studies, 4))
+    write_json(searched / "confirm" / "best.json", best)
+    content = write_report([searched], out)
+    assert content["confirmed"] == [best] == json.loads((out / "report.json").read_text())["confirmed"]
+    for name in ("report.md", "report.html"):
+        text = html.unescape((out / name).read_text())
+        assert "Chosen on fresh seeds" in text
+        assert "lr=0.0003 with val/f1_macro 0.3200" in text
+        assert "Before, with one seed of capacity, it had 0.3000." in text
+        assert "lr=0.0003 (chosen)" in text
+    rows = (out / "tables" / "confirmed-capacity.csv").read_text().splitlines()
+    assert rows[1].startswith("lr=0.0003 (chosen),0.3200,") and len(rows) == 5

@@ -66,7 +66,7 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     study, _, out = two_by_two
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    assert json.loads(text) == {"schema": 1, "studies": [study], "earlier_work": None}
+    assert json.loads(text) == {"schema": 1, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "importance",
                           "resources", "best", "gates", "decision", "by_recording", "confusions"}  # fmt: skip

@@ -130,6 +130,34 @@ def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_p
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("line", ["--verbose list modles", "list modles --verbose"])
+def test_verbose_adds_the_traceback_wherever_it_stands(birdtune, line):
+    code, _, err = birdtune(line)
+    assert code == 1
+    assert "Traceback (most recent call last)" in err and "error: " in err.splitlines()[-1]
+
+
+def test_verbose_after_two_dashes_is_an_argument(birdtune):
+    code, _, err = birdtune("list -- --verbose")
+    assert code == 1 and "'--verbose'" in err and "Traceback" not in err
+
+
+def test_a_fault_of_birdtune_leaves_its_traceback_in_a_file(birdtune, monkeypatch, tmp_path):
+    def broken(paths):
+        raise KeyError("val/f1")
+
+    monkeypatch.setattr("reports.load", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, err = birdtune(f"best {tmp_path}")
+    assert code == 1 and err.startswith("error: KeyError: 'val/f1'")
+    assert "Traceback" not in out + err
+    (log,) = tmp_path.glob("birdtune-*.log")
+    assert str(log) in err and f"birdtune best {tmp_path}" in log.read_text()
+    assert 'raise KeyError("val/f1")' in log.read_text()
+    code, _, err = birdtune(f"best {tmp_path} --verbose")
+    assert code == 1 and 'raise KeyError("val/f1")' in err
+
+
 def test_settings_are_typed():
     given = ["optim.lr=3e-4", "loss.name=focal", "loss.alpha=none", "training.ema_decay=0.9"]
     assert parse_settings(given) == {
@@ -497,6 +525,7 @@ def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, 
     assert {each["config_id"] for each in best["shortlist"]} == {r.config_id for r in records.values()}
     assert len(best["shortlist"]) == 3
     assert json.loads((run / "best.json").read_text()) == best
+    assert json.loads((run / "confirm" / "best.json").read_text()) == best
 
     journal = (run / "confirm" / "journal.jsonl").read_text()
     code, out, err = birdtune(line)

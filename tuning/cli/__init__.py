@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -51,17 +54,52 @@ study_app.command("schema")(studies.study_schema_command)
 app.add_typer(study_app, name="study")
 
 
+VERBOSE = "--verbose"
+
+
+@app.callback()
+def options_of_all(
+    verbose: Annotated[
+        bool, typer.Option(VERBOSE, help="Print the traceback of an error too; anywhere on the line.")
+    ] = False,
+) -> None:
+    pass  # main() takes it off the line, wherever it stands; here for --help
+
+
 def main() -> None:
-    """Run the command line; an expected error is one clear message and exit code 1."""
+    """Run the command line; an error is one clear message and exit code 1.
+
+    An error that is a fault of birdtune itself leaves its traceback in a file, which the message names.
+    """
+    arguments = sys.argv[1:]
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    is_verbose = VERBOSE in own
     try:
-        app()
-    except BirdtuneError as error:
-        tell_error(error)
-        sys.exit(1)
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        err_console.print(f"error: {error.strerror or error}{where}", style="bold red", soft_wrap=True)
-        sys.exit(1)
+        app([each for each in own if each != VERBOSE] + arguments[len(own) :])
     except KeyboardInterrupt:
         err_console.print("interrupted; what is finished is kept: the same command goes on from there")
         sys.exit(130)
+    except Exception as error:
+        if is_verbose:
+            traceback.print_exc()
+        if isinstance(error, BirdtuneError):
+            tell_error(error)
+        elif isinstance(error, OSError):
+            where = f": {error.filename}" if error.filename else ""
+            err_console.print(f"error: {error.strerror or error}{where}", style="bold red", soft_wrap=True)
+        else:
+            _tell_fault(error)
+        sys.exit(1)
+
+
+def _tell_fault(error: Exception) -> None:
+    """Print that birdtune itself failed, and where the traceback is kept."""
+    with tempfile.NamedTemporaryFile("w", prefix="birdtune-", suffix=".log", delete=False) as log:
+        log.write(f"birdtune {' '.join(sys.argv[1:])}\n{''.join(traceback.format_exception(error))}")
+    err_console.print("error:", style="bold red", end=" ")
+    err_console.print(
+        f"{type(error).__name__}: {error}\n"
+        f"This is a fault of birdtune; the traceback is in {log.name}, or on the terminal with {VERBOSE}. "
+        "What is finished is kept.",
+        soft_wrap=True,
+    )

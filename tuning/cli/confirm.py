@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, n: int) -> dict[str, Any]:
     """Train the `n` best configs of `run` with fresh seeds, and return the content of best.json.
 
-    Into the run folder RUN/confirm, a study a round; what it holds is not trained again. Raises
-    RunFolderError where the run has no request to take data and means from, or a round was interrupted.
+    Into the run folder RUN/confirm, a study a round; what it holds is not trained again. The report of RUN
+    shows what came out. Raises RunFolderError where the run has no request to take data and means from, or a
+    round was interrupted.
     """
     from birdnet_core.config import TrainConfig
+    from birdnet_core.records import write_json
     from reports import load
-    from reports.confirmation import FIRST_FRESH_SEED, confirmed, racing_rounds, shortlist, survivors
+    from reports.confirmation import (
+        CHOICE_FILE,
+        FIRST_FRESH_SEED,
+        FOLDER,
+        confirmed,
+        racing_rounds,
+        shortlist,
+        survivors,
+    )
     from reports.selection import check_rule, comparable
     from search_spaces.study import Ablation
 
@@ -37,7 +47,7 @@ def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, 
         "base": None, "settings": {"seed": FIRST_FRESH_SEED}, "trials": None, "budget": {},
         "keep_checkpoints": 0, "tensorboard": False,
     }  # fmt: skip
-    folder, left, names = run / "confirm", list(settings), list[str]()
+    folder, left, names = run / FOLDER, list(settings), list[str]()
     for number, each in enumerate(rounds, start=1):
         if names:
             left = survivors(load([folder]), names[-1], each.n_configs)
@@ -61,4 +71,6 @@ def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, 
             raise RunFolderError(
                 f"round {number} was interrupted ({result['halted']}); the same command goes on"
             )
-    return confirmed(load([folder]), names, candidates, by)
+    best = confirmed(load([folder]), names, candidates, by)
+    write_json(folder / CHOICE_FILE, best)
+    return best
