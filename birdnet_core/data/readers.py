@@ -6,6 +6,7 @@ xeno-canto list recordings that may not be on disk: those are counted and told, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -97,9 +98,26 @@ def _read_folder(folder: Path, audio: str | Path | None) -> Collection:
         records = [record for page in pages for record in page]
         return _xeno_canto(pd.DataFrame(records), folder, beside, f"xeno-canto JSON ({len(pages)} pages)")
     try:
-        return Collection(index_folder(folder), "folder per species")
+        frame = index_folder(folder)
     except DataError as error:
         raise DataError(f"{error}. {_accepted()}") from None
+    return Collection(frame, "folder per species", notes=_metadata_not_read(folder))
+
+
+def _metadata_not_read(folder: Path) -> tuple[str, ...]:
+    """Return a note of CSVs in a folder per species that list recordings: they may say who recorded what."""
+    named = []
+    for file in sorted(folder.glob("*.csv")):
+        with contextlib.suppress(DataError):  # of a file that was not asked for
+            columns = set(read_csv(file, n_rows=0).columns)
+            if columns >= {"path", "species"} or columns >= set(XENO_CANTO_COLUMNS):
+                named.append(file.name)
+    if not named:
+        return ()
+    return (
+        f"{', '.join(named)} in {folder} not read: `birdtune data index {folder / named[0]}` takes "
+        "recordists and sites from a CSV, which belong on one side of the split",
+    )
 
 
 def _birdclef(source: Path, beside: Path) -> Collection:

@@ -140,6 +140,18 @@ def test_own_manifests_and_folders_are_recognised(tmp_path):
     assert found.manifest.equals(read_manifest(tmp_path / "own.csv"))
 
 
+def test_a_folder_per_species_names_the_metadata_that_it_does_not_read(tmp_path):
+    touch(tmp_path, "robin/a.wav")
+    assert read_collection(tmp_path).notes == ()
+    (tmp_path / "counts.csv").write_text("species,n\nrobin,1\n")
+    (tmp_path / "broken.csv").write_bytes(b"path,species\n\xff\xfe\n")
+    assert not any("counts.csv" in note for note in read_collection(tmp_path).notes)
+    (tmp_path / "own.csv").write_text("path,species,recordist\nrobin/a.wav,robin,Ann\n")
+    found = read_collection(tmp_path)
+    assert found.kind == "folder per species" and len(found.manifest) == 1
+    assert len(found.notes) == 1 and "own.csv" in found.notes[0] and "counts.csv" not in found.notes[0]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
