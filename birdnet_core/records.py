@@ -22,6 +22,7 @@ import contextlib
 import fcntl
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -216,6 +217,9 @@ class Spent:
             self.n_epochs += 1
 
 
+LINES_AT_ONCE = 1000  # of the journal: parsed together they take four fifths of the time
+
+
 class RunFolder:
     """The paths of one run and the only code that reads or writes them."""
 
@@ -322,16 +326,28 @@ class RunFolder:
         if not self.journal_path.exists():
             return
         with open(self.journal_path, encoding="utf-8") as journal:
-            for number, line in enumerate(journal, start=1):
-                if not line.endswith("\n"):
-                    return
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise RunFolderError(
-                        f"{self.journal_path} line {number} is not JSON ({error.msg}); "
-                        "the journal was altered: remove that line to read the rest"
-                    ) from None
+            number = 1
+            while lines := list(itertools.islice(journal, LINES_AT_ONCE)):
+                if not lines[-1].endswith("\n"):
+                    lines.pop()
+                yield from self._parsed(lines, number)
+                number += len(lines)
+
+    def _parsed(self, lines: list[str], first: int) -> list[dict[str, Any]]:
+        """Return the events of whole lines, the first of which has the number `first`."""
+        with contextlib.suppress(json.JSONDecodeError):
+            events: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
+            if len(events) == len(lines):
+                return events
+        for number, line in enumerate(lines, start=first):
+            try:
+                json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RunFolderError(
+                    f"{self.journal_path} line {number} is not JSON ({error.msg}); "
+                    "the journal was altered: remove that line to read the rest"
+                ) from None
+        return [json.loads(line) for line in lines]
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ seed by seed. Cells that were not trained equally long are marked and not compar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -95,12 +96,16 @@ def sign_flip(differences: Sequence[float]) -> float:
     # A pattern whose sum equals the observed one up to rounding is as extreme.
     observed = abs(d.sum()) - 1e-9 * np.abs(d).sum()
     if d.size > EXACT_UP_TO:
-        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(N_DRAWN, d.size))
-        return float((1 + (np.abs(signs @ d) >= observed).sum()) / (1 + N_DRAWN))
+        return float((1 + (np.abs(_drawn_signs(d.size) @ d) >= observed).sum()) / (1 + N_DRAWN))
     sums = d[:1]  # the first sign stays: the patterns with it turned have the same sums but for their sign
     for one in d[1:]:
         sums = np.concatenate([sums + one, sums - one])
     return float((np.abs(sums) >= observed).mean())
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn_signs(n: int) -> np.ndarray:
+    return np.random.default_rng(0).choice((-1.0, 1.0), size=(N_DRAWN, n))
 
 
 def hedges_g(differences: Sequence[float]) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -25,12 +24,13 @@ SCORES = {
 }
 STRATA = {metric: f"F1 {name}" for metric, name in trend.STRATA.items()}
 
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "[": "{[}",  # at the start of a row it would be an option of the \\ before
     "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "−": r"$-$", "–": "--", "→": r"$\to$",
-}  # fmt: skip
+})  # fmt: skip
+_MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"\\{c}" for c in r"\|*`[]"})
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -69,13 +69,12 @@ def to_latex(frame: pd.DataFrame, caption: str) -> str:
 
 def escape_latex(text: str) -> str:
     """Return text that LaTeX prints as it is; a line break becomes a space."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown prints as it is, inside a table too; a line break becomes a space."""
-    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\|*`\[\]])", r"\\\1", plain)
+    return " ".join(str(text).split()).translate(_MARKDOWN)
 
 
 def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
