@@ -67,6 +67,7 @@ class SweepView:
         if kind == "sweep":
             self.sweep = event
             self.start = time.monotonic()
+            self.stage = ""  # what came before is done, also where there was nothing to make
             # Another one may have gone before.
             self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
         elif kind == "trial" and not event["reused"]:

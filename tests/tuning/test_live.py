@@ -60,3 +60,16 @@ def test_the_headline_counts_states_gpu_hours_and_the_time_left(clock):
         "1/4 trials (1 completed) · 1 reused · best val/f1_macro 0.4000 · 36 min 00 s used · "
         "0.60 GPU-hours · about 1 h 00 min left"
     )
+
+
+def test_what_was_read_before_the_sweep_does_not_hide_it(clock):
+    view = live.SweepView(Console(file=io.StringIO(), force_terminal=False, width=200))
+    assert view.headline() == "starting"
+    view.progress("reading recordings", 0, 1)  # and all that could be made of them was there
+    assert view.headline() == "reading recordings"
+    view({"event": "sweep", "n_left": 4, "n_reused": 0, "epochs": 2, "metric": "val/f1_macro"})
+    assert view.headline() == "0/4 trials · 0 s used"
+    view.progress("computing mfcc", 3, 10)
+    assert view.headline() == "computing mfcc 3/10"
+    view.progress("computing mfcc", 10, 10)
+    assert view.headline() == "0/4 trials · 0 s used"
