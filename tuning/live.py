@@ -85,12 +85,12 @@ class SweepView:
                 self.best = (value, name)
         elif kind in ("note", "restart"):
             text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it goes on"
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(text, markup=False)
         elif kind == "end":
             self.ended[event["status"]] += 1
             self.running.remove(name)
             if not self._live:
-                self.console.print(self._ended_line(name, event["status"]), markup=False, soft_wrap=True)
+                self.console.print(self._ended_line(name, event["status"]), markup=False)
 
     def __rich__(self) -> Group:
         table = Table(box=None, padding=(0, 2), show_edge=False)
@@ -211,8 +211,7 @@ class StageBars:
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_S and rate:
             self._last_line = now
             self._console.print(
-                f"{stage} {done:,}/{total:,}, {per_second(stage, rate)}, {clock((total - done) / rate)} left",
-                soft_wrap=True,
+                f"{stage} {done:,}/{total:,}, {per_second(stage, rate)}, {clock((total - done) / rate)} left"
             )
 
     def _rate(self, stage: str, done: int, now: float) -> float | None:

@@ -12,7 +12,7 @@ import typer
 
 from birdnet_core.errors import BirdtuneError
 from tuning.cli import data, demo, doctor, final, plans, predict, results, studies, sweeps, watching
-from tuning.cli.output import err_console, tell_error
+from tuning.cli.output import err_console, tell_error, tell_fault
 
 app = typer.Typer(
     help="Honest sweeps and ablations for bird-sound classifiers.",
@@ -86,20 +86,18 @@ def main() -> None:
             tell_error(error)
         elif isinstance(error, OSError):
             where = f": {error.filename}" if error.filename else ""
-            err_console.print(f"error: {error.strerror or error}{where}", style="bold red", soft_wrap=True)
+            tell_fault(f"{error.strerror or error}{where}")
         else:
-            _tell_fault(error)
+            _tell_unexpected(error)
         sys.exit(1)
 
 
-def _tell_fault(error: Exception) -> None:
+def _tell_unexpected(error: Exception) -> None:
     """Print that birdtune itself failed, and where the traceback is kept."""
     with tempfile.NamedTemporaryFile("w", prefix="birdtune-", suffix=".log", delete=False) as log:
         log.write(f"birdtune {' '.join(sys.argv[1:])}\n{''.join(traceback.format_exception(error))}")
-    err_console.print("error:", style="bold red", end=" ")
-    err_console.print(
+    tell_fault(
         f"{type(error).__name__}: {error}\n"
         f"This is a fault of birdtune; the traceback is in {log.name}, or on the terminal with {VERBOSE}. "
-        "What is finished is kept.",
-        soft_wrap=True,
+        "What is finished is kept."
     )

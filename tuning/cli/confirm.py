@@ -57,8 +57,8 @@ def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, 
         err_console.print(
             f"round {number} of {len(rounds)}: {len(left)} configs with {each.n_seeds} fresh seeds each:",
             *(f"  {config_id}  {names_of[config_id]}" for config_id in left),
-            sep="\n", soft_wrap=True,
-        )  # fmt: skip
+            sep="\n",
+        )
         of_round = Ablation(
             name=names[-1],
             question="Which of the shortlist is best, by seeds that the search never saw?",

@@ -56,10 +56,9 @@ def data_index(
                 f"{len(found.absent)} of {len(found.absent) + len(frame)} recordings in the metadata have no "
                 f"audio on disk and are left out: {named}",
                 style="yellow",
-                soft_wrap=True,
             )
         for note in found.notes:
-            err_console.print(note, style="yellow", soft_wrap=True)
+            err_console.print(note, style="yellow")
     tell(
         result,
         as_json,

@@ -102,7 +102,6 @@ def evaluate_command(
             f"opening number {opening['number']} of the test side: scores are too high if anything was "
             "changed after looking",
             style="yellow",
-            soft_wrap=True,
         )
     tell(result, as_json, f"{_test_text(result)}\n{model / EVALUATION_FILE}\n{card}")
 

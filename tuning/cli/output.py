@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from birdnet_core.errors import BirdtuneError
 
-# No markup: names come from the data.
-out_console = Console(highlight=False, soft_wrap=True, markup=False)
-err_console = Console(stderr=True, highlight=False, markup=False)
+# No markup: names come from the data. Only for people are lines broken, between words; a command is not.
+out_console = Console(highlight=False, markup=False, soft_wrap=True)
+err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
 def tell_error(error: BirdtuneError) -> None:
     """Print an expected error: one clear message, without a traceback."""
-    lines = str(error).split("\n")
-    err_console.print("error:", style="bold red", end=" ")
-    err_console.print("\n       ".join(lines), soft_wrap=True)
+    tell_fault("\n       ".join(str(error).split("\n")))
+
+
+def tell_fault(text: str) -> None:
+    err_console.print(Text.assemble(("error: ", "bold red"), text))
 
 
 def list_skipped(skipped: list[dict[str, str]], fate: str = "were left out") -> None:
     if skipped:
         err_console.print(f"{len(skipped)} recordings {fate}:", style="yellow")
         for item in skipped:
-            err_console.print(f"  {item['path']}: {item['error']}", soft_wrap=True)
+            err_console.print(f"  {item['path']}: {item['error']}")
 
 
 def list_failures(run: Path) -> None:
@@ -35,14 +39,15 @@ def list_failures(run: Path) -> None:
     for record in RunFolder(run).records().values():
         if record.error:
             line = f"  {record.trial_id} {record.status}: {record.error}"
-            err_console.print(line, soft_wrap=True)
+            err_console.print(line)
 
 
 def tell(result: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        out_console.print(text)
+        for line in text.split("\n"):
+            out_console.print(line, soft_wrap=line.startswith("next: ") or not sys.stdout.isatty())
 
 
 def in_words(value: Any) -> str:

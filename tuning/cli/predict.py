@@ -153,7 +153,7 @@ def _written(out: Path) -> Iterator[TextIO]:
         partial.unlink()
         raise
     except BaseException:
-        err_console.print(f"the rows until now are in {partial}", soft_wrap=True)
+        err_console.print(f"the rows until now are in {partial}")
         raise
     partial.replace(out)
 

@@ -64,9 +64,9 @@ def report_command(
                    "warnings": earlier["warnings"], "faults": earlier["faults"]}  # fmt: skip
         lines.append(f"{imports}: {result['imported']} imported experiments")
         for warning in earlier["warnings"]:
-            err_console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+            err_console.print(f"warning: {warning}", style="yellow")
         for fault in earlier["faults"]:
-            err_console.print(f"not used: {fault['file']}: {fault['fault']}", style="yellow", soft_wrap=True)
+            err_console.print(f"not used: {fault['file']}: {fault['fault']}", style="yellow")
     tell(result, as_json, "\n".join(lines))
 
 
@@ -257,7 +257,7 @@ def _train(
 
     checkpoint = out / "session.pt"
     if checkpoint.exists() and not quiet:
-        err_console.print(f"going on from {checkpoint}", soft_wrap=True)
+        err_console.print(f"going on from {checkpoint}")
     session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
     save_model(session, out)
     checkpoint.unlink(missing_ok=True)

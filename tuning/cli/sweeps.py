@@ -378,9 +378,7 @@ def _tell_changed(request: dict[str, Any]) -> None:
         state = "has changed since this run was started"
     else:
         return
-    err_console.print(
-        f"{file} {state}: the run goes on with what it was then, which its folder keeps", soft_wrap=True
-    )
+    err_console.print(f"{file} {state}: the run goes on with what it was then, which its folder keeps")
 
 
 def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
