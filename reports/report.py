@@ -164,22 +164,22 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         write_text(stem.with_name(f"{stem.name}.csv"), tables.to_csv(numbers.get(name, display)))
         write_text(stem.with_name(f"{stem.name}.md"), tables.to_markdown(display))
         write_text(stem.with_name(f"{stem.name}.tex"), tables.to_latex(display, f"{study['name']}: {name}"))
-    answer = sentences.answer(study, trials, cells, comparisons, interaction, best, no_best)
-    # Of a 2x2 design the answer has said more: the interaction.
-    on_average = "" if interaction else sentences.main_effects(main)
-    screened = sentences.rank_correlations(ranks, study["metric"])
+    said = (
+        sentences.answer(study, trials, cells, comparisons, interaction, best, no_best),
+        # Of a 2x2 design the answer has said more: the interaction.
+        "" if interaction else sentences.main_effects(main),
+        sentences.trends(trends),
+        sentences.rank_correlations(ranks, study["metric"]),
+        sentences.importances(mattered),
+    )
+    answer, warnings = " ".join(filter(None, said)), sentences.warnings(study, cells)
     return {
         "study": study,
         "slug": slug,
         "design": sentences.design(study),
         "design_notes": (study.get("design") or {}).get("notes", []),
-        "answer": " ".join(
-            filter(
-                None,
-                (answer, on_average, sentences.trends(trends), screened, sentences.importances(mattered)),
-            )
-        ),
-        "warnings": sentences.warnings(study, cells),
+        "answer": answer,
+        "warnings": warnings,
         "cells": shown.iloc[:N_SHOWN],
         "more_cells": shown.iloc[N_SHOWN:],
         "comparisons": displays["comparisons"],
@@ -239,6 +239,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
                 best,
             )
             | {"by_recording": by_recording.to_dict("records"), "confusions": confused.to_dict("records")}
+            | {"answer": answer, "warnings": warnings}
         ),
     }
 

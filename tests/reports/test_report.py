@@ -69,7 +69,8 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
     assert json.loads(text) == {"schema": 1, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "importance",
-                          "resources", "best", "gates", "decision", "by_recording", "confusions"}  # fmt: skip
+                          "resources", "best", "gates", "decision", "by_recording", "confusions",
+                          "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "gpu_hours",
         "seeds", "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",

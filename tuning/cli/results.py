@@ -42,8 +42,9 @@ def report_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write report.html, .md and .json, tables and figures."""
+    """Write report.html, .md and .json, tables and figures, and print what they come to."""
     from reports import write_report
+    from reports.sentences import confirmed_choice
 
     runs = runs or []
     if not runs and imports is None:
@@ -58,16 +59,20 @@ def report_command(
     report = write_report(runs, folder, imports=imports)
     page = str(folder / "report.html")
     result: dict[str, Any] = {"report": page, "studies": [s["name"] for s in report["studies"]]}
-    lines = [page, *(f"{s['name']}: {len(s['cells'])} cells" for s in report["studies"])]
+    lines = [f"on fresh seeds: {confirmed_choice(best)}" for best in report["confirmed"]]
+    for study in report["studies"]:
+        lines.append(f"{study['name']}: {study['answer']}")
+        for warning in study["warnings"]:
+            err_console.print(f"warning: {study['name']}: {warning}", style="yellow")
     if earlier := report["earlier_work"]:
         result |= {"imported": sum(row["imported"] for row in earlier["experiments"]),
                    "warnings": earlier["warnings"], "faults": earlier["faults"]}  # fmt: skip
-        lines.append(f"{imports}: {result['imported']} imported experiments")
+        lines.append(f"{imports}, {result['imported']} imported experiments: {earlier['answer']}")
         for warning in earlier["warnings"]:
             err_console.print(f"warning: {warning}", style="yellow")
         for fault in earlier["faults"]:
             err_console.print(f"not used: {fault['file']}: {fault['fault']}", style="yellow")
-    tell(result, as_json, "\n".join(lines))
+    tell(result, as_json, "\n".join([*lines, page]))
 
 
 def best_command(

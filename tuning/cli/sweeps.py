@@ -397,6 +397,8 @@ def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _sweep_line(result: dict[str, Any]) -> str:
+    from tuning.live import clock
+
     states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
     reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
-    return f"{result['study']}: {states}{reused} in {result['seconds']:.0f} s"
+    return f"{result['study']}: {states}{reused} in {clock(result['seconds'])}"
