@@ -63,7 +63,7 @@ def confusion(ax: Axes, told: Told) -> None:
     ax.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         if counts[row, column]:
-            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7,
+            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=min(7, 80 / len(shown)),
                     color=ON_DARK if share > 0.55 else ON_LIGHT)  # fmt: skip
     names = [wrapped(told.species[c]) for c in shown]
     ax.set_xticks(range(len(shown)), names, rotation=40, ha="right", rotation_mode="anchor")
