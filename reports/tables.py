@@ -24,6 +24,8 @@ SCORES = {
 }
 STRATA = {metric: f"F1 {name}" for metric, name in trend.STRATA.items()}
 
+MOST_COLUMNS = 20  # cells side by side in a table
+
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -253,16 +255,22 @@ def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
 
 def level_table(means: pd.DataFrame) -> pd.DataFrame:
     """Return one row a level of each numeric factor, with mean and interval of each metric."""
-    rows = []
-    for (factor, group, level), of_level in means.groupby(["factor", "group", "level"], sort=False):
-        cell = {"factor": factor, "level": aggregate.show(level)}
-        if means["group"].any():
-            cell["with"] = group
-        cell["seeds"] = str(of_level["n"].max())
-        for _, row in of_level.iterrows():
-            cell[row["metric"]] = f"{number(row['mean'])} ({interval(row)})"
-        rows.append(cell)
-    return pd.DataFrame(rows, dtype=object).fillna("–")
+    has_groups = means["group"].any()
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in means.to_dict("records"):
+        cell = rows.setdefault(
+            (row["factor"], row["group"], row["level"]),
+            {
+                "factor": row["factor"],
+                "level": aggregate.show(row["level"]),
+                **({"with": row["group"]} if has_groups else {}),
+                "seeds": 0,
+            },
+        )
+        cell["seeds"] = max(cell["seeds"], row["n"])
+        cell[row["metric"]] = f"{number(row['mean'])} ({interval(row)})"
+    table = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
+    return table.assign(seeds=table["seeds"].astype(str)) if len(table) else table
 
 
 def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
@@ -368,10 +376,13 @@ def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 def species_table(
     trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame, best: dict[str, Any] | None
 ) -> pd.DataFrame:
-    """Return F1 a species: of every cell of an ablation, of the best config of a search."""
+    """Return F1 a species: of every cell of an ablation, or of its best and its baseline where there are more
+    than a table can hold; of the best config of a search."""
     shown = cells[cells["n"] > 0].drop_duplicates("config_id")
-    if study["kind"] == "search":
-        shown = shown[shown["config_id"] == (best or {}).get("config_id")]
+    if study["kind"] == "search" or len(shown) > MOST_COLUMNS:
+        baseline = compare.baseline_of(cells, study)
+        named = {(best or {}).get("config_id"), None if baseline is None else baseline["config_id"]}
+        shown = shown[shown["config_id"].isin(named)]
     frame = aggregate.species(trials, study, list(shown["config_id"]))
     names = dict(zip(shown["config_id"], shown["label"], strict=True))
     n_train = f"training {study.get('data', {}).get('scored', 'recordings')}"

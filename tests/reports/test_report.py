@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html.parser
 import json
@@ -397,3 +398,17 @@ def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(wri
     assert by_sure < 0.05 < by_wide
     assert "wide with val/f1_macro" in page.text and "not distinguishable" in page.text
     assert "Other differences to the baseline that are more than the seeds explain: sure +0.0201" in page.text
+
+
+@pytest.mark.parametrize("n_cells", [20, 21])
+def test_species_of_a_large_ablation_are_those_of_its_best_and_its_baseline(write_run, tmp_path, n_cells):
+    rates = [0.001 * n for n in range(1, n_cells + 1)]
+    ends = [
+        {"status": "completed", "metrics": {"val/f1_macro": lr}, "f1_per_species": {"owl": lr}}
+        for lr in rates
+    ]
+    cells = [({"optim.lr": lr}, {0: end}) for lr, end in zip(rates, ends, strict=True)]
+    _, _, out = report(write_run(tmp_path / "run", cells), tmp_path / "report")
+    (row,) = csv.DictReader((out / "tables" / "species-capacity.csv").read_text().splitlines())
+    assert len(row) == 2 + (n_cells if n_cells == 20 else 2)
+    assert row["lr=0.001"] == "0.0010" and row[f"lr={0.001 * n_cells:.4g}"] == f"{0.001 * n_cells:.4f}"
