@@ -531,6 +531,8 @@ def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, 
     code, out, err = birdtune(line)
     assert code == 0 and json.loads(out) == best
     assert (run / "confirm" / "journal.jsonl").read_text().count('"epoch"') == journal.count('"epoch"')
+    code, out, err = birdtune(f"best {run} --study capacity")
+    assert out.splitlines()[-1].startswith(f"next: birdtune train {run / 'best.json'} --data {birds} ")
     code, _, err = birdtune(f"resume {run / 'confirm'}")
     assert code == 1 and "was not started by `birdtune sweep`; repeat `birdtune best" in err
     code, _, err = birdtune(f"best {run} --confirm-seeds 1")

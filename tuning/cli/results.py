@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +113,9 @@ def best_command(
     file = out or run / "best.json"
     write_json(file, best)
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
+    here = (best["study"], best["run"])
+    asked = next(s.get("request") for s in runs.studies if (s["name"], s["run"]) == here) or {}
+    following = ["birdtune", "train", str(file), "--data", asked.get("data", "..."), "--seeds", "5"]
     tell(
         best,
         as_json,
@@ -120,7 +124,7 @@ def best_command(
         f"rule: {best['rule']}\n"
         f"{best['how_sure']}\n"
         f"{file}\n"
-        f"next: birdtune train {file} --data ... --out model/",
+        f"next: {shlex.join(following)} --out model/",
     )
 
 
