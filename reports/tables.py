@@ -127,7 +127,6 @@ def choice_table(best: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for each in best["shortlist"]:
         mark = " (chosen)" if each["config_id"] == best["config_id"] else ""
-        p_best = "–" if each["p_best"] is None else f"{each['p_best']:.0%}"
         rows.append(
             {
                 "config": aggregate.label(each["factors"]) + mark,
@@ -136,11 +135,19 @@ def choice_table(best: dict[str, Any]) -> pd.DataFrame:
                 if each["low"] is None
                 else f"{number(each['low'])} to {number(each['high'])}",
                 "fresh seeds": str(each["n"]),
-                "truly best": p_best,
+                "truly best": _share(each["p_best"]),
                 "parameters": count(_nan(each["n_params"])),
             }
         )
     return pd.DataFrame(rows, dtype=object)
+
+
+def _share(probability: float | None) -> str:
+    if probability is None:
+        return "–"
+    if 0.005 <= probability <= 0.995:
+        return f"{probability:.0%}"
+    return "< 1%" if probability < 0.5 else "> 99%"
 
 
 def _nan(value: float | None) -> float:
