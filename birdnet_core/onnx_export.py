@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,8 @@ def export_onnx(model: Model, out: Path) -> float:
     features = averaged.mean + averaged.deviation * torch.randn(
         EXAMPLES, *model.input_shape, generator=generator
     )
+    # It warns of torchvision's operators, which no model here has, where torchvision is absent.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -240,7 +240,7 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     code, out, err = birdtune(f"data prepare {tmp_path / 'clips.csv'} --workers 1 {SET}")
     assert code == 0
     assert "40 recordings" in out
-    assert "2 recordings were left out" in err
+    assert "2 recordings left out" in err
     lines = [line.strip() for line in err.splitlines() if line.startswith("  ")]
     assert len(lines) == 2  # no decoder's complaints between them
     assert any("broken.mp3" in line and "truncated" in line for line in lines)

@@ -72,7 +72,7 @@ def test_predict_tells_what_it_did_and_lists_bad_files(birdtune, model, audio, t
     code, out, err = birdtune(f"predict {model} {audio} --out {tmp_path / 'x.csv'}")
     assert code == 0
     assert "2 of 3 recordings" in out and "times real time" in out
-    assert "1 recordings had a fault" in err and "bad.mp3: the file is text, not audio" in err
+    assert "1 recording had a fault" in err and "bad.mp3: the file is text, not audio" in err
 
 
 def test_json_is_a_list_of_rows(birdtune, model, audio, tmp_path):

@@ -26,9 +26,10 @@ def tell_fault(text: str) -> None:
     err_console.print(Text.assemble(("error: ", "bold red"), text))
 
 
-def list_skipped(skipped: list[dict[str, str]], fate: str = "were left out") -> None:
+def list_skipped(skipped: list[dict[str, str]], fate: str = "left out") -> None:
     if skipped:
-        err_console.print(f"{len(skipped)} recordings {fate}:", style="yellow")
+        n = f"{len(skipped)} recording{'' if len(skipped) == 1 else 's'}"
+        err_console.print(f"{n} {fate}:", style="yellow")
         for item in skipped:
             err_console.print(f"  {item['path']}: {item['error']}")
 
