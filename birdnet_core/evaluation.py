@@ -67,6 +67,12 @@ def record_opening(folder: Path, model: Model, dataset: Dataset, command: str) -
     return opening
 
 
+BASELINE = "logistic regression"
+COMPARED = {
+    "test/accuracy": "accuracy", "test/f1_macro": "F1-macro", "test/f1_rare": "F1 rare", "test/map": "mAP",
+}  # fmt: skip
+
+
 def evaluate(
     model: Model,
     dataset: Dataset,
@@ -81,7 +87,8 @@ def evaluate(
     `groups` names the group of every clip of `dataset` (`dataset.groups_of`). The rows are each member, the
     ensemble (the mean of their probabilities), the ensemble at its temperature, which is what prediction
     gives, and the baseline; each with the metrics of `records.TEST_METRICS` and their intervals. The
-    difference is the ensemble minus the mean of its members, paired by resample.
+    difference is the ensemble minus the mean of its members, paired by resample; `over_baseline` what
+    prediction gives minus the baseline, None without one.
     """
     of_members, truth, units = member_probabilities(model, dataset, "test", device)
     ensemble = of_members.mean(axis=0)
@@ -90,7 +97,7 @@ def evaluate(
     rows |= {"ensemble": ensemble, "ensemble, calibrated": calibrated}
     if with_baseline:
         sides = model.config.training.sides
-        rows["logistic regression"] = baseline_probabilities(model.config, dataset, sides, "test")
+        rows[BASELINE] = baseline_probabilities(model.config, dataset, sides, "test")
     group = dict(zip(dataset.units.tolist(), groups.tolist(), strict=True))
     group_of = np.unique([group[unit] for unit in units.tolist()], return_inverse=True)[1]
     strata = dataset.strata()
@@ -117,7 +124,16 @@ def evaluate(
             )
             for k in values["ensemble"]
         },
-        "notes": _notes(group_of),
+        "over_baseline": {
+            k: _with_interval(
+                values["ensemble, calibrated"][k] - values[BASELINE][k],
+                drawn["ensemble, calibrated"][k] - drawn[BASELINE][k],
+            )
+            for k in values[BASELINE]
+        }
+        if with_baseline
+        else None,
+        "notes": _notes(group_of) + (_ahead(values) if with_baseline else []),
         "species": _per_species(calibrated, truth, dataset),
         "temperature": model.temperature,
         "reliability": {"before": reliability(ensemble, truth), "after": reliability(calibrated, truth)},
@@ -294,6 +310,22 @@ def _notes(group: np.ndarray) -> list[str]:
             f"{np.bincount(group).max() / len(group):.0%}: the intervals are too narrow"
         )
     return notes
+
+
+def _ahead(values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return in which scores the baseline is ahead of what prediction gives; no sentence where in none."""
+    ours, baseline = values["ensemble, calibrated"], values[BASELINE]
+    ahead = [
+        f"{shown} ({baseline[key]:.4f} against {ours[key]:.4f})"
+        for key, shown in COMPARED.items()
+        if baseline[key] > ours[key]
+    ]
+    if not ahead:
+        return []
+    return [
+        f"{BASELINE} is ahead in {', '.join(ahead)}: the intervals of the difference tell whether by more "
+        "than chance"
+    ]
 
 
 def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset) -> list[dict[str, Any]]:

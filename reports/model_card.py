@@ -71,13 +71,23 @@ def write_card(folder: str | Path) -> Path:
 def test_table(evaluation: dict[str, Any]) -> pd.DataFrame:
     """Return a row a metric and a column a member, ensemble or baseline, each value with its interval."""
     columns = {row["name"]: row["metrics"] for row in evaluation["rows"]}
-    columns["ensemble − mean of seeds"] = evaluation["difference"]
+    columns |= differences(evaluation)
     return pd.DataFrame(
         [
             {"metric": shown, **{name: _interval(metrics[key]) for name, metrics in columns.items()}}
             for key, shown in TEST.items()
         ]
     )
+
+
+def differences(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each paired difference of an evaluation, by its name."""
+    named = {
+        "ensemble − mean of seeds": evaluation["difference"],
+        # An evaluation of an older version has none.
+        "calibrated − logistic regression": evaluation.get("over_baseline"),
+    }
+    return {name: metrics for name, metrics in named.items() if metrics}
 
 
 def _validation_table(parts: dict[str, Any]) -> pd.DataFrame | None:

@@ -11,6 +11,7 @@ from birdnet_core.data.dataset import groups_of
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import DataError
 from birdnet_core.evaluation import (
+    COMPARED,
     Scores,
     baseline_probabilities,
     check_split,
@@ -135,6 +136,16 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     seeds = [rows[f"seed {s}"]["test/loss"]["value"] for s in (0, 1)]
     difference = rows["ensemble"]["test/loss"]["value"] - np.mean(seeds)
     assert result["difference"]["test/loss"]["value"] == pytest.approx(difference)
+    over = result["over_baseline"]["test/map"]
+    assert over["value"] == pytest.approx(
+        rows["ensemble, calibrated"]["test/map"]["value"] - rows["logistic regression"]["test/map"]["value"]
+    )
+    notes = " ".join(result["notes"])
+    for key, shown in COMPARED.items():
+        is_ahead = rows["logistic regression"][key]["value"] > rows["ensemble, calibrated"][key]["value"]
+        assert (f"{shown} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
+    without = evaluate(model, small_dataset, groups, n_resamples=2)
+    assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
     for metrics in rows.values():
         for value in metrics.values():
             assert np.isnan(value["value"]) or value["low"] <= value["high"]

@@ -108,10 +108,9 @@ def evaluate_command(
 
 def _test_text(result: dict[str, Any]) -> str:
     """Return the scores of the test as a table of values, and the intervals of what prediction gives."""
-    from reports.model_card import TEST
+    from reports.model_card import TEST, differences
 
-    rows = {row["name"]: row["metrics"] for row in result["rows"]}
-    rows["ensemble - mean of seeds"] = result["difference"]
+    rows = {row["name"]: row["metrics"] for row in result["rows"]} | differences(result)
     width = max(map(len, rows))
     lines = [
         f"{result['n']} {result['scored']} of {result['n_species']} species, {result['n_groups']} groups"
@@ -120,10 +119,12 @@ def _test_text(result: dict[str, Any]) -> str:
     for name, metrics in rows.items():
         values = "".join(f"{_text_of(metrics[key]['value']):>10}" for key in _SHOWN)
         lines.append(f"{name:<{width}}{values}")
-    lines.append("ensemble, calibrated, with 95 % intervals:")
-    for key, shown in TEST.items():
-        value = {k: _text_of(v) for k, v in rows["ensemble, calibrated"][key].items()}
-        lines.append(f"  {shown:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
+    for name in ("ensemble, calibrated", "calibrated − logistic regression"):
+        if name in rows:
+            lines.append(f"{name}, with 95 % intervals:")
+            for key, shown in TEST.items():
+                value = {k: _text_of(v) for k, v in rows[name][key].items()}
+                lines.append(f"  {shown:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
     return "\n".join([*lines, *result["notes"]])
 
 
