@@ -20,6 +20,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -283,9 +285,11 @@ def save(drawn: Figure, stem: Path) -> str:
     png, svg = io.BytesIO(), io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": stem.name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a species in another script
-        drawn.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        drawn.set_layout_engine("none")  # what was laid out stays: to do it again would take as long
-        drawn.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        # By the canvas: `savefig` draws each file twice. The layout of the first stays for the second.
+        drawn.set_dpi(160)
+        FigureCanvasAgg(drawn).print_png(png, metadata={"Software": None})
+        drawn.set_layout_engine("none")
+        FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None, "Creator": None})
     temporary = stem.with_name(f".{stem.name}.png")
     temporary.write_bytes(png.getvalue())
     os.replace(temporary, stem.with_name(f"{stem.name}.png"))
