@@ -22,7 +22,13 @@ TWELVE = Ablation(
 EPOCHS = 3
 
 
+def print_note(event: dict[str, Any]) -> None:
+    if event["event"] == "note":
+        print(event["text"], flush=True)
+
+
 def run(out: Path, birds: Path, epochs: int = EPOCHS, **options: Any) -> None:
+    options = {"observer": print_note} | options
     data = Data(name="few", manifest=read_manifest(birds), workers=1)
     settings = {**SMALL, "training.epochs": epochs}
     summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources(), **options)
