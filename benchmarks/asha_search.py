@@ -1,6 +1,6 @@
 """What early stopping saves and what it finds: TPE under ASHA against random search with the same epochs.
 
-    python benchmarks/asha_search.py [--trials 40] [--epochs 27] [--seeds 3]
+    python benchmarks/asha_search.py [--trials 40] [--epochs 27] [--seeds 0 1 2]
 
 On the synthetic birds of `--data synthetic`, seed by seed: a search of 40 trials under ASHA; then random
 search without early stopping, with as many whole trials as the epochs of the first pay for. Epochs are those
@@ -41,13 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=27)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--grace-epochs", type=int, default=3)
+    parser.add_argument("--reduction-factor", type=int, default=3)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study("learning-rate", quick=True)
     assert isinstance(study, Search)
-    study = replace(study, grace_epochs=given.grace_epochs)
+    study = replace(study, grace_epochs=given.grace_epochs, reduction_factor=given.reduction_factor)
     data = Data(name="synthetic", manifest=read_manifest(cached_synthetic_birds(default_cache())))
     full = given.trials * given.epochs
     best: dict[str, list[float]] = {"asha": [], "random": []}
@@ -56,7 +57,7 @@ def main() -> None:
         "random: trials", "epochs", "best F1-macro",
     )  # fmt: skip
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             settings: dict[str, Any] = {"training.epochs": given.epochs, **SETTINGS, "seed": seed}
