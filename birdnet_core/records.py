@@ -328,9 +328,10 @@ class RunFolder:
         with open(self.journal_path, encoding="utf-8") as journal:
             number = 1
             while lines := list(itertools.islice(journal, LINES_AT_ONCE)):
-                if not lines[-1].endswith("\n"):
-                    lines.pop()
-                yield from self._parsed(lines, number)
+                whole = lines if lines[-1].endswith("\n") else lines[:-1]
+                yield from self._parsed(whole, number)
+                if whole is not lines:
+                    return  # what a driver writes meanwhile would begin within that line
                 number += len(lines)
 
     def _parsed(self, lines: list[str], first: int) -> list[dict[str, Any]]:
