@@ -24,6 +24,12 @@ from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records import Direction
 from search_spaces.study import SCHEDULERS
 
+TIES_BY = "val/loss"
+"""What decides between trials of the same value. F1 is the same to the last digit of all networks that tell
+one species only, as many do in their first epochs."""
+
+Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
+
 
 class Rule(ABC):
     """Records the value of each epoch and decides whether its trial ends there.
@@ -34,20 +40,26 @@ class Rule(ABC):
 
     def __init__(self, *, direction: Direction) -> None:
         self._sign = 1.0 if direction == "maximize" else -1.0
-        self._scores: dict[str, dict[int, float]] = {}
+        self._scores: dict[str, dict[int, Score]] = {}
         self._stopped: set[tuple[str, int]] = set()
 
-    def is_stopped(self, trial: str, group: str | None, epoch: int, value: float) -> bool:
+    def is_stopped(
+        self, trial: str, group: str | None, epoch: int, value: float, loss: float = math.nan
+    ) -> bool:
         """Record `value` after `epoch` (from 1) and return whether `trial` is stopped.
 
-        Only trials of the same `group` are compared. A value that is not finite counts as the worst. An
-        epoch that was recorded before is answered as it was then: a trial whose worker died reports its first
-        epochs a second time, and a driver may die before it has ended a trial.
+        Only trials of the same `group` are compared. A value that is not finite counts as the worst, and so
+        does a `loss`, which decides between equal values. An epoch that was recorded before is answered as it
+        was then: a trial whose worker died reports its first epochs a second time, and a driver may die
+        before it has ended a trial.
         """
         scores = self._scores.setdefault(trial, {})
         if epoch not in scores:
             # inf as well as nan, because a journal keeps both as null.
-            scores[epoch] = self._sign * value if math.isfinite(value) else -math.inf
+            scores[epoch] = (
+                self._sign * value if math.isfinite(value) else -math.inf,
+                -loss if math.isfinite(loss) else -math.inf,
+            )
             if self._is_behind(trial, group, epoch):
                 self._stopped.add((trial, epoch))
         return (trial, epoch) in self._stopped
@@ -70,7 +82,8 @@ class ASHA(Rule):
     Rungs lie at ``grace_epochs * reduction_factor ** k`` epochs, below `max_epochs`. A trial is stopped at a
     rung where its value is worse than the (1 - 1 / reduction_factor) quantile of those that were recorded
     there before it. The decisions are those of Ray's AsyncHyperBandScheduler with one bracket, but for nan,
-    which Ray never stops.
+    which Ray never stops, and for a value that equals the quantile, which Ray lets go on: here, of the trials
+    that share it, those with the lower loss, as many as are among the best 1 / reduction_factor.
     """
 
     def __init__(
@@ -83,7 +96,7 @@ class ASHA(Rule):
         while rung < max_epochs:
             self.rungs.append(rung)
             rung *= reduction_factor
-        self._recorded: defaultdict[tuple[int, str | None, int], dict[str, float]] = defaultdict(dict)
+        self._recorded: defaultdict[tuple[int, str | None, int], dict[str, Score]] = defaultdict(dict)
 
     def bracket(self, trial: str) -> int:
         """Return how many of the first rungs `trial` skips."""
@@ -98,15 +111,22 @@ class ASHA(Rule):
         if trial in recorded:
             return False
         score = self._scores[trial][epoch]
-        behind = bool(recorded) and score < self._cutoff(list(recorded.values()))
+        behind = bool(recorded) and self._is_below(score, list(recorded.values()))
         recorded[trial] = score
         return behind
 
-    def _cutoff(self, scores: list[float]) -> float:
+    def _is_below(self, score: Score, recorded: list[Score]) -> bool:
+        """Return whether `score` is not among the best 1 / reduction_factor of `recorded`."""
+        values, ties = np.array(recorded).T
         # numpy finds nan between -inf and anything: like -inf, the limit, a cutoff that stops nothing.
         with np.errstate(invalid="ignore"):
-            # Ray's expression to the letter: a quantile that is rounded otherwise decides ties otherwise.
-            return float(np.percentile(scores, (1 - 1 / self.reduction_factor) * 100))
+            # Ray's expression to the letter: a quantile that is rounded otherwise decides otherwise.
+            cutoff = np.percentile(values, (1 - 1 / self.reduction_factor) * 100)
+            tied = ties[values == cutoff]
+            if score[0] != cutoff or not len(tied):
+                return bool(score[0] < cutoff)
+            places = len(recorded) / self.reduction_factor - (values > cutoff).sum()
+            return bool(score[1] < np.percentile(tied, 100 * np.clip(1 - places / len(tied), 0, 1)))
 
 
 class HyperBand(ASHA):
@@ -164,7 +184,7 @@ class Median(Rule):
         self._averages: defaultdict[tuple[str | None, int], list[float]] = defaultdict(list)
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
-        scores = [score for at, score in self._scores[trial].items() if at <= epoch]
+        scores = [score for at, (score, _) in self._scores[trial].items() if at <= epoch]
         others = self._averages[group, epoch]
         behind = (
             self.grace_epochs <= epoch < self.max_epochs
@@ -241,9 +261,9 @@ class StoppingScheduler(FIFOScheduler):
             elif event["event"] == "epoch" and event["trial_id"] in groups:
                 if self._decides not in event["metrics"]:
                     continue
-                value = event["metrics"][self._decides]
                 name = event["trial_id"]
-                self.rule.is_stopped(name, groups[name], event["epoch"], math.nan if value is None else value)
+                value, loss = (event["metrics"].get(metric) for metric in (self._decides, TIES_BY))
+                self.rule.is_stopped(name, groups[name], event["epoch"], _number(value), _number(loss))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Return STOP or CONTINUE. A trial that ended itself is never stopped."""
@@ -259,5 +279,13 @@ class StoppingScheduler(FIFOScheduler):
             return False
         line = trial.config["journal"]
         return self.rule.is_stopped(
-            line["trial_id"], line.get("group"), int(result["epoch"]), float(result[self._decides])
+            line["trial_id"],
+            line.get("group"),
+            int(result["epoch"]),
+            _number(result[self._decides]),
+            _number(result.get(TIES_BY)),
         )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -135,6 +135,35 @@ def test_asha_compares_with_the_quantile_of_those_before():
     assert not a_rule.is_stopped("4", None, 3, 0.97)  # at its first epoch past the rung: 0.95
 
 
+def test_the_loss_decides_between_equal_values_at_the_cutoff_of_asha():
+    a_rule = rule("asha", max_epochs=4, grace_epochs=1, reduction_factor=2)
+    # Networks that tell one species only, all with an F1 of 0.1. The medians of the losses before: none, 4,
+    # 3, 4, 3.95.
+    for n, (loss, is_stopped) in enumerate(
+        ((4.0, False), (2.0, False), (5.0, True), (3.9, False), (3.97, True))
+    ):
+        assert a_rule.is_stopped(str(n), None, 1, 0.1, loss) == is_stopped
+    # Two that are better leave a place and a half among the best three and a half to the other five: the
+    # cutoff is 3.91.
+    for n, loss in enumerate((9.0, 9.0), start=5):
+        assert not a_rule.is_stopped(str(n), None, 1, 0.2, loss), "a better value goes on whatever its loss"
+    assert a_rule.is_stopped("7", None, 1, 0.1, 3.95)
+    assert not a_rule.is_stopped("8", None, 1, 0.1, 1.0)
+    assert a_rule.is_stopped("9", None, 1, 0.1, math.nan)
+    assert a_rule.is_stopped("10", None, 1, 0.05, 0.5), "a worse value ends whatever its loss"
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_where_early_values_are_equal_asha_stops_as_many_as_where_they_differ(share):
+    rng = random.Random(1)
+    a_rule = rule("asha")
+    n_stopped = 0
+    for n in range(300):
+        value = 0.036 if rng.random() < share else rng.uniform(0, 0.1)
+        n_stopped += a_rule.is_stopped(str(n), None, 3, value, rng.uniform(1, 3))
+    assert 170 <= n_stopped <= 230  # two of three
+
+
 @pytest.mark.parametrize(
     ("max_epochs", "grace", "factor", "rungs"),
     [(50, 3, 3, [3, 9, 27]), (27, 3, 3, [3, 9]), (8, 3, 3, [3]), (3, 3, 3, []), (2, 3, 3, [])],
@@ -328,6 +357,13 @@ def test_a_result_without_the_metric_and_a_trial_that_ended_itself_are_not_stopp
     assert ask(None, ray_trial("f"), {"epoch": 3, METRIC: 0.44, "status": None}) == "CONTINUE"
 
 
+def test_the_loss_of_a_result_decides_between_equal_values():
+    ask = StoppingScheduler(rule("asha"), METRIC).on_trial_result
+    assert ask(None, ray_trial("a"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.0}) == "CONTINUE"
+    assert ask(None, ray_trial("b"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.1}) == "STOP"
+    assert ask(None, ray_trial("c"), {"epoch": 3, METRIC: 0.1, "val/loss": 1.9}) == "CONTINUE"
+
+
 def test_the_last_result_of_a_trial_that_ended_itself_counts_for_the_others():
     scheduler = StoppingScheduler(rule("asha"), METRIC)
     scheduler.on_trial_complete(None, ray_trial("a"), {"epoch": 3, METRIC: 0.9, "status": "completed"})
@@ -337,13 +373,13 @@ def test_the_last_result_of_a_trial_that_ended_itself_counts_for_the_others():
 def replay(a_rule, history, cut):
     """Return the journal of the first `cut` of `history`, and the decisions of `a_rule` on the rest."""
     events, seen = [], set()
-    for trial, group, epoch, value in history[:cut]:
+    for trial, group, epoch, value, loss in history[:cut]:
         if trial not in seen:
             events.append(
                 {"event": "trial", "study": "x", "trial_id": trial, "group": group, "reused": False}
             )
             seen.add(trial)
-        metrics = {"train/loss": 1.0, METRIC: None if math.isnan(value) else value}
+        metrics = {"val/loss": loss, METRIC: None if math.isnan(value) else value}
         events.append({"event": "epoch", "trial_id": trial, "epoch": epoch, "metrics": metrics})
         if epoch % 4 == 0:
             events.append({"event": "end", "trial_id": trial, "status": "killed"})
@@ -361,8 +397,8 @@ def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut):
     for _ in range(800):
         n = rng.randrange(60)
         epochs[n] += 1
-        value = math.nan if rng.random() < 0.03 else rng.gauss(n / 60, 0.1)
-        history.append((str(n), "ab"[n % 2], epochs[n], value))
+        value = math.nan if rng.random() < 0.03 else round(rng.gauss(n / 60, 0.1), 1)  # many are equal
+        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.random()))
     alive = rule(name)
     decisions = [alive.is_stopped(*step) for step in history]
     assert any(decisions[400:]) == (name != "fifo")
