@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from birdnet_core.errors import RunFolderError
+from birdnet_core.intervals import bootstrap_interval
 from birdnet_core.records import RunFolder
-from reports.aggregate import LEVEL
 
 N_RESAMPLES = 2000
 N_PAIRS = 15
@@ -79,34 +80,34 @@ def f1_intervals(
     over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro over the
     species in truth or prediction, a stratum's over its species in truth.
 
-    The interval is the percentile bootstrap's (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-    section 13.3) over recordings; those of one recording_id are drawn together. The trials stay as they are.
-    What a resample lacks in truth has no F1 there, and its means leave it out. With fewer than two recordings
-    in truth there is no interval: nan.
+    The interval, `intervals.bootstrap_interval`, is of other recordings; those of one recording_id are drawn
+    together. The trials stay as they are. What a resample lacks in truth has no F1 there, and its means leave
+    it out. With fewer than two recordings in truth there is no interval: nan. docs/statistics.md says how
+    often it holds the F1 of unlimited recordings.
     """
     n_classes = len(told.species)
     group = np.unique(told.recording, return_inverse=True)[1]
     n_groups = int(group.max()) + 1
     chances = np.full(n_groups, 1 / n_groups)
     drawn = np.random.default_rng(seed).multinomial(n_groups, chances, size=n_resamples)
-    # The first row is the sample itself.
-    weights = np.vstack([np.ones(n_groups), drawn])[:, group].astype(np.float32)
-    one_hot = np.eye(n_classes, dtype=np.float32)
-    n_true = weights @ one_hot[told.truth]
-    per_class = np.zeros((1 + n_resamples, n_classes))
+    # The first column is the sample itself.
+    weights = np.vstack([np.ones(n_groups), drawn]).T[group].astype(np.float32)
+    ones = np.ones(len(told.truth))
+    n_true = _sums(told.truth, ones, n_classes, weights)
+    per_class = np.zeros((n_classes, 1 + n_resamples))
     macro = np.zeros(1 + n_resamples)
     of_stratum = {name: np.zeros(1 + n_resamples) for name in strata}
     in_truth = np.isin(np.arange(n_classes), told.truth)
     members = {name: np.isin(told.species, list(those)) & in_truth for name, those in strata.items()}
     for predicted in told.predicted:
-        hits = weights @ (one_hot[told.truth] * (predicted == told.truth)[:, None])
-        total = n_true + weights @ one_hot[predicted]
+        hits = _sums(told.truth, predicted == told.truth, n_classes, weights)
+        total = n_true + _sums(predicted, ones, n_classes, weights)
         with np.errstate(invalid="ignore"):
             f1 = np.where(total > 0, 2 * hits / total, np.nan)
         macro += _mean(f1)
         f1[n_true == 0] = np.nan
         for name, those in members.items():
-            of_stratum[name] += _mean(f1[:, those])
+            of_stratum[name] += _mean(f1[those])
         per_class += f1
     n_trials = len(told.predicted)
     counts = np.bincount(told.truth, minlength=n_classes)
@@ -114,22 +115,30 @@ def f1_intervals(
     for name, those in members.items():
         rows.append(_row("stratum", name, int(counts[those].sum()), of_stratum[name] / n_trials))
     for c in in_truth.nonzero()[0]:
-        rows.append(_row("species", told.species[c], int(counts[c]), per_class[:, c] / n_trials))
+        rows.append(_row("species", told.species[c], int(counts[c]), per_class[c] / n_trials))
     return pd.DataFrame(rows)
 
 
+def _sums(classes: np.ndarray, counted: np.ndarray, n_classes: int, weights: np.ndarray) -> np.ndarray:
+    """Return `weights` [recordings, resamples] summed by class [classes, resamples], of the counted."""
+    places = (classes, np.arange(len(classes)))
+    matrix = csr_array((counted.astype(np.float32), places), shape=(n_classes, len(classes)))
+    sums: np.ndarray = matrix @ weights
+    return sums
+
+
 def _mean(f1: np.ndarray) -> np.ndarray:
-    """Return the mean over the classes that have an F1, nan where none has."""
+    """Return the mean over the classes that have an F1 [classes, resamples], nan where none has."""
     known = np.isfinite(f1)
     with np.errstate(invalid="ignore"):
-        mean: np.ndarray = np.where(known, f1, 0).sum(axis=1) / known.sum(axis=1)
+        mean: np.ndarray = np.where(known, f1, 0).sum(axis=0) / known.sum(axis=0)
     return mean
 
 
 def _row(kind: str, name: str, n_val: int, values: np.ndarray) -> dict[str, Any]:
     low = high = math.nan
-    if n_val > 1 and np.isfinite(values[1:]).any():
-        low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if n_val > 1:
+        low, high = bootstrap_interval(values[0], values[1:], lowest=0, highest=1)
     return {"kind": kind, "name": name, "n_val": n_val, "f1": values[0], "low": low, "high": high}
 
 

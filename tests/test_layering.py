@@ -12,7 +12,7 @@ MAY = {
     "birdnet_core": set(),
     "search_spaces": FOUNDATION | {"birdnet_core.presets"},
     "tuning": {"search_spaces", "birdnet_core"},
-    "reports": {"birdnet_core.errors", "birdnet_core.records", "birdnet_core.registry"},
+    "reports": {f"birdnet_core.{m}" for m in ("errors", "intervals", "records", "registry")},
 }
 NEVER = {
     "birdnet_core": {"ray", "optuna", "matplotlib", "scipy", "typer", "rich", "jinja2"},

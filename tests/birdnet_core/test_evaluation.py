@@ -148,7 +148,9 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
     for metrics in rows.values():
         for value in metrics.values():
-            assert np.isnan(value["value"]) or value["low"] <= value["high"]
+            assert np.isnan(value["value"]) or value["low"] <= value["value"] <= value["high"]
+    n_few = (np.bincount(truth)[np.unique(truth)] < 5).sum()
+    assert f"{n_few} of {len(np.unique(truth))} species have fewer than 5 recordings" in notes
     assert sum(row["n_test"] for row in result["species"]) == result["n"]
     assert sum(row["n"] for row in result["reliability"]["after"]) == result["n"]
     json.dumps(result)

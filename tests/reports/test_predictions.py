@@ -59,6 +59,20 @@ def test_the_interval_covers_the_f1_of_the_population():
     assert 0.90 <= n_covered / 200 <= 0.99  # two standard errors of 200 studies are 3 points
 
 
+def test_the_interval_of_an_average_over_species_covers_that_of_the_population():
+    rng = np.random.default_rng(3)
+    n_species, n_each, right = 60, 12, 0.3
+    truth = np.repeat(np.arange(n_species), n_each)
+    n_covered = 0
+    for _ in range(150):
+        wrong = (truth + rng.integers(1, n_species, len(truth))) % n_species
+        predicted = np.where(rng.random(len(truth)) < right, truth, wrong)
+        side = Told([f"s{i}" for i in range(n_species)], truth, np.arange(len(truth)), predicted[None])
+        row = by_name(predictions.f1_intervals(side, {}, n_resamples=200)).loc[OVERALL]
+        n_covered += row["low"] <= right <= row["high"]  # the F1 of each, since wrong guesses spread evenly
+    assert 0.90 <= n_covered / 150 <= 0.99
+
+
 def test_recordings_of_one_recording_id_are_no_independent_samples():
     rng = np.random.default_rng(2)
     truth, predicted = drawn(rng, 40, 0.7)
