@@ -100,12 +100,9 @@ def _read_journal(
     spent = Spent()
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
-    place: dict[tuple[str, int], int] = {}  # of an epoch's last occurrence
-    blocks, rows = (
-        list[np.ndarray](),
-        list[list[float | None]](),
-    )  # packed now and then: there may be a million epochs
-    last: dict[str, int] = {}
+    # Of the epochs: there may be a million, so that their values are packed now and then.
+    trial_ids, numbers = list[str](), list[int]()
+    blocks, rows = list[np.ndarray](), list[list[float | None]]()
     for event in folder.events():
         spent.take(event)
         if event["event"] == "trial" and event["study"] in studies:
@@ -114,32 +111,33 @@ def _read_journal(
             first = started.setdefault((event["study"], event["trial_id"]), event)
             first["reused"] = first.get("reused", False) and event.get("reused", False)
         elif event["event"] == "epoch":
-            place[event["trial_id"], event["epoch"]] = len(blocks) * N_PACKED + len(rows)
+            trial_ids.append(event["trial_id"])
+            numbers.append(event["epoch"])
             rows.append([event.get("epoch_s"), *map(event["metrics"].get, METRICS)])
             if len(rows) == N_PACKED:
                 blocks.append(np.array(rows, dtype="float64"))  # None becomes nan
                 rows = []
-            last[event["trial_id"]] = max(event["epoch"], last.get(event["trial_id"], 0))
         elif event["event"] == "end":
             ended[event["trial_id"]] = event["status"]
+    blocks.append(np.array(rows, dtype="float64").reshape(-1, 1 + len(METRICS)))
+    frame = pd.DataFrame(np.concatenate(blocks), columns=["epoch_s", *METRICS])
+    frame.insert(0, "epoch", np.array(numbers, dtype="int64"))
+    frame.insert(0, "trial_id", pd.Series(trial_ids, dtype=object))
+    frame.insert(0, "run", run)
+    last = frame.groupby("trial_id", sort=False)["epoch"].max().to_dict()
     records = folder.records()
     trials = [
         _trial_row(event, run, records.get(trial_id), ended.get(trial_id), last.get(trial_id, 0))
         for (_, trial_id), event in started.items()
     ]
-    blocks.append(np.array(rows, dtype="float64").reshape(-1, 1 + len(METRICS)))
-    values = np.concatenate(blocks)[list(place.values())]
-    frame = pd.DataFrame(values, columns=["epoch_s", *METRICS])
-    frame.insert(0, "epoch", np.array([epoch for _, epoch in place], dtype="int64"))
-    frame.insert(0, "trial_id", pd.Series([trial_id for trial_id, _ in place], dtype=object))
-    frame.insert(0, "run", run)
-    fresh = [not _is_stale(epoch, records.get(trial_id)) for trial_id, epoch in place]
-    return trials, frame[fresh].dropna(axis="columns", how="all"), spent
-
-
-def _is_stale(epoch: int, record: TrialRecord | None) -> bool:
-    """Return whether an epoch is left from an earlier attempt that went further than the recorded one."""
-    return record is not None and 0 < record.epochs < epoch
+    # Where a trial was trained again, the last occurrence of an epoch counts, in the place of the first.
+    occurrence = frame.groupby(["trial_id", "epoch"], sort=False).ngroup().to_numpy()
+    place = np.empty(occurrence.max(initial=-1) + 1, dtype="int64")
+    place[occurrence] = np.arange(len(frame))
+    frame = frame.iloc[place]
+    # Epochs beyond the recorded ones are left from an earlier attempt that went further.
+    recorded = frame["trial_id"].map({name: r.epochs for name, r in records.items() if r.epochs > 0})
+    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), spent
 
 
 def _trial_row(

@@ -26,6 +26,7 @@ STRATUM_STYLES: dict[str, Style] = {
 }
 WIDTH, LOWER = 5.6, 2.0  # inches: of the figure; height of a panel of strata
 LINE_OF_TEXT = 0.15  # inches
+DIGIT, SPACE = 0.071, 0.1  # inches: the width of a digit on an axis, and the least between two numbers
 
 
 def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
@@ -84,15 +85,17 @@ def level_axis(ax: Axes, means: pd.DataFrame, width: float) -> None:
     """Number the levels of `means` on the x axis of a panel as wide as `width`, in inches."""
     levels, scale = sorted(set(means["level"])), str(means["scale"].iloc[0])
     ax.set_xscale(scale)
-    # The axis keeps about two thirds of the width for a name at the line's end, and a number takes a third of
-    # an inch. A level too near the one before it has its mark but no number.
+    # The axis keeps about half the width for a name at the line's end. A level whose number would touch the
+    # one before it has its mark but no number.
     places = [math.log(v) for v in levels] if scale == "log" else levels
-    gap = (places[-1] - places[0]) * 0.33 / (width * 0.66)
-    numbered, last = [], -math.inf
+    inches = 0.5 * width / (places[-1] - places[0] or 1.0)
+    numbered, right = [], -math.inf
     for place, level in zip(places, levels, strict=True):
-        is_apart = place - last >= gap
-        numbered.append(show(level) if is_apart else "")
-        last = place if is_apart else last
+        number = show(level)
+        half = (len(number) * DIGIT + SPACE) / 2
+        is_apart = place * inches - half >= right
+        numbered.append(number if is_apart else "")
+        right = place * inches + half if is_apart else right
     ax.set_xticks(levels, numbered)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(axis_title(str(means["factor"].iloc[0]), scale))
@@ -127,7 +130,8 @@ def name_lines(
                 "arrowstyle": "-",
                 "color": styles[name][0],
                 "linewidth": 0.8,
-                "shrinkB": 3,
+                "shrinkA": 0,  # matplotlib bisects for the ends of a line that is shortened
+                "shrinkB": 0,
                 "relpos": (0, 0.5),
             },
             annotation_clip=False,

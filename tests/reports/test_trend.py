@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -323,6 +324,20 @@ def test_levels_too_near_for_their_numbers_keep_their_mark(make_run):
     (ax,) = trend_figure(means, METRIC).axes
     assert list(ax.get_xticks()) == levels
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "", "", "100"]
+
+
+def test_numbers_of_levels_do_not_touch(make_run):
+    rates = [float(rate) for rate in np.geomspace(1e-5, 1e-1, 20)]  # as many digits as 0.0001129
+    of_seeds = {seed: scored(f1_macro=0.1 + seed / 10, f1_rare=0.1) for seed in (0, 1)}
+    cells = [({"optim.lr": rate, "model.name": name}, of_seeds) for rate in rates for name in NETWORKS]
+    means, _ = analysed(make_run(cells, factors={"optim.lr": rates, "model.name": NETWORKS}))
+    figure = trend_figure(means, METRIC)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 3
+    for ax in figure.axes:
+        shown = [tick.get_window_extent() for tick in ax.get_xticklabels() if tick.get_text()]
+        assert len(shown) > 2
+        assert all(left.x1 < right.x0 for left, right in pairwise(shown))
 
 
 def test_figure_of_one_seed_has_no_band(make_run):
