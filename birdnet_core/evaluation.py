@@ -313,9 +313,9 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
     notes = []
     if n_few := int((counts[counts > 0] < FEW_RECORDINGS).sum()):
         notes.append(
-            f"{n_few} of {(counts > 0).sum()} species have fewer than {FEW_RECORDINGS} recordings on the test "
-            "side: their F1 lies low on the average, and with it F1-macro and the strata, whose intervals are "
-            "too narrow"
+            f"{n_few} of {(counts > 0).sum()} species have fewer than {FEW_RECORDINGS} recordings on the "
+            "test side: their F1 lies low on the average, and so do F1-macro and the strata, whose intervals "
+            "are too narrow"
         )
     if n_groups < FEW_GROUPS:
         notes.append(

@@ -308,7 +308,11 @@ class _Asked:
             "dataset": str(folder),
             "journal": line,
             "timeout_s": self.resources.timeout_s,
-            "checkpoints": {**self.checkpoints, "shorter": self.shorter_id(config)},
+            "checkpoints": {
+                **self.checkpoints,
+                "shorter": self.shorter_id(config),
+                "keep": self.resources.checkpoints > 0,
+            },
         }
 
     def shorter_id(self, config: TrainConfig) -> str:

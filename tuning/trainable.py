@@ -43,9 +43,10 @@ class TrainTrial(tune.Trainable):
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
     GPUs), ``memory_cap`` (the share of the GPU's memory that it may take), ``checkpoints`` (the run's folder
-    of checkpoints, its id, and the trial of a shorter budget that this one may go on from), ``timeout_s``. A
-    step returns the epoch's metrics, and under ``record`` the trial's record as it stands, as one JSON string
-    so that Ray does not take it apart; the last also ``predicted``, the classes told of validation, as JSON.
+    of checkpoints, its id, the trial of a shorter budget that this one may go on from, and whether completed
+    trials keep theirs), ``timeout_s``. A step returns the epoch's metrics, and under ``record`` the trial's
+    record as it stands, as one JSON string so that Ray does not take it apart; the last also ``predicted``,
+    the classes told of validation, as JSON.
 
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
     goes on from there: it first tells the epochs that were trained already, marked ``replayed``.
@@ -61,6 +62,7 @@ class TrainTrial(tune.Trainable):
         """Start the actor; `manifest` lists the recordings for nodes that do not see the dataset."""
         self.manifest = manifest
         self.n_trials = 0
+        self.may_go_on = True
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -69,7 +71,10 @@ class TrainTrial(tune.Trainable):
         On a GPU, wait until the trial's share is free: what was stopped there may give it back late. Returns
         False where this process itself does not let go.
         """
+        if not self.may_go_on:
+            self._drop_own_checkpoint()
         self.payload = new_config
+        self.may_go_on = False  # a trial that the scheduler stops does not hear of it
         self.session: Session | None = None
         self.n_told = 0
         self.n_trials += 1
@@ -117,6 +122,8 @@ class TrainTrial(tune.Trainable):
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
             status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
+        is_kept = status == "completed" and self.payload["checkpoints"]["keep"]
+        self.may_go_on = is_out_of_memory or fault is not None or is_kept
         record = self._record(status or "killed", error, trace)
         return {
             **metrics,
@@ -217,13 +224,25 @@ class TrainTrial(tune.Trainable):
     def _folder(self, trial_id: str) -> Path:
         """Return where a trial's checkpoint lies: in the run folder, or on this node where it is not seen."""
         given = self.payload["checkpoints"]
-        shared = Path(given["folder"])
-        try:
-            is_shared = (shared / RUN_ID).read_text(encoding="utf-8") == given["run_id"]
-        except OSError:
-            is_shared = False
-        base = shared if is_shared else default_cache() / "checkpoints" / given["run_id"]
+        base = (
+            Path(given["folder"])
+            if self._sees_the_run()
+            else default_cache() / "checkpoints" / given["run_id"]
+        )
         return base / trial_id
+
+    def _sees_the_run(self) -> bool:
+        given = self.payload["checkpoints"]
+        try:
+            mark = (Path(given["folder"]) / RUN_ID).read_text(encoding="utf-8")
+        except OSError:
+            return False
+        return bool(mark == given["run_id"])
+
+    def _drop_own_checkpoint(self) -> None:
+        """Delete the checkpoint of a trial that is over, where the driver, which deletes others, cannot."""
+        if not self._sees_the_run():
+            shutil.rmtree(self._folder(self.payload["journal"]["trial_id"]), ignore_errors=True)
 
     def _record(self, status: Status, error: str | None, trace: str | None) -> TrialRecord:
         if self.session:

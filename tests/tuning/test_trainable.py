@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.manifest import read_manifest
@@ -27,7 +28,7 @@ def payload(small_config, small_dataset, tmp_path):
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
-        "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": ""},
+        "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
     }
 
 
@@ -72,6 +73,40 @@ def test_a_node_that_does_not_see_the_run_folder_keeps_its_own_checkpoints(paylo
     own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
     assert own.exists() and not (tmp_path / small_config.trial_id).exists()
     assert Session.load(own, Dataset.open(payload["dataset"])).epoch == 1
+
+
+@pytest.mark.parametrize("ended", ["completed", "by the scheduler", "out of memory"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_node_drops_its_own_checkpoints_of_trials_that_are_over(
+    payload, small_config, tmp_path, monkeypatch, ended, keep
+):
+    (tmp_path / RUN_ID).write_text("another run")
+    payload["checkpoints"]["keep"] = keep
+    trial = TrainTrial(payload)
+    own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
+    trial.step()
+    if ended == "completed":
+        steps(trial)
+    elif ended == "out of memory":
+
+        def runs_out(session):
+            raise torch.OutOfMemoryError("too large")
+
+        monkeypatch.setattr(Session, "step", runs_out)
+        assert trial.step()["out_of_memory"]
+    assert own.exists()
+    other = small_config.override({"seed": small_config.seed + 1})
+    line = {**payload["journal"], "trial_id": other.trial_id}
+    assert trial.reset_config({**payload, "config": other.to_dict(), "journal": line})
+    may_be_needed = ended == "out of memory" or (ended == "completed" and keep)
+    assert own.exists() == may_be_needed
+
+
+def test_a_node_leaves_checkpoints_in_the_run_folder_to_the_driver(payload, small_config, tmp_path):
+    trial = TrainTrial(payload)
+    trial.step()
+    assert trial.reset_config(payload)
+    assert (tmp_path / small_config.trial_id / "session.pt").exists()
 
 
 @pytest.fixture
