@@ -74,7 +74,7 @@ def write_report(
     for study in runs.studies:
         slug = figures.slug_of(study["name"], taken)
         taken.add(slug)
-        sections.append(_section(runs, study, slug, out))
+        sections.append(_section(runs, study, slug, out, is_compared=earlier is not None))
     choices, taken = [], set()
     for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
         slug = figures.slug_of(f"confirmed-{best['study']}", taken)
@@ -105,8 +105,11 @@ def write_report(
     return content
 
 
-def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[str, Any]:
-    """Return what the page says about one study, after writing its tables and figures."""
+def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path, *, is_compared: bool) -> dict[str, Any]:
+    """Return what the page says about one study, after writing its tables and figures.
+
+    `is_compared` with earlier work, it also has its rows of that table, `experiments`.
+    """
     trials, epochs = runs.trials_of(study), runs.epochs_of(study)
     cells = aggregate.cells(trials, study)
     best, no_best = selection.best_of(runs, study, cells)
@@ -194,7 +197,7 @@ def _section(runs: Runs, study: dict[str, Any], slug: str, out: Path) -> dict[st
         "budget": sentences.budget(budget),
         "trends": displays["trends"],
         "levels": displays["levels"],
-        "experiments": experiments.of_study(study, epochs, cells),
+        "experiments": experiments.of_study(study, epochs, cells) if is_compared else None,
         "recordings": displays["recordings"],
         "confusions": displays["confusions"],
         "figures": [

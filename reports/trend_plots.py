@@ -65,6 +65,11 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
             ax.set_title(_short(group))
             if i % n_columns == 0:
                 ax.set_ylabel("F1 by frequency")
+            else:
+                ax.tick_params(labelleft=False)
+            if i + n_columns < len(groups):  # another panel with the same levels is below
+                ax.tick_params(labelbottom=False)
+                ax.set_xlabel("")
         for ax, lines in lower:  # once all of them have set the axis that they share
             name_lines(ax, lines, STRATUM_STYLES, LOWER)
     return out

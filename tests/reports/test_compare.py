@@ -8,7 +8,7 @@ from scipy import stats
 
 from reports import load
 from reports.aggregate import cells
-from reports.compare import hedges_g, holm, interaction, sign_flip, to_baseline
+from reports.compare import hedges_g, holm, interaction, paired_t, sign_flip, to_baseline
 
 CE, FOCAL, LOGIT = ({"loss.name": name} for name in ("cross_entropy", "focal", "logit_adjusted"))
 
@@ -78,6 +78,14 @@ def test_holm_keeps_the_family_wise_error():
     p = np.random.default_rng(1).uniform(size=(2000, 5))
     false_alarms = np.mean([min(holm(list(row))) < 0.05 for row in p])
     assert 0.03 < false_alarms < 0.065
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 40])
+def test_paired_t_is_that_of_scipy_to_far_in_the_tail(n):
+    rng = np.random.default_rng(n)
+    for shift in (0, 0.5, 3, 100):
+        d = rng.normal(shift, 1, n)
+        assert paired_t(d) == pytest.approx(stats.ttest_1samp(d, 0.0).pvalue, rel=1e-9)
 
 
 def test_hedges_g_by_hand():
