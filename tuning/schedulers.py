@@ -80,10 +80,14 @@ class ASHA(Rule):
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), the variant that stops trials.
 
     Rungs lie at ``grace_epochs * reduction_factor ** k`` epochs, below `max_epochs`. A trial is stopped at a
-    rung where its value is worse than the (1 - 1 / reduction_factor) quantile of those that were recorded
-    there before it. The decisions are those of Ray's AsyncHyperBandScheduler with one bracket, but for nan,
-    which Ray never stops, and for a value that equals the quantile, which Ray lets go on: here, of the trials
-    that share it, those with the lower loss, as many as are among the best 1 / reduction_factor.
+    rung where its best value so far is worse than the (1 - 1 / reduction_factor) quantile of those that were
+    recorded there before it. The decisions are those of Ray's AsyncHyperBandScheduler with one bracket, but
+
+    - for the best value so far, where Ray takes the one of that epoch: a trial is worth its best epoch, and
+      at high learning rates many an epoch between collapses;
+    - for nan, which Ray never stops;
+    - for a value that equals the quantile, which Ray lets go on: here, of the trials that share it, those
+      with the lower loss, as many as are among the best 1 / reduction_factor.
     """
 
     def __init__(
@@ -110,7 +114,7 @@ class ASHA(Rule):
         recorded = self._recorded[bracket, group, reached[-1]]
         if trial in recorded:
             return False
-        score = self._scores[trial][epoch]
+        score = max(score for at, score in self._scores[trial].items() if at <= epoch)
         behind = bool(recorded) and self._is_below(score, list(recorded.values()))
         recorded[trial] = score
         return behind

@@ -130,9 +130,22 @@ def test_asha_compares_with_the_quantile_of_those_before():
     ):
         assert a_rule.is_stopped(str(n), None, 1, value) == is_stopped
     # The second rung has its own.
-    assert not a_rule.is_stopped("2", None, 2, 1.0)
-    assert a_rule.is_stopped("0", None, 2, 0.9)
-    assert not a_rule.is_stopped("4", None, 3, 0.97)  # at its first epoch past the rung: 0.95
+    assert not a_rule.is_stopped("2", None, 2, 6.0)
+    assert a_rule.is_stopped("0", None, 2, 5.9)
+    assert not a_rule.is_stopped("4", None, 3, 5.97)  # at its first epoch past the rung: 5.95
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_trial_of_asha_is_judged_by_its_best_epoch_so_far(direction):
+    sign = 1 if direction == "maximize" else -1
+    a_rule = rule("asha", direction=direction)
+    assert train(a_rule, "steady", [sign * 0.3] * 27) is None
+    assert (
+        train(a_rule, "collapses at the rungs", [sign * (0.1 if e in (3, 9) else 0.4) for e in range(1, 28)])
+        is None
+    )
+    assert train(a_rule, "was never as good", [sign * 0.35] * 27) == 3
+    assert train(a_rule, "is good too late", [sign * (0.1 if e <= 3 else 0.9) for e in range(1, 28)]) == 3
 
 
 def test_the_loss_decides_between_equal_values_at_the_cutoff_of_asha():
@@ -192,6 +205,9 @@ def test_asha_decides_as_ray_does(direction, max_epochs, grace, factor, digits):
     )
     waiting = [SimpleNamespace(trial_id=str(n)) for n in range(150)]
     running: dict[str, list] = {}
+    means = {trial.trial_id: rng.random() for trial in waiting}
+    best: dict[str, float] = {}
+    better = max if direction == "maximize" else min
     decided = Counter()
     while waiting or running:
         if waiting and len(running) < 8:
@@ -201,9 +217,11 @@ def test_asha_decides_as_ray_does(direction, max_epochs, grace, factor, digits):
         name = rng.choice(sorted(running))
         trial, epoch = running[name]
         running[name][1] = epoch = epoch + 1
-        result = {"epoch": epoch, METRIC: round(rng.gauss(0.5, 0.2), digits)}
+        value = round(rng.gauss(means[name], 0.2), digits)
+        best[name] = value if name not in best else better(best[name], value)
+        result = {"epoch": epoch, METRIC: best[name]}  # Ray takes the epoch's own value
         theirs = rays.on_trial_result(None, trial, result) == TrialScheduler.STOP
-        is_stopped = ours.is_stopped(name, None, epoch, result[METRIC])
+        is_stopped = ours.is_stopped(name, None, epoch, value)
         is_last = epoch == max_epochs  # where Ray stops every trial, and ours have ended themselves
         assert is_stopped == (theirs and not is_last)
         decided[epoch, is_stopped] += 1

@@ -1,0 +1,163 @@
+"""Whether early epochs tell late ones, and what each rule of early stopping saves and finds.
+
+    python benchmarks/early_stopping.py [--trials 40] [--epochs 50] [--seeds 0 1 2] [--keep DIR]
+
+Trains configs of the learning-rate study whole, drawn at random, on the synthetic birds of the demo. Then
+replays them under every rule, in `N_ORDERS` orders on two workers: a rule sees what it would have seen.
+What random search finds with the same epochs is the mean over draws of as many whole trials. `--keep` keeps
+the runs in DIR, and takes those that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import optuna
+from asha_search import SETTINGS
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from scipy.stats import spearmanr
+
+from birdnet_core.data.building import default_cache
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.data.synthetic import cached_synthetic_birds
+from birdnet_core.records import RunFolder
+from search_spaces.study import load_study
+from tuning.launch import Data, sweep
+from tuning.schedulers import Rule, make_rule
+
+N_ORDERS, N_WORKERS, N_DRAWS = 100, 2, 5000
+METRIC, LOSS = "val/f1_macro", "val/loss"
+Judge = Callable[[str, int, float, float], bool]  # trial, epoch, value and loss: is it stopped?
+
+
+def whole_trials(folder: Path, seed: int, n_trials: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return F1-macro and loss [trials, epochs] of configs that were trained whole."""
+    if not folder.exists():
+        study = replace(load_study("learning-rate", quick=True), scheduler="fifo")
+        data = Data(name="synthetic", manifest=read_manifest(cached_synthetic_birds(default_cache())))
+        settings = {"training.epochs": epochs, **SETTINGS, "seed": seed}
+        sweep(study, data, folder, settings=settings, n_trials=n_trials, sampler="random")
+    curves: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
+    for event in RunFolder(folder).events():
+        if event["event"] == "epoch":
+            curves[event["trial_id"]][event["epoch"]] = (event["metrics"][METRIC], event["metrics"][LOSS])
+    values = np.array([[curve[epoch] for epoch in sorted(curve)] for curve in curves.values()])
+    return values[:, :, 0], values[:, :, 1]
+
+
+def as_ray(epochs: int) -> Judge:
+    """Return Ray's ASHA, with the settings of the study."""
+    ray = AsyncHyperBandScheduler(
+        time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=3, reduction_factor=3
+    )
+    trials: dict[str, SimpleNamespace] = {}
+
+    def is_stopped(name: str, epoch: int, value: float, loss: float) -> bool:
+        if name not in trials:
+            trials[name] = SimpleNamespace(trial_id=name)
+            ray.on_trial_add(None, trials[name])
+        return bool(
+            ray.on_trial_result(None, trials[name], {"epoch": epoch, METRIC: value}) == TrialScheduler.STOP
+        )
+
+    return is_stopped
+
+
+def by_rule(rule: Rule) -> Judge:
+    return lambda name, epoch, value, loss: rule.is_stopped(name, None, epoch, value, loss)
+
+
+def replayed(f1: np.ndarray, loss: np.ndarray, judge: Judge, seed: int) -> tuple[int, int, float]:
+    """Return the epochs trained, the trials that were trained whole, and the best F1 found."""
+    rng = random.Random(seed)
+    waiting = list(range(len(f1)))
+    rng.shuffle(waiting)
+    running: list[list[int]] = []
+    n_epochs, n_whole, found = 0, 0, 0.0
+    while waiting or running:
+        while waiting and len(running) < N_WORKERS:
+            running.append([waiting.pop(), 0])
+        at = rng.randrange(len(running))
+        trial, epoch = running[at]
+        found = max(found, f1[trial, epoch])
+        is_stopped = judge(str(trial), epoch + 1, f1[trial, epoch], loss[trial, epoch])
+        running[at][1] += 1
+        n_epochs += 1
+        is_whole = running[at][1] == f1.shape[1]
+        n_whole += is_whole
+        if is_whole or is_stopped:
+            running.pop(at)
+    return n_epochs, n_whole, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, help="a folder for the runs")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def ours(name: str, grace: int = 3) -> Callable[[], Judge]:
+        return lambda: by_rule(
+            make_rule(
+                name, direction="maximize", max_epochs=given.epochs, grace_epochs=grace, reduction_factor=3
+            )
+        )
+
+    judges: dict[str, Callable[[], Judge]] = {
+        "ASHA as in Ray": lambda: as_ray(given.epochs),
+        "ASHA": ours("asha"),
+        "ASHA, `grace_epochs` 6": ours("asha", 6),
+        "HyperBand": ours("hyperband"),
+        "median": ours("median"),
+    }
+    correlations: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    rows: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in given.seeds:
+            f1, loss = whole_trials(
+                (given.keep or Path(scratch)) / str(seed), seed, given.trials, given.epochs
+            )
+            so_far = np.maximum.accumulate(f1, axis=1)
+            best = so_far[:, -1]
+            for rung in (3, 9, 27):
+                pair = [float(spearmanr(each[:, rung - 1], best).statistic) for each in (f1, so_far)]
+                correlations[rung].append((pair[0], pair[1]))
+            rng = np.random.default_rng(0)
+            for name, judge in judges.items():
+                runs = [replayed(f1, loss, judge(), order) for order in range(N_ORDERS)]
+                n_epochs, n_whole, found = np.array(runs).mean(axis=0)
+                n_random = max(1, round(n_epochs / given.epochs))
+                by_chance = np.mean([rng.choice(best, n_random, replace=False).max() for _ in range(N_DRAWS)])
+                rows[name].append((f1.size / n_epochs, n_whole, found, by_chance))
+    print(
+        "| epoch | rank correlation of its F1 with the trial's best | of the best F1 so far |\n|---|---|---|"
+    )
+    for rung, pairs in correlations.items():
+        of_epoch, of_best = (
+            ", ".join(f"{value:.2f}" for value in column) for column in zip(*pairs, strict=True)
+        )
+        print(f"| {rung} | {of_epoch} | {of_best} |")
+    print("\n| rule | times fewer epochs | whole trials | best F1 | random, same epochs | mean gain |")
+    print("|---|---|---|---|---|---|")
+    for name, by_seed in rows.items():
+        fewer, whole, found, by_chance = zip(*by_seed, strict=True)
+        cells = [
+            ", ".join(f"{v:.{d}f}" for v in c)
+            for c, d in ((fewer, 2), (whole, 1), (found, 3), (by_chance, 3))
+        ]
+        print(f"| {name} | {' | '.join(cells)} | {np.mean(found) - np.mean(by_chance):+.3f} |")
+
+
+if __name__ == "__main__":
+    main()
