@@ -246,8 +246,8 @@ def _search_figures(
     if has_curves and (trials["status"] == "pruned").any():
         caption = (
             f"{metric} over epochs, one line a trial; the mark is where it ended. Dotted: epochs after which "
-            "trials were stopped. Below: how many trials reached such an epoch, and what became of them; the "
-            f"numbers are of those that trained on.{left_out}"
+            "trials were stopped, by their best epoch so far. Below: how many trials reached such an epoch, "
+            f"and what became of them; the numbers are of those that trained on.{left_out}"
         )
         out.append(("rungs", caption, search_plots.rungs_figure(trials, shown, epochs, metric, winner)))
     elif has_curves:
