@@ -1,6 +1,6 @@
 """What early stopping saves and what it finds: TPE under ASHA against random search with the same epochs.
 
-    python benchmarks/asha_search.py [--trials 40] [--epochs 27] [--seeds 0 1 2]
+    python benchmarks/asha_search.py [--trials 40] [--epochs 50] [--seeds 0 1 2]
 
 On the synthetic birds of `--data synthetic`, seed by seed: a search of 40 trials under ASHA; then random
 search without early stopping, with as many whole trials as the epochs of the first pay for. Epochs are those
@@ -40,7 +40,7 @@ def outcome(run: RunFolder) -> tuple[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=27)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--grace-epochs", type=int, default=3)
     parser.add_argument("--reduction-factor", type=int, default=3)

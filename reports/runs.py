@@ -174,8 +174,8 @@ def _trial_row(
     fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus")
     more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
     row |= {name: getattr(record, name) for name in fields + more}
-    row["f1_per_species"] = {name: _number(value) for name, value in record.f1_per_species.items()}
-    return row | {name: _number(value) for name, value in record.metrics.items() if name in METRICS}
+    row["f1_per_species"] = record.f1_per_species
+    return row | {name: value for name, value in record.metrics.items() if name in METRICS}
 
 
 def _frame(
