@@ -17,7 +17,7 @@ from reports.predictions import Told
 
 Drawn = tuple[str, str, Figure]
 """Name, caption, figure."""
-N_ROWS, N_CURVES, N_GROUPS = 40, 12, 8
+N_ROWS, N_CURVES, N_GROUPS = 24, 12, 6
 """The most rows, curves and panels of a figure: of more, none can be read. The tables have them all."""
 
 
