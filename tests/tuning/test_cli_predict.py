@@ -1,6 +1,8 @@
 """`birdtune predict` and `export` as a user types them."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -50,6 +52,20 @@ def audio(tmp_path):
     soundfile.write(folder / "site" / "b.flac", 0.1 * rng.standard_normal(2 * RATE), RATE)
     (folder / "bad.mp3").write_text("not audio")
     return folder
+
+
+def test_threads_of_predict_sleep_where_they_wait_unless_the_user_says_otherwise(
+    birdtune, model, audio, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert birdtune(f"predict {model} {audio} --out {tmp_path / 'x.csv'}")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    # It is in time: the command line alone does not load torch.
+    without = "import sys, tuning.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", without], check=True)
+    assert birdtune(f"predict {model} {audio} --out {tmp_path / 'y.csv'}")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_predict_writes_the_rows_of_the_python_call(birdtune, model, audio, tmp_path):
