@@ -30,6 +30,24 @@ def test_record_round_trips_with_nan(tmp_path):
     assert set(run.records()) == {"ab-s0"}
 
 
+def test_many_records_are_read_and_a_broken_one_among_them_is_named(tmp_path):
+    run = RunFolder(tmp_path)
+    names = [f"{n:03d}-s0" for n in range(250)]
+    for name in names:
+        run.write_record(record(trial_id=name))
+    assert list(run.records()) == names
+    assert [r.trial_id for r in run.records().values()] == names
+    for content, told in (
+        ("{", "not JSON"),
+        ("[1]", "holds a list"),
+        ("", "not JSON"),
+        ("{}, {}", "not JSON"),
+    ):
+        (tmp_path / "trials" / "120-s0.json").write_text(content)
+        with pytest.raises(RunFolderError, match=rf"120-s0\.json' .*{told}"):
+            run.records()
+
+
 def test_fields_of_a_later_version_are_left_out():
     assert TrialRecord.from_dict({**record().to_dict(), "mood": "good"}) == record()
 
