@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records import METRICS
 from reports.runs import FAILED, RUNNING
 
-LEVEL = 0.95
 BOOTSTRAP_FROM = 5
 LEAKY_SPLIT = "random-windows"
 
@@ -47,7 +47,7 @@ def _t_quantile(share: float, freedom: int) -> float:
     return float(stats.t.ppf(share, freedom))
 
 
-def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+def bca_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
     """Return low and high of the bias-corrected and accelerated bootstrap of the mean, BCa.
 
     By `scipy.stats.bootstrap` with 2,000 resamples from a fixed seed (Efron 1987, Journal of the American

@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from reports.aggregate import LEVEL, is_screen
+from birdnet_core.intervals import LEVEL
+from reports.aggregate import is_screen
 from reports.compare import by_seed, holm, statistics_of
 
 EFFECT_COLUMNS = (

@@ -25,8 +25,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records import write_text
-from reports.aggregate import LEVEL, show
+from reports.aggregate import show
 from reports.runs import FAILED
 
 INK, GRID, FAINT = "#2b2f33", "#d9dde1", "#9aa1a8"

@@ -372,7 +372,7 @@ def _content(
 
 
 def _bootstrap(cell: Mapping[Hashable, Any], metric: str) -> dict[str, float]:
-    low, high = aggregate.bootstrap_interval(cell.get(f"{metric}:values", []))
+    low, high = aggregate.bca_interval(cell.get(f"{metric}:values", []))
     return {"bootstrap_low": low, "bootstrap_high": high}
 
 

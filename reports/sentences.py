@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records import LEAKAGE
 from reports import aggregate
 from reports.tables import count, n_seeds, number, p_value, signed
@@ -104,7 +105,7 @@ def confirmed_choice(best: dict[str, Any]) -> str:
 
 def _other_differences(comparisons: pd.DataFrame) -> str:
     """Return which cells beside the best differ from the baseline by more than the seeds explain."""
-    told = comparisons[comparisons["p_holm"] < 1 - aggregate.LEVEL]
+    told = comparisons[comparisons["p_holm"] < 1 - LEVEL]
     if told.empty:
         return ""
     named = ", ".join(
@@ -122,7 +123,7 @@ def _difference_sentence(comparison: pd.Series[Any]) -> str:
         return f"{diff} ({comparison['note']})."
     verdict = (
         "more than the seeds explain"
-        if comparison["p_holm"] < 1 - aggregate.LEVEL
+        if comparison["p_holm"] < 1 - LEVEL
         else "not distinguishable from the spread of the seeds"
     )
     interval = f"{signed(comparison['low'])} to {signed(comparison['high'])}"
@@ -143,7 +144,7 @@ def interaction_effect(interaction: dict[str, Any] | None, study: dict[str, Any]
     )
     if math.isnan(interaction["p"]):
         return f"{text} ({interaction['note']})."
-    open_question = "" if interaction["p"] < 1 - aggregate.LEVEL else ": the interaction could be chance"
+    open_question = "" if interaction["p"] < 1 - LEVEL else ": the interaction could be chance"
     return (
         f"{text} ({signed(interaction['low'])} to {signed(interaction['high'])}, "
         f"p {p_value(interaction['p'])}){open_question}."
@@ -154,7 +155,7 @@ def main_effects(effects: pd.DataFrame) -> str:
     """Return which main effects the seeds do not explain; empty where there are none to tell of."""
     if not effects["diff"].notna().any():
         return ""
-    told = effects[effects["p_holm"] < 1 - aggregate.LEVEL]
+    told = effects[effects["p_holm"] < 1 - LEVEL]
     if not effects["p"].notna().any():
         largest = effects.iloc[int(effects["diff"].abs().argmax())]
         text = f"Largest main effect: {largest['factor']}, {signed(largest['diff'])} ({largest['note']})."
@@ -172,7 +173,7 @@ def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
     """Return which factors of a screening design go with the metric; empty where that cannot be told."""
     if not correlations["p"].notna().any():
         return ""
-    told = correlations[correlations["p_holm"] < 1 - aggregate.LEVEL]
+    told = correlations[correlations["p_holm"] < 1 - LEVEL]
     if told.empty:
         return f"As a screen: no factor's rank correlation with {metric} is distinguishable from chance."
     named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in told.iterrows())
@@ -231,7 +232,7 @@ def trends(frame: pd.DataFrame) -> str:
         ends = f"from {aggregate.show(levels[0])} to {aggregate.show(levels[-1])}"
         changes = "; ".join(_changes(rows[rows["term"] == "linear"]))
         out.append(f"Along a straight line over {over}, {ends}: {changes}.")
-        bends = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - aggregate.LEVEL)]
+        bends = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - LEVEL)]
         if len(bends):
             named = "; ".join(
                 f"{_of_group(row)} by {signed(row['diff'])} ({_sureness(row)})" for _, row in bends.iterrows()
@@ -242,7 +243,7 @@ def trends(frame: pd.DataFrame) -> str:
 
 def _changes(lines: pd.DataFrame) -> list[str]:
     """Return what is told of linear trends; of more than `N_UNTOLD` that are not told, their number."""
-    is_told = lines["p_holm"] < 1 - aggregate.LEVEL
+    is_told = lines["p_holm"] < 1 - LEVEL
     out = [
         f"{_of_group(row)} {'rises' if row['diff'] > 0 else 'falls'} by {number(abs(row['diff']))} "
         f"({_sureness(row)})"

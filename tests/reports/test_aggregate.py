@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from reports import load
-from reports.aggregate import bootstrap_interval, cells, label, species, t_interval, trained_length
+from reports.aggregate import bca_interval, cells, label, species, t_interval, trained_length
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -146,12 +146,12 @@ def test_label_is_short_and_unambiguous(factors, expected):
 
 def test_bca_bootstrap_is_skewed_as_the_values_and_needs_five():
     values = [0.1, 0.11, 0.12, 0.13, 0.14, 0.4]
-    low, high = bootstrap_interval(values)
+    low, high = bca_interval(values)
     mean = float(np.mean(values))
     assert 0.1 <= low < mean < high <= 0.4
     assert high - mean > 1.5 * (mean - low)  # the t interval is symmetric
-    assert np.isnan(bootstrap_interval(values[:4])).all()
-    assert np.isnan(bootstrap_interval([0.2] * 6)).all()
+    assert np.isnan(bca_interval(values[:4])).all()
+    assert np.isnan(bca_interval([0.2] * 6)).all()
 
 
 def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
