@@ -6,6 +6,7 @@ same seeds for the same budget. A `Search` asks which config is best: an Optuna 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -277,7 +278,7 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     else:
         check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        tried = [study.space(rehearsal.ask()) for _ in range(50)]
+        tried = [_sampled(study, rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
     faults: list[str] = []
     for choices in tried:
@@ -306,6 +307,20 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if faults:
         raise ConfigError("\n".join(faults))
     return configs
+
+
+def _sampled(study: Search, trial: BaseTrial) -> Overrides:
+    """Return a sample of the space; ConfigError with the line where the user's code raises something else."""
+    try:
+        return study.space(trial)
+    except ConfigError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"the space of study {study.name!r} raised {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno}) for {trial.params}"
+        ) from error
 
 
 def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import os
 import platform
 import shutil
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray.exceptions
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
-from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord, is_better, metric_direction
+from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord, metric_direction
 from tuning.halt import Halt
-from tuning.trainable import bare_record
 
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
+
+PRUNED_BYTES = 2**30
+"""How much room the checkpoints of pruned trials may take together, before the oldest are deleted."""
 
 
 class Journal(tune.Callback):
@@ -32,8 +36,9 @@ class Journal(tune.Callback):
         halt: asked to end the sweep where the folder cannot be written, or a budget is used up.
         keep: the number of completed trials, the best of a study by its metric, whose checkpoints stay.
 
-    `finished` holds the records of the trials that need no training any more, whatever study they were
-    trained for: those that completed, and those that failed by themselves and would fail again.
+    `settled` holds the records of the trials that are over, as they lie on disk, whatever study they were
+    trained for: completed, pruned, or failed by themselves, as they would again. Killed ones are to be
+    continued.
     """
 
     def __init__(
@@ -46,17 +51,24 @@ class Journal(tune.Callback):
         self.spent = Spent()
         # Trials that the scheduler stopped because the sweep halts.
         self.interrupted: set[str] = set()
-        # Trials whose process died, and which are handed out again.
-        self.restarting: set[str] = set()
+        # What Ray raised for a trial, by Ray's id of it.
+        self._errors: dict[str, Exception | None] = {}
         self._entered: set[str] = set()
         self._members: defaultdict[str, set[str]] = defaultdict(set)
+        self._trained_for: dict[str, str] = {}
+        self._unended: set[str] = set()
         self._n_known: dict[str, int] = {}
         self._iteration: dict[str, int] = {}
         for event in run.events():
             self._remember(event)
-        records = run.records()
-        self.finished = {name: r for name, r in records.items() if r.status == "completed"}
-        self.failed = {name: r for name, r in records.items() if r.status in ("failed", "diverged")}
+        self.settled = {name: r for name, r in run.records().items() if r.status != "killed"}
+        self._metrics: dict[str, str] = {}
+        self._kept = {study: self._checkpoints_of(study) for study in self._members}
+        self._pruned: deque[tuple[str, int]] = deque()
+        self._pruned_bytes = 0
+        for name, record in self.settled.items():
+            if record.status == "pruned":
+                self._keep_pruned(name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks with its own state, which nobody reads: leave all of it out."""
@@ -66,19 +78,59 @@ class Journal(tune.Callback):
         """Return the trials that the journal has entered for `study`."""
         return self._members[study]
 
+    def failed(self, study: str) -> set[str]:
+        """Return the trials of `study` that failed or diverged."""
+        return {
+            name
+            for name in self._members[study]
+            if name in self.settled and self.settled[name].status in ("failed", "diverged")
+        }
+
+    def outcome(self, trial_id: str, study: str) -> TrialRecord | None:
+        """Return how a trial ended, None where `study` has it to train.
+
+        A trial that was pruned for another study was judged among other trials: this one trains it on.
+        """
+        record = self.settled.get(trial_id)
+        if record and record.status == "pruned" and self._trained_for.get(trial_id) != study:
+            return None
+        return record
+
+    def curve(self, trial_id: str, metric: str) -> dict[int, float]:
+        """Return the values of a metric by epoch, as far as the trial has come; reads the whole journal."""
+        return {
+            event["epoch"]: event["metrics"][metric]
+            for event in self.run.events()
+            if event["event"] == "epoch"
+            and event["trial_id"] == trial_id
+            and event["metrics"].get(metric) is not None
+        }
+
     def begin(self, command: str) -> None:
-        """Enter a session of a driver."""
+        """Enter a session of a driver, and the ends that the driver before was killed over."""
         self.write({"event": "session", "pid": os.getpid(), "host": platform.node(), "command": command})
+        for name in sorted(self._unended & set(self.settled)):
+            self._enter_end(self.settled[name])
 
     def reuse(self, line: Event) -> None:
-        """Enter a trial that another study, or an earlier call, has trained."""
-        self.write({"event": "trial", **line, "reused": True})
+        """Enter a trial that another study, an earlier call, or another trial of its config has trained."""
+        self.write(
+            {"event": "trial", **line, "reused": True, "status": self.settled[line["trial_id"]].status}
+        )
 
     def rerun(self, trial_id: str) -> None:
         """Enter that a trial which failed is trained again from its start."""
-        self.failed.pop(trial_id, None)
+        self._unsettle(trial_id, "is trained again")
         self._drop_checkpoint(trial_id)
         self.write({"event": "rerun", "trial_id": trial_id})
+
+    def restart(self, trial_id: str, why: str) -> None:
+        """Enter that a trial is handed out again, and continues after its last epoch."""
+        self.write({"event": "restart", "trial_id": trial_id, "error": why})
+
+    def note(self, text: str) -> None:
+        """Enter something that whoever watches should know."""
+        self.write({"event": "note", "text": text})
 
     def write(self, event: Event) -> None:
         """Append an event; where that cannot be done, the sweep halts."""
@@ -97,19 +149,20 @@ class Journal(tune.Callback):
         self.spent.take(event)
         if kind == "trial":
             self._members[event["study"]].add(event["trial_id"])
+            if not event["reused"]:
+                self._trained_for[event["trial_id"]] = event["study"]
+                self._unended.add(event["trial_id"])
         elif kind == "epoch":
             self._n_known[event["trial_id"]] = event["epoch"]
         elif kind == "rerun":
             self._n_known[event["trial_id"]] = 0
+        elif kind == "end":
+            self._unended.discard(event["trial_id"])
 
     # ------------------------------------------------------------------------------ what Ray reports
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.trial_id in self._entered:
-            return
-        self._entered.add(trial.trial_id)
-        shares = {f"{name}s": amount for name, amount in trial.config["resources"].items()}
-        self.write({"event": "trial", **trial.config["journal"], **shares, "reused": False})
+        self.enter(trial.trial_id, trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -117,21 +170,40 @@ class Journal(tune.Callback):
         name = name_of(trial)
         self.enter_epoch(trial, result)
         if is_tried_alone(trial.config, result):
-            self.write({"event": "restart", "trial_id": name, "error": "out of memory; now with a whole GPU"})
+            self.restart(name, "out of memory; now with a whole GPU")
         elif result["done"]:
             # `status` is the trial's own word; a trial that did not end itself was stopped by the scheduler.
             record = TrialRecord.from_dict(json.loads(result["record"]))
             record.status = result["status"] or "pruned"
             if name in self.interrupted:
-                record.status = "killed"
-                record.error = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
-            self._settle(record, trial.config, json.loads(result["predicted"]))
+                self.interrupt(record, trial.config)
+            else:
+                self.settle(record, trial.config, json.loads(result["predicted"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Drop what Ray would keep of a trial that is over: a tenth of a megabyte, and nobody asks for it."""
         trial.run_metadata.last_result = {"done": True}
         trial.run_metadata.metric_analysis = {}
         trial.run_metadata.metric_n_steps = {}
+
+    def keep_error(self, trial: Trial) -> None:
+        """Keep what Ray raised for a trial: the scheduler hears of it before the searcher, who cannot ask."""
+        self._errors[trial.trial_id] = _error_of(trial)
+
+    def error_of(self, ray_id: str) -> Exception | None:
+        """Return what `keep_error` kept."""
+        return self._errors.pop(ray_id, None)
+
+    # ---------------------------------------------------------------------------- what becomes of trials
+
+    def enter(self, ray_id: str, payload: Event) -> None:
+        """Enter once that a trial is being trained."""
+        if ray_id in self._entered:
+            return
+        self._entered.add(ray_id)
+        shares = {f"{name}s": amount for name, amount in payload["resources"].items()}
+        self._unsettle(payload["journal"]["trial_id"], f"is trained on for {payload['journal']['study']}")
+        self.write({"event": "trial", **payload["journal"], **shares, "reused": False})
 
     def enter_epoch(self, trial: Trial, result: Event) -> None:
         """Enter an epoch unless it is known, and ask the sweep to halt where that was the last it may have.
@@ -157,65 +229,105 @@ class Journal(tune.Callback):
             )
         self.halt.judge(self.spent, metrics)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Settle a trial whose process is gone: the trainable itself turns exceptions into results."""
-        self.on_trial_start(iteration, trials, trial)  # its process may have died before the trial started
-        error = _error_of(trial)
-        if name_of(trial) in self.restarting:
-            self.restarting.remove(name_of(trial))
-            self.write({"event": "restart", "trial_id": name_of(trial), "error": _why(error)})
-            return
-        last = trial.last_result or {}
-        if "record" in last:
-            record = TrialRecord.from_dict(json.loads(last["record"]))
-        else:
-            record = bare_record(trial.config["config"], "failed", error=None)
-        record.status = "killed" if isinstance(error, ray.exceptions.RayActorError) else "failed"
-        record.error = _why(error)
-        self._settle(record, trial.config)
+    def interrupt(self, record: TrialRecord, payload: Event) -> None:
+        """Settle a trial that is to be continued when the run is resumed."""
+        why = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
+        self.settle(replace(record, status="killed", error=why), payload)
 
-    def _settle(self, record: TrialRecord, payload: dict[str, Any], predicted: Sequence[int] = ()) -> None:
-        """Write how a trial ended, and drop the checkpoint that nobody will go on from."""
+    def settle_unfit(self, record: TrialRecord, line: Event) -> None:
+        """Settle a trial that could not begin: its choices make no config, or no data can be made for it."""
+        nothing = {"cpu": 0.0, "gpu": 0.0}
+        self.write({"event": "trial", **line, "cpus": 0.0, "gpus": 0.0, "reused": False})
+        self.settle(record, {"journal": line, "resources": nothing})
+
+    def settle(self, record: TrialRecord, payload: Event, predicted: Sequence[int] = ()) -> None:
+        """Write how a trial ended, and drop the checkpoint that nobody will continue from.
+
+        Where that cannot be done the sweep halts, and the trial stays unfinished: it is not in `settled`,
+        Optuna does not hear of it, and it continues when the run is resumed.
+        """
         record.cpus, record.gpus = payload["resources"]["cpu"], payload["resources"]["gpu"]
         record.cpu_hours, record.gpu_hours = (
             round(share * record.seconds / 3600, 6) for share in (record.cpus, record.gpus)
         )
-        if not self.halt.is_fault:
+        if self.halt.is_fault:
+            return
+        try:
+            if predicted:
+                self.run.write_predictions(record.trial_id, predicted)
+            self.run.write_record(record)
+        except OSError as error:
+            self.halt.ask(f"cannot write into {self.run.path}: {error.strerror}", is_fault=True)
+            return
+        if record.status == "killed":
+            self._enter_end(record)
+            return
+        self.settled[record.trial_id] = record
+        if record.status == "completed":
+            self._keep_if_best(payload["journal"]["study"], record)
+        elif record.status == "pruned":
+            self._keep_pruned(record.trial_id)
+        else:
+            self._drop_checkpoint(record.trial_id)
+        self._enter_end(record)
+
+    def _unsettle(self, trial_id: str, why: str) -> None:
+        """Let the record say that a trial is not over, should the driver die before it is again."""
+        if record := self.settled.pop(trial_id, None):
             try:
-                if predicted:
-                    self.run.write_predictions(record.trial_id, predicted)
-                self.run.write_record(record)
+                self.run.write_record(replace(record, status="killed", error=f"the trial {why}"))
             except OSError as error:
                 self.halt.ask(f"cannot write into {self.run.path}: {error.strerror}", is_fault=True)
-        if self.halt.is_fault:
-            return  # the trial stays unfinished, and goes on when the run is resumed
-        if record.status == "completed":
-            self.finished[record.trial_id] = record
-            self._keep_best(payload["journal"]["study"])
-        elif record.status in ("failed", "diverged"):
-            self.failed[record.trial_id] = record
-        if record.status not in ("completed", "killed"):
-            self._drop_checkpoint(record.trial_id)
+
+    def _enter_end(self, record: TrialRecord) -> None:
         self.write({"event": "end", "trial_id": record.trial_id, "status": record.status})
 
     # --------------------------------------------------------------------------------- checkpoints
 
-    def _keep_best(self, study: str) -> None:
-        """Drop the checkpoints of completed trials that are not among the best `keep` of the study."""
-        metric = self.run.read_study(study)["metric"]
-        direction = metric_direction(metric)
-        kept: list[TrialRecord] = []
-        for name in self._members[study]:
-            record = self.finished.get(name)
-            if record is None or not self._checkpoint(name).exists():
-                continue
-            place = sum(not is_better(record.objective(metric), k.objective(metric), direction) for k in kept)
-            kept.insert(place, record)
-        for record in kept[self.keep :]:
-            self._drop_checkpoint(record.trial_id)
+    def _keep_if_best(self, study: str, record: TrialRecord) -> None:
+        """Drop the checkpoint of a completed trial, or of the one that it drives out of the study's best."""
+        kept = self._kept.setdefault(study, [])
+        bisect.insort(kept, self._place(study, record))
+        for _, name in kept[self.keep :]:
+            self._drop_checkpoint(name)
+        del kept[self.keep :]
+
+    def _checkpoints_of(self, study: str) -> list[tuple[float, str]]:
+        """Return the completed trials of a study that have a checkpoint, the best first."""
+        done = [self.settled[name] for name in self._members[study] if name in self.settled]
+        return sorted(
+            self._place(study, record)
+            for record in done
+            if record.status == "completed" and self._checkpoint(record.trial_id).exists()
+        )
+
+    def _place(self, study: str, record: TrialRecord) -> tuple[float, str]:
+        """Return by what trials of `study` are sorted, the best first."""
+        if study not in self._metrics:
+            self._metrics[study] = self.run.read_study(study)["metric"]
+        metric = self._metrics[study]
+        value = record.objective(metric)
+        if math.isnan(value):
+            return math.inf, record.trial_id
+        return -value if metric_direction(metric) == "maximize" else value, record.trial_id
+
+    def _keep_pruned(self, trial_id: str) -> None:
+        """Keep the checkpoint of a pruned trial, which another study may continue, while there is room."""
+        n_bytes = self._checkpoint_bytes(trial_id)
+        self._pruned.append((trial_id, n_bytes))
+        self._pruned_bytes += n_bytes
+        while self._pruned_bytes > PRUNED_BYTES:
+            name, n_bytes = self._pruned.popleft()
+            self._pruned_bytes -= n_bytes
+            if name in self.settled and self.settled[name].status == "pruned":
+                self._drop_checkpoint(name)
 
     def _checkpoint(self, trial_id: str) -> Path:
         return self.run.checkpoints_path / trial_id
+
+    def _checkpoint_bytes(self, trial_id: str) -> int:
+        file = self._checkpoint(trial_id) / "session.pt"
+        return file.stat().st_size if file.exists() else 0
 
     def _drop_checkpoint(self, trial_id: str) -> None:
         shutil.rmtree(self._checkpoint(trial_id), ignore_errors=True)
@@ -230,10 +342,6 @@ def name_of(trial: Trial) -> str:
 def is_tried_alone(payload: dict[str, Any], result: dict[str, Any]) -> bool:
     """Return whether a trial ran out of memory on a share of a GPU: it is tried again with a whole one."""
     return bool(result["out_of_memory"]) and 0 < payload["resources"]["gpu"] < 1
-
-
-def _why(error: Exception | None) -> str:
-    return f"{type(error).__name__}: {error}" if error else "Ray gave no reason"
 
 
 def _error_of(trial: Trial) -> Exception | None:

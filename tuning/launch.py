@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -21,7 +23,7 @@ from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare, validation_side
-from birdnet_core.errors import RunFolderError
+from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.optim import is_open_ended
 from birdnet_core.records import RunFolder, TrialRecord, metric_direction, provenance, write_text
 from search_spaces.designs import Range
@@ -41,10 +43,11 @@ from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
 from tuning.placement import Gpus, place
+from tuning.preparation import Preparation
 from tuning.resources import ray_session, scratch_folder
 from tuning.schedulers import Fifo, Rule, make_rule
 from tuning.searcher import OptunaSearcher, PlannedSearcher, make_sampler, open_study
-from tuning.trainable import RUN_ID, TrainTrial
+from tuning.trainable import RUN_ID, TrainTrial, bare_record
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +84,23 @@ class Data:
     progress: Progress = no_progress
     _folders: dict[tuple[Any, Any], Path] = field(default_factory=dict)
 
-    def folder(self, config: TrainConfig) -> Path:
+    def folder(self, config: TrainConfig, progress: Progress | None = None) -> Path:
         """Return the dataset of `config`, made when first asked for."""
-        key = (config.data, config.features)
-        if key not in self._folders:
-            self._folders[key] = prepare(
-                self.manifest, config, cache=self.cache, workers=self.workers, progress=self.progress
+        made = self.known(config)
+        if made is None:
+            made = prepare(
+                self.manifest,
+                config,
+                cache=self.cache,
+                workers=self.workers,
+                progress=progress or self.progress,
             )
-        return self._folders[key]
+            self._folders[config.data, config.features] = made
+        return made
+
+    def known(self, config: TrainConfig) -> Path | None:
+        """Return the dataset of `config` if it was asked for before."""
+        return self._folders.get((config.data, config.features))
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,7 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter)
+        asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
         definition = asked.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
         folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
@@ -171,7 +183,7 @@ def sweep(
         if shorter:
             observer({"event": "note", "text": _continuing(asked, definition, run)})
         if rerun_failed:
-            for name in journal.members(study.name) & set(journal.failed):
+            for name in sorted(journal.failed(study.name)):
                 journal.rerun(name)
 
         searcher: PlannedSearcher | OptunaSearcher
@@ -179,7 +191,7 @@ def sweep(
             searcher, n_reused = asked.planned(definition["seeds"], journal)
         else:
             n_reused = 0
-            searcher = asked.sampled(study, definition["n_trials"], journal, sampler, storage)
+            searcher = asked.sampled(study, definition["n_trials"], journal, sampler)
             if rerun_failed:
                 searcher.retry_failed()
         scheduler = HaltingScheduler(rule, study.metric, journal)
@@ -202,8 +214,17 @@ def sweep(
                     }
                 )
                 journal.begin(command)
-                with ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})):
-                    dispatcher = Dispatcher(searcher, journal, placement, restarts=resources.restarts)
+                with (
+                    ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})),
+                    Preparation(data, halt) as preparation,
+                ):
+                    dispatcher = Dispatcher(
+                        searcher,
+                        journal,
+                        placement,
+                        lambda payload: asked.prepare(payload, preparation),
+                        restarts=resources.restarts,
+                    )
                     _fit(dispatcher, scheduler, concurrent, data.manifest if address else None)
         if halt.reason:
             journal.write({"event": "halt", "reason": halt.reason})
@@ -245,6 +266,7 @@ class _Asked:
     run: RunFolder
     checkpoints: dict[str, str]
     shorter: int | None
+    storage: str
     _described: set[Path] = field(default_factory=set)
 
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
@@ -267,7 +289,8 @@ class _Asked:
                 **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
                 "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
                 "also": list(study.also), "asha_within": study.asha_within,
-                "space": space_facts(study.space),
+                "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
+                "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
         cells = [
             {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
@@ -282,31 +305,18 @@ class _Asked:
                 for name, levels in study.levels().items()
             },
             "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
-            "asha_within": None,
+            "asha_within": None, "storage": None,
         }  # fmt: skip
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
-        """Return what Ray ships to a trial: plain JSON. `factors` is what tables call it by.
+        """Return what Ray ships to a trial: plain JSON, but for the dataset, which `prepare` enters.
 
-        What the trial will predict is described in the run folder first.
+        `factors` is what tables call it by.
         """
-        folder = self.data.folder(config)
-        if folder not in self._described:
-            split_id = Dataset.open(folder).facts["split_id"]
-            self.run.write_validation(split_id, validation_side(self.data.manifest, folder))
-            self._described.add(folder)
         within = self.study.asha_within if isinstance(self.study, Search) else None
-        line = {
-            "study": self.study.name,
-            "trial_id": config.trial_id,
-            "number": number,
-            "factors": factors,
-            "group": group_of(config, within),
-        }
         return {
             "config": config.to_dict(),
-            "dataset": str(folder),
-            "journal": line,
+            "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
             "timeout_s": self.resources.timeout_s,
             "checkpoints": {
                 **self.checkpoints,
@@ -314,6 +324,31 @@ class _Asked:
                 "keep": self.resources.checkpoints > 0,
             },
         }
+
+    def line(self, factors: dict[str, Any], trial_id: str, number: int, group: str | None) -> dict[str, Any]:
+        """Return what the journal says of a trial."""
+        return {
+            "study": self.study.name,
+            "trial_id": trial_id,
+            "number": number,
+            "factors": factors,
+            "group": group,
+        }
+
+    def prepare(self, payload: dict[str, Any], preparation: Preparation) -> bool:
+        """Enter the dataset of a payload, and return True, once it is made.
+
+        What the trial will predict is described in the run folder first. Raises what the making raised.
+        """
+        folder = preparation.folder(TrainConfig.from_dict(payload["config"]))
+        if folder is None:
+            return False
+        payload["dataset"] = str(folder)
+        if folder not in self._described:
+            split_id = Dataset.open(folder).facts["split_id"]
+            self.run.write_validation(split_id, validation_side(self.data.manifest, folder))
+            self._described.add(folder)
+        return True
 
     def shorter_id(self, config: TrainConfig) -> str:
         """Return the trial of `config` with the shorter budget, "" where there is none."""
@@ -331,8 +366,9 @@ class _Asked:
         for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
             payload = self.payload(cell, self.trial(self.study.overrides(cell), seed), number)
             name = payload["journal"]["trial_id"]
-            if name in journal.finished or name in journal.failed:
-                n_reused += name in journal.finished
+            record = journal.settled.get(name)
+            if record and record.status != "pruned":  # a search's: every cell trains its whole budget
+                n_reused += record.status == "completed"
                 if name not in known:
                     journal.reuse(payload["journal"])
             elif name not in taken:
@@ -340,9 +376,7 @@ class _Asked:
                 todo.append(payload)
         return PlannedSearcher(todo), n_reused
 
-    def sampled(
-        self, study: Search, n_trials: int, journal: Journal, sampler: str, storage: str
-    ) -> OptunaSearcher:
+    def sampled(self, study: Search, n_trials: int, journal: Journal, sampler: str) -> OptunaSearcher:
         """Return the searcher of a search, going on from what its Optuna study holds."""
         opened = open_study(
             journal.run,
@@ -350,19 +384,40 @@ class _Asked:
             seed=self.config.seed,
             n_trials=n_trials,
             sampler=sampler,
-            storage=storage,
+            storage=self.storage,
         )
+        seed = self.config.seed
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
-            choices = study.space(trial)
-            payload = self.payload(choices, self.trial(choices, self.config.seed), trial.number)
-            record = journal.finished.get(payload["journal"]["trial_id"])
+            try:
+                choices = study.space(trial)
+                config = self.trial(choices, seed)
+            except Exception as error:  # a trial's boundary too: `space` is the user's code
+                unfit = _unfit(study.name, trial.number, self.config, error)
+                if unfit.trial_id not in journal.settled:
+                    line = self.line(dict(trial.params), unfit.trial_id, trial.number, None)
+                    journal.settle_unfit(unfit, line)
+                return unfit
+            payload = self.payload(choices, config, trial.number)
+            record = journal.outcome(config.trial_id, study.name)
             if record is None:
                 return payload
             journal.reuse(payload["journal"])
             return record
 
-        return OptunaSearcher(opened, study.objectives, make_payload, n_trials)
+        return OptunaSearcher(opened, study.objectives, make_payload, journal, n_trials)
+
+
+def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
+    """Return the record of a trial whose choices make no config: it is known by its study and number."""
+    name = f"unfit-{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}"
+    if isinstance(error, ConfigError):
+        why, trace = str(error), None
+    else:
+        why = f"the space of study {study!r} raised {type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+    record = bare_record(base.to_dict(), "failed", error=why, traceback=trace)
+    return replace(record, config_id=name, trial_id=f"{name}-s{base.seed}")
 
 
 def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
@@ -407,12 +462,17 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             continue
         fixed = {
             "ablation": ("factors", "cells"),
-            "search": ("epochs", "base", "space", "scheduler", "asha_within", "also"),
-        }[definition["kind"]]
-        compared = [key for key in ("kind", "metric", *fixed) if key in there]
-        if any(there[key] != definition[key] for key in compared):
+            "search": (
+                "epochs", "base", "seeds", "space", "scheduler", "grace_epochs", "reduction_factor",
+                "asha_within", "also", "storage",
+            ),
+        }[definition["kind"]]  # fmt: skip
+        compared = ["kind", "metric", *fixed]
+        if any(there.get(key) != definition[key] for key in compared):
             shown = ["epochs", "base", *(key for key in compared if key != "cells")]
-            was, now = _differing({key: there[key] for key in shown}, {key: definition[key] for key in shown})
+            was, now = _differing(
+                {key: there.get(key) for key in shown}, {key: definition[key] for key in shown}
+            )
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
                 f"this asks for {now or 'others'}; give another --out, or the settings it was started with"

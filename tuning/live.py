@@ -86,7 +86,7 @@ class SweepView:
         elif kind in ("note", "restart"):
             text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it goes on"
             self.console.print(text, markup=False)
-        elif kind == "end":
+        elif kind == "end" and name in self.running:  # else the driver before was killed over it
             self.ended[event["status"]] += 1
             self.running.remove(name)
             if not self._live:

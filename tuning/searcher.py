@@ -6,8 +6,8 @@ importance and best-value plots mix training lengths. Here it is PRUNED, with it
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -20,23 +20,23 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.search import Searcher
 
-from birdnet_core.errors import BirdtuneError, ConfigError, RunFolderError, did_you_mean
+from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from birdnet_core.records import (
     Direction,
     RunFolder,
     TrialRecord,
     drop_unfinished_line,
-    metric_direction,
     objective_direction,
     write_text,
 )
 from search_spaces.study import Search
+from tuning.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
                 seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
             )
         if name == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
+            return NumberedRandomSampler(seed)
         if name == "gp":
             return optuna.samplers.GPSampler(
                 seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False
@@ -102,6 +102,34 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
                 seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
             )
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=n_startup)
+
+
+class NumberedRandomSampler(BaseSampler):
+    """Independent draws: each a function of the seed, the trial's number and the name of the setting alone.
+
+    So a search that was killed and resumed draws what it would have drawn otherwise. A generator that is
+    carried from trial to trial does not.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        digest = hashlib.sha256(f"{self.seed} {trial.number} {param_name}".encode()).digest()
+        drawn = optuna.samplers.RandomSampler(seed=int.from_bytes(digest[:4]))
+        return drawn.sample_independent(study, trial, param_name, param_distribution)
 
 
 def open_storage(spec: str, run: RunFolder) -> BaseStorage:
@@ -182,10 +210,11 @@ def open_study(
 ) -> optuna.Study:
     """Return the Optuna study of `search` in a run, created if new.
 
-    The sampler starts from `seed` plus the number of trials that the study holds: started from `seed` again
-    after a kill, it would repeat its draws. Trials that an earlier driver left RUNNING are as it left them;
-    `OptunaSearcher` takes them up again. In a database of its own a study has its own name; in one that other
-    runs may share, the run's id follows, which RUN/optuna_id keeps.
+    A sampler that learns starts from `seed` plus the number of trials that the study holds: started from
+    `seed` again after a kill, it would repeat its draws. A random draw depends on its trial's number instead.
+    Trials that an earlier driver left RUNNING are as it left them; `OptunaSearcher` takes them up again. In a
+    database of its own a study has its own name; in one that other runs may share, the run's id follows,
+    which RUN/optuna_id keeps.
     """
     n_objectives = len(search.objectives)
     make_sampler(sampler, seed, n_trials, n_objectives=n_objectives)  # before anything is created
@@ -200,7 +229,8 @@ def open_study(
     )
     _check_objectives(study, search, directions)
     n_there = len(study.get_trials(deepcopy=False))
-    study.sampler = make_sampler(sampler, seed + n_there, n_trials, n_objectives=n_objectives)
+    begun = seed if sampler == "random" else seed + n_there
+    study.sampler = make_sampler(sampler, begun, n_trials, n_objectives=n_objectives)
     return study
 
 
@@ -236,15 +266,16 @@ def pareto_front(study: optuna.Study) -> list[str]:
     return list(dict.fromkeys(trial.user_attrs["trial_id"] for trial in study.best_trials))
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher:
     """Asks Optuna for trials and tells it how they went.
 
     Args:
         study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
             left by a driver that is gone: they are suggested first, with the number and the choices they had.
-        objectives: what is told to Optuna; the first is the metric whose value is reported every epoch.
-        make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when the
-            trial's config has been trained before: its values are told and the next trial asked for.
+        objectives: what Optuna is given; the first is the metric whose value is reported every epoch.
+        make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when its
+            choices make no config, or one that needs no training: Optuna is told, and the next one drawn.
+        journal: enters the trials that end as another one of their config did.
         n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
             which everything fails comes to an end; `retry_failed` asks for them again.
     """
@@ -254,35 +285,33 @@ class OptunaSearcher(Searcher):
         study: optuna.Study,
         objectives: tuple[str, ...],
         make_payload: Callable[[Trial], Payload | TrialRecord],
+        journal: Journal,
         n_trials: int,
     ) -> None:
-        mode = "max" if metric_direction(objectives[0]) == "maximize" else "min"
-        super().__init__(metric=objectives[0], mode=mode)
         self.study = study
         self.objectives = objectives
         self.make_payload = make_payload
+        self.journal = journal
         self.n_trials = n_trials
-        self._trials: dict[str, Trial] = {}
+        self._trials: dict[str, tuple[Trial, Payload]] = {}
         self._reported: dict[str, set[int]] = {}
-        self._left_running = deque(study.get_trials(states=(TrialState.RUNNING,), deepcopy=False))
         # Trials with the config of one that is being trained: they end as it does.
-        self._twins: dict[str, list[Trial]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its searcher with its own state, which nobody reads: leave out what cannot be.
-
-        And the study with its trials, whose storage knows the database's password.
-        """
-        left_out = ("make_payload", "study", "_trials", "_left_running")
-        return {**self.__dict__, **dict.fromkeys(left_out)}
+        self._twins: dict[str, list[tuple[Trial, Payload]]] = {}
+        trials = study.get_trials(deepcopy=False)
+        self._left_running = deque(t for t in trials if t.state == TrialState.RUNNING)
+        self._n_enqueued = sum(t.state == TrialState.WAITING for t in trials)
+        # Counted on, and not anew from the study: a thousand trials would be looked at at each of their ends.
+        self._n_counted = len(trials) - self._n_enqueued - len(self._left_running) - len(_retried(trials))
+        # The Optuna trial of each config that was pruned, whose intermediate values its twins take over.
+        self._pruned = {
+            t.user_attrs["trial_id"]: t.intermediate_values
+            for t in trials
+            if t.state == TrialState.PRUNED and "trial_id" in t.user_attrs
+        }
 
     def n_left(self) -> int:
         """Return how many trials are still to be suggested, with those left RUNNING and those enqueued."""
-        trials = self.study.get_trials(deepcopy=False)
-        n_waiting = sum(t.state == TrialState.WAITING for t in trials)
-        n_queued = n_waiting + len(self._left_running)
-        n_retried = len(_retried(trials))
-        return max(n_queued, self.n_trials - (len(trials) - n_queued - n_retried))
+        return max(self._n_enqueued + len(self._left_running), self.n_trials - self._n_counted)
 
     def retry_failed(self) -> int:
         """Enqueue the choices of every trial that failed and was not tried again; return how many.
@@ -294,113 +323,105 @@ class OptunaSearcher(Searcher):
         failed = [t for t in trials if t.state == TrialState.FAIL and t.number not in retried]
         for trial in failed:
             self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        self._n_enqueued += len(failed)
+        self._n_counted -= len(failed)
         return len(failed)
 
-    def suggest(self, trial_id: str) -> Payload | str:  # type: ignore[override]
-        """Return the payload of the next trial, or Searcher.FINISHED."""
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
         while self.n_left():
             trial = self._next()
-            try:
-                payload = self.make_payload(trial)
-            except BirdtuneError:
-                # Else the next driver would take it up again, and meet the same error.
-                self.study.tell(trial, state=TrialState.FAIL)
-                raise
-            if isinstance(payload, dict):
-                name = payload["journal"]["trial_id"]
-                trial.set_user_attr("trial_id", name)
-                if name in self._twins:
-                    self._twins[name].append(trial)
-                    continue
+            made = self.make_payload(trial)
+            name = made.trial_id if isinstance(made, TrialRecord) else made["journal"]["trial_id"]
+            trial.set_user_attr("trial_id", name)
+            if isinstance(made, TrialRecord):
+                if name not in self.journal.settled:
+                    return None  # its record could not be written, and the sweep halts
+                if made.status == "pruned" and name not in self._pruned:
+                    # Its driver died after it wrote the record and before it told Optuna.
+                    self._pruned[name] = self.journal.curve(name, self.objectives[0])
+                self._tell(trial, made)
+            elif name in self._twins:
+                self._twins[name].append((trial, made))
+            else:
                 self._twins[name] = []
-                self._trials[trial_id] = trial
-                self._reported[trial_id] = set(self._frozen(trial).intermediate_values)
-                return payload
-            trial.set_user_attr("trial_id", payload.trial_id)
-            self._complete(trial, payload)
-        finished: str = Searcher.FINISHED
-        return finished
+                self._trials[key] = trial, made
+                self._reported[key] = set(self._frozen(trial).intermediate_values)
+                return made
+        return None
 
     def _next(self) -> Trial:
+        self._n_counted += 1
         if self._left_running:
             # The choices stand in the storage, and suggest_* returns them instead of drawing.
             return Trial(self.study, self._left_running.popleft()._trial_id)
+        self._n_enqueued -= self._n_enqueued > 0  # Optuna hands these out first
         return self.study.ask()
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._report(trial_id, result)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tell Optuna how a trial ended: COMPLETE with its values at its best epoch, PRUNED, or FAIL."""
-        result = result or {}
-        # Ray does not hand the last result to on_trial_result when the scheduler stops the trial on it.
-        self._report(trial_id, result)
-        trial = self._trials.pop(trial_id)
-        del self._reported[trial_id]
-        status = result.get("status")
-        for each in [trial, *self._twins.pop(self._frozen(trial).user_attrs["trial_id"])]:
-            if status == "completed":
-                self._complete(each, TrialRecord.from_dict(json.loads(result["record"])))
-            elif error or not result or status in ("failed", "diverged"):
-                self.study.tell(each, state=TrialState.FAIL)
-            else:
-                self.study.tell(each, state=TrialState.PRUNED)
-
-    def _complete(self, trial: Trial, record: TrialRecord) -> None:
-        values = [record.objective(name) for name in self.objectives]
-        if any(math.isnan(value) for value in values):
-            log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, values)
-            self.study.tell(trial, state=TrialState.FAIL)
-        else:
-            self.study.tell(trial, values)
-
-    def _report(self, trial_id: str, result: dict[str, Any]) -> None:
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Give Optuna the value of an epoch, once."""
+        metric = self.objectives[0]
         # Optuna keeps no intermediate values of several objectives.
-        if self.metric not in result or len(self.objectives) > 1:
+        if metric not in result or len(self.objectives) > 1:
             return
         epoch = int(result["epoch"])
-        if epoch not in self._reported[trial_id]:
-            self._reported[trial_id].add(epoch)
-            self._trials[trial_id].report(result[self.metric], epoch)
+        if epoch not in self._reported[key]:
+            self._reported[key].add(epoch)
+            self._trials[key][0].report(result[metric], epoch)
+
+    def settle(self, key: str, record: TrialRecord) -> None:
+        """Tell Optuna how a trial ended, and those that have its config."""
+        trial, payload = self._trials.pop(key)
+        del self._reported[key]
+        self._tell(trial, record)
+        for twin, its_payload in self._twins.pop(payload["journal"]["trial_id"]):
+            self.journal.reuse(its_payload["journal"])
+            self._tell(twin, record)
+
+    def _tell(self, trial: Trial, record: TrialRecord) -> None:
+        """Tell Optuna what a record says: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
+        if record.status == "pruned":
+            there = self._frozen(trial).intermediate_values
+            values = self._pruned.setdefault(record.trial_id, there)
+            if len(self.objectives) == 1:
+                for epoch, value in values.items():
+                    if epoch not in there:
+                        trial.report(value, epoch)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif record.status == "completed":
+            reached = [record.objective(name) for name in self.objectives]
+            if any(math.isnan(value) for value in reached):
+                log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, reached)
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                self.study.tell(trial, reached)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the Optuna storage holds all there is."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the Optuna storage holds all there is."""
 
 
 def _retried(trials: list[FrozenTrial]) -> set[int]:
     return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
-class PlannedSearcher(Searcher):
+class PlannedSearcher:
     """Hands out the trials of an ablation in their order."""
 
     def __init__(self, payloads: list[Payload]) -> None:
-        super().__init__()
         self._left = deque(payloads)
 
     def n_left(self) -> int:
         """Return how many trials are still to be handed out."""
         return len(self._left)
 
-    def suggest(self, trial_id: str) -> Payload | str:  # type: ignore[override]
-        """Return the payload of the next trial, or Searcher.FINISHED."""
-        return self._left.popleft() if self._left else str(Searcher.FINISHED)
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
+        return self._left.popleft() if self._left else None
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Nothing depends on how a planned trial gets on."""
+
+    def settle(self, key: str, record: TrialRecord) -> None:
         """Nothing depends on how a planned trial ends."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the run folder says which trials are finished."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the run folder says which trials are finished."""

@@ -190,7 +190,7 @@ def _gather(events: Iterable[Event], searches: set[str]) -> _Told:
 def _begin(told: _Told, event: Event, is_search: bool) -> None:
     trials, trial_id = told.trials.setdefault(event["study"], {}), event["trial_id"]
     is_reused = event["reused"]
-    trial = _Trial(trial_id, event["factors"], "completed" if is_reused else "running", is_reused)
+    trial = _Trial(trial_id, event["factors"], event["status"] if is_reused else "running", is_reused)
     if not is_reused:
         told.shares[trial_id] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
         told.running.setdefault(trial_id, []).append(trial)

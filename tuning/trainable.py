@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import ray
 import torch
 from ray import tune
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
-from birdnet_core.errors import BirdtuneError, DataError, TrialDiverged
+from birdnet_core.errors import BirdtuneError, TrialDiverged
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
+from tuning.nodes import TrialFault, is_of_the_node, placed
 from tuning.packing import RESERVE
 
 log = logging.getLogger(__name__)
@@ -42,21 +44,25 @@ class TrainTrial(tune.Trainable):
 
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
-    GPUs), ``memory_cap`` (the share of the GPU's memory that it may take), ``checkpoints`` (the run's folder
-    of checkpoints, its id, the trial of a shorter budget that this one may go on from, and whether completed
-    trials keep theirs), ``timeout_s``. A step returns the epoch's metrics, and under ``record`` the trial's
-    record as it stands, as one JSON string so that Ray does not take it apart; the last also ``predicted``,
-    the classes told of validation, as JSON.
+    GPUs), ``avoid`` (the nodes that it must not run on), ``memory_cap`` (the share of the GPU's memory that
+    it may take), ``checkpoints`` (the run's folder of checkpoints, its id, the trial of a shorter budget that
+    this one may go on from, and whether completed trials keep theirs), ``timeout_s``. A step returns the
+    epoch's metrics, the ``node`` it was trained on, and under ``record`` the trial's record as it stands, as
+    one JSON string so that Ray does not take it apart; the last also ``predicted``, the classes predicted of
+    validation, as JSON.
 
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
-    goes on from there: it first tells the epochs that were trained already, marked ``replayed``.
+    continues from there: it first reports the epochs that were trained already, marked ``replayed``.
+
+    A step raises TrialFault where the machine is at fault, and where a trial fails before its first epoch in
+    this process for a reason that may be the process's: both are tried again elsewhere. Every other exception
+    is a result, the record of a trial that failed.
     """
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the CPUs and GPUs that the driver chose for this trial."""
-        wanted = config["resources"]
-        return tune.PlacementGroupFactory([{"CPU": wanted["cpu"], "GPU": wanted["gpu"]}])
+        return tune.PlacementGroupFactory(**placed(config["resources"], config["avoid"]))
 
     def setup(self, config: dict[str, Any], manifest: pd.DataFrame | None = None) -> None:
         """Start the actor; `manifest` lists the recordings for nodes that do not see the dataset."""
@@ -77,6 +83,7 @@ class TrainTrial(tune.Trainable):
         self.may_go_on = False  # a trial that the scheduler stops does not hear of it
         self.session: Session | None = None
         self.n_told = 0
+        self.has_trained = False
         self.n_trials += 1
         self.gpu_memory: str | None = None
         gc.collect()
@@ -109,6 +116,7 @@ class TrainTrial(tune.Trainable):
                 with self._watched():
                     self.session.step()
                 fault = self._save()
+                self.has_trained = True
             metrics = self.session.history[self.n_told]
             self.n_told += 1
             if self.n_told == self.session.epoch and self.session.finished:
@@ -116,12 +124,17 @@ class TrainTrial(tune.Trainable):
         except torch.OutOfMemoryError as failure:
             is_out_of_memory = True
             status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
-        except NodeUnfit as failure:
-            status, error, fault = "failed", str(failure), str(failure)
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
             status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
+            is_of_node = isinstance(failure, NodeUnfit) or is_of_the_node(failure)
+            # What birdtune itself refuses, and a trial that hung before, would only be refused again.
+            may_be_chance = not self.has_trained and not isinstance(failure, (BirdtuneError, TimeoutError))
+            if is_of_node or may_be_chance:
+                self.may_go_on = True
+                so_far = json.dumps(self._record("failed", error, trace).to_dict())
+                raise TrialFault(error, is_of_node, _node(), platform.node(), so_far) from None
         is_kept = status == "completed" and self.payload["checkpoints"]["keep"]
         self.may_go_on = is_out_of_memory or fault is not None or is_kept
         record = self._record(status or "killed", error, trace)
@@ -133,6 +146,7 @@ class TrainTrial(tune.Trainable):
             "record": json.dumps(record.to_dict()),
             "predicted": json.dumps(self.session.predicted if self.session and status == "completed" else []),
             "fault": fault,
+            "node": _node(),
             "out_of_memory": is_out_of_memory,
             "done": status is not None,
         }
@@ -140,16 +154,20 @@ class TrainTrial(tune.Trainable):
     def _dataset(self) -> Dataset:
         """Return the trial's dataset: the driver's, or, where that is not seen, made here from the audio.
 
-        A dataset's folder is named by a hash of all that went into it, so that a node that made another one
-        is found out. Raises NodeUnfit there.
+        The driver has opened it, so that whatever goes wrong here is this machine's: raises NodeUnfit. A
+        dataset's folder is named by a hash of all that went into it, so that a node that made another one is
+        found out.
         """
         folder = Path(self.payload["dataset"])
-        if self.manifest is None or folder.exists():
+        try:
             return Dataset.open(folder)
+        except (BirdtuneError, OSError) as error:
+            if self.manifest is None:
+                raise NodeUnfit(f"{platform.node()} cannot read {folder}: {error}") from error
         config = TrainConfig.from_dict(self.payload["config"])
         try:
             made = prepare(self.manifest, config, workers=config.runtime.threads)
-        except DataError as error:
+        except (BirdtuneError, OSError, MemoryError) as error:
             few = "\n".join(str(error).split("\n")[:4])
             raise NodeUnfit(f"{platform.node()} does not see {folder}, and cannot make it: {few}") from error
         dataset = Dataset.open(made)
@@ -204,17 +222,23 @@ class TrainTrial(tune.Trainable):
                 )
 
     def _save(self) -> str | None:
-        """Save the session; return why that could not be done.
+        """Save the session; return why that could not be done where the run folder's disk is full.
 
-        A full disk is no fault of the trial: the driver ends the sweep, and the trial can go on later.
+        A full disk is no fault of the trial: the driver ends the sweep, and the trial can go on later. Raises
+        NodeUnfit where the disk is this machine's own.
         """
         assert self.session is not None
         checkpoint = self._folder(self.session.config.trial_id) / "session.pt"
         try:
             self.session.save(checkpoint)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+            if is_of_the_node(error):
+                raise
             free_mb = shutil.disk_usage(checkpoint.parent).free / 2**20
-            return f"cannot write {checkpoint} ({free_mb:,.1f} MB are free there): {error}"
+            fault = f"cannot write {checkpoint} ({free_mb:,.1f} MB are free there): {error}"
+            if not self._sees_the_run():
+                raise NodeUnfit(f"{platform.node()} {fault}") from error
+            return fault
         return None
 
     @property
@@ -252,6 +276,11 @@ class TrainTrial(tune.Trainable):
         actor = {"host": record.provenance["host"], "nth_trial": self.n_trials, "gpu_memory": self.gpu_memory}
         record.provenance["actor"] = actor
         return record
+
+
+def _node() -> str:
+    """Return Ray's id of this machine, "" where no Ray runs."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def await_memory(

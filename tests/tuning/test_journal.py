@@ -4,7 +4,10 @@ from ray.tune.experiment import Trial
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.records import RunFolder
+from tuning.dispatch import Dispatcher
 from tuning.journal import Journal
+from tuning.placement import Placement
+from tuning.searcher import PlannedSearcher
 
 
 def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
@@ -18,8 +21,16 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     )
     seen = []
     journal = Journal(RunFolder(tmp_path), seen.append)
-    journal.on_trial_error(1, [trial], trial)
-    assert [e["event"] for e in seen] == ["trial", "end"]
+    dispatcher = Dispatcher(
+        PlannedSearcher([trial.config]), journal, Placement(cpus=1, gpus=0.0, concurrent=1), restarts=0
+    )
+    dispatcher.suggest("ray-1")
+    journal.keep_error(trial)
+    dispatcher.on_trial_complete("ray-1", error=True)
+    assert [e["event"] for e in seen] == ["trial", "restart"]  # once more, in another process
+    dispatcher.suggest("ray-1")
+    dispatcher.on_trial_complete("ray-1", error=True)
+    assert [e["event"] for e in seen] == ["trial", "restart", "end"]
     assert (seen[0]["cpus"], seen[0]["gpus"]) == (1.0, 0.0)
     assert journal.members("x") == {config.trial_id}
     record = RunFolder(tmp_path).records()[config.trial_id]

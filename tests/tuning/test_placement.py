@@ -98,10 +98,10 @@ def test_out_of_memory_on_a_share_is_tried_once_more_on_a_whole_gpu(tmp_path):
         record = {"trial_id": SMALL_NET.trial_id, "config_id": "x", "seed": 0, "config": {}, **result}
         result = {
             "record": json.dumps(record), "done": True, "replayed": False, "fault": None, "epoch": 0,
-            "training_iteration": 1, "predicted": "[]", **result,
+            "node": "n", "training_iteration": 1, "predicted": "[]", **result,
         }  # fmt: skip
-        dispatcher.on_trial_complete(name, result)
         journal.on_trial_result(1, [], SimpleNamespace(trial_id=name, config=payload), result)
+        dispatcher.on_trial_complete(name, result)
 
     first = dispatcher.suggest("ray1")
     assert first["resources"]["gpu"] == 0.25 and first["memory_cap"] == (1 - RESERVE) / 4
@@ -114,4 +114,4 @@ def test_out_of_memory_on_a_share_is_tried_once_more_on_a_whole_gpu(tmp_path):
     end("ray3", alone, status="failed", out_of_memory=True)  # nothing is left to try
     (record,) = journal.run.records().values()
     assert (record.status, record.gpus) == ("failed", 1.0)
-    assert dispatcher.suggest("ray4") == PlannedSearcher.FINISHED
+    assert dispatcher.suggest("ray4") == Dispatcher.FINISHED

@@ -1,8 +1,6 @@
 """Samplers, storages and the states of trials, without Ray: the searcher is called as Ray Tune calls it."""
 
-import json
 import os
-import pickle
 import pwd
 import shutil
 import signal
@@ -30,8 +28,6 @@ from tuning.searcher import (
     pareto_front,
 )
 
-FINISHED = OptunaSearcher.FINISHED
-
 
 def space(trial):
     """A space with a choice of names and a setting that only some trials have."""
@@ -49,6 +45,20 @@ SEARCH = Search(name="rates", space=space, metric="val/loss")
 FRONT = Search(name="front", space=space, metric="val/f1_macro", also=("n_params", "hours"))
 
 
+class Entered:
+    """What the searcher asks of a journal, all of whose records are on disk."""
+
+    def __init__(self):
+        self.settled = {}
+        self.reused = []  # the numbers of trials that ended as another one of their config did
+
+    def reuse(self, line):
+        self.reused.append(line["number"])
+
+    def curve(self, trial_id, metric):
+        return {1: 0.9, 2: 0.8}
+
+
 class Driver:
     """What a sweep does with a searcher, without Ray and without training."""
 
@@ -56,48 +66,42 @@ class Driver:
         self.asked = []  # (number, choices) of every trial for which a payload was made
         self.search = search
         study = open_study(RunFolder(run), search, seed=3, n_trials=n_trials, **options)
-        self.searcher = OptunaSearcher(study, search.objectives, self.make_payload, n_trials)
+        self.journal = Entered()
+        self.searcher = OptunaSearcher(study, search.objectives, self.make_payload, self.journal, n_trials)
         self.n_suggested = 0
 
     def make_payload(self, trial):
         choices = self.search.space(trial)
         self.asked.append((trial.number, choices))
-        return {"journal": {"trial_id": TrainConfig().override(choices).trial_id}}
+        return {"journal": {"trial_id": TrainConfig().override(choices).trial_id, "number": trial.number}}
 
     @property
     def trials(self):
         return self.searcher.study.get_trials()
 
     def suggest(self):
-        """Return Ray's name for the next trial, or None when there is none left."""
+        """Return a key of the next trial, or None when there is none left."""
         self.n_suggested += 1
-        name = f"ray{self.n_suggested}"
-        return None if self.searcher.suggest(name) == FINISHED else name
+        name = f"trial{self.n_suggested}"
+        return name if self.searcher.suggest(name) else None
 
     def end(self, name, status, values=(0.5,), *, metrics=None, n_params=10, seconds=36.0):
         """Report `values`, one an epoch from 1, and end the trial with `status`."""
         metric = self.search.metric
         for epoch, value in enumerate(values, start=1):
-            record = TrialRecord(
-                trial_id="x",
-                config_id="x",
-                seed=0,
-                status="killed",
-                config={},
-                metrics=metrics or {metric: min(values[:epoch])},
-                n_params=n_params,
-                seconds=seconds,
-            )
-            last = epoch == len(values)
-            result = {
-                metric: value,
-                "epoch": epoch,
-                "status": status if last else None,
-                "record": json.dumps(record.to_dict()),
-            }
-            if not last:
-                self.searcher.on_trial_result(name, result)
-        self.searcher.on_trial_complete(name, result)
+            self.searcher.report(name, {metric: value, "epoch": epoch})
+        record = TrialRecord(
+            trial_id=self.searcher._trials[name][1]["journal"]["trial_id"],
+            config_id="x",
+            seed=0,
+            status=status,
+            config={},
+            metrics=metrics or {metric: min(values)},
+            n_params=n_params,
+            seconds=seconds,
+        )
+        self.journal.settled[record.trial_id] = record
+        self.searcher.settle(name, record)
 
     def run(self, value=lambda choices: choices["optim.lr"]):
         """Complete every trial that is left."""
@@ -123,7 +127,7 @@ def test_every_sampler_completes_a_search_of_a_space_with_conditions(name, tmp_p
     # Each is what its name says: no fallback to another one.
     assert type(driver.searcher.study.sampler).__name__ == {
         "tpe": "TPESampler",
-        "random": "RandomSampler",
+        "random": "NumberedRandomSampler",
         "gp": "GPSampler",
         "cmaes": "CmaEsSampler",
         "nsga2": "NSGAIISampler",
@@ -235,7 +239,7 @@ def test_a_value_that_is_not_a_number_is_a_failed_trial_and_no_crash(tmp_path, c
 
 def test_trials_end_as_their_status_says(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=4)
-    for status in ("completed", None, "failed", "diverged"):
+    for status in ("completed", "pruned", "failed", "diverged"):
         driver.end(driver.suggest(), status, [0.9, 0.4, 0.6])
     assert states(driver) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
     assert driver.trials[0].value == 0.4  # of the best epoch
@@ -248,6 +252,7 @@ def test_a_config_trained_before_is_told_its_value_and_costs_no_training(tmp_pat
     there = TrialRecord(
         trial_id="abc-s0", config_id="abc", seed=0, status="completed", config={}, metrics={"val/loss": 0.25}
     )
+    driver.journal.settled["abc-s0"] = there
     payloads = iter([there, {"journal": {"trial_id": "new-s0"}}, there])
     driver.searcher.make_payload = lambda trial: next(payloads)
     driver.end(driver.suggest(), "completed", [0.5])
@@ -266,7 +271,7 @@ def test_trials_that_ran_when_the_driver_died_are_taken_up_first_as_they_were(tm
     names = [dead.suggest() for _ in range(3)]
     dead.end(names[1], "completed", [0.5])
     for epoch, value in ((1, 0.9), (2, 0.8)):
-        dead.searcher.on_trial_result(names[0], {search.metric: value, "epoch": epoch, "status": None})
+        dead.searcher.report(names[0], {search.metric: value, "epoch": epoch})
     before = dead.trials
 
     alive = Driver(tmp_path / "run", search, n_trials=4, storage=storage)
@@ -326,22 +331,74 @@ def test_failed_trials_are_retried_once_each_with_their_choices(tmp_path):
     assert third.asked == [(6, first.asked[2][1])]
 
 
-def test_a_trial_whose_process_died_is_a_failed_one(tmp_path):
-    driver = Driver(tmp_path / "run", n_trials=1)
-    driver.searcher.on_trial_complete(driver.suggest(), None, error=True)
-    assert states(driver) == ["FAIL"]
+def record_of(name, status):
+    return TrialRecord(
+        trial_id=name, config_id=name, seed=0, status=status, config={}, metrics={"val/loss": 0.5}
+    )
 
 
-def test_a_config_that_cannot_be_used_fails_its_trial_before_it_is_raised(tmp_path):
+def test_a_trial_whose_record_cannot_be_written_stays_running_and_comes_first_in_the_next_session(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=2)
+    driver.searcher.make_payload = lambda trial: record_of("unfit-s0", "failed")
+    assert driver.suggest() is None  # the journal does not hold it, so the sweep halts
+    assert states(driver) == ["RUNNING"]
+    again = Driver(tmp_path / "run", n_trials=2)
+    again.run()
+    assert [number for number, _ in again.asked] == [0, 1]
 
-    def refuse(trial):
-        raise ConfigError("no such thing")
 
-    driver.searcher.make_payload = refuse
-    with pytest.raises(ConfigError):
-        driver.suggest()
-    assert states(driver) == ["FAIL"]
+def test_a_config_that_fails_before_it_is_trained_is_one_failed_trial(tmp_path):
+    driver = Driver(tmp_path / "run", n_trials=3)
+    asked = driver.searcher.make_payload
+
+    def fail_the_second(trial):
+        if trial.number != 1:
+            return asked(trial)
+        driver.journal.settled["unfit-s0"] = record_of("unfit-s0", "failed")
+        return driver.journal.settled["unfit-s0"]
+
+    driver.searcher.make_payload = fail_the_second
+    driver.run()
+    assert states(driver) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_twins_of_a_running_trial_end_as_it_does_and_are_entered(tmp_path):
+    """A space of one config: whatever is drawn is what is being trained."""
+
+    def one(trial):
+        return {"loss.name": trial.suggest_categorical("loss.name", ["focal"])}
+
+    for status, state in (("completed", "COMPLETE"), ("pruned", "PRUNED"), ("failed", "FAIL")):
+        driver = Driver(tmp_path / status, Search(name="one", space=one, metric="val/loss"), n_trials=3)
+        name = driver.suggest()
+        assert driver.suggest() is None  # the two others wait for it
+        assert states(driver) == ["RUNNING"] * 3
+        driver.end(name, status, [0.9, 0.7])
+        assert states(driver) == [state] * 3
+        assert driver.journal.reused == [1, 2]
+        if status == "pruned":
+            assert [t.intermediate_values for t in driver.trials] == [{1: 0.9, 2: 0.7}] * 3
+
+
+def test_a_pruned_trial_whose_driver_died_before_optuna_knew_is_told_with_its_curve(tmp_path):
+    dead = Driver(tmp_path / "run", n_trials=1)
+    dead.searcher.report(dead.suggest(), {"val/loss": 0.9, "epoch": 1})
+    alive = Driver(tmp_path / "run", n_trials=1)
+    alive.journal.settled["x"] = record_of("x", "pruned")
+    alive.searcher.make_payload = lambda trial: alive.journal.settled["x"]
+    assert alive.suggest() is None
+    assert states(alive) == ["PRUNED"]
+    assert alive.trials[0].intermediate_values == {1: 0.9, 2: 0.8}
+
+
+def test_random_draws_depend_on_the_number_of_the_trial_and_not_on_what_happened_before(tmp_path):
+    whole = Driver(tmp_path / "whole", sampler="random", n_trials=6).run()
+    cut = Driver(tmp_path / "cut", sampler="random", n_trials=6)
+    for _ in range(2):
+        cut.end(cut.suggest(), "completed")
+    cut.suggest()  # and the driver dies
+    resumed = Driver(tmp_path / "cut", sampler="random", n_trials=6).run()
+    assert [t.params for t in resumed.trials] == [t.params for t in whole.trials]
 
 
 # ------------------------------------------------------------------------------------------- storages
@@ -475,9 +532,8 @@ def test_postgresql_keeps_a_search_through_a_kill_and_no_file_knows_the_password
     monkeypatch.setenv("BIRDTUNE_STORAGE", postgres)
     run = tmp_path / "run"
     dead = Driver(run, storage="env", n_trials=4)
-    dead.end(dead.suggest(), None, [0.9, 0.8])
-    dead.searcher.on_trial_result(dead.suggest(), {"val/loss": 0.7, "epoch": 1, "status": None})
-    assert b"s3cret" not in pickle.dumps(dead.searcher)
+    dead.end(dead.suggest(), "pruned", [0.9, 0.8])
+    dead.searcher.report(dead.suggest(), {"val/loss": 0.7, "epoch": 1})
     alive = Driver(run, storage="env", n_trials=4)
     assert states(alive) == ["PRUNED", "RUNNING"]
     alive.end(alive.suggest(), "completed", [0.7, 0.6])
@@ -506,11 +562,11 @@ def test_a_database_without_its_driver_says_what_to_install(tmp_path):
 
 
 def test_a_waiting_trial_is_suggested_even_where_the_number_of_trials_is_reached(tmp_path):
-    driver = Driver(tmp_path / "run", n_trials=1).run()
-    driver.searcher.study.enqueue_trial({"optim.lr": 5e-3})
+    Driver(tmp_path / "run", n_trials=1).run().searcher.study.enqueue_trial({"optim.lr": 5e-3})
+    driver = Driver(tmp_path / "run", n_trials=1)
     assert driver.searcher.n_left() == 1
     driver.run()
-    assert driver.asked[1][1]["optim.lr"] == 5e-3
+    assert driver.asked[0][1]["optim.lr"] == 5e-3
     assert driver.trials[1].state == TrialState.COMPLETE
 
 

@@ -32,6 +32,7 @@ ABLATION = {
 def begin(trial_id, number, study="rates", *, reused=False, cpus=2, gpus=0.5):
     factors = {"optim.lr": number / 1000}
     line = {"study": study, "trial_id": trial_id, "number": number, "factors": factors, "reused": reused}
+    line |= {"status": "completed"} if reused else {}
     return {"event": "trial", **line, "cpus": cpus, "gpus": gpus}
 
 

@@ -1,7 +1,9 @@
 """The trainable without Ray: what it does about a session that hangs, is killed or cannot be saved."""
 
+import errno
 import json
-import re
+import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ import torch
 
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.manifest import read_manifest
+from birdnet_core.errors import ConfigError
 from birdnet_core.training import Session
 from tuning import trainable
+from tuning.nodes import TrialFault
 from tuning.trainable import RUN_ID, TrainTrial, await_memory
 
 ROOT = Path(__file__).parents[2]
@@ -134,10 +138,78 @@ def test_a_node_with_other_recordings_is_a_fault_and_not_a_failure(elsewhere, bi
     ):
         trial = TrainTrial()
         trial.setup(elsewhere, manifest=given)
-        result = trial.step()
-        assert result["done"] and re.search(
-            f"does not see {elsewhere['dataset']}, and .*{words}", result["fault"]
-        )
+        with pytest.raises(TrialFault, match=f"does not see {elsewhere['dataset']}, and .*{words}") as caught:
+            trial.step()
+        assert caught.value.is_of_node and caught.value.host == platform.node()
+
+
+def test_a_trial_that_fails_at_once_is_raised_and_one_that_has_trained_is_recorded(payload, monkeypatch):
+    """What fails at once may be the process's fault; Ray ends a process that raises."""
+
+    def fail(session):
+        raise RuntimeError("strange")
+
+    step = Session.step
+    monkeypatch.setattr(Session, "step", fail)
+    with pytest.raises(TrialFault, match="RuntimeError: strange") as caught:
+        TrainTrial(payload).step()
+    assert not caught.value.is_of_node
+    fault = pickle.loads(pickle.dumps(caught.value))
+    assert json.loads(fault.record)["status"] == "failed"
+    assert "in fail" in json.loads(fault.record)["traceback"]
+
+    monkeypatch.setattr(Session, "step", step)
+    trial = TrainTrial(payload)
+    assert trial.step()["status"] is None
+    monkeypatch.setattr(Session, "step", fail)
+    assert trial.step()["status"] == "failed"
+
+
+def test_a_refused_setting_is_recorded_at_once(payload, monkeypatch):
+    def refuse(session):
+        raise ConfigError("no such thing")
+
+    monkeypatch.setattr(Session, "step", refuse)
+    result = TrainTrial(payload).step()
+    assert (result["status"], json.loads(result["record"])["error"]) == (
+        "failed",
+        "ConfigError: no such thing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_node"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (TimeoutError("no epoch came"), False),
+    ],
+)
+def test_faults_of_the_machine_are_told_from_those_of_a_trial(payload, monkeypatch, error, is_of_node):
+    def fail(session):
+        try:
+            raise error
+        except Exception as inner:
+            raise ValueError("while reading") from inner
+
+    trial = TrainTrial(payload)
+    trial.step()
+    monkeypatch.setattr(Session, "step", fail)
+    if is_of_node:
+        with pytest.raises(TrialFault, match="ValueError: while reading"):
+            trial.step()
+    else:
+        assert trial.step()["status"] == "failed"
+
+
+def test_a_dataset_that_the_driver_opened_and_this_machine_cannot_is_a_fault_of_the_machine(payload):
+    with pytest.raises(TrialFault, match="cannot read /nowhere") as caught:
+        TrainTrial({**payload, "dataset": "/nowhere"}).step()
+    assert caught.value.is_of_node
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Datasets that a search asks for while it runs, made beside the trials in training."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from birdnet_core.config import TrainConfig
+from tuning.halt import Halt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tuning.launch import Data
+
+Wanted = tuple[object, object]
+
+
+class _Stopped(Exception):
+    """The sweep halts, and nobody waits for the dataset any more."""
+
+
+class Preparation:
+    """Makes datasets one after the other in a thread, while the block runs.
+
+    The thread starts processes that do the work, so that Ray's loop, which must not wait, does not. When the
+    sweep halts, a dataset that is being made is left as it is, and its making continues when it is asked for
+    again.
+    """
+
+    def __init__(self, data: Data, halt: Halt) -> None:
+        self.data = data
+        self.halt = halt
+        self._is_over = False
+        self._asked: set[Wanted] = set()
+        self._failed: dict[Wanted, BaseException] = {}
+        self._configs: queue.SimpleQueue[TrainConfig | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="preparation", daemon=True)
+
+    def __enter__(self) -> Preparation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over = True
+        self._configs.put(None)
+        self._thread.join()
+
+    def folder(self, config: TrainConfig) -> Path | None:
+        """Return the dataset of `config`, None while it is being made; raises what its making raised."""
+        wanted = (config.data, config.features)
+        if (made := self.data.known(config)) is not None:
+            return made
+        if wanted in self._failed:
+            raise self._failed[wanted]
+        if wanted not in self._asked:
+            self._asked.add(wanted)
+            self._configs.put(config)
+        return None
+
+    def _work(self) -> None:
+        while (config := self._configs.get()) is not None:
+            try:
+                self.data.folder(config, self._progress)
+            except _Stopped:
+                return
+            except BaseException as error:  # handed over to whoever asks for the dataset
+                self._failed[config.data, config.features] = error
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        if self._is_over or self.halt.reason is not None:
+            raise _Stopped
+        self.data.progress(stage, done, total)
