@@ -1,0 +1,260 @@
+"""What becomes of a trial whose process, node or data fails; without Ray, whose calls are made here."""
+
+import json
+import pickle
+
+import pytest
+from ray.exceptions import RayActorError
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.errors import DataError
+from birdnet_core.records import RunFolder, TrialRecord
+from tuning.dispatch import Dispatcher
+from tuning.halt import Halt
+from tuning.journal import Journal
+from tuning.nodes import Nodes, TrialFault
+from tuning.placement import Placement
+from tuning.searcher import PlannedSearcher
+
+FINISHED = Dispatcher.FINISHED
+
+
+def node(name, cpu=1.0):
+    return {"NodeID": name, "NodeManagerHostname": f"host-{name}", "Resources": {"CPU": cpu}}
+
+
+class Sweep:
+    """A sweep of trials that Ray would run: `fail` and `train` say what happens to one."""
+
+    def __init__(self, run, n=3, restarts=3, nodes=("a", "b"), prepare=lambda payload: True):
+        self.run = RunFolder(run)
+        self.run.write_study({"name": "s", "metric": "val/f1_macro"})
+        self.seen = []
+        self.journal = Journal(self.run, self.seen.append, Halt())
+        self.nodes = [node(name) for name in nodes]
+        payloads = []
+        for seed in range(n):
+            config = TrainConfig().override({"seed": seed})
+            line = {"study": "s", "trial_id": config.trial_id, "number": seed, "factors": {}}
+            payloads.append({"config": config.to_dict(), "journal": line})
+        self.dispatcher = Dispatcher(
+            PlannedSearcher(payloads),
+            self.journal,
+            Placement(cpus=1, gpus=0.0, concurrent=2),
+            prepare,
+            restarts=restarts,
+            nodes=Nodes(lambda: self.nodes),
+        )
+        self.n_suggested = 0
+        self.payloads = {}
+
+    def suggest(self):
+        self.n_suggested += 1
+        key = f"ray{self.n_suggested}"
+        payload = self.dispatcher.suggest(key)
+        if not isinstance(payload, dict):
+            return payload
+        self.payloads[key] = payload
+        self.journal.enter(key, payload)
+        return key
+
+    def result(self, key, status=None, epoch=1, on="a"):
+        config = TrainConfig.from_dict(self.payloads[key]["config"])
+        record = TrialRecord(
+            trial_id=config.trial_id,
+            config_id=config.config_id,
+            seed=config.seed,
+            status=status or "killed",
+            config=config.to_dict(),
+            epochs=epoch,
+        )
+        return {
+            "record": json.dumps(record.to_dict()), "status": status, "replayed": False, "epoch": epoch,
+            "node": on, "out_of_memory": False, "done": status is not None,
+        }  # fmt: skip
+
+    def train(self, key, on="a", epoch=1):
+        self.dispatcher.on_trial_result(key, self.result(key, epoch=epoch, on=on))
+
+    def complete(self, key, on="a"):
+        result = self.result(key, "completed", on=on)
+        self.journal.settle(TrialRecord.from_dict(json.loads(result["record"])), self.payloads[key])
+        self.dispatcher.on_trial_complete(key, result)
+
+    def fail(self, key, error):
+        self.journal._errors[key] = error
+        self.dispatcher.on_trial_complete(key, error=True)
+
+    def fault(self, key, on="a", *, is_of_node=False):
+        record = self.result(key, "failed", epoch=0, on=on)["record"]
+        self.fail(key, TrialFault("OSError: strange", is_of_node, on, f"host-{on}", record))
+
+    def statuses(self):
+        return [r.status for r in self.run.records().values()]
+
+    def notes(self):
+        return [e["text"] for e in self.seen if e["event"] == "note"]
+
+
+def test_a_trial_that_fails_at_once_is_tried_once_more_on_another_node_and_then_has_failed(tmp_path):
+    sweep = Sweep(tmp_path, n=1)
+    key = sweep.suggest()
+    assert sweep.payloads[key]["avoid"] == []
+    sweep.fault(key, on="a")
+    assert sweep.statuses() == []
+    key = sweep.suggest()
+    assert sweep.payloads[key]["avoid"] == ["a"]
+    sweep.fault(key, on="b")
+    assert sweep.statuses() == ["failed"]
+    assert sweep.suggest() == FINISHED
+    assert sweep.notes() == []  # the trial's own fault: no node is put aside for it
+
+
+def test_where_there_is_one_node_the_second_try_is_there_in_another_process(tmp_path):
+    sweep = Sweep(tmp_path, n=1, nodes=("a",))
+    sweep.fault(sweep.suggest(), on="a")
+    key = sweep.suggest()
+    assert sweep.payloads[key]["avoid"] == []
+    sweep.complete(key)
+    assert sweep.statuses() == ["completed"]
+
+
+def test_a_sick_node_is_put_aside_after_three_faults_and_takes_no_trial_with_it(tmp_path):
+    sweep = Sweep(tmp_path, n=6)
+    for _ in range(3):
+        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+    assert sweep.notes() == ["host-a is given no more trials: OSError: strange"]
+    while (key := sweep.suggest()) != FINISHED:
+        assert sweep.payloads[key]["avoid"] == ["a"]
+        sweep.complete(key, on="b")
+    assert sweep.statuses() == ["completed"] * 6
+
+
+def test_a_node_on_which_trials_fail_that_train_elsewhere_is_put_aside_too(tmp_path):
+    sweep = Sweep(tmp_path, n=6)
+    for _ in range(3):
+        sweep.fault(sweep.suggest(), on="a")
+        sweep.complete(sweep.suggest(), on="b")
+    assert len(sweep.notes()) == 1
+    assert sweep.payloads[sweep.suggest()]["avoid"] == ["a"]
+
+
+def test_an_epoch_on_a_node_forgives_its_faults(tmp_path):
+    sweep = Sweep(tmp_path, n=6)
+    for _ in range(4):
+        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+        sweep.complete(sweep.suggest(), on="a")
+    assert sweep.notes() == []
+
+
+def test_where_every_node_is_put_aside_the_sweep_halts_and_no_trial_has_failed(tmp_path):
+    sweep = Sweep(tmp_path, n=6, nodes=("a",))
+    for _ in range(3):
+        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+    assert sweep.suggest() == FINISHED
+    assert sweep.journal.halt.is_fault
+    assert sweep.journal.halt.reason == "no machine is left to train on: put aside are host-a"
+    assert "failed" not in sweep.statuses()
+
+
+def test_progress_resets_the_count_of_deaths(tmp_path):
+    sweep = Sweep(tmp_path, n=1, restarts=2)
+    for epoch in range(1, 8):
+        key = sweep.suggest()
+        sweep.train(key, epoch=epoch)
+        sweep.fail(key, RayActorError())
+    assert sweep.statuses() == []
+    for _ in range(2):
+        sweep.fail(sweep.suggest(), RayActorError())
+    (record,) = sweep.run.records().values()
+    assert (record.status, record.epochs) == ("killed", 7)
+    assert sweep.suggest() == FINISHED
+
+
+def test_a_preempted_node_is_no_death(tmp_path):
+    sweep = Sweep(tmp_path, n=1, restarts=0)
+    for _ in range(5):
+        sweep.fail(sweep.suggest(), RayActorError(preempted=True))
+    assert sweep.statuses() == []
+    sweep.fail(sweep.suggest(), RayActorError())
+    assert sweep.statuses() == ["killed"]
+
+
+def test_a_trial_that_is_killed_is_not_told_to_its_source(tmp_path):
+    sweep = Sweep(tmp_path, n=1, restarts=0)
+    told = []
+    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+    sweep.fail(sweep.suggest(), RayActorError())
+    assert (sweep.statuses(), told) == (["killed"], [])
+
+
+def test_a_record_that_cannot_be_written_is_not_told_to_its_source(tmp_path, monkeypatch):
+    sweep = Sweep(tmp_path, n=1)
+    told = []
+    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+
+    def full(record):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep.run, "write_record", full)
+    sweep.complete(sweep.suggest())
+    assert told == []
+    assert sweep.journal.halt.is_fault and "No space left" in sweep.journal.halt.reason
+    assert sweep.suggest() == FINISHED
+
+
+def test_a_death_while_the_sweep_halts_leaves_the_trial_to_be_resumed(tmp_path):
+    sweep = Sweep(tmp_path, n=1)
+    key = sweep.suggest()
+    sweep.journal.halt.ask("interrupted (Ctrl-C)")
+    sweep.fail(key, RayActorError())
+    (record,) = sweep.run.records().values()
+    assert record.status == "killed" and "interrupted (Ctrl-C); it can be resumed" in record.error
+
+
+def test_a_trial_waits_for_its_data_while_others_are_handed_out(tmp_path):
+    made = set()
+    sweep = Sweep(tmp_path, n=4, prepare=lambda payload: payload["config"]["seed"] in made)
+    assert sweep.suggest() is None  # as many wait as are trained side by side
+    made |= {1}
+    second = sweep.suggest()
+    assert sweep.payloads[second]["config"]["seed"] == 1
+    made |= {0, 2, 3}
+    assert [sweep.payloads[sweep.suggest()]["config"]["seed"] for _ in range(3)] == [0, 2, 3]
+    assert sweep.suggest() is None  # those that run may come back
+    for key in list(sweep.payloads):
+        sweep.complete(key)
+    assert sweep.suggest() == FINISHED
+
+
+def test_a_trial_whose_data_cannot_be_made_has_failed_and_the_others_go_on(tmp_path):
+    def prepare(payload):
+        if payload["config"]["seed"] == 1:
+            raise DataError("the windows are longer than every recording")
+        return True
+
+    sweep = Sweep(tmp_path, n=3, prepare=prepare)
+    while (key := sweep.suggest()) != FINISHED:
+        sweep.complete(key)
+    by_seed = {r.seed: r for r in sweep.run.records().values()}
+    assert [by_seed[seed].status for seed in range(3)] == ["completed", "failed", "completed"]
+    assert by_seed[1].error == "its data cannot be made: the windows are longer than every recording"
+
+
+def test_nothing_of_a_dispatcher_is_pickled(tmp_path):
+    """Ray pickles it with its own state, and the storage of a search may know a password."""
+    assert vars(pickle.loads(pickle.dumps(Sweep(tmp_path).dispatcher))) == {}
+
+
+@pytest.mark.parametrize("before", ["record", "nothing"])
+def test_the_end_of_a_trial_that_a_driver_was_killed_over_is_entered_by_the_next(tmp_path, before):
+    sweep = Sweep(tmp_path, n=1)
+    key = sweep.suggest()
+    if before == "record":
+        (tmp_path / "trials").mkdir()
+        record = TrialRecord.from_dict(json.loads(sweep.result(key, "completed")["record"]))
+        sweep.run.write_record(record)
+    again = Sweep(tmp_path, n=1)
+    again.journal.begin("birdtune resume")
+    ends = [e["status"] for e in again.run.events() if e["event"] == "end"]
+    assert ends == (["completed"] if before == "record" else [])
