@@ -15,7 +15,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from birdnet_core.errors import BirdtuneError
 from birdnet_core.records import TrialRecord
 from tuning.journal import Journal, is_tried_alone, name_of
 from tuning.nodes import Nodes, TrialFault, fault_of, node_of_dead
@@ -154,9 +153,12 @@ class Dispatcher(Searcher):
         for handed in list(self._waiting):
             try:
                 is_made = self.prepare(handed.payload)
-            except (BirdtuneError, OSError) as error:
+            except OSError as error:
+                self.journal.halt.ask(f"cannot make the data of a trial: {error}", is_fault=True)
+                return None
+            except Exception as error:  # a trial's boundary: its settings may not fit the recordings
                 self._waiting.remove(handed)
-                why = f"its data cannot be made: {error}"
+                why = f"its data cannot be made: {type(error).__name__}: {error}"
                 record = bare_record(handed.payload["config"], "failed", error=why)
                 self.journal.settle_unfit(record, handed.payload["journal"])
                 self._tell_source(handed)

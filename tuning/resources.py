@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def _remove(folder: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A file in a folder that may not be there yet, or never: what is said before is dropped."""
+    """A file whose folder may not be there yet, or whose disk may be full: what cannot be written is dropped."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True)
@@ -70,6 +71,11 @@ class _LogFile(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         if Path(self.baseFilename).parent.exists():
             super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Be silent about a full disk, which the sweep itself reports."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 @contextlib.contextmanager

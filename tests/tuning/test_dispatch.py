@@ -238,7 +238,19 @@ def test_a_trial_whose_data_cannot_be_made_has_failed_and_the_others_go_on(tmp_p
         sweep.complete(key)
     by_seed = {r.seed: r for r in sweep.run.records().values()}
     assert [by_seed[seed].status for seed in range(3)] == ["completed", "failed", "completed"]
-    assert by_seed[1].error == "its data cannot be made: the windows are longer than every recording"
+    assert (
+        by_seed[1].error == "its data cannot be made: DataError: the windows are longer than every recording"
+    )
+
+
+def test_data_that_a_full_disk_has_no_room_for_halts_the_sweep_and_fails_no_trial(tmp_path):
+    def prepare(payload):
+        raise OSError(28, "No space left on device")
+
+    sweep = Sweep(tmp_path, n=2, prepare=prepare)
+    assert sweep.suggest() is None and sweep.suggest() == FINISHED
+    assert sweep.journal.halt.is_fault and "No space left" in sweep.journal.halt.reason
+    assert sweep.statuses() == []
 
 
 def test_nothing_of_a_dispatcher_is_pickled(tmp_path):
