@@ -63,7 +63,7 @@ def _remove(folder: Path) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A file whose folder may not be there yet, or whose disk may be full: what cannot be written is dropped."""
+    """A file whose folder may not be there yet, or whose disk is full: what cannot be written is dropped."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True)
@@ -71,6 +71,10 @@ class _LogFile(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         if Path(self.baseFilename).parent.exists():
             super().emit(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is left of the last lines has no room either
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Be silent about a full disk, which the sweep itself reports."""

@@ -8,14 +8,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import prepare
+from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records import RunFolder
+from search_spaces.study import Ablation, Search
+from tests.settings import SMALL
 from tests.tuning import driver
 from tests.tuning.test_faults import events, wait_for
+from tuning import launch
+from tuning.halt import Budget
+from tuning.launch import Resources, sweep
 from tuning.searcher import open_storage
 from tuning.status import run_status
 
@@ -185,3 +194,209 @@ def test_kills_of_a_driver_with_two_trials_side_by_side_lose_and_repeat_nothing(
         assert params == expected_params
         both = set(values) & set(expected)
         assert both and all(values[epoch] == expected[epoch] for epoch in both)
+
+
+# ----------------------------------------------------------------- what a search does with its trials
+
+
+ONE = Resources(concurrent=1)
+
+
+def rates(trial):
+    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-1, log=True)}
+
+
+def test_a_bad_sample_is_one_failed_trial_and_the_next_driver_does_not_meet_it_again(cluster, data, tmp_path):
+    """The space passes the samples of the check; then it raises, and then makes an impossible config."""
+
+    def space(trial):
+        choices = rates(trial)
+        if trial.study.study_name == "rates":  # not that of the check
+            if trial.number == 1:
+                raise KeyError("no such species")
+            if trial.number == 2:
+                choices["model.widht"] = 3
+        return choices
+
+    run = tmp_path / "run"
+    search = Search(name="rates", question="?", space=space, n_trials=4, scheduler="fifo")
+    summary = sweep(search, data, run, settings=SMALL, resources=ONE)
+    assert summary.counts == {"completed": 2, "failed": 2}
+    failed = [r for r in RunFolder(run).records().values() if r.status == "failed"]
+    raised, impossible = sorted(failed, key=lambda r: r.traceback is None)
+    assert raised.error == "the space of study 'rates' raised KeyError: 'no such species'"
+    assert "no such species" in raised.traceback
+    assert "has no option 'widht'" in impossible.error
+    assert [t.state.name for t in optuna_trials(run)] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    lr = [t.params["optim.lr"] for t in optuna_trials(run)]
+    factors = {e["number"]: e["factors"] for e in events(run, "trial")}
+    assert [factors[n]["optim.lr"] for n in range(4)] == lr
+    (study,) = run_status(RunFolder(run)).studies
+    assert (study.counts, study.n_left) == ({"completed": 2, "failed": 2}, 0)
+    assert sweep(search, data, run, settings=SMALL, n_trials=5, resources=ONE).counts["completed"] == 3
+
+
+def test_a_space_that_raises_at_once_is_refused_with_its_line_before_anything_is_made(data, tmp_path):
+    def space(trial):
+        return {"optim.lr": 1 / 0}
+
+    with pytest.raises(ConfigError, match=r"study 'rates' raised ZeroDivisionError: .*line \d+"):
+        sweep(Search(name="rates", question="?", space=space), data, tmp_path / "run", settings=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
+    """Twelve trials of five configs under ASHA; then an ablation of these configs, which trains them on."""
+    levels = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
+
+    def space(trial):
+        return {"optim.lr": trial.suggest_categorical("optim.lr", levels)}
+
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 4}
+    search = Search(
+        name="rates",
+        question="?",
+        space=space,
+        n_trials=12,
+        metric="val/loss",
+        grace_epochs=1,
+        reduction_factor=2,
+    )
+    sweep(search, data, run, settings=settings, sampler="random", resources=ONE)
+    trials = optuna_trials(run)
+    by_config = {}
+    for trial in trials:
+        by_config.setdefault(trial.user_attrs["trial_id"], []).append(trial)
+    assert len(by_config) >= 3 and any(t.state.name == "PRUNED" for t in trials)
+    for same in by_config.values():
+        assert len({(t.state, str(t.values)) for t in same}) == 1
+        if same[0].state.name == "PRUNED":
+            assert len({str(t.intermediate_values) for t in same}) == 1
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert set(trained.values()) == {1}
+    (study,) = run_status(RunFolder(run)).studies
+    assert study.n_left == 0 and sum(study.counts.values()) == 12
+
+    ablation = Ablation(name="all", question="?", factors={"optim.lr": levels}, metric="val/loss")
+    sweep(ablation, data, run, settings=settings, n_seeds=1, resources=ONE)
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert len(trained) == 5 * 4 and set(trained.values()) == {1}
+    assert {r.status for r in RunFolder(run).records().values()} == {"completed"}
+    fresh = tmp_path / "fresh"
+    sweep(ablation, data, fresh, settings=settings, n_seeds=1, resources=ONE)
+    for name, record in RunFolder(fresh).records().items():
+        assert RunFolder(run).records()[name].metrics == record.metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"grace_epochs": 2}, "grace_epochs"),
+        ({"reduction_factor": 4}, "reduction_factor"),
+        ({"storage": "journal"}, "storage"),
+        ({"seed": 1}, "seeds"),
+    ],
+)
+def test_a_search_whose_rules_storage_or_seed_change_is_refused(cluster, data, tmp_path, change, words):
+    study = Search(name="rates", question="?", space=rates, n_trials=1, grace_epochs=1)
+    run = tmp_path / "run"
+    sweep(study, data, run, settings=SMALL, storage="sqlite", resources=ONE)
+    storage = change.pop("storage", "sqlite")
+    settings = {**SMALL, **({"seed": change.pop("seed")} if "seed" in change else {})}
+    with pytest.raises(RunFolderError, match=f"other settings.*{words}"):
+        sweep(replace(study, **change), data, run, settings=settings, storage=storage, n_trials=2)
+    assert len(RunFolder(run).records()) == 1
+
+
+def test_trials_are_trained_while_the_data_of_others_are_made(cluster, data, tmp_path, monkeypatch):
+    """Half of the trials want windows that take as long to make as it takes to train the others."""
+
+    def space(trial):
+        n_mfcc = (16, 12)[trial.number % 2]
+        return {"features.n_mfcc": n_mfcc, **rates(trial)}
+
+    settings = {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
+    data.folder(TrainConfig().override({**SMALL, "training.monitor": "val/f1_macro"}))
+    n_epochs_when = {}
+
+    def slow(manifest, config, **options):
+        if config.flat()["features.n_mfcc"] == 12:
+            n_epochs_when["begun"] = len(events(run, "epoch"))
+            wait_for(lambda: len(events(run, "epoch")) >= n_epochs_when["begun"] + 2, 60)
+            n_epochs_when["ended"] = len(events(run, "epoch"))
+        return prepare(manifest, config, **options)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(launch, "prepare", slow)
+    search = Search(name="rates", question="?", space=space, n_trials=6, scheduler="fifo")
+    summary = sweep(search, data, run, settings=settings, resources=ONE)
+    assert summary.counts == {"completed": 6}
+    assert n_epochs_when["ended"] >= n_epochs_when["begun"] + 2
+
+
+def test_a_search_that_halts_does_not_wait_for_data_that_are_being_made(cluster, data, tmp_path, monkeypatch):
+    def space(trial):
+        return {"features.n_mfcc": (16, 11)[trial.number % 2], **rates(trial)}
+
+    def endless(manifest, config, progress, **options):
+        if config.flat()["features.n_mfcc"] == 11:
+            end = time.monotonic() + 120
+            while time.monotonic() < end:
+                progress("features", 1, 2)
+                time.sleep(0.05)
+        return prepare(manifest, config, progress=progress, **options)
+
+    monkeypatch.setattr(launch, "prepare", endless)
+    settings = {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
+    search = Search(name="rates", question="?", space=space, n_trials=40, scheduler="fifo")
+    start = time.monotonic()
+    until = Budget(until="train/loss<=100")
+    summary = sweep(search, data, tmp_path / "run", settings=settings, resources=ONE, budget=until)
+    assert summary.halted.startswith("train/loss <= 100") and time.monotonic() - start < 60
+
+
+SICK_NODE = """
+import os
+if os.environ.get("SICK"):
+    import io
+    whole = io.open
+    def broken(file, *arguments, **options):
+        if f"{os.sep}datasets{os.sep}" in str(file):
+            raise OSError(5, "Input/output error", str(file))
+        return whole(file, *arguments, **options)
+    io.open = broken
+"""
+
+TWO_NODES = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from tests.tuning import driver
+
+run, birds = map(Path, sys.argv[1:])
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes.add_node(num_cpus=1, env_vars={"SICK": "1"})
+nodes.add_node(num_cpus=1)
+ray.init(address=nodes.address, log_to_driver=False)
+try:
+    driver.run(run, birds, observer=driver.print_note)
+finally:
+    ray.shutdown()
+    nodes.shutdown()
+"""
+
+
+def test_a_node_whose_disk_fails_is_put_aside_and_takes_no_trial_with_it(cache, birds, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SICK_NODE)
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, run, birds],
+        capture_output=True, text=True, cwd=ROOT, timeout=400,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is given no more trials" in done.stdout and "Input/output error" in done.stdout
+    records = RunFolder(run).records()
+    assert [r.status for r in records.values()] == ["completed"] * 12
+    assert len(events(run, "restart")) == 3
