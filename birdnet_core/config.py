@@ -151,6 +151,8 @@ class TrainingConfig:
             final training, with `stop_after` at the epoch that validation has chosen before.
         batch_size: clips a step of the optimizer.
         micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
+            Batch norm takes its statistics from the clips of a forward pass, so that with it another value is
+            other training.
         sampling: each clip once an epoch (``instance``), or as many draws with replacement, in which classes
             are equally likely (``class_balanced``) or by the root of their clips (``square_root``), see
             Kang et al. 2020.

@@ -61,7 +61,6 @@ def test_members_score_as_their_sessions_do(made, small_dataset):
     folder, sessions = made
     of_members, truth, _ = member_probabilities(read_model(folder), small_dataset, "val")
     for probabilities, session in zip(of_members, sessions, strict=True):
-        session.recall_best()
         expected, expected_truth = session.predict("val")
         np.testing.assert_allclose(probabilities, expected, atol=1e-6)
         assert truth.tolist() == expected_truth.tolist()
