@@ -19,6 +19,7 @@ from search_spaces.study import Ablation
 from tests.settings import SMALL
 from tests.spellings import OUT_OF_MEMORY
 from tuning.launch import Data, Resources, sweep
+from tuning.resources import scratch_folder
 
 GIB = 2**30
 SPELLINGS = (OUT_OF_MEMORY[0], OUT_OF_MEMORY[1], OUT_OF_MEMORY[3])  # torch's, CUDA's, cuBLAS's
@@ -81,22 +82,26 @@ STUDIES = {
 if __name__ == "__main__":
     scene, run, birds = sys.argv[1], *map(Path, sys.argv[2:])
     os.environ["FAKE_GPU_SCENE"] = scene
-    ray.init(
-        num_cpus=1,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": "tests.tuning.fake_gpu.install"},
-    )
-    try:
-        summary = sweep(
-            STUDIES[scene],
-            Data(name="few", manifest=read_manifest(birds), workers=1),
-            run,
-            settings={**SMALL, "runtime.device": "cpu"},
-            n_seeds=1,
-            resources=Resources(gpus=0.5 if scene == "shared" else None),
+    with scratch_folder() as folder:
+        ray.init(
+            address="local",  # as `tuning.resources` does, and with GPUs that it would not find
+            num_cpus=1,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"worker_process_setup_hook": "tests.tuning.fake_gpu.install"},
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
         )
-        print(summary.counts)
-    finally:
-        ray.shutdown()
+        try:
+            summary = sweep(
+                STUDIES[scene],
+                Data(name="few", manifest=read_manifest(birds), workers=1),
+                run,
+                settings={**SMALL, "runtime.device": "cpu"},
+                n_seeds=1,
+                resources=Resources(gpus=0.5 if scene == "shared" else None),
+            )
+            print(summary.counts)
+        finally:
+            ray.shutdown()
