@@ -7,6 +7,7 @@ Names stay names here; `build.py` is where they become objects.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -20,9 +21,27 @@ from birdnet_core.records import METRICS, metric_direction
 Flat = Mapping[str, Any]
 
 
+MOST_EPOCHS = 1_000_000
+MOST_CLIPS = 1_000_000  # of a batch
+LARGEST_SEED = 2**31 - 1
+
+_hints = functools.lru_cache(get_type_hints)
+
+
+def _check_types(section: Any, name: str) -> None:
+    """Bring every field to its type, as `override` does: an int hashes as another config than its float."""
+    for key, annotation in _hints(section.__class__).items():
+        value = registry.checked_value(getattr(section, key), annotation, f"{name}.{key}")
+        object.__setattr__(section, key, value)
+
+
 def _require(holds: bool, name: str, given: Any, accepted: str) -> None:
     if not holds:
         raise ConfigError(f"{name} = {given!r} is out of range; it takes {accepted}")
+
+
+def _require_epochs(name: str, given: int, *, least: int = 0, off: str = "") -> None:
+    _require(least <= given <= MOST_EPOCHS, name, given, f"{least}{off} to {MOST_EPOCHS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,7 @@ class DataConfig:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self, "data")
         _require(4_000 <= self.sample_rate <= 192_000, "data.sample_rate", self.sample_rate, "4000 to 192000")
         _require(0.1 <= self.window_s <= 60, "data.window_s", self.window_s, "0.1 to 60 seconds")
         _require(
@@ -68,6 +88,9 @@ class DataConfig:
         )
         _require(0 < self.val_fraction < 0.5, "data.val_fraction", self.val_fraction, "above 0, below 0.5")
         _require(0 <= self.test_fraction < 0.5, "data.test_fraction", self.test_fraction, "0 to below 0.5")
+        _require(
+            0 <= self.split_seed <= LARGEST_SEED, "data.split_seed", self.split_seed, f"0 to {LARGEST_SEED}"
+        )
 
     @property
     def n_samples(self) -> int:
@@ -101,6 +124,7 @@ class OptimConfig:
     grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_types(self, "optim")
         _require(0 < self.lr <= 10, "optim.lr", self.lr, "above 0, at most 10")
         _require(
             self.backbone_lr is None or 0 < self.backbone_lr <= 10,
@@ -108,11 +132,11 @@ class OptimConfig:
             self.backbone_lr,
             "none, or above 0, at most 10; freeze a backbone by model.freeze_backbone",
         )
-        _require(self.decay_epochs >= 1, "optim.decay_epochs", self.decay_epochs, "1 or more")
+        _require_epochs("optim.decay_epochs", self.decay_epochs, least=1)
         _require(0 < self.decay_factor < 1, "optim.decay_factor", self.decay_factor, "above 0, below 1")
         _require(0 <= self.weight_decay <= 10, "optim.weight_decay", self.weight_decay, "0 to 10")
-        _require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
-        _require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "0 (off) or more")
+        _require_epochs("optim.warmup_epochs", self.warmup_epochs)
+        _require(0 <= self.grad_clip <= 1e6, "optim.grad_clip", self.grad_clip, "0 (off) to 1000000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +151,8 @@ class TrainingConfig:
             final training, with `stop_after` at the epoch that validation has chosen before.
         batch_size: clips a step of the optimizer.
         micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
+            Batch norm takes its statistics from the clips of a forward pass, so that with it another value is
+            other training.
         sampling: each clip once an epoch (``instance``), or as many draws with replacement, in which classes
             are equally likely (``class_balanced``) or by the root of their clips (``square_root``), see
             Kang et al. 2020.
@@ -151,21 +177,27 @@ class TrainingConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "training.epochs", self.epochs, "1 or more")
+        _check_types(self, "training")
+        _require_epochs("training.epochs", self.epochs, least=1)
         _require(
             0 <= self.stop_after <= self.epochs,
             "training.stop_after",
             self.stop_after,
             f"0 (off) to training.epochs = {self.epochs}",
         )
-        _require(self.batch_size >= 2, "training.batch_size", self.batch_size, "2 or more (batch norm)")
+        _require(
+            2 <= self.batch_size <= MOST_CLIPS,
+            "training.batch_size",
+            self.batch_size,
+            f"2 (batch norm) to {MOST_CLIPS}",
+        )
         _require(
             self.micro_batch_size is None or 1 <= self.micro_batch_size <= self.batch_size,
             "training.micro_batch_size",
             self.micro_batch_size,
             f"none, or 1 to training.batch_size = {self.batch_size}",
         )
-        _require(self.patience >= 0, "training.patience", self.patience, "0 (off) or more")
+        _require_epochs("training.patience", self.patience, off=" (off)")
         _require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "0 (off) to below 1")
         metric_direction(self.monitor)
         metric_direction(self.stop_on or self.monitor)
@@ -209,6 +241,7 @@ class RuntimeConfig:
     features: Literal["auto", "stored", "computed"] = "auto"
 
     def __post_init__(self) -> None:
+        _check_types(self, "runtime")
         _require(1 <= self.threads <= 1024, "runtime.threads", self.threads, "1 to 1024")
 
 
@@ -268,7 +301,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        registry.checked_value(self.seed, int, "seed")
+        _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
         if self.optim.schedule == "plateau" and not self.training.is_validated:
             raise ConfigError(
                 "optim.schedule = 'plateau' follows a validation metric, and training.learn_from = "
@@ -388,17 +422,21 @@ class TrainConfig:
         names = {f"{group}.name": getattr(self, group).name for group in COMPONENTS}
         own_names = {f"{group}.name": getattr(base, group).name for group in COMPONENTS}
         defaults = {**base.override(names).flat(), **own_names}
+        return {key: value for key, value in self._settings().items() if value != defaults[key]}
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the dotted settings that a result depends on: not the seed, the runtime, or what is off."""
         left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
-        return {
-            key: value
-            for key, value in self.flat().items()
-            if not key.startswith(left_out) and value != defaults[key]
-        }
+        return {key: value for key, value in self.flat().items() if not key.startswith(left_out)}
 
     @property
     def config_id(self) -> str:
-        """Ten hex digits that name this config whatever its seed and where it runs."""
-        text = json.dumps(self.difference(), sort_keys=True)
+        """Ten hex digits that name this config whatever its seed and where it runs.
+
+        A hash of every setting with its value, defaults included: under another default, results of the old
+        one are those of another config.
+        """
+        text = json.dumps(self._settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property

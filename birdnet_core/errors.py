@@ -5,7 +5,7 @@ BirdtuneError
 ├── DataError        (ValueError)    a manifest, a recording or a store that cannot be used
 ├── RunFolderError   (ValueError)    a run folder that is missing, foreign or inconsistent
 ├── ModelFolderError (ValueError)    a model folder that is missing, cut short or altered
-└── TrialDiverged    (RuntimeError)  training met a loss or a gradient that is not finite
+└── TrialDiverged    (RuntimeError)  training met a loss, gradient, probability or monitor that is not finite
 
 Messages name three things: what was wrong, what was given, what would be accepted.
 """
@@ -37,7 +37,7 @@ class ModelFolderError(BirdtuneError, ValueError):
 
 
 class TrialDiverged(BirdtuneError, RuntimeError):
-    """Training met a loss or a gradient that is not finite."""
+    """Training met a loss, gradient, probability or monitor that is not finite."""
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:

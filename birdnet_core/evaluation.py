@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from birdnet_core.batches import ClipBatches
-from birdnet_core.calibration import calibration_error, reliability, tempered
+from birdnet_core.calibration import reliability, tempered
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import DataError
 from birdnet_core.inference import Classifier
 from birdnet_core.intervals import LEVEL, bootstrap_interval
-from birdnet_core.metrics import average_windows, f1_per_class
+from birdnet_core.metrics import Scores, average_windows, f1_per_class
 from birdnet_core.model_folder import Model
 from birdnet_core.records import read_json, write_json
 from birdnet_core.training import SCORING_BATCH, logits_of
@@ -104,7 +104,7 @@ def evaluate(
     group_of = np.unique([group[unit] for unit in units.tolist()], return_inverse=True)[1]
     strata = dataset.strata()
     scores = {name: Scores(p, truth, strata) for name, p in rows.items()}
-    values = {name: of_one() for name, of_one in scores.items()}
+    values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
     drawn = resampled(scores, group_of, n_resamples)
     members = [f"seed {m.seed}" for m in model.members]
     return {
@@ -198,90 +198,10 @@ def baseline_probabilities(
     return average_windows(windows, asked.units)[0]
 
 
-class Scores:
-    """The test's metrics of `probabilities` [recordings, classes], for any weights of the recordings.
-
-    A bootstrap asks thousands of times, and what is sorted stays sorted: so average precision and ROC areas
-    are computed here, for all classes at once, as scikit-learn defines them (equal probabilities share a
-    threshold).
-    """
-
-    def __init__(
-        self, probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.ndarray]
-    ) -> None:
-        self.probabilities, self.truth, self.strata = probabilities, truth, strata
-        n, self.n_classes = probabilities.shape
-        self.predicted = probabilities.argmax(axis=1)
-        of_truth = probabilities[np.arange(n), truth]
-        self.losses = -np.log(np.maximum(of_truth, np.finfo(np.float32).tiny))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-        self.is_in_top5 = (best == truth[:, None]).any(axis=1)
-        present = np.unique(truth)
-        asked = probabilities[:, present]
-        self.order = np.argsort(-asked, axis=0, kind="stable")
-        ranked = np.take_along_axis(asked, self.order, axis=0)
-        self.is_hit = (truth[:, None] == present)[self.order, np.arange(len(present))]
-        # The first and the last place of each run of equal probabilities.
-        place = np.arange(n)[:, None]
-        differs = ranked[1:] != ranked[:-1]
-        edge = np.ones((1, len(present)), dtype=bool)
-        self.first = np.maximum.accumulate(np.where(np.concatenate([edge, differs]), place, 0), axis=0)
-        ends = np.where(np.concatenate([differs, edge]), place, n)
-        self.last = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
-
-    def __call__(self, weights: np.ndarray | None = None) -> dict[str, float]:
-        """Return every metric of `records.TEST_METRICS`; `weights` count a recording several times.
-
-        Classes are averaged over as in validation, see `metrics.score`. nan where nothing is left to average.
-        """
-        counted = np.ones(len(self.truth)) if weights is None else weights.astype(float)
-        total = counted.sum()
-        is_right = self.predicted == self.truth
-        in_truth = np.bincount(self.truth, counted, self.n_classes)
-        in_prediction = np.bincount(self.predicted, counted, self.n_classes)
-        found = np.bincount(self.truth, counted * is_right, self.n_classes)
-        f1 = 2 * found / np.maximum(in_truth + in_prediction, 1e-12)
-        precision, area = self._of_rankings(counted)
-        return {
-            "test/loss": float(counted @ self.losses / total),
-            "test/accuracy": float(counted @ is_right / total),
-            "test/f1_macro": float(f1[in_truth + in_prediction > 0].mean()),
-            "test/f1_weighted": float(f1 @ in_truth / total),
-            "test/map": precision,
-            **{
-                f"test/f1_{name}": _mean(f1[classes][in_truth[classes] > 0])
-                for name, classes in self.strata.items()
-            },
-            "test/top5": float(counted @ self.is_in_top5 / total),
-            "test/auroc": area,
-            "test/ece": calibration_error(self.probabilities, self.truth, counted),
-        }
-
-    def _of_rankings(self, counted: np.ndarray) -> tuple[float, float]:
-        """Return the means over classes of average precision and of the area under the ROC curve."""
-        weight = counted[self.order]
-        hits = np.cumsum(weight * self.is_hit, axis=0)
-        all_ = np.cumsum(weight, axis=0)
-        positive, negative = hits[-1], all_[-1] - hits[-1]
-        there = positive > 0
-        hits_at, all_at = (np.take_along_axis(x, self.last, axis=0) for x in (hits, all_))
-        precision = (weight * self.is_hit * hits_at / np.maximum(all_at, 1e-12)).sum(axis=0)
-        # Negatives before each place, those that tie with it counted by half.
-        misses = all_ - hits
-        before = np.take_along_axis(misses - weight * ~self.is_hit, self.first, axis=0)
-        above = (before + np.take_along_axis(misses, self.last, axis=0)) / 2
-        outranked = (weight * self.is_hit * above).sum(axis=0)
-        both = there & (negative > 0)
-        return (
-            _mean(precision[there] / positive[there]),
-            _mean(1 - outranked[both] / (positive[both] * negative[both])),
-        )
-
-
 def resampled(
     scores: Mapping[str, Scores], group: np.ndarray, n_resamples: int, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return each metric of each of `scores` in every bootstrap sample of groups.
+    """Return each metric of `records.TEST_METRICS` of each of `scores` in every bootstrap sample of groups.
 
     `group` [recordings] is numbered from 0. A sample draws as many groups as there are, with replacement, and
     takes all recordings of each (Davison and Hinkley 1997, section 3.8); all `scores` see the same samples.
@@ -292,11 +212,15 @@ def resampled(
     for _ in range(n_resamples):
         times = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
         for name, of_one in scores.items():
-            drawn[name].append(of_one(times[group]))
+            drawn[name].append(_of_the_test(of_one(times[group])))
     return {
         name: {metric: np.array([values[metric] for values in samples]) for metric in samples[0]}
         for name, samples in drawn.items()
     }
+
+
+def _of_the_test(scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"test/{name}": value for name, value in scores.items()}
 
 
 def _with_interval(
@@ -378,7 +302,3 @@ def _over_time(clips: ClipBatches) -> np.ndarray:
         bins = pictures.flatten(1, 2)
         parts.append(torch.cat([bins.mean(dim=2), bins.std(dim=2, correction=0)], dim=1).numpy())
     return np.concatenate(parts)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import hashlib
 import importlib
 import json
@@ -24,6 +22,7 @@ from birdnet_core.batches import epoch_order
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError
+from birdnet_core.memory import forget_peak_rss, give_back_memory, is_out_of_memory, peak_rss
 from birdnet_core.training import SCORING_BATCH, Session, _copied
 
 N_STEPS = 5
@@ -125,7 +124,9 @@ def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> P
     with _as_before():
         try:
             return _measured(config, dataset, n_steps)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             fault = (
                 f"model {config.model.name!r} has no room on {torch.cuda.get_device_name()}, not even with "
                 "one clip a forward pass; take a smaller model or smaller pictures"
@@ -137,7 +138,7 @@ def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> P
 def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
     # The first optimizer of a process imports this: seconds and 150 MiB that the arm has no part in.
     importlib.import_module("torch._dynamo")
-    resident = _forget_peak_rss()
+    resident = forget_peak_rss()
     start = time.perf_counter()
     session = Session(config, dataset)
     setup_s = time.perf_counter() - start
@@ -150,8 +151,8 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
             steps = _seconds_each(_steps(session, n_steps + 1), session.device)
             scored = _seconds_each(_scored(session, n_steps + 1), session.device)  # none without validation
             break
-        except torch.OutOfMemoryError:
-            if session.micro_batch_size == 1:
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or session.micro_batch_size == 1:
                 raise
         # As a trial would.
         session._halve_micro_batches(before)
@@ -160,7 +161,7 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
         gpu_peak = torch.cuda.max_memory_reserved(session.device)
         free, total = torch.cuda.mem_get_info(session.device)
         gpu_context = context_bytes(free, total, torch.cuda.memory_reserved(session.device))
-    growth = None if resident is None else max(0, _proc_status("VmHWM") - resident)
+    growth = None if resident is None else max(0, peak_rss() - resident)
     n_train, n_val = len(session.train_clips), len(session.val_clips or ())
     n_of_epoch = math.ceil(n_train / config.training.batch_size)
     n_val_batches = math.ceil(n_val / _scoring_batch(session))
@@ -258,33 +259,3 @@ def _as_before() -> Iterator[None]:
             torch.cuda.set_rng_state_all(gpus)
         torch.set_num_threads(threads)
         give_back_memory()
-
-
-def give_back_memory() -> None:
-    """Return to the system and to the GPU what nothing refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc: a session has told it to keep what is freed
-        trim(0)
-
-
-def _forget_peak_rss() -> int | None:
-    """Start the peak of resident memory anew, and return the bytes resident now; None where it cannot be.
-
-    Without that, a small arm after a large one would seem to take nothing.
-    """
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    except OSError:
-        return None
-    return _proc_status("VmRSS")
-
-
-def _proc_status(name: str) -> int:
-    """Return a value of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")

@@ -123,7 +123,8 @@ class TrialRecord:
         f1_per_species: validation F1 of every species present in truth, at the best epoch.
         started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
         gpus, cpus: what the trial was given; with `seconds`, its gpu_hours and cpu_hours.
-        peak_memory_mb: of the process on the CPU, of torch's allocator on the GPU.
+        peak_memory_mb: the most during the trial, of the process on the CPU (None where the system does not
+            tell), of torch's allocator on the GPU.
         provenance: versions, git commit, host, device, data and split hashes.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import math
 import pkgutil
 import types
 import typing
@@ -132,8 +133,10 @@ def checked_value(value: Any, annotation: Any, where: str) -> Any:
     """Return `value` as `annotation` has it, or raise ConfigError that names `where`.
 
     An int is accepted for a float and a list for a tuple; nothing else is converted, so that 3.5 for an
-    int or "yes" for a bool is an error and not a guess.
+    int or "yes" for a bool is an error and not a guess. Nor is a number that JSON cannot hold: inf or nan.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value!r} is not a finite number; it takes {describe_type(annotation)}")
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
@@ -152,7 +155,9 @@ def checked_value(value: Any, annotation: Any, where: str) -> Any:
             return tuple(checked_value(v, a, where) for v, a in zip(value, members, strict=True))
     elif annotation is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            # An int may be larger than any float.
+            with contextlib.suppress(OverflowError):
+                return float(value)
     elif annotation is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value

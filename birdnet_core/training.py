@@ -7,16 +7,16 @@ loaded in another process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import gc
 import logging
 import math
 import os
 import pickle
 import random
-import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from birdnet_core.build import build, count_parameters
 from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
+from birdnet_core.memory import forget_peak_rss, give_back_memory, is_out_of_memory, peak_rss
 from birdnet_core.metrics import average_windows, f1_per_class, score
 from birdnet_core.model_folder import Member, write_model
 from birdnet_core.optim import Plateau, is_open_ended, lr_share
@@ -37,7 +38,7 @@ from birdnet_core.records import Status, TrialRecord, is_better, metric_directio
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 SCORING_BATCH = 128
 
 # Of mallopt(3)
@@ -127,11 +128,17 @@ class Session:
         if self.device.type == "cpu":
             keep_freed_memory()
         seed_everything(config.seed)
+        # What the process took for trials before is not of this one.
+        give_back_memory()
+        self.peak_before: int | None = None
+        self.knows_peak = forget_peak_rss() is not None or self.device.type == "cuda"
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         for side in ("train", "val"):
             if not len(dataset.rows(side)):
                 raise DataError(f"the {side} side of the split holds no recordings")
+        self.strata = dataset.strata()
+        self._check_monitors()
         counts = torch.from_numpy(dataset.class_counts(*config.training.sides))
         parts = build(config, dataset.input_shape, counts, self.device)
         self.model, self.loss, self.optimizer = parts.model, parts.loss, parts.optimizer
@@ -142,11 +149,11 @@ class Session:
         self.order = torch.Generator().manual_seed(config.seed)
         # Augmentation draws on the device; another seed, so that it does not repeat the order's draws.
         self.augmenting = torch.Generator(self.device).manual_seed(config.seed + 2**31)
-        self.strata = dataset.strata()
         self.precision = pick_precision(config.training.precision, self.device)
         self.model = self.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()
         self.ema = self._averaged(config.training.ema_decay) if config.training.ema_decay else None
+        self.has_batch_norm = _learns_batch_statistics(self.model)
         self.micro_batch_size = config.training.micro_batch_size or config.training.batch_size
         self.n_out_of_memory = 0
         self.direction = metric_direction(config.training.monitor)
@@ -178,8 +185,9 @@ class Session:
         """Train one epoch, validate, and return the metrics of `records.METRICS` with ``epoch_s``.
 
         Out of GPU memory, the epoch starts again with micro-batches of half the size, which add up to the
-        same batch; micro-batches of one clip raise torch.OutOfMemoryError. Raises TrialDiverged when a loss
-        or a gradient is not finite; the best epoch so far is kept.
+        same batch; micro-batches of one clip raise the error, see `memory.is_out_of_memory`. Under batch norm
+        that is other training (`not_comparable`). Raises TrialDiverged when a loss, a gradient or a predicted
+        probability is not finite; the best epoch so far is kept.
         """
         start = time.perf_counter()
         before = _copied(self._changing_state())
@@ -187,22 +195,29 @@ class Session:
             try:
                 metrics = self._epoch()
                 break
-            except torch.OutOfMemoryError:
-                if self.micro_batch_size == 1:
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.micro_batch_size == 1:
                     raise
             # Outside of the except block, whose traceback keeps the tensors of the failed step alive.
             self._halve_micro_batches(before)
         metrics["epoch_s"] = time.perf_counter() - start
         self.history.append(dict(metrics))
+        if self.finished and self.best_epoch is None:
+            raise TrialDiverged(
+                f"{self.config.training.monitor} (training.monitor) was nan in each of the {self.epoch} "
+                "epochs, so that none is the best and there are no weights to keep"
+            )
         return metrics
 
     def _epoch(self) -> dict[str, float]:
         metrics = self._learn()
-        self.epoch += 1
         if not self.config.training.is_validated:
+            self.epoch += 1
             self._keep(metrics)
             return metrics
-        probabilities, truth = self.predict("val")
+        probabilities, truth = self._predicted("val")
+        self._check_predicted(probabilities)
+        self.epoch += 1
         scores = score(probabilities, truth, self.strata)
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         training = self.config.training
@@ -223,16 +238,30 @@ class Session:
         self.best_metrics = dict(metrics)
         self.best_weights = _copied(self._scored_model().state_dict())
 
-    def recall_best(self) -> None:
-        """Put the weights of the best epoch where `predict` asks; the session cannot be trained on."""
-        self._scored_model().load_state_dict(self.best_weights)
-
-    @torch.inference_mode()
     def predict(self, side: str) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities [recordings, classes] of one side, windows averaged, and the true classes.
 
-        Of single clips where these were split at random (`Dataset.units`).
+        By the weights of the best epoch so far, those that a model folder gets; before the first, by those
+        that there are. Of single clips where these were split at random (`Dataset.units`).
         """
+        with self._best_weights_in_use():
+            return self._predicted(side)
+
+    @contextlib.contextmanager
+    def _best_weights_in_use(self) -> Iterator[None]:
+        """Give the scored model the weights of the best epoch within the block, and its own back after it."""
+        model = self._scored_model()
+        now = _copied(model.state_dict())
+        if self.best_weights:
+            model.load_state_dict(self.best_weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(now)
+
+    @torch.inference_mode()
+    def _predicted(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `predict` does, by the weights of now."""
         if side == "test":
             raise DataError("the test side is opened by final evaluation only, never by a training run")
         clips = {"train": self.train_clips, "val": self.val_clips}[side]
@@ -256,10 +285,7 @@ class Session:
     ) -> TrialRecord:
         """Return how the run ended, as it stands."""
         facts = self.dataset.facts
-        if self.device.type == "cuda":
-            peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
-        else:
-            peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = self._peak_memory()
         return TrialRecord(
             trial_id=self.config.trial_id,
             config_id=self.config.config_id,
@@ -275,13 +301,14 @@ class Session:
             n_params=self.n_params,
             started=self.started.isoformat(timespec="seconds"),
             seconds=self._seconds(),
-            peak_memory_mb=round(peak_memory_mb, 1),
+            peak_memory_mb=None if peak is None else round(peak / 2**20, 1),
             provenance={
                 **provenance(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
                 "precision": self.precision,
                 "micro_batch_size": self.micro_batch_size,
                 "n_out_of_memory": self.n_out_of_memory,
+                "not_comparable": self.not_comparable,
                 "data_id": facts["data_id"],
                 "split_id": facts["split_id"],
             },
@@ -300,6 +327,8 @@ class Session:
             "data_id": self.dataset.facts["data_id"],
             "split_id": self.dataset.facts["split_id"],
             "device": self.device.type,
+            "precision": self.precision,
+            "peak_memory": self._peak_memory(),
             "started": self.started.isoformat(),
             "seconds": self._seconds(),
             "micro_batch_size": self.micro_batch_size,
@@ -316,13 +345,21 @@ class Session:
             raise
 
     @classmethod
-    def load(cls, path: str | Path, dataset: Dataset, *, epochs: int | None = None) -> Session:
+    def load(
+        cls,
+        path: str | Path,
+        dataset: Dataset,
+        *,
+        epochs: int | None = None,
+        runtime: RuntimeConfig | None = None,
+    ) -> Session:
         """Return the session that `save` wrote, to go on as if it had never stopped.
 
         With `epochs`, on a longer budget, as if it had been asked for from the start, which takes a schedule
-        that does not depend on the budget (`optim.is_open_ended`). Raises DataError for a file that is no
-        session, or one of other recordings or another split, and ConfigError where the device is of another
-        kind, whose generators draw other numbers, or the schedule is not open-ended.
+        that does not depend on the budget (`optim.is_open_ended`). `runtime` is that of now, where it is not
+        to be that of then. Raises DataError for a file that is no session, or one of other recordings or
+        another split, and ConfigError where the device is of another kind, whose generators draw other
+        numbers, ``auto`` stands for another precision here, or the schedule is not open-ended.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -346,16 +383,26 @@ class Session:
                     f"{config.training.epochs}: its schedule, {config.optim.schedule!r}, follows the budget"
                 )
             config = config.override({"training.epochs": epochs})
-        session = cls(config, dataset)
-        if session.device.type != state["device"]:
+        config = replace(config, runtime=runtime or config.runtime)
+        device = pick_device(config.runtime)
+        if device.type != state["device"]:
             raise ConfigError(
                 f"the session {str(path)!r} was saved on {state['device']} and cannot go on on "
-                f"{session.device.type}; start anew there"
+                f"{device.type}; start anew there"
             )
+        precision = pick_precision(config.training.precision, device)
+        if precision != state["precision"]:
+            raise ConfigError(
+                f"the session {str(path)!r} was trained in {state['precision']}, and training.precision = "
+                f"{config.training.precision!r} is {precision} on this hardware; start anew here, or go on "
+                "where it was saved"
+            )
+        session = cls(config, dataset)
         session.started = datetime.fromisoformat(state["started"])
         session.seconds_before = state["seconds"] - (datetime.now(UTC) - session.started).total_seconds()
         session.micro_batch_size = state["micro_batch_size"]
         session.n_out_of_memory = state["n_out_of_memory"]
+        session.peak_before = state["peak_memory"]
         session.best_weights = state["best_weights"]
         session.history = state["history"]
         session._take_changing_state(state)
@@ -417,9 +464,7 @@ class Session:
         self.n_out_of_memory += 1
         self.micro_batch_size = (self.micro_batch_size + 1) // 2
         self.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory()
         self.scaler = self._new_scaler()  # the old one may be in the middle of a step
         # Loading takes what it is given; a second halving needs `before` untouched.
         self._take_changing_state(_copied(before))
@@ -433,6 +478,29 @@ class Session:
     def _new_scaler(self) -> torch.amp.GradScaler:
         """Return fp16's gradient scaler; at other precisions it hands everything through."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def not_comparable(self) -> str | None:
+        """Why the run is other training than its config says, and no sample of it; None where it is not.
+
+        Batch norm takes its statistics from what a forward pass sees, so that micro-batches of another size
+        than the config has are another regularisation. Without batch norm they add up to the same batch.
+        """
+        if not self.n_out_of_memory or not self.has_batch_norm:
+            return None
+        times = f"{self.n_out_of_memory} time" + ("s" if self.n_out_of_memory > 1 else "")
+        return (
+            f"the GPU ran out of memory {times}, and batch norm took its statistics from micro-batches of "
+            f"{self.micro_batch_size} clips"
+        )
+
+    def _peak_memory(self) -> int | None:
+        """Return the most bytes so far, torch's on a GPU, else the process's; None where not known."""
+        if not self.knows_peak:
+            return None
+        is_gpu = self.device.type == "cuda"
+        now = torch.cuda.max_memory_allocated(self.device) if is_gpu else peak_rss()
+        return max(now, self.peak_before or 0)
 
     def _seconds(self) -> float:
         return self.seconds_before + (datetime.now(UTC) - self.started).total_seconds()
@@ -546,6 +614,30 @@ class Session:
             self.ema.update_parameters(self.model)
         return total, right, norm
 
+    def _check_monitors(self) -> None:
+        """Raise ConfigError where what decides would be nan in every epoch."""
+        training = self.config.training
+        if not training.is_validated:
+            return
+        present = self.dataset.labels[self.dataset.rows("val")]
+        for name, metric in (("monitor", training.monitor), ("stop_on", training.stop_on)):
+            stratum = (metric or "").removeprefix("val/f1_")
+            if stratum in self.strata and not np.isin(self.strata[stratum], present).any():
+                raise ConfigError(
+                    f"training.{name} = {metric!r} is nan in every epoch: no species of the {stratum} "
+                    "stratum has a recording on the validation side; monitor val/f1_macro or val/loss"
+                )
+
+    def _check_predicted(self, probabilities: np.ndarray) -> None:
+        """Raise TrialDiverged for probabilities of the validation side that are not finite."""
+        n_broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
+        if n_broken:
+            raise TrialDiverged(
+                f"the probabilities of {n_broken} of {len(probabilities)} validation recordings were not "
+                f"finite after epoch {self.epoch + 1}; the last good epoch is {self.epoch}. A lower optim.lr "
+                f"may help, or another training.precision than {self.precision}"
+            )
+
     def _check_finite(self, losses: torch.Tensor, norms: torch.Tensor) -> None:
         """Raise TrialDiverged for the first step of the epoch with a loss or gradient that is not finite.
 
@@ -568,6 +660,12 @@ class Session:
         return logits_of(model, pictures, self.precision)
 
 
+def _learns_batch_statistics(model: torch.nn.Module) -> bool:
+    """Return whether a batch norm of `model` is in training mode while it trains; a frozen one is not."""
+    norms = [m for m in model.train().modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    return any(norm.training or not norm.track_running_stats for norm in norms)
+
+
 def _copied(state: Any) -> Any:
     """Return a copy of nested values with every tensor on the CPU."""
     if isinstance(state, torch.Tensor):
@@ -586,14 +684,15 @@ def train(
     on_epoch: Callable[[int, dict[str, float]], Any] | None = None,
     checkpoint: Path | None = None,
 ) -> Session:
-    """Train `config` to its end and return the session with its best weights and metrics.
+    """Train `config` to its end and return the session, which predicts by the weights of its best epoch.
 
     `on_epoch` is called with the number of the epoch, from 1, and its metrics. The session is saved to
-    `checkpoint` after every epoch, and goes on from there if an earlier call was interrupted. Raises
-    DataError where `checkpoint` holds the session of another config or of other data.
+    `checkpoint` after every epoch, and goes on from there if an earlier call was interrupted, under the
+    `runtime` of this call. Raises DataError where `checkpoint` holds the session of another config or of
+    other data.
     """
     if checkpoint and checkpoint.exists():
-        session = Session.load(checkpoint, dataset)
+        session = Session.load(checkpoint, dataset, runtime=config.runtime)
         if session.config.trial_id != config.trial_id:
             raise DataError(
                 f"{str(checkpoint)!r} is the interrupted training of another config or seed "

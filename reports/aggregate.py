@@ -19,7 +19,7 @@ from scipy import stats
 
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records import METRICS
-from reports.runs import FAILED, RUNNING
+from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 
 BOOTSTRAP_FROM = 5
 LEAKY_SPLIT = "random-windows"
@@ -72,8 +72,9 @@ def bca_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, 
 def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return one row a cell of an ablation, or a sampled config of a search, in the order of the study.
 
-    `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_pruned`, `n_running` and
-    `n_missing` (planned, never started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
+    `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_other` (completed, but no
+    sample of the config: `runs.OTHER_TRAINING`), `n_pruned`, `n_running` and `n_missing` (planned, never
+    started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
     the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best`, `hours` and `gpu_hours`
     are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the
@@ -111,9 +112,9 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
 
 _CELL_COLUMNS = (
-    "label", "factors", "config_id", "number", "n", "n_failed", "n_pruned", "n_running", "n_missing",
-    "unequal_epochs", "is_leaky", "seeds", "trial_ids", "n_params", "epochs_to_best", "epochs_min",
-    "epochs_max", "hours", "gpu_hours",
+    "label", "factors", "config_id", "number", "n", "n_failed", "n_other", "n_pruned", "n_running",
+    "n_missing", "unequal_epochs", "is_leaky", "seeds", "trial_ids", "n_params", "epochs_to_best",
+    "epochs_min", "epochs_max", "hours", "gpu_hours",
 )  # fmt: skip
 
 
@@ -247,6 +248,7 @@ def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
     return {
         "n": status["completed"],
         "n_failed": sum(status[s] for s in FAILED),
+        "n_other": status[OTHER_TRAINING],
         "n_pruned": status["pruned"],
         "n_running": status[RUNNING],
         "n_missing": len(planned - set(group["seed"])),

@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records import write_text
 from reports.aggregate import show
-from reports.runs import FAILED
+from reports.runs import FAILED, OTHER_TRAINING
 
 INK, GRID, FAINT = "#2b2f33", "#d9dde1", "#9aa1a8"
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A1F", "#767D84")
@@ -40,6 +40,7 @@ STATUS = {
     "diverged": (OKABE_ITO[3], "^"),
     "killed": (OKABE_ITO[7], "s"),
     "running": (OKABE_ITO[2], "P"),
+    OTHER_TRAINING: (OKABE_ITO[5], "D"),
 }
 N_LINES = 200  # of single trials: of more, none can be followed
 N_MARKS = 2000  # more are drawn as pixels: as shapes they would make pages of megabytes

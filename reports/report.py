@@ -335,7 +335,7 @@ def _content(
 ) -> dict[str, Any]:
     """Return one study of report.json, schema 1."""
     metrics = [m for m in METRICS if m in cells]
-    same = ("factors", "n", "n_failed", "n_pruned")
+    same = ("factors", "n", "n_failed", "n_other", "n_pruned")
     more = ("epochs_to_best", "hours", "gpu_hours", "seeds", "trial_ids", "unequal_epochs")
     keys = ("metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g")
     return {

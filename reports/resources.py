@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reports.aggregate import show
-from reports.runs import Runs
+from reports.runs import OTHER_TRAINING, Runs
 
 SUMS = (
     "n_trials",
@@ -44,7 +44,7 @@ def by_arm(
     trained = ~trials["reused"].astype(bool)
     of_epochs = trials["trial_id"].map(epochs.groupby("trial_id")["epoch_s"].sum()).fillna(0.0)
     hours = (trials["seconds"].fillna(of_epochs) / 3600).where(trained, 0.0)
-    is_completed = trials["status"] == "completed"
+    is_completed = trials["status"].isin(("completed", OTHER_TRAINING))
     rows = pd.DataFrame(
         {
             "arm": arms(trials, study, cells),

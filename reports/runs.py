@@ -20,6 +20,8 @@ from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord
 
 RUNNING = "running"
 FAILED = ("failed", "diverged", "killed")
+OTHER_TRAINING = "out of memory: other training"
+"""What became of a trial that completed with smaller micro-batches than its config has, under batch norm."""
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
@@ -66,8 +68,9 @@ class Runs:
 def load(paths: Iterable[str | Path]) -> Runs:
     """Read run folders.
 
-    A trial without a record has the status ``running``, unless the journal says that it ended badly. A study
-    of the same name in two folders stays two studies.
+    A trial without a record has the status ``running``, unless the journal says that it ended badly, and one
+    that completed and is no sample of its config (``not_comparable`` in its provenance) `OTHER_TRAINING`. A
+    study of the same name in two folders stays two studies.
     """
     folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not folders:
@@ -175,6 +178,8 @@ def _trial_row(
     more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
     row |= {name: getattr(record, name) for name in fields + more}
     row["f1_per_species"] = record.f1_per_species
+    if record.status == "completed" and record.provenance.get("not_comparable"):
+        row["status"] = OTHER_TRAINING
     return row | {name: value for name, value in record.metrics.items() if name in METRICS}
 
 

@@ -314,6 +314,11 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     lost = int(cells["n_failed"].sum())
     if lost:
         out.append(f"{_trials(lost)} failed, diverged or killed: no part of a mean, and listed by name.")
+    if other := int(cells["n_other"].sum()):
+        out.append(
+            f"{_trials(other)} ran out of GPU memory and completed with smaller micro-batches, which under "
+            "batch norm is other training: no part of a mean, and not compared."
+        )
     for column, what in (("n_running", "not ended"), ("n_missing", "planned and never started")):
         if n := int(cells[column].sum()):
             out.append(f"{_trials(n)} {what}.")

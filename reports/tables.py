@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from reports import aggregate, compare, trend
-from reports.runs import FAILED, RUNNING
+from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 
 SCORES = {
     "val/accuracy": "accuracy",
@@ -100,6 +100,8 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
         row[metric] = number(cell.get(metric, math.nan))
         row["95 % interval"] = _interval(cell, metric)
         row |= {"n": str(cell["n"]), "failed": str(cell["n_failed"]), "pruned": str(cell["n_pruned"])}
+        if cells["n_other"].any():
+            row[OTHER_TRAINING] = str(cell["n_other"])
         more = {**SCORES, **STRATA}
         row |= {title: number(cell[m]) for m, title in more.items() if m in cells and m != metric}
         row["parameters"] = count(cell["n_params"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import optuna
-import ray.exceptions
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -230,20 +230,17 @@ class Dispatcher(Searcher):
             else bare_record(payload["config"], "failed", error=None)
         )
         journal.enter(ray_id, payload)  # its process may have died before the trial started
-        is_of_trial = False
-        if fault and fault.is_of_node:
+        at_fault = fault.at_fault if fault else "node" if isinstance(error, RayActorError) else "chance"
+        if at_fault == "node" and not getattr(error, "preempted", False):
             self._n_deaths[name] += 1
-            self._count_fault(fault.node, f"{name} {self._n_deaths[name]}", why)
-        elif isinstance(error, ray.exceptions.RayActorError):
-            self._n_deaths[name] += not error.preempted
-            # Once a trial: one that ends every process it is given is no proof against the node.
-            if (node := node_of_dead(error)) and not error.preempted:
+            if fault:
+                self._count_fault(fault.node, f"{name} {self._n_deaths[name]}", why)
+            elif node := node_of_dead(error):
+                # Once a trial: one that ends every process it is given is no proof against the node.
                 self._count_fault(node, name, why)
-        else:
-            is_of_trial = True
         if journal.halt.reason:
             journal.interrupt(record, payload)
-        elif not is_of_trial:
+        elif at_fault != "chance":
             if self._n_deaths[name] <= self.restarts:
                 self._hand_out_again(handed, fault, why)
             else:
@@ -257,7 +254,7 @@ class Dispatcher(Searcher):
             journal.settle(replace(record, status="failed", error=record.error or why), payload)
 
     def _hand_out_again(self, handed: _Handed, fault: TrialFault | None, why: str) -> None:
-        if fault:
+        if fault and fault.at_fault != "process":
             handed.avoid.add(fault.node)
         self.journal.restart(handed.trial_id, why)
         self._again.append(handed)

@@ -194,7 +194,6 @@ def _validation(run: RunFolder, records: Sequence[TrialRecord], dataset: Dataset
     total, truth = np.zeros(()), np.zeros(0, dtype=int)
     for record in records:
         session = _session(run, record, dataset)
-        session.recall_best()
         probabilities, truth = session.predict("val")
         total = total + probabilities
     ensemble = total / len(records)

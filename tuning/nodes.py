@@ -7,13 +7,15 @@ from __future__ import annotations
 import errno
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
 MAX_FAULTS = 3
 """How many faults in a row, without an epoch between them, put a node aside."""
+
+AtFault = Literal["node", "process", "chance"]
 
 NODE_ID_LABEL = "ray.io/node-id"
 
@@ -66,14 +68,14 @@ class TrialFault(Exception):
 
     Args:
         why: in a sentence.
-        is_of_node: whether the machine is known to be at fault; else the trial may be.
+        at_fault: the ``node``, this ``process``, or by ``chance`` either of them or the trial.
         node: Ray's id of the node; `host`: its name.
         record: the trial's record as it stands, in JSON.
     """
 
-    def __init__(self, why: str, is_of_node: bool, node: str, host: str, record: str) -> None:
-        super().__init__(why, is_of_node, node, host, record)  # so that it can be pickled
-        self.why, self.is_of_node, self.node, self.host, self.record = why, is_of_node, node, host, record
+    def __init__(self, why: str, at_fault: AtFault, node: str, host: str, record: str) -> None:
+        super().__init__(why, at_fault, node, host, record)  # so that it can be pickled
+        self.why, self.at_fault, self.node, self.host, self.record = why, at_fault, node, host, record
 
     def __str__(self) -> str:
         return self.why

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import gc
 import json
 import logging
 import platform
@@ -24,15 +23,23 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import BirdtuneError, TrialDiverged
+from birdnet_core.memory import give_back_memory, is_out_of_memory
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
-from tuning.nodes import TrialFault, is_of_the_node, placed
-from tuning.packing import RESERVE
+from tuning.nodes import AtFault, TrialFault, is_of_the_node, placed
+from tuning.packing import RESERVE, as_size
 
 log = logging.getLogger(__name__)
 
 RUN_ID = "run_id"
 """The file in a run's folder of checkpoints by which a worker knows that it sees the driver's folder."""
+
+
+CONTEXT = 2**30
+"""Bytes of a GPU that a process takes at most beside torch's: the CUDA context, kernels and libraries."""
+
+LEAK = 0.05
+"""The share of its memory that a trial can do without: what `packing.RESERVE` leaves to nobody."""
 
 
 class NodeUnfit(Exception):
@@ -54,9 +61,9 @@ class TrainTrial(tune.Trainable):
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
     continues from there: it first reports the epochs that were trained already, marked ``replayed``.
 
-    A step raises TrialFault where the machine is at fault, and where a trial fails before its first epoch in
-    this process for a reason that may be the process's: both are tried again elsewhere. Every other exception
-    is a result, the record of a trial that failed.
+    A step raises TrialFault where the machine or this process is at fault, and where a trial fails before its
+    first epoch here, for a reason that may be the process's: all are tried again elsewhere. Every other
+    exception is a result, the record of a trial that failed.
     """
 
     @classmethod
@@ -68,14 +75,16 @@ class TrainTrial(tune.Trainable):
         """Start the actor; `manifest` lists the recordings for nodes that do not see the dataset."""
         self.manifest = manifest
         self.n_trials = 0
+        self.gpu_baseline: int | None = None  # bytes that torch held before the first trial
         self.may_go_on = True
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Let go of the previous trial whole, so that a reused actor gives the numbers of a fresh one.
 
-        On a GPU, wait until the trial's share is free: what was stopped there may give it back late. Returns
-        False where this process itself does not let go.
+        Never returns False, by which Ray ends the trial without a word to the driver, and never raises,
+        after which Ray counts the trial as waiting for this process for ever. Where the process cannot have
+        the trial, its first `step` raises, and the trial is handed out again, to a fresh process.
         """
         if not self.may_go_on:
             self._drop_own_checkpoint()
@@ -86,25 +95,50 @@ class TrainTrial(tune.Trainable):
         self.has_trained = False
         self.n_trials += 1
         self.gpu_memory: str | None = None
-        gc.collect()
-        if not torch.cuda.is_available():
-            return True
-        torch.cuda.empty_cache()
-        if torch.cuda.memory_allocated():
-            return False  # something holds on to a tensor: the trial is handed out again, to a fresh process
-        # What a greedy trial takes beyond its share would be its neighbours' memory: it fails alone.
-        torch.cuda.set_per_process_memory_fraction(new_config["memory_cap"] or 1.0)
-        share = new_config["memory_cap"] or 1 - RESERVE
-        wanted = int(share * torch.cuda.mem_get_info()[1])
-        self.gpu_memory = await_memory(wanted, lambda: torch.cuda.mem_get_info()[0])
+        self.unfit: str | None = None
+        try:
+            give_back_memory()
+            if torch.cuda.is_available():
+                self.gpu_memory = self._take_gpu(new_config["memory_cap"])
+        except RuntimeError as error:  # of the GPU: its context is broken by the trial before, say
+            self.unfit = f"this process cannot train on the GPU any more: {error}"
         return True
 
+    def _take_gpu(self, cap: float | None) -> str | None:
+        """Claim the trial's share of the GPU, of which torch may take `cap`; return what is amiss with it.
+
+        A fresh process waits for what another one, that was ended to make room, gives back late; one that is
+        reused has nothing to wait for, since its own memory came back at once. A trial that finds less than
+        its share is tried all the same: it may need less, and running out is recorded. So is a little that
+        trials before have left behind; raises RuntimeError where that is more than `LEAK` of the share.
+        """
+        total = torch.cuda.get_device_properties(0).total_memory
+        # What a greedy trial takes beyond its share would be its neighbours' memory: it fails alone.
+        torch.cuda.set_per_process_memory_fraction(cap or 1.0)
+        share = int(cap * total) if cap else int((1 - RESERVE) * total) - CONTEXT
+        held = torch.cuda.memory_allocated()
+        if self.gpu_baseline is None:
+            self.gpu_baseline = held
+            return await_memory(share, _gpu_room)
+        left = held - self.gpu_baseline
+        if left > LEAK * share:
+            raise RuntimeError(
+                f"it still holds {as_size(left)} of the trials before, more than {LEAK:.0%} of the "
+                f"{as_size(share)} that a trial may take"
+            )
+        faults = [f"{as_size(left)} of the trials before were still held"] if left > 0 else []
+        if (room := _gpu_room()) < share - left:
+            faults.append(_missing(room, share))
+        return "; ".join(faults) or None
+
     def step(self) -> dict[str, Any]:
-        """Train one epoch; an exception becomes a recorded failure with its traceback."""
+        """Train one epoch; an exception becomes a recorded failure with its traceback, or a TrialFault."""
+        if self.unfit:
+            raise self._fault("process" if self.n_trials > 1 else "node", self.unfit)
         metrics: dict[str, float] = {}
         status: Status | None = None
         error = trace = fault = None
-        replayed = is_out_of_memory = False
+        replayed = ran_out = False
         try:
             if self.session is None:
                 self._raise_if_it_hung()
@@ -121,22 +155,19 @@ class TrainTrial(tune.Trainable):
             self.n_told += 1
             if self.n_told == self.session.epoch and self.session.finished:
                 status = "completed"
-        except torch.OutOfMemoryError as failure:
-            is_out_of_memory = True
-            status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
+            ran_out = is_out_of_memory(failure)
             status, error, trace = "failed", f"{type(failure).__name__}: {failure}", traceback.format_exc()
-            is_of_node = isinstance(failure, NodeUnfit) or is_of_the_node(failure)
+            if isinstance(failure, NodeUnfit) or is_of_the_node(failure):
+                raise self._fault("node", error, trace) from None
             # What birdtune itself refuses, and a trial that hung before, would only be refused again.
-            may_be_chance = not self.has_trained and not isinstance(failure, (BirdtuneError, TimeoutError))
-            if is_of_node or may_be_chance:
-                self.may_go_on = True
-                so_far = json.dumps(self._record("failed", error, trace).to_dict())
-                raise TrialFault(error, is_of_node, _node(), platform.node(), so_far) from None
+            is_refused = isinstance(failure, (BirdtuneError, TimeoutError))
+            if not (self.has_trained or ran_out or is_refused):
+                raise self._fault("chance", error, trace) from None
         is_kept = status == "completed" and self.payload["checkpoints"]["keep"]
-        self.may_go_on = is_out_of_memory or fault is not None or is_kept
+        self.may_go_on = ran_out or fault is not None or is_kept
         record = self._record(status or "killed", error, trace)
         return {
             **metrics,
@@ -147,9 +178,14 @@ class TrainTrial(tune.Trainable):
             "predicted": json.dumps(self.session.predicted if self.session and status == "completed" else []),
             "fault": fault,
             "node": _node(),
-            "out_of_memory": is_out_of_memory,
+            "out_of_memory": ran_out,
             "done": status is not None,
         }
+
+    def _fault(self, at_fault: AtFault, why: str, trace: str | None = None) -> TrialFault:
+        self.may_go_on = True
+        record = json.dumps(self._record("failed", why, trace).to_dict())
+        return TrialFault(why, at_fault, _node(), platform.node(), record)
 
     def _dataset(self) -> Dataset:
         """Return the trial's dataset: the driver's, or, where that is not seen, made here from the audio.
@@ -187,7 +223,7 @@ class TrainTrial(tune.Trainable):
         for trial_id, epochs in ((config.trial_id, None), (shorter, config.training.epochs)):
             if trial_id and (checkpoint := self._folder(trial_id) / "session.pt").exists():
                 try:
-                    return Session.load(checkpoint, dataset, epochs=epochs)
+                    return Session.load(checkpoint, dataset, epochs=epochs, runtime=config.runtime)
                 except BirdtuneError as error:
                     # Cut short by a power failure, or of another version: nothing is lost but time.
                     log.warning("the trial starts anew: %s", error)
@@ -287,20 +323,38 @@ def await_memory(
     wanted: int,
     free: Callable[[], int],
     *,
+    settled_s: float = 5.0,
     timeout_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str | None:
-    """Wait until `wanted` bytes are free; return None, or what is missing when `timeout_s` are over.
+    """Wait until `wanted` bytes are free; return None, or what is missing.
 
-    The trial is tried all the same then: it may need less than its share, and running out is recorded.
+    That long only as memory comes back: nothing more within `settled_s`, and what is missing belongs to
+    others, a desktop or another user's processes. Not longer than `timeout_s` at all.
     """
     end = clock() + timeout_s
-    while (now := free()) < wanted:
-        if clock() >= end:
-            return f"{now / 2**30:.1f} GiB were free of the {wanted / 2**30:.1f} GiB of its share"
-        sleep(0.5)
-    return None
+    most, at = free(), clock()
+    while most < wanted and clock() < min(end, at + settled_s):
+        sleep(0.25)
+        if (now := free()) > most:
+            most, at = now, clock()
+    return None if most >= wanted else _missing(most, wanted)
+
+
+def _missing(free: int, wanted: int) -> str:
+    return f"{as_size(free)} were free of the {as_size(wanted)} of its share"
+
+
+def _gpu_room() -> int:
+    """Return the bytes of the GPU that this process may still take; none where not even a context fits."""
+    try:
+        free, _ = torch.cuda.mem_get_info()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            return 0
+        raise
+    return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 def bare_record(

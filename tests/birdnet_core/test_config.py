@@ -1,11 +1,18 @@
+import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
+import typing
 
 import pytest
 
-from birdnet_core import registry
-from birdnet_core.config import TrainConfig
+from birdnet_core import config, registry
+from birdnet_core.build import rehearse
+from birdnet_core.config import DataConfig, OptimConfig, TrainConfig
 from birdnet_core.errors import ConfigError
-from birdnet_core.presets import preset
+from birdnet_core.presets import PRESETS, preset
 
 
 def test_round_trips_through_json():
@@ -26,7 +33,7 @@ def test_a_new_name_starts_from_its_own_defaults_and_the_same_name_keeps_options
     assert config.override({"loss.name": "focal", "loss.alpha": 0.5}).loss.kwargs["gamma"] == 3.0
 
 
-def test_config_id_is_of_what_differs_without_seed_and_runtime():
+def test_config_id_is_of_the_settings_without_seed_and_runtime():
     base = TrainConfig()
     assert base.difference() == {}
     assert (
@@ -130,10 +137,125 @@ def test_an_option_without_a_default_is_refused():
             """A loss with an option that must be given."""
 
 
-def test_settings_of_final_training_leave_the_config_ids_of_others_alone():
-    # Of the commit before they were added: results in run folders are known by it.
+@pytest.mark.parametrize(
+    ("flat", "registered", "name", "option"),
+    [
+        ({"loss.name": "focal"}, registry.losses, "focal", "gamma"),
+        ({}, registry.models, "audio_cnn", "dropout"),
+        ({}, registry.features, "mfcc", "n_mels"),
+        ({"augment.mixup.p": 0.5}, registry.augmentations, "mixup", "alpha"),
+    ],
+)
+def test_another_default_of_what_a_config_uses_gives_another_id(monkeypatch, flat, registered, name, option):
+    before, unrelated = TrainConfig().override(flat), TrainConfig().override({"model.name": "audio_cnn_v2"})
+    if not flat:
+        unrelated = unrelated.override({"features.name": "log_mel"})
+    explicit = component_default(registered, name, option)
+    entry = registered[name]
+    other = dataclasses.replace(entry.options[option], default=type(explicit)(explicit + 1))
+    monkeypatch.setitem(registered._entries, name, dataclasses.replace(
+        entry, options={**entry.options, option: other}
+    ))  # fmt: skip
+    after = TrainConfig().override(flat)
+    assert after.config_id != before.config_id
+    # Who names the value is known as before, and so is who does not use it.
+    group = {v: k for k, v in config.COMPONENTS.items()}.get(registered, f"augment.{name}")
+    assert after.override({f"{group}.{option}": explicit}).config_id == before.config_id
+    others = {k: v for k, v in unrelated.flat().items() if k.endswith(".name")}
+    assert TrainConfig().override(others).config_id == unrelated.config_id
+
+
+def component_default(registered, name, option):
+    return registered[name].defaults()[option]
+
+
+def test_another_default_of_a_section_gives_another_id(monkeypatch):
+    before = TrainConfig().config_id
+    monkeypatch.setattr(TrainConfig.__init__, "__kwdefaults__", {
+        **TrainConfig.__init__.__kwdefaults__, "optim": OptimConfig(grad_clip=2.0)
+    })  # fmt: skip
+    assert TrainConfig().difference() == {}
+    assert TrainConfig().config_id != before
+    assert TrainConfig().override({"optim.grad_clip": 1.0}).config_id == before
+
+
+def test_config_ids_are_equal_in_every_process():
+    code = (
+        "from birdnet_core.presets import PRESETS, preset\n"
+        "print(*(preset(name).trial_id for name in sorted(PRESETS)))\n"
+    )
+    told = {
+        subprocess.check_output(
+            [sys.executable, "-c", code], text=True, env={**os.environ, "PYTHONHASHSEED": hash_seed}
+        )
+        for hash_seed in ("1", "2")
+    }
+    assert told == {" ".join(preset(name).trial_id for name in sorted(PRESETS)) + "\n"}
+
+
+def test_a_config_made_in_code_is_the_one_that_json_gives_back():
+    made = TrainConfig(optim=OptimConfig(grad_clip=2, lr=1), data=DataConfig(window_s=3))
+    assert TrainConfig.from_dict(json.loads(json.dumps(made.to_dict()))).config_id == made.config_id
+    assert type(made.optim.grad_clip) is float
+
+
+NUMBERS = {
+    key: value
+    for key, value in TrainConfig().flat().items()
+    if isinstance(value, (int, float)) and not isinstance(value, bool)
+} | {"optim.backbone_lr": None, "training.micro_batch_size": None, "features.fmax_hz": None}
+COMPONENT_NUMBERS = {
+    "model": ("audio_cnn", "audio_cnn_v2", "audio_vit", "audio_ast", "convnext", "efficientnet"),
+    "loss": ("cross_entropy", "focal", "logit_adjusted"),
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), True, "1", [1]])
+def test_no_number_is_nan_or_infinite_or_no_number(key, value):
+    with pytest.raises(ConfigError, match=re.escape(key.rpartition(".")[2])) as caught:
+        TrainConfig().override({key: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", [k for k in NUMBERS if k.startswith(("data.", "optim.", "training.", "run", "seed"))]
+)
+def test_every_number_of_a_section_has_a_range(key):
+    taken = 0
+    for value in (-1, 0, 10**30, 10**400):
+        try:
+            taken_config = TrainConfig().override({key: value})
+        except ConfigError as error:
+            assert key.rpartition(".")[2] in str(error)
+        else:
+            taken += 1
+            assert value == 0
+            json.loads(json.dumps(taken_config.to_dict(), allow_nan=False))
+    assert taken <= 1
+
+
+@pytest.mark.parametrize("group", COMPONENT_NUMBERS)
+def test_a_component_refuses_numbers_that_it_cannot_build_with(group):
+    """Whatever a number is, either a network comes of it or a ConfigError, before a sweep starts."""
+    registered = config.COMPONENTS[group]
+    for name in COMPONENT_NUMBERS[group]:
+        for option in registered[name].options.values():
+            if not {int, float} & {option.annotation, *typing.get_args(option.annotation)}:
+                continue
+            for value in (-1, 0, 10**7):
+                try:
+                    rehearse(
+                        TrainConfig().override({f"{group}.name": name, f"{group}.{option.name}": value}),
+                        (3, 40, 130),
+                        5,
+                    )
+                except ConfigError as error:
+                    assert option.name in str(error), (name, option.name, value)
+
+
+def test_settings_of_final_training_that_are_off_are_no_difference():
     assert TrainConfig().config_id == TrainConfig().override({"training.learn_from": "train"}).config_id
-    assert preset("phase2b").config_id == "b2ac92f015"
     cut = TrainConfig().override({"training.stop_after": 3})
     assert cut.difference() == {"training.stop_after": 3}
     assert (cut.training.most_epochs, TrainConfig().training.most_epochs) == (3, 50)

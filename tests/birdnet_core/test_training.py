@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from birdnet_core import registry, training
-from birdnet_core.config import TrainConfig, cautions
+from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
+from birdnet_core.memory import forget_peak_rss
 from birdnet_core.model_folder import read_model
+from birdnet_core.models.backbone import BackboneClassifier
 from birdnet_core.records import METRICS
 from birdnet_core.training import Session, pick_precision, save_model, train
+from tests.spellings import OTHER_FAULTS, OUT_OF_MEMORY
 
 
 def history(config, dataset):
@@ -558,12 +561,200 @@ def test_a_run_that_is_cut_has_the_first_epochs_of_the_whole_one(small_config, s
     assert json.dumps(history(cut, small_dataset)) == json.dumps(history(whole, small_dataset)[:2])
 
 
-def test_the_weights_of_the_best_epoch_are_recalled(small_config, small_dataset, monkeypatch, tmp_path):
-    config = small_config.override({"training.epochs": 3})
-    scores = iter([0.1, 0.3, 0.2])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_session_predicts_by_its_best_epoch_and_trains_on_from_its_last(
+    small_config, small_dataset, monkeypatch, tmp_path, ema_decay
+):
+    config = small_config.override({"training.epochs": 3, "training.ema_decay": ema_decay})
     real = training.score
-    monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": next(scores)})
-    train(config, small_dataset, checkpoint=tmp_path / "session.pt")
-    session = Session.load(tmp_path / "session.pt", small_dataset)
-    session.recall_best()
-    assert real(*session.predict("val"), session.strata)["loss"] == session.history[1]["val/loss"]
+
+    def scripted():
+        scores = iter([0.1, 0.3, 0.2])
+        monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": next(scores)})
+
+    scripted()
+    expected = history(config, small_dataset)
+    scripted()
+    asked = []
+    session = Session(config, small_dataset)
+    session.predict("val")  # nothing is trained yet: by the weights that there are
+    while not session.finished:
+        asked.append(session.step())
+        session.predict("val")
+    assert [{k: v for k, v in epoch.items() if k != "epoch_s"} for epoch in asked] == [
+        {k: v for k, v in epoch.items() if k != "epoch"} for epoch in expected
+    ]
+    scripted()
+    trained = train(config, small_dataset, checkpoint=tmp_path / "session.pt")
+    loaded = Session.load(tmp_path / "session.pt", small_dataset)
+    for each in (session, trained, loaded):
+        assert real(*each.predict("val"), each.strata)["loss"] == expected[1]["val/loss"]
+        assert is_same(each._changing_state()["model"], session._changing_state()["model"])
+
+
+@pytest.mark.parametrize("name", ["monitor", "stop_on"])
+def test_a_stratum_that_validation_has_not_cannot_decide(small_config, small_dataset, name):
+    scored = "common"
+    facts = {**small_dataset.facts, "strata": {**small_dataset.facts["strata"], scored: []}}
+    empty = dataclasses.replace(small_dataset, facts=facts)
+    config = small_config.override({f"training.{name}": f"val/f1_{scored}"})
+    Session(config, small_dataset)
+    with pytest.raises(ConfigError, match=rf"training.{name} = 'val/f1_{scored}' is nan in every epoch: no"):
+        Session(config, empty)
+
+
+def test_a_monitor_that_is_nan_in_every_epoch_does_not_complete(small_config, small_dataset, monkeypatch):
+    real = training.score
+    monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": float("nan")})
+    with pytest.raises(TrialDiverged, match=r"val/f1_macro \(training.monitor\) was nan in each of the 2"):
+        train(small_config, small_dataset)
+
+
+def test_probabilities_that_are_not_finite_diverge_with_the_epoch(small_config, small_dataset, monkeypatch):
+    session = Session(small_config, small_dataset)
+    session.step()
+    real = session._logits
+
+    def broken(model, pictures):
+        return real(model, pictures) * (1.0 if model.training else float("nan"))
+
+    monkeypatch.setattr(session, "_logits", broken)
+    with pytest.raises(
+        TrialDiverged, match=r"of (\d+) of \1 validation recordings were not finite after epoch 2; the last"
+    ):
+        session.step()
+    record = session.record("diverged")
+    assert (record.epochs, record.best_epoch) == (1, 1)
+
+
+def test_a_loaded_session_runs_as_it_is_asked_to_now(small_config, small_dataset, tmp_path):
+    threads = torch.get_num_threads()
+    session = Session(small_config, small_dataset)
+    assert session.train_clips.feature is None
+    session.step()
+    session.save(tmp_path / "session.pt")
+    now = RuntimeConfig(threads=2, features="computed")
+    try:
+        loaded = Session.load(tmp_path / "session.pt", small_dataset, runtime=now)
+        assert torch.get_num_threads() == 2
+        assert loaded.train_clips.feature is not None
+        assert loaded.config.runtime == now and loaded.config.trial_id == small_config.trial_id
+        assert loaded.record("killed").config["runtime"]["threads"] == 2
+        asked = small_config.override({"runtime.threads": 2})
+        assert train(asked, small_dataset, checkpoint=tmp_path / "session.pt").config == asked
+        with pytest.raises(DataError, match="prepared without features"):
+            Session.load(
+                tmp_path / "session.pt",
+                dataclasses.replace(small_dataset, features=None),
+                runtime=RuntimeConfig(features="stored"),
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_session_goes_on_in_its_own_precision_only(small_config, small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "has_fast_bf16", lambda device: True)
+    Session(small_config, small_dataset).save(tmp_path / "session.pt")
+    monkeypatch.setattr(training, "has_fast_bf16", lambda device: False)
+    with pytest.raises(ConfigError, match=r"trained in bf16, and training.precision = 'auto' is fp32 on"):
+        Session.load(tmp_path / "session.pt", small_dataset)
+
+
+MIB = 2**20
+
+
+def test_the_peak_of_memory_is_of_this_trial_and_not_of_a_larger_one_before(
+    small_config, small_dataset, tmp_path, monkeypatch
+):
+    if forget_peak_rss() is None:
+        pytest.skip("this system does not tell a process's peak")
+    learn = Session._learn_batch
+
+    def greedy(self, raw):
+        np.ones(400 * MIB, np.uint8)
+        return learn(self, raw)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "_learn_batch", greedy)
+        session = Session(small_config, small_dataset)
+        session.step()
+        large = session.record("killed").peak_memory_mb
+        session.save(tmp_path / "session.pt")
+    small = train(small_config, small_dataset).record("completed").peak_memory_mb
+    assert large - small > 300
+    # What a trial took before it was saved is its own.
+    loaded = Session.load(tmp_path / "session.pt", small_dataset)
+    assert loaded.record("killed").peak_memory_mb >= large
+
+
+def test_a_system_that_does_not_tell_the_peak_records_none(small_config, small_dataset, monkeypatch):
+    monkeypatch.setattr(training, "forget_peak_rss", lambda: None)
+    assert Session(small_config, small_dataset).record("killed").peak_memory_mb is None
+
+
+@pytest.mark.parametrize(("kind", "text"), OUT_OF_MEMORY)
+def test_every_spelling_of_out_of_memory_halves_the_micro_batch(
+    small_config, small_dataset, monkeypatch, kind, text
+):
+    session = Session(small_config, small_dataset)
+    real = session._logits
+
+    def greedy(model, pictures):
+        if len(pictures) > 4 and model.training:
+            raise kind(text)
+        return real(model, pictures)
+
+    monkeypatch.setattr(session, "_logits", greedy)
+    session.step()
+    assert (session.micro_batch_size, session.n_out_of_memory) == (4, 1)
+
+
+@pytest.mark.parametrize(("kind", "text"), OTHER_FAULTS)
+def test_another_fault_is_not_taken_for_out_of_memory(small_config, small_dataset, monkeypatch, kind, text):
+    session = Session(small_config, small_dataset)
+
+    def broken(model, pictures):
+        raise kind(text)
+
+    monkeypatch.setattr(session, "_logits", broken)
+    with pytest.raises(kind):
+        session.step()
+    assert session.n_out_of_memory == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "runs_out", "is_marked"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"training.micro_batch_size": 4}, False, False),  # its config says so
+        ({"training.micro_batch_size": 4}, True, True),
+        ({"model.name": "audio_vit", "model.size": "tiny"}, True, False),  # without batch norm
+    ],
+)
+def test_micro_batches_that_batch_norm_saw_smaller_than_asked_are_no_sample_of_the_config(
+    small_config, small_dataset, tmp_path, monkeypatch, change, runs_out, is_marked
+):
+    session = Session(small_config.override(change), small_dataset)
+    real = session._logits
+
+    def greedy(model, pictures):
+        if runs_out and len(pictures) > 2 and model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, pictures)
+
+    monkeypatch.setattr(session, "_logits", greedy)
+    session.step()
+    session.save(tmp_path / "session.pt")
+    for each in (session, Session.load(tmp_path / "session.pt", small_dataset)):
+        why = each.record("completed").provenance["not_comparable"]
+        assert bool(why) == is_marked
+        if is_marked:
+            assert "micro-batches of 2 clips" in why
+
+
+def test_the_batch_norm_of_a_frozen_backbone_sees_no_batch():
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    for is_frozen in (False, True):
+        model = BackboneClassifier(backbone, torch.nn.Identity(), freeze_backbone=is_frozen)
+        assert training._learns_batch_statistics(model) != is_frozen

@@ -7,7 +7,18 @@ import pytest
 from scipy import stats
 
 from reports import load
-from reports.aggregate import bca_interval, cells, label, species, t_interval, trained_length
+from reports.aggregate import (
+    bca_interval,
+    cells,
+    label,
+    species,
+    status_counts,
+    t_interval,
+    trained_length,
+)
+from reports.compare import to_baseline
+from reports.sentences import caveats
+from reports.tables import cell_table
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -158,3 +169,32 @@ def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
     training = {"training": {"epochs": 50, "stop_after": 20, "patience": 7}}
     assert trained_length(12, 5, training, 20) == 20
     assert trained_length(20, 18, training, 20) == 20
+
+
+def test_a_trial_under_smaller_micro_batches_than_asked_is_counted_and_no_part_of_a_mean(make_run):
+    def ended(value, why):
+        metrics = {"val/f1_macro": value}
+        return {"status": "completed", "metrics": metrics, "provenance": {"not_comparable": why}}
+
+    why = "the GPU ran out of memory once"
+    path = make_run(
+        [
+            ({"name": "cnn"}, {0: ended(0.5, None), 1: 0.6, 2: ended(0.1, why)}),
+            ({"name": "vit"}, {0: 0.7, 1: 0.8, 2: 0.9}),
+        ]
+    )
+    runs = load([path])
+    (study,) = runs.studies
+    trials = runs.trials_of(study)
+    frame = cells(trials, study)
+    assert frame["n"].tolist() == [2, 3] and frame["n_other"].tolist() == [1, 0]
+    assert frame["seeds"].tolist() == [[0, 1], [0, 1, 2]]
+    assert frame["val/f1_macro"].tolist() == pytest.approx([0.55, 0.8])
+    assert "1 out of memory: other training" in status_counts(trials)
+    # Compared on the seeds that both cells have a sample of.
+    (row,) = to_baseline(frame, study).to_dict("records")
+    assert (row["n_shared"], row["diff"]) == (2, pytest.approx(0.2))
+    shown = cell_table(frame, study, None)
+    assert shown["out of memory: other training"].tolist() == ["1", "0"]
+    (said,) = (s for s in caveats(study, frame, trials) if "ran out of GPU memory" in s)
+    assert said.startswith("1 trial ran")

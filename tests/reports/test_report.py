@@ -73,8 +73,8 @@ def test_json_has_schema_1_and_nothing_else(two_by_two):
                           "resources", "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
-        "factors", "n", "n_failed", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours", "gpu_hours",
-        "seeds", "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
+        "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
+        "gpu_hours", "seeds", "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",

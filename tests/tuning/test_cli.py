@@ -102,7 +102,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep capacity --until val/f1_mcro>=0.5 --out {tmp}/r", ["did you mean 'val/f1_macro'"]),
         ("sweep capacity --budget-hours 0 --out {tmp}/r", ["0 hours", "more than 0"]),
         ("train {tmp}/wrong.csv", ["wrong.csv", "not JSON"]),
-        ("train --set training.epochs=0", ["training.epochs", "1 or more"]),
+        ("train --set training.epochs=0", ["training.epochs", "1 to 1000000"]),
         ("train --data {birds} {small} --set model.dropout=7.0", ["dropout=7.0", "between 0 and 1"]),
         ("train --data {birds} {small} --set loss.name=focal --set loss.gamma=-1.0", ["loss.gamma"]),
         ("train --preset phase2c", ["'phase2c'", "phase2b"]),

@@ -85,9 +85,9 @@ class Sweep:
         self.journal._errors[key] = error
         self.dispatcher.on_trial_complete(key, error=True)
 
-    def fault(self, key, on="a", *, is_of_node=False):
+    def fault(self, key, on="a", cause="chance"):
         record = self.result(key, "failed", epoch=0, on=on)["record"]
-        self.fail(key, TrialFault("OSError: strange", is_of_node, on, f"host-{on}", record))
+        self.fail(key, TrialFault("OSError: strange", cause, on, f"host-{on}", record))
 
     def statuses(self):
         return [r.status for r in self.run.records().values()]
@@ -119,10 +119,18 @@ def test_where_there_is_one_node_the_second_try_is_there_in_another_process(tmp_
     assert sweep.statuses() == ["completed"]
 
 
+def test_a_process_that_cannot_have_a_trial_costs_the_trial_nothing(tmp_path):
+    sweep = Sweep(tmp_path, n=1, restarts=0)
+    for _ in range(4):  # four processes that were used before
+        sweep.fault(sweep.suggest(), on="a", cause="process")
+    sweep.complete(sweep.suggest())
+    assert (sweep.statuses(), sweep.notes()) == (["completed"], [])
+
+
 def test_a_sick_node_is_put_aside_after_three_faults_and_takes_no_trial_with_it(tmp_path):
     sweep = Sweep(tmp_path, n=6)
     for _ in range(3):
-        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+        sweep.fault(sweep.suggest(), on="a", cause="node")
     assert sweep.notes() == ["host-a is given no more trials: OSError: strange"]
     while (key := sweep.suggest()) != FINISHED:
         assert sweep.payloads[key]["avoid"] == ["a"]
@@ -142,7 +150,7 @@ def test_a_node_on_which_trials_fail_that_train_elsewhere_is_put_aside_too(tmp_p
 def test_an_epoch_on_a_node_forgives_its_faults(tmp_path):
     sweep = Sweep(tmp_path, n=6)
     for _ in range(4):
-        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+        sweep.fault(sweep.suggest(), on="a", cause="node")
         sweep.complete(sweep.suggest(), on="a")
     assert sweep.notes() == []
 
@@ -150,7 +158,7 @@ def test_an_epoch_on_a_node_forgives_its_faults(tmp_path):
 def test_where_every_node_is_put_aside_the_sweep_halts_and_no_trial_has_failed(tmp_path):
     sweep = Sweep(tmp_path, n=6, nodes=("a",))
     for _ in range(3):
-        sweep.fault(sweep.suggest(), on="a", is_of_node=True)
+        sweep.fault(sweep.suggest(), on="a", cause="node")
     assert sweep.suggest() == FINISHED
     assert sweep.journal.halt.is_fault
     assert sweep.journal.halt.reason == "no machine is left to train on: put aside are host-a"

@@ -63,7 +63,6 @@ def test_the_evidence_is_of_the_sessions_that_did_not_learn_validation(made):
     for member in evidence["validation"]["members"]:
         session = train(CONFIG.override({"seed": member["seed"]}), dataset)
         assert member["best_epoch"] == session.best_epoch
-        session.recall_best()
         probabilities, truth = session.predict("val")
         assert member["metrics"]["val/loss"] == session.best_metrics["val/loss"]
         assert score(probabilities, truth, dataset.strata())["loss"] == member["metrics"]["val/loss"]

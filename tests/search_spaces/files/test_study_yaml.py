@@ -405,11 +405,11 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nepochs: 5\nbase:\n  optim.grad_clip: -1",
-            "6: optim.grad_clip = -1.0 is out of range; it takes 0 (off) or more",
+            "6: optim.grad_clip = -1.0 is out of range; it takes 0 (off) to 1000000",
         ),
         (
             f"{FACTORS}  own:\n    a: {{}}\n    b:\n      training.batch_size: 1",
-            "6: training.batch_size = 1 is out of range; it takes 2 or more (batch norm)",
+            "6: training.batch_size = 1 is out of range; it takes 2 (batch norm) to 1000000",
         ),
         (
             f"{FACTORS}  loss.name: [focal, cross_entropy]\n  loss.gamma: [1, 2]",
@@ -427,7 +427,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nquick: {{training.epochs: 0}}",
-            "4: training.epochs = 0 is out of range; it takes 1 or more",
+            "4: training.epochs = 0 is out of range; it takes 1 to 1000000",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nbase: {{training.batch_size: 16, training.micro_batch_size: 32}}",
