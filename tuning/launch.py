@@ -43,7 +43,13 @@ from tuning.journal import Journal, Observer
 from tuning.placement import Gpus, place
 from tuning.resources import ray_session, scratch_folder
 from tuning.schedulers import Fifo, Rule, make_rule
-from tuning.searcher import OptunaSearcher, PlannedSearcher, make_sampler, open_study
+from tuning.searcher import (
+    DEFAULT_STORAGE,
+    OptunaSearcher,
+    PlannedSearcher,
+    make_sampler,
+    open_study,
+)
 from tuning.trainable import RUN_ID, TrainTrial
 
 log = logging.getLogger(__name__)
@@ -119,7 +125,7 @@ def sweep(
     rerun_failed: bool = False,
     shorter: int | None = None,
     sampler: str = "tpe",
-    storage: str = "sqlite",
+    storage: str = DEFAULT_STORAGE,
     address: str | None = None,
     request: Mapping[str, Any] | None = None,
     command: str = "",

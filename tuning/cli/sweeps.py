@@ -68,10 +68,10 @@ def sweep_command(
     storage: Annotated[
         str,
         typer.Option(
-            help="Of a search's Optuna study: sqlite, journal, a database's URL, or env, which "
+            help="Of a search's Optuna study: journal, sqlite, a database's URL, or env, which "
             "reads the URL from BIRDTUNE_STORAGE."
         ),
-    ] = "sqlite",
+    ] = "journal",
     budget_hours: BudgetHoursOption = None,
     budget_gpu_hours: BudgetGpuHoursOption = None,
     until: UntilOption = None,
@@ -309,7 +309,7 @@ def train_study(
             rerun_failed=rerun_failed,
             shorter=shorter,
             sampler=request.get("sampler", "tpe"),
-            storage=request.get("storage", "sqlite"),
+            storage=request.get("storage", "journal"),
             address=request.get("address"),
             request=kept,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
