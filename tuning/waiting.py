@@ -32,7 +32,7 @@ class Waiting(tune.Callback):
         self.nodes = nodes
         self.clock = clock
         self._looked = self._told = -float("inf")
-        self._since: float | None = None
+        self._since: float | None = None  # when there was first a node for what waits
         self._last = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,23 +49,24 @@ class Waiting(tune.Callback):
         if not pending or any(trial.status == Trial.RUNNING for trial in trials):
             self._since, self._last = None, ""
             return
-        self._since = now if self._since is None else self._since
-        text = self._text(pending[0].config["resources"], now - self._since)
+        text = self._text(pending[0].config["resources"], now)
         if text and (text != self._last or now - self._told >= REPEAT_EVERY_S):
             self._last, self._told = text, now
             self.observer({"event": "note", "text": text})
 
-    def _text(self, wanted: dict[str, float], seconds: float) -> str:
+    def _text(self, wanted: dict[str, float], now: float) -> str:
         cpus, gpus = wanted["cpu"], wanted["gpu"]
         nodes = self.nodes()
         n_able = sum(node.n_fitting(cpus=cpus, gpus=gpus) > 0 for node in nodes)
         needs = in_words(cpus=cpus, gpus=gpus)
         if not n_able:
+            self._since = None
             return (
                 f"waiting for a node with {needs}: of the cluster, "
                 f"{largest_in_words(nodes, cpus=cpus, gpus=gpus)}; Ctrl-C ends the sweep"
             )
-        if seconds < SLOW_START_S:
+        self._since = now if self._since is None else self._since
+        if now - self._since < SLOW_START_S:
             return ""
         return (
             f"no trial has started for a minute: {n_able} of {len(nodes)} nodes could give one {needs}; they "
