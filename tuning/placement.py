@@ -153,30 +153,43 @@ def place(
     return Placement(cpus=cpus, gpus=1.0, concurrent=fits, shares=shares)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a config is expected to take, in numbers that compare the configs of one network.
+
+    Args:
+        work: of a clip: parameters x values of a picture.
+        memory: of a step: its work x clips of a forward pass.
+    """
+
+    work: int
+    memory: int
+
+
+def expected_of(config: TrainConfig, folder_of: Callable[[TrainConfig], Path]) -> Expected:
+    """Return what `config` is expected to take, from a network without weights."""
+    shape = input_shape(config)
+    n_params = rehearse(config, shape, len(Dataset.open(folder_of(config)).species))
+    work = n_params * math.prod(shape)
+    return Expected(work=work, memory=work * (config.training.micro_batch_size or config.training.batch_size))
+
+
 def to_measure(
     configs: Iterable[TrainConfig], folder_of: Callable[[TrainConfig], Path]
 ) -> dict[str, TrainConfig]:
-    """Return, for each arm of `configs`, the config that is measured for it.
+    """Return, for each arm of `configs`, the config whose memory is measured for it.
 
     That is one of its own, or where there are more than `MOST_MEASURED` arms, the one of its network that is
-    expected to be the largest: by parameters x values of a picture x clips of a forward pass. So a search
-    over everything waits for a handful of measurements.
+    expected to take most. So a search over everything waits for a handful of measurements.
     """
     arms = {arm: some[0] for arm, some in by_arm(configs).items()}
     if len(arms) <= MOST_MEASURED:
         return arms
-
-    def size(config: TrainConfig) -> int:
-        shape = input_shape(config)
-        n_params = rehearse(config, shape, len(Dataset.open(folder_of(config)).species))
-        return n_params * math.prod(shape) * (config.training.micro_batch_size or config.training.batch_size)
-
     largest: dict[str, tuple[int, TrainConfig]] = {}
     for config in arms.values():
-        known = largest.get(config.model.name)
-        expected = size(config)
-        if known is None or expected > known[0]:
-            largest[config.model.name] = (expected, config)
+        memory = expected_of(config, folder_of).memory
+        if config.model.name not in largest or memory > largest[config.model.name][0]:
+            largest[config.model.name] = (memory, config)
     return {arm: largest[config.model.name][1] for arm, config in arms.items()}
 
 

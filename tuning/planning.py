@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,13 @@ from search_spaces.study import (
 )
 from tuning.packing import as_size, makespan, n_concurrent
 from tuning.placement import (
+    MOST_MEASURED,
     Gpus,
     Machine,
     Placement,
     by_name,
     described,
+    expected_of,
     place,
     this_machine,
     to_measure,
@@ -63,8 +65,9 @@ class Arm:
     Args:
         settings: what tells the arm from the others.
         n_trials: of those still to be trained; in a search, by the shares of 50 random samples.
-        probe: what was measured of one of its configs, or of the arm that stands for it.
-        is_measured: whether the probe is its own, see `tuning.placement.to_measure`.
+        probe: what was measured of one of its configs.
+        is_measured: whether that is so; else `probe` is of the largest arm of its network, but for `epoch_s`,
+            which is between that and the quickest.
         gpus_per_trial: what each asks Ray for.
         memory_cap: the share of a GPU's memory that torch may take in each; None leaves all of it.
         concurrent: how many of it run side by side.
@@ -184,11 +187,12 @@ def plan(
     """Return what the sweep of `study` into the run folder `run` will take on this machine.
 
     Data are prepared as the sweep would (`folder_of` returns the folder of a config's dataset), and one
-    config of each arm is measured, alone, or of many arms the largest of each network. The run folder is only
-    read. `gpus_per_trial` as for a sweep: None is a whole one where there are any, ``auto`` as many trials on
-    one as its memory holds. Raises ConfigError
-    for settings that the study cannot take and for trials that do not fit on the machine, and RunFolderError
-    for a run folder on other data.
+    config of each arm is measured, alone. Of many arms these are the largest and the quickest of each network
+    (`tuning.placement.to_measure`): the others need as much memory as the largest, and take seconds between
+    the two by their parameters and the values of a picture. The run folder is only read. `gpus_per_trial` as
+    for a sweep: None is a whole one where there are any, ``auto`` as many trials on one as its memory holds.
+    Raises ConfigError for settings that the study cannot take and for trials that do not fit on the machine,
+    and RunFolderError for a run folder on other data.
     """
     start = time.time()
     machine = machine or this_machine()
@@ -216,13 +220,31 @@ def plan(
     chosen = to_measure(tried, folder_of)
     # Packing needs the memory of all arms, also of those that are trained already.
     of_arms = chosen if gpus_per_trial == "auto" and machine.gpus and left else members_left
-    wanted_probes = by_name(chosen[arm] for arm in of_arms)
+    works: dict[str, int] = {}  # of a clip of each arm, where not all are measured
+    if len(arms) > MOST_MEASURED:
+        works = {arm: expected_of(members[0], folder_of).work for arm, members in members_left.items()}
+    quickest = {
+        members_left[arm][0].model.name: arm for arm in sorted(works, key=works.__getitem__, reverse=True)
+    }
+    wanted_probes = by_name(
+        [*(chosen[arm] for arm in of_arms), *(members_left[arm][0] for arm in quickest.values())]
+    )
     measured = {}
     for n, (arm, config) in enumerate(wanted_probes.items(), start=1):
         progress("measuring", n - 1, len(wanted_probes))
         measured[arm] = measure(config, datasets[arm])
         progress("measuring", n, len(wanted_probes))
-    probes = {arm: measured[arm_id(chosen[arm])] for arm in members_left}
+    probes = {}
+    for arm, members in members_left.items():
+        probes[arm] = measured.get(arm, measured[arm_id(chosen[arm])])
+        if arm not in measured:
+            quick, large = quickest[members[0].model.name], chosen[arm]
+            epoch_s = np.interp(
+                works[arm],
+                [works[quick], expected_of(large, folder_of).work],
+                [measured[quick].epoch_s, probes[arm].epoch_s],
+            )
+            probes[arm] = replace(probes[arm], epoch_s=float(epoch_s))
     placement = place(
         gpus_per_trial if left else 0.0,
         cpus_per_trial,

@@ -207,6 +207,30 @@ def test_what_is_trained_already_sets_the_bar_for_what_is_left(planned, tmp_path
     assert half.n_left == 15 and half.expected.epochs < 0.48 * whole
 
 
+def test_of_many_arms_the_ends_of_each_network_are_measured_and_the_others_lie_between(planned):
+    sizes = (8, 16, 24, 32, 40, 48)
+    wide = Ablation(
+        name="wide", question="?", n_seeds=1, base={"training.patience": 0},
+        factors={"model.width": sizes, "training.micro_batch_size": (4, 8)},
+    )  # fmt: skip
+    measured = []
+
+    def by_width(config, dataset):
+        measured.append((config.model.kwargs["width"], config.training.micro_batch_size))
+        return replace(PROBE, epoch_s=config.model.kwargs["width"] ** 2, rss_growth_bytes=measured[-1][1])
+
+    got = planned(wide, measure=by_width)
+    assert measured == [(48, 8), (8, 8)]
+    assert len(got.arms) == 12 and sum(arm.is_measured for arm in got.arms) == 2
+    for arm in got.arms:
+        width = arm.settings["model.width"]
+        # Parameters, and so the work, grow by the square of the width, but for the first and last layers.
+        assert arm.probe.epoch_s == pytest.approx(width**2, rel=0.15)
+        assert arm.probe.rss_growth_bytes == 8  # of the larger micro-batch, also where it is 4
+    few = planned(replace(wide, factors={"model.width": sizes}), measure=by_width)
+    assert all(arm.is_measured for arm in few.arms)
+
+
 # GPUs
 
 TWO = Machine(cpus=32, gpus=(80 * GIB, 80 * GIB))

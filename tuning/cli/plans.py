@@ -151,10 +151,10 @@ def _tell_plan(plan: Plan) -> None:
     for note in plan.notes:
         p(f"note           {note}")
     if not all(arm.is_measured for arm in plan.arms):
-        n_networks = sum(arm.is_measured for arm in plan.arms)
+        n_measured = sum(arm.is_measured for arm in plan.arms)
         p(
-            f"measured       {n_networks} of {len(plan.arms)} arms, the largest of each network; the others "
-            "count as large and as slow as these"
+            f"measured       {n_measured} of {len(plan.arms)} arms, the largest and the quickest of each "
+            "network; the others count as large as the largest, and are between the two in time"
         )
     columns = ["trials", "step", "epoch", "trial", "memory", *(["share", "a GPU"] if machine.gpus else [])]
     table = Table("arm", box=None, padding=(0, 2, 0, 0))
@@ -167,7 +167,8 @@ def _tell_plan(plan: Plan) -> None:
         else:
             needed = probe.rss_growth_bytes
         row = [
-            describe(arm.settings) or "every trial", str(arm.n_trials), f"{1000 * probe.step_s:.1f} ms",
+            describe(arm.settings) or "every trial", str(arm.n_trials),
+            f"{1000 * probe.step_s:.1f} ms" if arm.is_measured else "",
             f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours),
             "?" if needed is None else as_size(needed),
         ]  # fmt: skip
