@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 
 from tuning.journal import Journal, is_tried_alone, name_of
 from tuning.placement import Placement
-from tuning.schedulers import Rule, StoppingScheduler
+from tuning.schedulers import Rule
+from tuning.stopping import StoppingScheduler
 
 Payload = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """What a sweep will take, before it is run: trials, epochs, hours, memory and disk, from measured steps.
 
-Without starting Ray, which takes longer than most plans.
+Without Ray, whose start takes longer than most plans.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from tuning.placement import (
     to_measure,
     told_apart,
 )
+from tuning.schedulers import make_rule
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
@@ -360,9 +361,6 @@ def simulated_epochs(
 
     Of more than `MOST_TRIALS` trials, the further ones train as those of the second half of them do.
     """
-    # Only here, because it imports Ray.
-    from tuning.schedulers import make_rule
-
     rng = np.random.default_rng(seed)
     budgets = [config.training.most_epochs for config in trials[:MOST_TRIALS]]
     groups = [group_of(config, study.asha_within) for config in trials[:MOST_TRIALS]]
