@@ -25,6 +25,7 @@ from birdnet_core.data.synthetic import cached_synthetic_birds
 from birdnet_core.records import RunFolder
 from search_spaces.study import Search, load_study
 from tuning.launch import Data, sweep
+from tuning.searcher import open_storage
 
 # No patience, so that only the scheduler stops trials; a narrow network and one window a recording make for
 # short epochs.
@@ -63,7 +64,7 @@ def main() -> None:
             settings: dict[str, Any] = {"training.epochs": given.epochs, **SETTINGS, "seed": seed}
             counts = sweep(study, data, folder / "asha", settings=settings, n_trials=given.trials).counts
             n_epochs, found = outcome(RunFolder(folder / "asha"))
-            storage = f"sqlite:///{next((folder / 'asha').glob('*.db'))}"
+            storage = open_storage("journal", RunFolder(folder / "asha"))
             states = Counter(
                 t.state.name for t in optuna.load_study(study_name=study.name, storage=storage).trials
             )

@@ -1,13 +1,16 @@
 """What a sweep of many trials leaves behind: memory of the driver, the run folder, Ray's temporary files.
 
     python benchmarks/many_trials.py [N_TRIALS]
+    python benchmarks/many_trials.py suggest
 
 A search of N trials of one epoch over a few small synthetic birds. The driver's resident memory is read
-from /proc at every end of a trial. Linux only.
+from /proc at every end of a trial. Linux only. `suggest` is how long a suggestion takes beside 1,000 running
+trials, in each kind of file that Optuna's study may be kept in.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +25,7 @@ from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
 from birdnet_core.records import RunFolder
 from search_spaces.study import Overrides, Search
 from tuning.launch import Data, sweep
+from tuning.searcher import make_sampler, open_study
 
 TINY = {
     "data.window_s": 1.0,
@@ -46,7 +50,29 @@ def resident_mb() -> float:
     return int(fields["VmRSS"].split()[0]) / 1024
 
 
+def seconds_to_suggest(storage: str, n_running: int = 1000, n: int = 9) -> float:
+    """Return the median of the seconds that asking Optuna for a trial takes beside `n_running` others."""
+    study = Search(name="many", question="How long?", space=space, n_trials=2 * n_running)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(folder)
+        opened = open_study(run, study, seed=0, n_trials=study.n_trials, sampler="random", storage=storage)
+        for _ in range(n_running):
+            space(opened.ask())
+        opened.sampler = make_sampler("tpe", 0, study.n_trials)
+        seconds = []
+        for _ in range(n):
+            start = time.perf_counter()
+            space(opened.ask())
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
 def main() -> None:
+    if sys.argv[1:] == ["suggest"]:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal, sqlite = (seconds_to_suggest(storage) for storage in ("journal", "sqlite"))
+        print(f"journal {1000 * journal:.1f} ms, sqlite {1000 * sqlite:.1f} ms: {sqlite / journal:.0f} times")
+        return
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     memory: list[float] = []

@@ -76,11 +76,11 @@ def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with ray_session(folder / "ray.log") as total:
+        with ray_session(folder / "ray.log") as (node,):
             mine = ours(n, folder)
             theirs = plain(n, folder / "plain")
         assert not ray.is_initialized()
-    print(f"{n} trials on {total['cpu']:.0f} CPUs")
+    print(f"{n} trials on {node.cpus:.0f} CPUs")
     print(f"birdtune           {mine:.2f} s a trial")
     print(f"plain Ray Tune     {theirs:.2f} s a trial")
     print(f"ratio              {theirs / mine:.1f}")

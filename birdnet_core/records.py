@@ -204,10 +204,14 @@ class Spent:
             spent.take(event)
         return spent
 
+    def hours_until(self, now: float) -> float:
+        """Return the hours of a run whose driver still drives it `now` (Unix time)."""
+        return self.hours + (0.0 if math.isnan(self._last) else max(0.0, now - self._last) / 3600)
+
     def take(self, event: dict[str, Any]) -> None:
         """Add one event of the journal."""
-        if event["event"] != "session" and not math.isnan(self._last):
-            self.hours += max(0.0, event["time"] - self._last) / 3600
+        if event["event"] != "session":
+            self.hours = self.hours_until(event["time"])
         self._last = event["time"]
         if event["event"] == "trial":
             self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))

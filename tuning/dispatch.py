@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from birdnet_core.records import TrialRecord
 from tuning.journal import Journal, is_tried_alone, name_of
 from tuning.nodes import Nodes, TrialFault, fault_of, node_of_dead
 from tuning.placement import Placement
-from tuning.schedulers import Rule, StoppingScheduler
+from tuning.schedulers import Rule
+from tuning.stopping import StoppingScheduler
 from tuning.trainable import bare_record
 
 Payload = dict[str, Any]
@@ -282,7 +284,10 @@ class Dispatcher(Searcher):
 
 
 class HaltingScheduler(StoppingScheduler):
-    """Ends the trials that a rule ends; when the sweep halts, all of them, after the epoch they are in."""
+    """Ends the trials that a rule ends; when the sweep halts, all of them.
+
+    Those that run end after the epoch they are in; those that wait for a worker or a node, at once.
+    """
 
     def __init__(self, rule: Rule, metric: str, journal: Journal) -> None:
         super().__init__(rule, metric)
@@ -298,13 +303,22 @@ class HaltingScheduler(StoppingScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         self.journal.enter_epoch(trial, result)
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if not self.journal.halt.reason:
-            return decision
-        for other in tune_controller.get_trials():
-            if other.status == Trial.PENDING:
-                self.journal.interrupted.add(name_of(other))
-                tune_controller.stop_trial(other)
-        if decision == TrialScheduler.CONTINUE and not result["status"]:
+        if self.journal.halt.reason and decision == TrialScheduler.CONTINUE and not result["status"]:
             self.journal.interrupted.add(name_of(trial))
             return TrialScheduler.STOP
         return decision
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the next trial that waits; Ray asks in every step of its loop, whether anything runs or not.
+
+        So this is where a sweep of which no trial has come to a first epoch is ended.
+        """
+        halt = self.journal.halt
+        halt.judge(self.journal.spent, {}, time.time())
+        if halt.reason:
+            for trial in tune_controller.get_trials():
+                if trial.status == Trial.PENDING:
+                    self.journal.interrupted.add(name_of(trial))
+                    tune_controller.stop_trial(trial)
+        chosen: Trial | None = super().choose_trial_to_run(tune_controller)
+        return chosen

@@ -165,8 +165,8 @@ def ray_starts() -> Finding:
     from tuning.resources import ray_session, scratch_folder
 
     try:
-        with scratch_folder() as scratch, ray_session(scratch / "ray.log") as total:
-            return Finding("Ray", "ok", f"starts here with {total['cpu']:g} CPUs and {total['gpu']:g} GPUs")
+        with scratch_folder() as scratch, ray_session(scratch / "ray.log") as (node,):
+            return Finding("Ray", "ok", f"starts here with {node.cpus:g} CPUs and {node.gpus:g} GPUs")
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError, ConnectionError) as error:
         return Finding(
             "Ray", "fault", f"does not start: {_first_line(error)}",

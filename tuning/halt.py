@@ -72,10 +72,14 @@ class Halt:
         if self.reason is None:
             self.reason, self.is_fault = reason, is_fault
 
-    def judge(self, spent: Spent, metrics: dict[str, float]) -> None:
-        """End the sweep where its budget is used up, or an epoch's `metrics` meet the goal."""
+    def judge(self, spent: Spent, metrics: dict[str, float], now: float | None = None) -> None:
+        """End the sweep where its budget is used up, or an epoch's `metrics` meet the goal.
+
+        `now` (Unix time) counts the time since the last event of a driver that runs.
+        """
         budget = self.budget
-        if budget.hours is not None and spent.hours >= budget.hours:
+        hours = spent.hours if now is None else spent.hours_until(now)
+        if budget.hours is not None and hours >= budget.hours:
             self.ask(f"the budget of {budget.hours:g} hours is used up")
         if budget.gpu_hours is not None and spent.gpu_hours >= budget.gpu_hours:
             self.ask(f"the budget of {budget.gpu_hours:g} GPU-hours is used up")

@@ -44,12 +44,24 @@ from tuning.halt import Budget, Halt, ended_by_signals
 from tuning.journal import Journal, Observer
 from tuning.placement import Gpus, place
 from tuning.preparation import Preparation
-from tuning.resources import ray_session, scratch_folder
+from tuning.resources import nodes_to_come, ray_session, scratch_folder
 from tuning.schedulers import Fifo, Rule, make_rule
-from tuning.searcher import OptunaSearcher, PlannedSearcher, make_sampler, open_study
+from tuning.searcher import (
+    DEFAULT_STORAGE,
+    OptunaSearcher,
+    PlannedSearcher,
+    make_sampler,
+    open_study,
+)
 from tuning.trainable import RUN_ID, TrainTrial, bare_record
+from tuning.waiting import Waiting
 
 log = logging.getLogger(__name__)
+
+NO_GPU_YET = (
+    "no node of the cluster has a GPU yet, and the trials ask for none; where nodes with GPUs will join, "
+    "give --gpus-per-trial"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +143,7 @@ def sweep(
     rerun_failed: bool = False,
     shorter: int | None = None,
     sampler: str = "tpe",
-    storage: str = "sqlite",
+    storage: str = DEFAULT_STORAGE,
     address: str | None = None,
     request: Mapping[str, Any] | None = None,
     command: str = "",
@@ -198,11 +210,16 @@ def sweep(
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.spent, {})
         if searcher.n_left() and not halt.reason:
-            with ray_session(run.path / "ray.log", address) as total:
-                placement = place(resources.gpus, resources.cpus, total, tried, data.folder)
+            with ray_session(run.path / "ray.log", address) as nodes:
+                if address:
+                    nodes = [*nodes, *nodes_to_come(len(nodes) - 1)]
+                waits = bool(address and resources.concurrent)  # for nodes that may still join
+                placement = place(resources.gpus, resources.cpus, nodes, tried, data.folder, is_open=waits)
+                if waits and resources.gpus is None and not placement.gpus:
+                    observer({"event": "note", "text": NO_GPU_YET})
                 concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
-                if address and resources.concurrent:
-                    concurrent = resources.concurrent  # nodes may still join
+                if waits:
+                    concurrent = resources.concurrent or concurrent
                 observer(
                     {
                         "event": "sweep",
@@ -523,7 +540,7 @@ def _fit(
                 name="sweep",
                 storage_path=str(scratch),
                 verbose=0,
-                callbacks=[searcher.journal],
+                callbacks=[searcher.journal, Waiting(searcher.journal.observer)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()

@@ -32,31 +32,74 @@ class Share:
     memory_cap: float
 
 
-def n_concurrent(total: Mapping[str, float], per_trial: Mapping[str, float]) -> int:
-    """Return how many trials of `per_trial` CPUs and GPUs fit into `total`.
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine of a cluster, or the only one: what a trial is given has to come from one of them."""
 
-    A fraction of a GPU is of one GPU: of two, 0.4 serves four trials and not five. Raises ConfigError where
-    not even one fits: Ray would wait for ever.
+    cpus: float
+    gpus: float = 0.0
+
+    def n_fitting(self, *, cpus: float, gpus: float) -> int:
+        """Return how many trials of `cpus` and `gpus` fit side by side.
+
+        A fraction of a GPU is of one GPU: of two, 0.4 serves four trials and not five.
+        """
+        fits = [int(self.cpus / cpus + 1e-9)] if cpus else []
+        if gpus:
+            fits.append(int(self.gpus) * int(1 / gpus + 1e-9) if gpus < 1 else int(self.gpus / gpus + 1e-9))
+        return min(fits)
+
+
+def n_concurrent(nodes: Sequence[Node], *, cpus: float, gpus: float = 0.0, is_open: bool = False) -> int:
+    """Return how many trials of `cpus` and `gpus` fit side by side on `nodes`, by CPUs and GPUs jointly.
+
+    Where none fits, Ray would wait for ever: that is a ConfigError, but for a cluster that `is_open`, which
+    other nodes may join.
     """
-    for name, wanted in per_trial.items():
-        if wanted > total.get(name, 0):
-            raise ConfigError(
-                f"a trial asks for {wanted:g} {name.upper()}s and there are {total.get(name, 0):g}; "
-                f"lower --{name}s-per-trial"
-            )
-    gpus = per_trial.get("gpu", 0)
     if gpus > 1 and gpus != int(gpus):
         raise ConfigError(f"a trial asks for {gpus:g} GPUs; it takes a fraction of one, or whole ones")
-    fits = [
-        int(total[name]) * int(1 / wanted + 1e-9)
-        if name == "gpu" and wanted < 1
-        else int(total[name] / wanted + 1e-9)
-        for name, wanted in per_trial.items()
-        if wanted > 0
-    ]
-    if not fits:
+    if not cpus and not gpus:
         raise ConfigError("a trial needs some CPU or GPU: give --cpus-per-trial or --gpus-per-trial")
-    return min(fits)
+    n = sum(node.n_fitting(cpus=cpus, gpus=gpus) for node in nodes)
+    if n or is_open:
+        return n
+    options = [f"--{name}-per-trial" for name, asked in (("cpus", cpus), ("gpus", gpus)) if asked]
+    if len(nodes) == 1:
+        for option, name, asked, has in (
+            ("cpus", "CPUs", cpus, nodes[0].cpus),
+            ("gpus", "GPUs", gpus, nodes[0].gpus),
+        ):
+            if asked > has:
+                raise ConfigError(
+                    f"a trial asks for {asked:g} {name} and there are {has:g}; lower --{option}-per-trial"
+                )
+    raise ConfigError(
+        f"a trial asks for {in_words(cpus=cpus, gpus=gpus)}, and no node of the cluster has that: "
+        f"{largest_in_words(nodes, cpus=cpus, gpus=gpus)}; lower {' or '.join(options)}, or give "
+        "--concurrent N to wait for nodes that join"
+    )
+
+
+def in_words(*, cpus: float, gpus: float) -> str:
+    """Return what a trial asks for, or a node has: ``2 CPUs and 0.5 GPUs``."""
+    named = [(cpus, "CPU"), (gpus, "GPU")]
+    parts = [f"{amount:g} {name}{'' if amount == 1 else 's'}" for amount, name in named if amount]
+    return " and ".join(parts) or "0 CPUs"
+
+
+def largest_in_words(nodes: Sequence[Node], *, cpus: float, gpus: float) -> str:
+    """Return the number of `nodes` and what that one has which comes nearest to a trial's needs."""
+    if not nodes:
+        return "it has no node"
+
+    def share(node: Node) -> float:
+        return min(has / asked for has, asked in ((node.cpus, cpus), (node.gpus, gpus)) if asked)
+
+    nearest = max(nodes, key=lambda node: (share(node), node.gpus, node.cpus))
+    has = in_words(cpus=nearest.cpus, gpus=nearest.gpus)
+    return (
+        f"its only node has {has}" if len(nodes) == 1 else f"the largest of its {len(nodes)} nodes has {has}"
+    )
 
 
 def fraction_of(trials_per_gpu: int) -> float:
@@ -81,31 +124,33 @@ def memory_cap(trials_per_gpu: int, *, gpu_bytes: int, context_bytes: int, reser
 
 def pack(
     peaks: Mapping[str, int],
+    nodes: Sequence[Node],
     *,
     gpu_bytes: int,
-    n_gpus: int,
     context_bytes: int,
-    cpus: int,
-    cpus_per_trial: int,
+    cpus_per_trial: float,
     reserve: float = RESERVE,
 ) -> dict[str, Share]:
     """Return the largest number of trials on a GPU for each arm, and what each may then take.
 
     Args:
         peaks: the most bytes that torch takes on the GPU in a trial, by arm.
+        nodes: what there is to train on.
         gpu_bytes: memory of a GPU; of the smallest, where they differ.
         context_bytes: of the CUDA context of a process, which comes on top of its peak.
         reserve: the share of a GPU that is given to nobody.
 
-    No more trials than the CPUs can feed, `cpus` / `cpus_per_trial` over all GPUs: what is left then raises
-    the cap of each. Raises ConfigError that lists every arm larger than a GPU, and by how much.
+    No more trials than the CPUs of a GPU's node can feed: what is left then raises the cap of each. Raises
+    ConfigError that lists every arm larger than a GPU, and by how much.
     """
-    if n_gpus < 1:
+    with_gpus = [node for node in nodes if node.gpus >= 1]
+    if not with_gpus:
         raise ConfigError("no GPU to share: there is none here; leave out --gpus-per-trial")
     if not 0 <= reserve < 1:
         raise ConfigError(f"reserve = {reserve!r} is out of range; it takes 0 to below 1")
-    fed = n_concurrent({"cpu": cpus}, {"cpu": cpus_per_trial})
-    at_most = min(math.ceil(fed / n_gpus), RAY_UNITS)
+    n_concurrent(with_gpus, cpus=cpus_per_trial)
+    fed = (math.ceil(node.n_fitting(cpus=cpus_per_trial, gpus=0) / int(node.gpus)) for node in with_gpus)
+    at_most = min(max(fed), RAY_UNITS)
     usable = (1 - reserve) * gpu_bytes
     shares: dict[str, Share] = {}
     faults = []
@@ -140,7 +185,7 @@ def makespan(
     now = end = 0.0
     slots = min(concurrent, cpus // cpus_per_trial)
     for seconds, gpus in jobs:
-        n_concurrent({"cpu": cpus, "gpu": n_gpus}, {"cpu": cpus_per_trial, "gpu": gpus})
+        n_concurrent([Node(cpus=cpus, gpus=n_gpus)], cpus=cpus_per_trial, gpus=gpus)
         while len(running) >= slots or (held := _placed(free, gpus)) is None:
             now, given_back = heapq.heappop(running)
             for gpu, units in given_back:

@@ -5,44 +5,58 @@ Without Ray, whose start takes longer than most plans.
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 
 from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import RunFolderError
-from birdnet_core.probe import Probe, arm_settings, by_arm, probe
+from birdnet_core.probe import Probe, arm_id, by_arm, probe
 from birdnet_core.records import RunFolder
-from search_spaces.study import Ablation, Study, base_config, cautions, check, trial_config
-from tuning.packing import Share, as_size, makespan, memory_cap, n_concurrent, pack
+from search_spaces.study import (
+    Ablation,
+    Search,
+    Study,
+    base_config,
+    cautions,
+    check,
+    group_of,
+    trial_config,
+)
+from tuning.packing import as_size, makespan, n_concurrent
+from tuning.placement import (
+    MOST_MEASURED,
+    Gpus,
+    Machine,
+    Placement,
+    by_name,
+    described,
+    expected_of,
+    place,
+    this_machine,
+    to_measure,
+    told_apart,
+)
+from tuning.schedulers import make_rule
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
 RECORD_BYTES, SPECIES_BYTES, EPOCH_BYTES = 4_000, 50, 700
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What there is to train on: CPUs that this process may use, and the bytes of each GPU."""
-
-    cpus: int
-    gpus: tuple[int, ...] = ()
-
-
-def this_machine() -> Machine:
-    """Return the CPUs that this process may run on and the GPUs that torch sees."""
-    gpus = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
-    return Machine(cpus=len(os.sched_getaffinity(0)), gpus=tuple(gpus))
+N_SIMULATED = 2_000  # trials, over all simulated searches: the mean of their epochs is within some 5 %
+MOST_TRIALS = 500  # of one simulated search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +67,10 @@ class Arm:
         settings: what tells the arm from the others.
         n_trials: of those still to be trained; in a search, by the shares of 50 random samples.
         probe: what was measured of one of its configs.
+        is_measured: whether that is so; else `probe` is of the largest arm of its network, but for `epoch_s`,
+            which is between that and the quickest.
         gpus_per_trial: what each asks Ray for.
-        share: of a GPU, with the cap on its memory; None without a GPU.
+        memory_cap: the share of a GPU's memory that torch may take in each; None leaves all of it.
         concurrent: how many of it run side by side.
         trial_hours: of a trial that trains its whole budget.
     """
@@ -62,8 +78,9 @@ class Arm:
     settings: dict[str, Any]
     n_trials: int
     probe: Probe
+    is_measured: bool
     gpus_per_trial: float
-    share: Share | None
+    memory_cap: float | None
     concurrent: int
     trial_hours: float
 
@@ -114,8 +131,9 @@ class Plan:
     Args:
         design: of an ablation, as in the study's file; its ``notes`` say what its cells can tell.
         n_trials: of the study; `n_done` of them are in the run folder, `n_left` will be trained.
+        scheduler: what ends trials early.
         worst: every trial trains its whole budget. Early stopping by `training.patience` counts nowhere.
-        expected: under ASHA, where trials come in no order of merit (`asha_epochs`); else the same.
+        expected: as the scheduler ends trials that come in no order of merit (`simulated_epochs`).
         taking_turns_hours: as `expected`, if trials that share a GPU slow each other down as much as they
             can, so that sharing gains nothing; None where none share.
         cut: None where no budget ends the sweep.
@@ -131,6 +149,7 @@ class Plan:
     n_done: int
     n_left: int
     epochs_each: int
+    scheduler: str
     machine: Machine
     cpus_per_trial: int
     concurrent: int
@@ -158,7 +177,7 @@ def plan(
     n_seeds: int | None = None,
     n_trials: int | None = None,
     cpus_per_trial: int = 1,
-    gpus_per_trial: float | Literal["auto"] | None = None,
+    gpus_per_trial: Gpus = None,
     concurrent: int | None = None,
     budget_hours: float | None = None,
     budget_gpu_hours: float | None = None,
@@ -169,17 +188,18 @@ def plan(
     """Return what the sweep of `study` into the run folder `run` will take on this machine.
 
     Data are prepared as the sweep would (`folder_of` returns the folder of a config's dataset), and one
-    config of each arm is measured, alone. The run folder is only read. `gpus_per_trial` as for a sweep: None
-    is a whole one where there are any, ``auto`` as many trials on one as its memory holds. Raises ConfigError
-    for settings that the study cannot take and for trials that do not fit on the machine, and RunFolderError
-    for a run folder on other data.
+    config of each arm is measured, alone. Of many arms these are the largest and the quickest of each network
+    (`tuning.placement.to_measure`): the others need as much memory as the largest, and take seconds between
+    the two by their parameters and the values of a picture. The run folder is only read. `gpus_per_trial` as
+    for a sweep: None is a whole one where there are any, ``auto`` as many trials on one as its memory holds.
+    Raises ConfigError for settings that the study cannot take and for trials that do not fit on the machine,
+    and RunFolderError for a run folder on other data.
     """
     start = time.time()
     machine = machine or this_machine()
     settings = dict(settings or {})
-    fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else None
-    total = {"cpu": float(machine.cpus), "gpu": float(len(machine.gpus))}
-    n_concurrent(total, {"cpu": float(cpus_per_trial), "gpu": fixed or 0.0})
+    fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else 0.0
+    n_concurrent([machine.node], cpus=cpus_per_trial, gpus=fixed)
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus_per_trial})
     tried = check(study, config, settings)
     arms = by_arm(tried)
@@ -198,55 +218,90 @@ def plan(
         left = [tried[i % len(tried)] for i in range(n_new)]
 
     members_left = by_arm(left)
+    chosen = to_measure(tried, folder_of)
+    # Packing needs the memory of all arms, also of those that are trained already.
+    of_arms = chosen if gpus_per_trial == "auto" and machine.gpus and left else members_left
+    works: dict[str, int] = {}  # of a clip of each arm, where not all are measured
+    if len(arms) > MOST_MEASURED:
+        works = {arm: expected_of(members[0], folder_of).work for arm, members in members_left.items()}
+    quickest = {
+        members_left[arm][0].model.name: arm for arm in sorted(works, key=works.__getitem__, reverse=True)
+    }
+    wanted_probes = by_name(
+        [*(chosen[arm] for arm in of_arms), *(members_left[arm][0] for arm in quickest.values())]
+    )
+    measured = {}
+    for n, (arm, config) in enumerate(wanted_probes.items(), start=1):
+        progress("measuring", n - 1, len(wanted_probes))
+        measured[arm] = measure(config, datasets[arm])
+        progress("measuring", n, len(wanted_probes))
     probes = {}
-    for n, arm in enumerate(members_left, start=1):
-        progress("measuring", n - 1, len(members_left))
-        probes[arm] = measure(members_left[arm][0], datasets[arm])
-        progress("measuring", n, len(members_left))
-    names = _told_apart({arm: members[0] for arm, members in members_left.items()})
+    for arm, members in members_left.items():
+        probes[arm] = measured.get(arm, measured[arm_id(chosen[arm])])
+        if arm not in measured:
+            quick, large = quickest[members[0].model.name], chosen[arm]
+            epoch_s = np.interp(
+                works[arm],
+                [works[quick], expected_of(large, folder_of).work],
+                [measured[quick].epoch_s, probes[arm].epoch_s],
+            )
+            probes[arm] = replace(probes[arm], epoch_s=float(epoch_s))
+    placement = place(
+        gpus_per_trial if left else 0.0,
+        cpus_per_trial,
+        [machine.node],
+        tried,
+        folder_of,
+        measure=lambda config, _: measured[arm_id(config)],
+        gpu_bytes=min(machine.gpus, default=None),
+    )
+    given = {arm: placement.of(members[0].to_dict()) for arm, members in members_left.items()}
+    gpus = {arm: each["resources"]["gpu"] for arm, each in given.items()}
+    names = told_apart({arm: members[0] for arm, members in members_left.items()})
     notes = cautions(study, tried)
-    gpus, shares = _gpus(probes, names, gpus_per_trial, machine, cpus_per_trial, notes)
+    notes += _gpu_notes(probes, names, given, placement, machine)
     side_by_side = {
         arm: min(
-            n_concurrent(total, {"cpu": float(cpus_per_trial), "gpu": gpus[arm]}),
-            concurrent or machine.cpus,
+            n_concurrent([machine.node], cpus=cpus_per_trial, gpus=gpus[arm]), concurrent or machine.cpus
         )
         for arm in probes
     }
-    budget = tried[0].training.most_epochs
+    most = min(max(side_by_side.values(), default=0), len(left))
     arm_of = {id(each): arm for arm, members in members_left.items() for each in members}
-    jobs = [(_seconds(each, probes[arm_of[id(each)]]), gpus[arm_of[id(each)]]) for each in left]
-    worst = Amount(
-        epochs=sum(each.training.most_epochs for each in left),
-        hours=makespan(
+
+    def amount(epochs: Sequence[int]) -> Amount:
+        """Return what the trials that are left take if each trains so many epochs."""
+        jobs = []
+        for each, n_epochs in zip(left, epochs, strict=True):
+            arm = arm_of[id(each)]
+            jobs.append((probes[arm].setup_s + n_epochs * probes[arm].epoch_s, gpus[arm]))
+        hours = makespan(
             jobs, cpus=machine.cpus, cpus_per_trial=cpus_per_trial, n_gpus=len(machine.gpus),
             concurrent=concurrent or machine.cpus,
-        ) / 3600,
-        cpu_hours=cpus_per_trial * sum(s for s, _ in jobs) / 3600,
-        gpu_hours=sum(s * g for s, g in jobs) / 3600,
-    )  # fmt: skip
-    expected = worst
-    if not isinstance(study, Ablation) and left:
-        epochs = asha_epochs(
-            len(left), budget, grace=study.grace_epochs, reduction_factor=study.reduction_factor
+        ) / 3600  # fmt: skip
+        return Amount(
+            epochs=float(sum(epochs)),
+            hours=hours,
+            cpu_hours=cpus_per_trial * sum(s for s, _ in jobs) / 3600,
+            gpu_hours=sum(s * g for s, g in jobs) / 3600,
         )
-        share = epochs / worst.epochs
-        # However much is stopped, somebody trains to the end.
-        longest = max(s for s, _ in jobs) / 3600
-        expected = Amount(
-            epochs=epochs,
-            hours=max(share * worst.hours, min(longest, worst.hours)),
-            cpu_hours=share * worst.cpu_hours,
-            gpu_hours=share * worst.gpu_hours,
-        )
-    on_gpu = sum(s for s, g in jobs if 0 < g <= 0.5) / 3600 * (expected.epochs / max(1, worst.epochs))
-    turns = max(expected.hours, on_gpu / len(machine.gpus)) if on_gpu else None
+
+    worst = expected = amount([each.training.most_epochs for each in left])
+    scheduler = "fifo" if isinstance(study, Ablation) else study.scheduler
+    if isinstance(study, Search) and scheduler != "fifo" and left:
+        all_of_it = [tried[i % len(tried)] for i in range(wanted)]
+        searches = simulated_epochs(study, all_of_it, side_by_side=most)
+        expected = _mean([amount(epochs[-len(left) :]) for epochs in searches])
+    shared = sum(
+        _seconds(each, probes[arm]) for arm, members in members_left.items() if 0 < gpus[arm] <= 0.5
+        for each in members
+    ) / 3600 * expected.epochs / max(1.0, worst.epochs)  # fmt: skip
+    turns = max(expected.hours, shared / len(machine.gpus)) if shared else None
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
-    most = max(side_by_side.values(), default=0)
     n_species = len(next(iter(datasets.values())).species)
     disk = Disk(
         run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
-        checkpoints=2 * min(most, len(left)) * max((p.checkpoint_bytes for p in probes.values()), default=0),
+        checkpoints=2 * most * max((p.checkpoint_bytes for p in probes.values()), default=0),
         free=shutil.disk_usage(_existing(folder.path)).free,
     )
     if disk.run_folder + disk.checkpoints > disk.free:
@@ -261,10 +316,11 @@ def plan(
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),
-        epochs_each=budget,
+        epochs_each=tried[0].training.most_epochs,
+        scheduler=scheduler,
         machine=machine,
         cpus_per_trial=cpus_per_trial,
-        concurrent=min(most, len(left)),
+        concurrent=most,
         worst=worst,
         expected=expected,
         taking_turns_hours=turns,
@@ -274,8 +330,9 @@ def plan(
                 settings=names[arm],
                 n_trials=len(members),
                 probe=probes[arm],
+                is_measured=arm in measured,
                 gpus_per_trial=gpus[arm],
-                share=shares.get(arm),
+                memory_cap=given[arm]["memory_cap"],
                 concurrent=side_by_side[arm],
                 trial_hours=_seconds(members[0], probes[arm]) / 3600,
             )
@@ -290,35 +347,55 @@ def plan(
 # ------------------------------------------------------------------------------------------- epochs
 
 
-def asha_epochs(n_trials: int, max_epochs: int, *, grace: int, reduction_factor: int) -> float:
-    """Return how many epochs `n_trials` train in all under ASHA, if they come in no order of merit.
+def simulated_epochs(
+    study: Search, trials: Sequence[TrainConfig], *, side_by_side: int, seed: int = 0
+) -> list[list[int]]:
+    """Return how many epochs each of `trials` trains, in each of several simulated searches.
 
-    Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
-    Tuning"), as Ray's ASHAScheduler stops: at a rung, the grace period times a power of the factor f, a trial
-    goes on unless its value is below the (1 - 1/f) quantile of those that were at this rung before it.
+    The study's own rule decides, with its brackets and groups, over made-up trials: `side_by_side` of them
+    train in turn, in no order of merit. Each has a quality, drawn evenly from 0 to 1, and a value that rises
+    towards it as 1 - exp(-3 t / T) over its T epochs, so that ranks last from epoch to epoch. Real ranks
+    change, so that under ASHA and HyperBand real searches train fewer epochs; those of a sampler that learns
+    train more, as its later trials are better. Rules that compare ranks at the same epoch do not see the
+    shape of the curves; the median rule, which compares a best value with averages, does.
 
-    A trial that comes after m others is equally likely to fall into each of the m + 1 gaps between their
-    values (exchangeability). Of the a that have reached a rung, (a - 1) / f lie above the quantile, so the
-    trial passes in (a - 1) / f + 1 of the gaps: with probability ((a - 1) / f + 1) / (m + 1), if its rank
-    lasts from rung to rung and those who lead are all there. At the first rung a = m, and that is 1 for the
-    first trial, one half for the second, 1/f after many. At the later ones every new leader passes, which is
-    why short searches save less than 1/f a rung. Summed over the trials, with a the sum so far. Within 15 %
-    of simulations of 6 to 200 trials of lasting rank; too high where ranks change between rungs, and where
-    the sampler learns, too low.
+    Of more than `MOST_TRIALS` trials, the further ones train as those of the second half of them do.
     """
-    rungs = []
-    rung = min(grace, max_epochs)
-    while rung < max_epochs:
-        rungs.append(rung)
-        rung *= reduction_factor
-    arrived = [0.0] * (len(rungs) + 1)  # at each rung, and last at the end
-    for m in range(n_trials):
-        p = 1.0
-        for i, a in enumerate(arrived):
-            arrived[i] += p
-            p = min(p, (max(a - 1, 0) / reduction_factor + 1) / (m + 1))
-    marks = (0, *rungs, max_epochs)
-    return sum(n * (marks[i + 1] - marks[i]) for i, n in enumerate(arrived))
+    rng = np.random.default_rng(seed)
+    budgets = [config.training.most_epochs for config in trials[:MOST_TRIALS]]
+    groups = [group_of(config, study.asha_within) for config in trials[:MOST_TRIALS]]
+    searches = []
+    for _ in range(max(3, min(40, N_SIMULATED // len(budgets)))):
+        rule = make_rule(
+            study.scheduler,
+            direction="maximize",
+            max_epochs=budgets[0],
+            grace_epochs=study.grace_epochs,
+            reduction_factor=study.reduction_factor,
+        )
+        name = rng.integers(2**62)  # what HyperBand draws a trial's bracket by
+        quality = rng.uniform(size=len(budgets))
+        trained = [0] * len(budgets)
+        waiting = deque(range(len(budgets)))
+        running: list[int] = []
+        while waiting or running:
+            while waiting and len(running) < side_by_side:
+                running.append(waiting.popleft())
+            for i in list(running):
+                trained[i] += 1
+                value = quality[i] * -math.expm1(-3 * trained[i] / budgets[i])
+                is_stopped = rule.is_stopped(f"{name}-{i}", groups[i], trained[i], value)
+                if is_stopped or trained[i] >= budgets[i]:
+                    running.remove(i)
+        later = trained[len(trained) // 2 :]
+        trained += [later[i % len(later)] for i in range(len(trials) - len(trained))]
+        searches.append(trained)
+    return searches
+
+
+def _mean(amounts: Sequence[Amount]) -> Amount:
+    fields = [asdict(each) for each in amounts]
+    return Amount(**{name: math.fsum(each[name] for each in fields) / len(fields) for name in fields[0]})
 
 
 # ------------------------------------------------------------------------------------------- trials
@@ -369,60 +446,35 @@ def _seconds(config: TrainConfig, measured: Probe) -> float:
     return measured.setup_s + config.training.most_epochs * measured.epoch_s
 
 
-def _told_apart(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
-    """Return, of each arm's settings, those in which arms that have them differ."""
-    settings = {arm: arm_settings(config) for arm, config in arms.items()}
-    every = {key for values in settings.values() for key in values}
-    varied = {key for key in every if len({repr(v[key]) for v in settings.values() if key in v}) > 1}
-    return {arm: {k: v for k, v in values.items() if k in varied} for arm, values in settings.items()}
-
-
 # ------------------------------------------------------------------------------------- GPUs and budget
 
 
-def _gpus(
+def _gpu_notes(
     probes: Mapping[str, Probe],
     names: Mapping[str, dict[str, Any]],
-    asked: float | Literal["auto"] | None,
+    given: Mapping[str, dict[str, Any]],
+    placement: Placement,
     machine: Machine,
-    cpus_per_trial: int,
-    notes: list[str],
-) -> tuple[dict[str, float], dict[str, Share]]:
-    """Return the GPUs of a trial of each arm, and its share of one where it uses one."""
+) -> list[str]:
+    """Return what does not go together: GPUs that are asked for and used, and the memory of a share."""
     peaks = {arm: p.gpu_peak_bytes for arm, p in probes.items() if p.gpu_peak_bytes is not None}
-    labels = {arm: ", ".join(f"{k}={v}" for k, v in names[arm].items()) or "every trial" for arm in probes}
-    context = max((probes[arm].gpu_context_bytes or 0 for arm in peaks), default=0)
-    if asked == "auto" and peaks:
-        packed = pack(
-            {f"{labels[arm]} ({arm})": peak for arm, peak in peaks.items()},
-            gpu_bytes=min(machine.gpus),
-            n_gpus=len(machine.gpus),
-            context_bytes=context,
-            cpus=machine.cpus,
-            cpus_per_trial=cpus_per_trial,
-        )
-        shares = dict(zip(peaks, packed.values(), strict=True))
-        return {arm: shares[arm].fraction if arm in shares else 0.0 for arm in probes}, shares
-    gpus = float(bool(machine.gpus)) if asked is None else 0.0 if asked == "auto" else float(asked)
-    if probes and bool(gpus) != bool(peaks):
-        notes.append(
+    asks = any(each["resources"]["gpu"] for each in given.values())
+    if probes and asks != bool(peaks):
+        return [
             "the trials use the GPU, and ask for none: give --gpus-per-trial a share"
             if peaks
             else "the trials train on the CPU, and each holds a GPU: give --gpus-per-trial 0"
-        )
-    if not gpus or not peaks:
-        return dict.fromkeys(probes, gpus), {}
-    n = max(1, int(1 / gpus + 1e-9))
-    cap = memory_cap(n, gpu_bytes=min(machine.gpus), context_bytes=context)
+        ]
+    notes = []
     for arm, peak in peaks.items():
-        room = int(cap * min(machine.gpus))
-        if peak > room:
+        # An arm that was packed has the room that it was measured to need.
+        if placement.memory_cap is not None and peak > placement.memory_cap * min(machine.gpus):
             notes.append(
-                f"{labels[arm]} took {as_size(peak)} of GPU memory, and {gpus:g} of a GPU leaves it "
-                f"{as_size(room)}: it will halve its micro-batches, or fail"
+                f"{described(names[arm])} took {as_size(peak)} of GPU memory, and {placement.gpus:g} of a "
+                f"GPU leaves it {as_size(placement.memory_cap * min(machine.gpus))}: it will halve its "
+                "micro-batches, or fail"
             )
-    share = Share(trials_per_gpu=n, fraction=gpus, memory_cap=cap)
-    return dict.fromkeys(probes, gpus), dict.fromkeys(peaks, share)
+    return notes
 
 
 def _cut(

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+import yaml
 
 from birdnet_core.errors import ConfigError
+from tuning.packing import Node
 
 # What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
 # trial that failed has no metrics.
@@ -83,17 +85,18 @@ class _LogFile(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, float]]:
-    """Start Ray on this machine, or join the cluster at `address`, and yield its CPUs and GPUs.
+def ray_session(log: Path, address: str | None = None) -> Iterator[list[Node]]:
+    """Start Ray on this machine, or join the cluster at `address`, and yield its nodes.
 
     Started here, it is without dashboard, without usage statistics, bound to localhost, stopped at the end,
     and its temporary files are removed. What Ray has to say goes to the file `log`. A session of this process
     that runs already is used as it is. Raises ConfigError where no cluster answers at `address`.
     """
-    if ray.is_initialized():
-        yield _totals()
-        return
+    # Before all else: Tune reads some of them when it starts, also in a session that somebody else began.
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    if ray.is_initialized():
+        yield live_nodes()
+        return
     logger = logging.getLogger("ray")
     handler = _LogFile(log)
     logger.handlers, terminal = [handler], logger.handlers
@@ -104,7 +107,7 @@ def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, flo
             else:
                 _start(stack.enter_context(scratch_folder()))
             stack.callback(ray.shutdown)
-            yield _totals()
+            yield live_nodes()
     finally:
         logger.handlers = terminal
         handler.close()
@@ -141,6 +144,31 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _totals() -> dict[str, float]:
-    resources = ray.cluster_resources()
-    return {"cpu": resources.get("CPU", 0.0), "gpu": resources.get("GPU", 0.0)}
+def live_nodes() -> list[Node]:
+    """Return the nodes of the cluster that are there now."""
+    return [
+        Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def nodes_to_come(n_workers: int, file: Path = Path("~/ray_bootstrap_config.yaml")) -> list[Node]:
+    """Return the nodes that Ray's autoscaler may start beside `n_workers` that are there.
+
+    None where Ray's cluster launcher did not make this machine: `file` is what it leaves on the head of a
+    cluster, and by which Ray Tune knows one too. Kinds of nodes of which it does not say what they have are
+    left out.
+    """
+    path = file.expanduser()
+    if not path.exists():
+        return []
+    launcher = yaml.safe_load(path.read_text(encoding="utf-8"))
+    most = launcher.get("max_workers", 0)
+    nodes: list[Node] = []
+    for kind in launcher.get("available_node_types", {}).values():
+        has = kind.get("resources") or {}
+        node = Node(cpus=float(has.get("CPU", 0)), gpus=float(has.get("GPU", 0)))
+        if node.cpus or node.gpus:
+            nodes += [node] * min(kind.get("max_workers", most), most)
+    return nodes[n_workers:most]

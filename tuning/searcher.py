@@ -23,7 +23,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
@@ -54,10 +54,11 @@ SAMPLERS: dict[str, str] = {
 }
 
 STORAGES: dict[str, str] = {
-    "sqlite": "RUN/optuna.db",
-    "journal": "RUN/optuna.jsonl, for file systems on which SQLite cannot lock, such as NFS",
+    "journal": "RUN/optuna.jsonl, Optuna's journal file",
+    "sqlite": "RUN/optuna.db; slow to suggest beside hundreds of running trials, and not for NFS",
     "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
 }
+DEFAULT_STORAGE = "journal"
 STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
 
 
@@ -166,7 +167,31 @@ def _open_journal(file: Path) -> JournalStorage:
     Path(f"{file}.lock").unlink(missing_ok=True)
     with open(file, "ab+") as journal:
         drop_unfinished_line(journal)
-    return JournalStorage(JournalFileBackend(str(file)))
+    try:
+        return JournalStorage(_WholeLines(file))
+    except (ValueError, KeyError, TypeError) as error:  # what Optuna raises for lines that are not its own
+        raise ConfigError(f"cannot read {file}, which is no journal of Optuna's: {error}") from None
+
+
+class _WholeLines(JournalFileBackend):
+    """Optuna's journal file, which holds whole lines only, also after a disk that was full for a while.
+
+    A part of a line in the middle would make all of the file unreadable.
+    """
+
+    def __init__(self, file: Path) -> None:
+        # Exclusive creation of a file is right on NFS since version 3, and there are file systems without
+        # symbolic links, which Optuna's other lock needs.
+        super().__init__(str(file), JournalFileOpenLock(str(file)))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append `logs` whole, or raise OSError and leave the file as it was."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
 
 
 def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
@@ -206,7 +231,7 @@ def open_study(
     seed: int,
     n_trials: int,
     sampler: str = "tpe",
-    storage: str = "sqlite",
+    storage: str = DEFAULT_STORAGE,
 ) -> optuna.Study:
     """Return the Optuna study of `search` in a run, created if new.
 

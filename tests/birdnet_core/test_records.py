@@ -7,6 +7,7 @@ from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records import (
     METRICS,
     RunFolder,
+    Spent,
     TrialRecord,
     is_better,
     metric_direction,
@@ -122,3 +123,18 @@ def test_objectives_are_metrics_at_the_best_epoch_and_costs():
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"'hour'; did you mean 'hours'"):
         objective_direction("hour")
+
+
+def test_the_time_since_the_last_event_counts_while_a_driver_runs():
+    assert Spent().hours_until(7200.0) == 0  # no driver has begun
+    begun = Spent.of([{"event": "session", "time": 3600.0}])
+    assert (begun.hours, begun.hours_until(7200.0)) == (0, 1)
+    resumed = Spent.of(
+        [
+            {"event": "session", "time": 0.0},
+            {"event": "halt", "time": 3600.0},
+            {"event": "session", "time": 36_000.0},  # in between nobody drove it
+        ]
+    )
+    assert (resumed.hours, resumed.hours_until(37_800.0)) == (1, 1.5)
+    assert resumed.hours_until(35_000.0) == 1  # a clock that was set back

@@ -23,7 +23,7 @@ def space(trial):
     return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2)}
 
 
-def searched(path, storage="sqlite"):
+def searched(path, storage="journal"):
     """Return a run folder whose search has a finished and a running trial, and its study."""
     run = RunFolder(path)
     run.write_study({"name": "rates", "kind": "search"})
@@ -49,7 +49,7 @@ def test_the_copy_holds_every_trial_and_changes_in_it_stay_there(tmp_path, stora
 
 
 def test_a_driver_in_the_middle_of_a_transaction_is_not_disturbed_and_not_half_copied(tmp_path):
-    run, _ = searched(tmp_path / "run")
+    run, _ = searched(tmp_path / "run", "sqlite")
     driver = sqlite3.connect(run.storage_path, isolation_level=None)
     driver.execute("BEGIN IMMEDIATE")
     driver.execute("UPDATE trials SET state = 'FAIL'")

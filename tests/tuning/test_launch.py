@@ -24,6 +24,7 @@ from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
 from tests.tuning.driver import descendants
 from tuning.launch import Data, Resources, sweep
+from tuning.searcher import open_storage
 
 pytestmark = pytest.mark.ray
 
@@ -292,7 +293,7 @@ def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
 
 
 def optuna_trials(run, name="rates"):
-    return optuna.load_study(storage=f"sqlite:///{run / 'optuna.db'}", study_name=name).trials
+    return optuna.load_study(storage=open_storage("journal", RunFolder(run)), study_name=name).trials
 
 
 def test_asha_stopped_trials_are_pruned_in_the_optuna_study(cluster, data, tmp_path):
@@ -349,7 +350,7 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
     run = tmp_path / "run"
     run.mkdir()
     dead = optuna.create_study(
-        storage=f"sqlite:///{run / 'optuna.db'}", study_name="rates", direction="maximize"
+        storage=open_storage("journal", RunFolder(run)), study_name="rates", direction="maximize"
     )
     dead.ask()  # as a killed driver leaves it
     study = Search(name="rates", question="Which rate?", space=space, n_trials=2)

@@ -6,10 +6,11 @@ import random
 import pytest
 
 from birdnet_core.errors import ConfigError
-from tuning.packing import as_size, fraction_of, makespan, memory_cap, n_concurrent, pack
+from tuning.packing import Node, as_size, fraction_of, makespan, memory_cap, n_concurrent, pack
 
 GIB = 2**30
-MACHINE = {"gpu_bytes": 80 * GIB, "n_gpus": 1, "context_bytes": GIB // 2, "cpus": 64, "cpus_per_trial": 1}
+BIG = [Node(cpus=64, gpus=1)]
+MACHINE = {"nodes": BIG, "gpu_bytes": 80 * GIB, "context_bytes": GIB // 2, "cpus_per_trial": 1}
 
 
 def test_shares_by_hand():
@@ -23,12 +24,20 @@ def test_shares_by_hand():
 
 def test_cpus_limit_the_trials_on_a_gpu_and_raise_the_cap_of_each():
     packed = {
-        n_gpus: pack({"a": GIB}, **{**MACHINE, "cpus": 16, "cpus_per_trial": 5, "n_gpus": n_gpus})["a"]
+        n_gpus: pack({"a": GIB}, **{**MACHINE, "cpus_per_trial": 5, "nodes": [Node(cpus=16, gpus=n_gpus)]})[
+            "a"
+        ]
         for n_gpus in (1, 2, 4)
     }
     # Three trials of five CPUs: on one GPU, two and one, or one each.
     assert [packed[n].trials_per_gpu for n in (1, 2, 4)] == [3, 2, 1]
     assert packed[4].memory_cap > packed[2].memory_cap > packed[1].memory_cap > 1 / 80
+
+
+def test_the_cpus_of_one_node_do_not_feed_the_gpu_of_another():
+    nodes = [Node(cpus=64), Node(cpus=2, gpus=1), Node(cpus=6, gpus=2)]
+    # Two trials beside the one GPU, three on each of the two.
+    assert pack({"a": GIB}, **{**MACHINE, "nodes": nodes})["a"].trials_per_gpu == 3
 
 
 def test_arms_larger_than_a_gpu_are_all_named_with_what_is_missing_and_what_to_lower():
@@ -43,7 +52,7 @@ def test_arms_larger_than_a_gpu_are_all_named_with_what_is_missing_and_what_to_l
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_gpus": 0}, "no GPU to share"),
+        ({"nodes": [Node(cpus=8)]}, "no GPU to share"),
         ({"cpus_per_trial": 65}, "65 CPUs and there are 64"),
         ({"reserve": 1.0}, "reserve = 1.0 is out of range"),
     ],
@@ -62,13 +71,13 @@ def test_on_any_machine_all_fit_and_one_more_would_not(seed):
     usable = (1 - reserve) * size
     peaks = {str(i): int(rng.uniform(1e6, usable - context)) for i in range(4)} | {"tiny": 1}
     shares = pack(
-        peaks, gpu_bytes=size, n_gpus=n_gpus, context_bytes=context, cpus=cpus, cpus_per_trial=per_trial,
-        reserve=reserve,
+        peaks, [Node(cpus=cpus, gpus=n_gpus)], gpu_bytes=size, context_bytes=context,
+        cpus_per_trial=per_trial, reserve=reserve,
     )  # fmt: skip
     for arm, share in shares.items():
         k = share.trials_per_gpu
         assert k * round(share.fraction * 10_000) <= 10_000
-        assert n_concurrent({"gpu": n_gpus}, {"gpu": share.fraction}) >= k * n_gpus
+        assert n_concurrent([Node(cpus=0, gpus=n_gpus)], cpus=0, gpus=share.fraction) >= k * n_gpus
         taken = share.memory_cap * size
         assert taken >= peaks[arm] * (1 - 1e-9)
         assert k * (taken + context) <= usable * (1 + 1e-9)
@@ -89,31 +98,56 @@ def test_contexts_that_fill_a_gpu_are_an_error():
         memory_cap(100, gpu_bytes=8 * GIB, context_bytes=GIB // 2)
 
 
-@pytest.mark.parametrize(
-    ("total", "per_trial", "n"),
-    [
-        ({"cpu": 8, "gpu": 0}, {"cpu": 3, "gpu": 0}, 2),
-        ({"cpu": 64, "gpu": 1}, {"cpu": 1, "gpu": 0.3333}, 3),
-        ({"cpu": 64, "gpu": 2}, {"cpu": 1, "gpu": 0.4}, 4),  # a fraction is of one GPU
-        ({"cpu": 64, "gpu": 8}, {"cpu": 1, "gpu": 0.0142}, 64),
-        ({"cpu": 64, "gpu": 5}, {"cpu": 1, "gpu": 2}, 2),
-    ],
-)
-def test_how_many_trials_fit_side_by_side(total, per_trial, n):
-    assert n_concurrent(total, per_trial) == n
+ONE, TWO = Node(cpus=1), Node(cpus=1, gpus=1)
 
 
 @pytest.mark.parametrize(
-    ("per_trial", "words"),
+    ("nodes", "cpus", "gpus", "n"),
     [
-        ({"cpu": 3}, "asks for 3 CPUs and there are 2; lower --cpus-per-trial"),
-        ({"cpu": 0, "gpu": 0}, "needs some CPU or GPU"),
-        ({"cpu": 1, "gpu": 1.5}, "fraction of one, or whole ones"),
+        ([Node(cpus=8)], 3, 0, 2),
+        ([Node(cpus=64, gpus=1)], 1, 0.3333, 3),
+        ([Node(cpus=64, gpus=2)], 1, 0.4, 4),  # a fraction is of one GPU
+        ([Node(cpus=64, gpus=8)], 1, 0.0142, 64),
+        ([Node(cpus=64, gpus=5)], 1, 2, 2),
+        ([Node(cpus=3), Node(cpus=3)], 2, 0, 2),  # and not three: what is left over is on two nodes
+        ([ONE, Node(cpus=5), ONE], 2, 0, 2),
+        ([TWO, TWO], 1, 0.4, 2),  # two would fit on each GPU, and one beside each CPU
+        ([Node(cpus=8), Node(cpus=1, gpus=4)], 1, 1, 1),  # CPUs and GPUs of the same node
+        ([Node(cpus=8, gpus=2), Node(cpus=1, gpus=4)], 2, 2, 1),
     ],
 )
-def test_trials_that_never_fit(per_trial, words):
+def test_how_many_trials_fit_side_by_side(nodes, cpus, gpus, n):
+    assert n_concurrent(nodes, cpus=cpus, gpus=gpus) == n
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "words"),
+    [
+        ([Node(cpus=2, gpus=4)], 3, 0, "asks for 3 CPUs and there are 2; lower --cpus-per-trial"),
+        ([Node(cpus=2, gpus=4)], 0, 0, "needs some CPU or GPU"),
+        ([Node(cpus=2, gpus=4)], 1, 1.5, "fraction of one, or whole ones"),
+        (
+            [ONE, ONE],
+            2,
+            0,
+            "asks for 2 CPUs, and no node .*the largest of its 2 nodes has 1 CPU; lower --cpus",
+        ),
+        ([TWO, TWO], 1, 2, "1 CPU and 2 GPUs, and no node .* 2 nodes has 1 CPU and 1 GPU; .* or --gpus-per"),
+        ([Node(cpus=8), TWO], 2, 1, "2 CPUs and 1 GPU, and no node .* 2 nodes has 1 CPU and 1 GPU"),
+        ([Node(cpus=0)] * 3, 1, 0, "largest of its 3 nodes has 0 CPUs; .*--concurrent N to wait for nodes"),
+        ([], 1, 0, "it has no node"),
+    ],
+)
+def test_trials_that_never_fit(nodes, cpus, gpus, words):
     with pytest.raises(ConfigError, match=words):
-        n_concurrent({"cpu": 2, "gpu": 4}, per_trial)
+        n_concurrent(nodes, cpus=cpus, gpus=gpus)
+
+
+def test_nodes_may_join_an_open_cluster_and_what_makes_no_sense_is_refused_all_the_same():
+    assert n_concurrent([ONE, ONE], cpus=2, is_open=True) == 0
+    assert n_concurrent([], cpus=2, is_open=True) == 0
+    with pytest.raises(ConfigError, match="fraction of one, or whole ones"):
+        n_concurrent([], cpus=1, gpus=1.5, is_open=True)
 
 
 def span(jobs, *, cpus=64, cpus_per_trial=1, n_gpus=0, concurrent=64):

@@ -3,7 +3,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tuning.resources import scratch_folder
+import yaml
+
+from tuning.packing import Node
+from tuning.resources import nodes_to_come, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,3 +32,20 @@ def test_the_scratch_folder_of_a_killed_process_is_removed_by_the_next_one(tmp_p
         with scratch_folder() as second:  # that of a living one stays
             assert first.is_dir() and second.is_dir()
     assert not list(tmp_path.glob("bt-*"))
+
+
+def test_what_an_autoscaler_may_start_is_read_from_the_launchers_file(tmp_path):
+    assert nodes_to_come(0, tmp_path / "none.yaml") == []
+    kinds = {
+        "head": {"resources": {"CPU": 4}, "max_workers": 0},
+        "plain": {"resources": {"CPU": 8}, "max_workers": 2},
+        "unknown": {"resources": {}, "max_workers": 3},
+        "gpu": {"resources": {"CPU": 16, "GPU": 2}},
+    }
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump({"max_workers": 4, "available_node_types": kinds}, sort_keys=False))
+    plain, gpu = Node(cpus=8), Node(cpus=16, gpus=2)
+    assert nodes_to_come(0, file) == [plain, plain, gpu, gpu]  # four in all
+    assert nodes_to_come(3, file) == [gpu]
+    file.write_text(yaml.safe_dump({"max_workers": 0, "available_node_types": kinds}, sort_keys=False))
+    assert nodes_to_come(0, file) == []

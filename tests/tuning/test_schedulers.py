@@ -12,8 +12,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from birdnet_core.errors import ConfigError
 from search_spaces.study import SCHEDULERS
-from tuning.schedulers import StoppingScheduler, make_rule
+from tuning.schedulers import make_rule
 from tuning.searcher import PlannedSearcher
+from tuning.stopping import StoppingScheduler
 
 METRIC = "val/f1_macro"
 

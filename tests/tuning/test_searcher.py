@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
@@ -419,11 +420,35 @@ def test_a_journal_goes_on_after_a_kill_in_the_middle_of_a_line_and_of_the_lock(
     file = tmp_path / "optuna.jsonl"
     with open(file, "a") as journal:
         journal.write('{"op_code": 6, "tri')
-    (tmp_path / "optuna.jsonl.lock").symlink_to(file)
+    (tmp_path / "optuna.jsonl.lock").touch()
     start = time.monotonic()
     Driver(tmp_path, storage="journal", n_trials=4).run()
     assert time.monotonic() - start < 20  # Optuna waits for 30 s
     assert states(Driver(tmp_path, storage="journal", n_trials=4)) == ["COMPLETE"] * 4
+
+
+def test_a_journal_on_a_full_disk_keeps_whole_lines_and_goes_on_where_there_is_room(tmp_path):
+    driver = Driver(tmp_path, storage="journal", n_trials=2)
+    driver.end(driver.suggest(), "completed", [0.5])
+    file = tmp_path / "optuna.jsonl"
+    before = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))  # ten bytes of the line fit
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            driver.suggest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    driver.run()
+    assert states(Driver(tmp_path, storage="journal", n_trials=2)) == ["COMPLETE"] * 2
+
+
+@pytest.mark.parametrize("content", ["this is no journal\n" * 9, '{"event": "trial"}\n', "[1]\n"])
+def test_a_damaged_journal_is_named(tmp_path, content):
+    (tmp_path / "optuna.jsonl").write_text(content)
+    with pytest.raises(ConfigError, match=r"cannot read .*optuna.jsonl, which is no journal of Optuna's"):
+        open_storage("journal", RunFolder(tmp_path))
 
 
 def test_two_runs_in_one_database_do_not_meet(tmp_path):
@@ -438,7 +463,7 @@ def test_two_runs_in_one_database_do_not_meet(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("sqlit", r"unknown storage 'sqlit'; did you mean 'sqlite'\? \(known: sqlite, journal, env"),
+        ("sqlit", r"unknown storage 'sqlit'; did you mean 'sqlite'\? \(known: journal, sqlite, env"),
         ("nonsense://", r"cannot be read|cannot open"),
         ("nosuch://u@h/d", "cannot open the storage, nosuch database 'd' on h: Can't load plugin"),
         ("env", "BIRDTUNE_STORAGE, which is not set"),

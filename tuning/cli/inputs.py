@@ -75,9 +75,12 @@ def find_study(
     options: dict[str, Any],
     seeds: int | None = None,
     trials: int | None = None,
+    scheduler: str | None = None,
     source: str | None = None,
 ) -> Study:
-    """Return the study `name`; ConfigError for seeds of a search, or trials of an ablation."""
+    """Return the study `name`; ConfigError for seeds of a search, or trials or a scheduler of an ablation."""
+    from dataclasses import replace
+
     import optuna
 
     from search_spaces.study import Ablation, load_study
@@ -88,4 +91,10 @@ def find_study(
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
     if not isinstance(study, Ablation) and seeds is not None:
         raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
-    return study
+    if scheduler is None:
+        return study
+    if isinstance(study, Ablation):
+        raise ConfigError(
+            f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
+        )
+    return replace(study, scheduler=scheduler)

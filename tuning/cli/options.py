@@ -40,6 +40,13 @@ BaseOption = Annotated[
 ]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Trials of a search.")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What ends trials of a search early, else the study's: asha, hyperband, median or fifo.",
+        metavar="NAME",
+    ),
+]
 CpusOption = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
 ConcurrentOption = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
 BudgetHoursOption = Annotated[

@@ -18,6 +18,7 @@ from tuning.cli.options import (
     GpusOption,
     JsonOption,
     QuickOption,
+    SchedulerOption,
     SeedsOption,
     SetOption,
     StudyArgument,
@@ -48,6 +49,7 @@ def plan_command(
     cpus_per_trial: CpusOption = 1,
     gpus_per_trial: GpusOption = None,
     concurrent: ConcurrentOption = None,
+    scheduler: SchedulerOption = None,
     budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
     budget_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
@@ -60,7 +62,14 @@ def plan_command(
     from tuning.live import StageBars
     from tuning.planning import plan
 
-    asked = find_study(study, quick=quick, options=parse_options(options), seeds=seeds, trials=trials)
+    asked = find_study(
+        study,
+        quick=quick,
+        options=parse_options(options),
+        seeds=seeds,
+        trials=trials,
+        scheduler=scheduler,
+    )
     gpus = parse_gpus(gpus_per_trial)
     start_from = read_config(base) if base else TrainConfig()
     overrides = parse_settings(settings)
@@ -86,7 +95,8 @@ def plan_command(
     given = {
         "data": data, "out": out, "base": base, "seeds": seeds, "trials": trials,
         "cpus-per-trial": cpus_per_trial if cpus_per_trial > 1 else None, "gpus-per-trial": gpus_per_trial,
-        "concurrent": concurrent, "budget-hours": budget_hours, "budget-gpu-hours": budget_gpu_hours,
+        "concurrent": concurrent, "scheduler": scheduler, "budget-hours": budget_hours,
+        "budget-gpu-hours": budget_gpu_hours,
     }  # fmt: skip
     words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
     words += [word for item in settings or [] for word in ("--set", item)]
@@ -113,8 +123,9 @@ def _tell_plan(plan: Plan) -> None:
             p(f"               {note}")
     done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
     p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
-    if plan.kind == "search":
-        p(f"epochs         about {expected.epochs:,.0f} under ASHA, at most {worst.epochs:,.0f}")
+    if plan.scheduler != "fifo":
+        name = {"asha": "ASHA", "hyperband": "HyperBand", "median": "the median rule"}[plan.scheduler]
+        p(f"epochs         about {expected.epochs:,.0f} under {name}, at most {worst.epochs:,.0f}")
         p(f"wall time      about {clock(3600 * expected.hours)}, at most {clock(3600 * worst.hours)}")
     else:
         p(f"epochs         {worst.epochs:,.0f}, {plan.epochs_each} a trial")
@@ -139,23 +150,32 @@ def _tell_plan(plan: Plan) -> None:
         p(f"budget         {plan.cut.budget} ends it after about {n} trials")
     for note in plan.notes:
         p(f"note           {note}")
+    if not all(arm.is_measured for arm in plan.arms):
+        n_measured = sum(arm.is_measured for arm in plan.arms)
+        p(
+            f"measured       {n_measured} of {len(plan.arms)} arms, the largest and the quickest of each "
+            "network; the others count as large as the largest, and are between the two in time"
+        )
     columns = ["trials", "step", "epoch", "trial", "memory", *(["share", "a GPU"] if machine.gpus else [])]
     table = Table("arm", box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for arm in plan.arms:
-        probe, share = arm.probe, arm.share
+        probe = arm.probe
         if probe.gpu_peak_bytes is not None:
             needed: int | None = probe.gpu_peak_bytes + (probe.gpu_context_bytes or 0)
         else:
             needed = probe.rss_growth_bytes
         row = [
-            describe(arm.settings) or "every trial", str(arm.n_trials), f"{1000 * probe.step_s:.1f} ms",
+            describe(arm.settings) or "every trial", str(arm.n_trials),
+            f"{1000 * probe.step_s:.1f} ms" if arm.is_measured else "",
             f"{probe.epoch_s:.2f} s", clock(3600 * arm.trial_hours),
             "?" if needed is None else as_size(needed),
         ]  # fmt: skip
         if machine.gpus:
-            row += [f"{arm.gpus_per_trial:g}", f"{share.trials_per_gpu} trials" if share else ""]
+            n_sharing = int(1 / arm.gpus_per_trial + 1e-9) if arm.gpus_per_trial else 0
+            cap = f", {as_size(arm.memory_cap * min(machine.gpus))} each" if arm.memory_cap else ""
+            row += [f"{arm.gpus_per_trial:g}", f"{n_sharing} trials{cap}" if n_sharing else ""]
         table.add_row(*row)
     if plan.arms:
         p(table)

@@ -23,6 +23,7 @@ from tuning.cli.options import (
     JsonOption,
     QuickOption,
     RunArgument,
+    SchedulerOption,
     SeedsOption,
     SetOption,
     StudyArgument,
@@ -58,20 +59,14 @@ def sweep_command(
     sampler: Annotated[
         str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
     ] = "tpe",
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="What ends trials of a search early, else the study's: asha, hyperband, median or fifo.",
-            metavar="NAME",
-        ),
-    ] = None,
+    scheduler: SchedulerOption = None,
     storage: Annotated[
         str,
         typer.Option(
-            help="Of a search's Optuna study: sqlite, journal, a database's URL, or env, which "
+            help="Of a search's Optuna study: journal, sqlite, a database's URL, or env, which "
             "reads the URL from BIRDTUNE_STORAGE."
         ),
-    ] = "sqlite",
+    ] = "journal",
     budget_hours: BudgetHoursOption = None,
     budget_gpu_hours: BudgetGpuHoursOption = None,
     until: UntilOption = None,
@@ -309,7 +304,7 @@ def train_study(
             rerun_failed=rerun_failed,
             shorter=shorter,
             sampler=request.get("sampler", "tpe"),
-            storage=request.get("storage", "sqlite"),
+            storage=request.get("storage", "journal"),
             address=request.get("address"),
             request=kept,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
@@ -329,23 +324,15 @@ def _asked(request: dict[str, Any]) -> Study:
     """Return the study that `request` asks for: of a file, as it was when the run was started."""
     from dataclasses import replace
 
-    from search_spaces.study import Ablation
-
-    name, source = request["study"], request.get("source")
     study = find_study(
-        name,
+        request["study"],
         quick=request["quick"],
         options=request.get("options", {}),
         seeds=request["seeds"],
         trials=request["trials"],
-        source=source,
+        scheduler=request.get("scheduler"),
+        source=request.get("source"),
     )
-    if scheduler := request.get("scheduler"):
-        if isinstance(study, Ablation):
-            raise ConfigError(
-                f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
-            )
-        study = replace(study, scheduler=scheduler)
     return replace(study, name=request.get("name", study.name))
 
 
