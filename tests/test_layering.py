@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("birdnet_core", "search_spaces", "tuning", "reports")
-FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "config", "registry", "records")}
+FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "checks", "config", "plugins", "registry", "records")}
 
 # What each package may import of the others, and which libraries it must do without.
 MAY = {

@@ -169,7 +169,7 @@ class Journal(tune.Callback):
         if "record" in last:
             record = TrialRecord.from_dict(json.loads(last["record"]))
         else:
-            record = bare_record(trial.config["config"], "failed", error=None)
+            record = bare_record(trial.config, "failed", error=None)
         record.status = "killed" if isinstance(error, ray.exceptions.RayActorError) else "failed"
         record.error = _why(error)
         self._settle(record, trial.config)
@@ -215,7 +215,7 @@ class Journal(tune.Callback):
             self._drop_checkpoint(record.trial_id)
 
     def _checkpoint(self, trial_id: str) -> Path:
-        return self.run.checkpoints_path / trial_id
+        return self.run.checkpoint_path(trial_id)
 
     def _drop_checkpoint(self, trial_id: str) -> None:
         shutil.rmtree(self._checkpoint(trial_id), ignore_errors=True)

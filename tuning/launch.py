@@ -17,6 +17,7 @@ import pandas as pd
 from optuna.trial import Trial
 from ray import tune
 
+from birdnet_core import plugins
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
@@ -155,6 +156,7 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
+        _refuse_foreign_trials(journal, dataset)
         asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter)
         definition = asked.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
@@ -308,6 +310,7 @@ class _Asked:
             "dataset": str(folder),
             "journal": line,
             "timeout_s": self.resources.timeout_s,
+            "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
                 **self.checkpoints,
                 "shorter": self.shorter_id(config),
@@ -396,10 +399,10 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
     """Write what was asked, unless the folder holds something that contradicts it."""
     for name in run.study_names():
         there = run.read_study(name)
-        if there["data"]["data_id"] != definition["data"]["data_id"]:
+        known = there.get("data") or {}
+        if known.get("data_id") != definition["data"]["data_id"]:
             raise RunFolderError(
-                f"{str(run.path)!r} holds results on {there['data']['name']!r} "
-                f"(data {there['data']['data_id']}), "
+                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
                 f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
                 "give another --out"
             )
@@ -424,6 +427,18 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _refuse_foreign_trials(journal: Journal, dataset: Dataset) -> None:
+    """Raise RunFolderError where a record is of other recordings: it would be taken for one of the study."""
+    for name, record in {**journal.finished, **journal.failed}.items():
+        data_id = record.provenance.get("data_id")
+        if data_id not in (None, dataset.facts["data_id"]):
+            raise RunFolderError(
+                f"the record of trial {name!r} in {str(journal.run.path)!r} is of other recordings (data "
+                f"{data_id}) than this run (data {dataset.facts['data_id']}): it was copied there; move it "
+                "away, and the trial is trained"
+            )
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from birdnet_core import plugins, registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import without_main
 from birdnet_core.data.dataset import Dataset
@@ -97,9 +98,11 @@ def place(
 
 def measured_apart(config: TrainConfig, dataset: Path) -> Probe:
     """Return `probe` of a config in a process of its own, so that the driver holds no memory of the GPU."""
+    shipped = [plugin.to_dict() for plugin in plugins.loaded()]
     with without_main(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_probe, config.to_dict(), dataset).result()
+        return pool.submit(_probe, config.to_dict(), dataset, shipped).result()
 
 
-def _probe(config: dict[str, Any], dataset: Path) -> Probe:
+def _probe(config: dict[str, Any], dataset: Path, shipped: list[dict[str, Any]]) -> Probe:
+    registry.load_shipped(shipped)
     return probe(TrainConfig.from_dict(config), Dataset.open(dataset))

@@ -80,10 +80,11 @@ def ray_session(log: Path, address: str | None = None) -> Iterator[dict[str, flo
     and its temporary files are removed. What Ray has to say goes to the file `log`. A session of this process
     that runs already is used as it is. Raises ConfigError where no cluster answers at `address`.
     """
+    # Also where the caller has started Ray: Tune reads its own when it runs, and would else take Ctrl-C.
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     if ray.is_initialized():
         yield _totals()
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     logger = logging.getLogger("ray")
     handler = _LogFile(log)
     logger.handlers, terminal = [handler], logger.handlers
