@@ -36,9 +36,11 @@ def is_trial_id(name: Any) -> bool:
 
 def local_path(path: str | Path) -> Path:
     """Return `path`; RunFolderError for an address such as ``s3://bucket/run``, which no verb writes to."""
-    if _SCHEME.match(str(path)):
+    if address := _SCHEME.match(str(path)):
+        # A Path has one slash of the two.
+        shown = f"{address[0]}/{str(path)[address.end() :].lstrip('/')}"
         raise RunFolderError(
-            f"{str(path)!r} is an address, and birdtune reads and writes folders: give a path on this "
+            f"{shown!r} is an address, and birdtune reads and writes folders: give a path on this "
             "machine or on a file system that is mounted here, and copy the folder to the store afterwards"
         )
     return Path(path)

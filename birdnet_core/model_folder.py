@@ -34,6 +34,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
+from birdnet_core.checks import local_path
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ModelFolderError
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
@@ -143,6 +144,7 @@ def write_model(
     ModelFolderError for what `read_model` would refuse, and ConfigError where the config of the checkpoint
     behind `model.pretrained` cannot be read.
     """
+    folder = local_path(folder)
     pretrained = config.model.kwargs.get("pretrained")
     partial = folder.absolute().with_name(f".{folder.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

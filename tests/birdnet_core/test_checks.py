@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,14 +70,20 @@ def test_no_path_is_made_of_a_name_that_leads_out_of_the_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://bucket/run", "gs://b/r", "s3:/bucket/run", "file:///tmp/x", "hdfs://h/r"]
+    ("given", "shown"),
+    [
+        ("s3://bucket/run", "s3://bucket/run"),
+        (Path("gs://b/r"), "gs://b/r"),
+        ("s3:/bucket/run", "s3://bucket/run"),
+        ("file:///tmp/x", "file://tmp/x"),
+    ],
 )
-def test_an_address_is_refused_by_name(address, tmp_path, monkeypatch):
+def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        RunFolderError, match=rf"'{address}' is an address, and birdtune reads and writes folders"
+        RunFolderError, match=rf"'{shown}' is an address, and birdtune reads and writes folders"
     ):
-        RunFolder(address)
+        RunFolder(given)
     assert list(tmp_path.iterdir()) == []
     assert str(local_path("a:b/c")) == "a:b/c"  # a colon alone is a file's name
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from tuning.cli.inputs import prepared
-from tuning.cli.options import LOCAL, JsonOption, PluginOption, SetOption, parse_settings
+from tuning.cli.options import JsonOption, PluginOption, SetOption, local, parse_settings
 from tuning.cli.output import err_console, list_skipped, out_console, tell
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ def data_index(
     source: Annotated[
         Path,
         typer.Argument(
-            click_type=LOCAL,
+            callback=local,
             help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON).",
         ),
     ],
-    out: Annotated[Path, typer.Option(click_type=LOCAL, help="The manifest to write.")] = Path("clips.csv"),
+    out: Annotated[Path, typer.Option(callback=local, help="The manifest to write.")] = Path("clips.csv"),
     path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
     species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
     audio: Annotated[
         Path | None,
-        typer.Option(click_type=LOCAL, help="The folder of the audio, if it is not beside the metadata."),
+        typer.Option(callback=local, help="The folder of the audio, if it is not beside the metadata."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +111,7 @@ def data_describe(
     plot: Annotated[
         Path | None,
         typer.Option(
-            click_type=LOCAL,
+            callback=local,
             help="Also draw counts per species and example spectrograms: a folder, or the first of the "
             "files.",
         ),

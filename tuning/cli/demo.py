@@ -11,7 +11,7 @@ import typer
 
 from tuning.cli.data import data_describe, data_index
 from tuning.cli.final import evaluate_command
-from tuning.cli.options import LOCAL
+from tuning.cli.options import local
 from tuning.cli.output import out_console
 from tuning.cli.plans import plan_command
 from tuning.cli.predict import predict_command
@@ -23,7 +23,7 @@ N_NEW = 4
 
 def demo_command(
     out: Annotated[
-        Path, typer.Option(click_type=LOCAL, help="Where to put the run, the report and the model.")
+        Path, typer.Option(callback=local, help="Where to put the run, the report and the model.")
     ] = Path("demo"),
 ) -> None:
     """Synthetic birds -> sweep -> report -> best config -> model in use, in minutes on two CPU cores."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import LOCAL, DataOption, JsonOption, PluginOption
+from tuning.cli.options import DataOption, JsonOption, PluginOption, local
 from tuning.cli.output import err_console, tell
 
 
@@ -60,7 +60,7 @@ def train_and_tell(
 
 def evaluate_command(
     model: Annotated[
-        Path, typer.Argument(click_type=LOCAL, help="A model folder of `birdtune train`.", metavar="MODEL")
+        Path, typer.Argument(callback=local, help="A model folder of `birdtune train`.", metavar="MODEL")
     ],
     data: DataOption = "synthetic",
     baseline: Annotated[

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 from birdnet_core import plugins
@@ -15,14 +14,11 @@ from birdnet_core.checks import local_path
 from birdnet_core.errors import ConfigError
 
 
-class LocalPath(click.Path):
-    """A path on this machine; an address such as ``s3://bucket/run`` is refused by name."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Path:
-        return local_path(value)
-
-
-LOCAL = LocalPath(path_type=Path)
+def local(given: Any) -> Any:
+    """Return the path, or paths, of an option; one such as ``s3://bucket/run`` is refused by name."""
+    for path in given if isinstance(given, list) else [given] if given is not None else []:
+        local_path(path)
+    return given
 
 
 def _load_plugins(context: typer.Context, given: list[str] | None) -> list[str] | None:
@@ -55,7 +51,7 @@ StudyOption = Annotated[
     ),
 ]
 RunArgument = Annotated[
-    Path, typer.Argument(click_type=LOCAL, help="A run folder of `birdtune sweep`.", metavar="RUN")
+    Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.", metavar="RUN")
 ]
 BaseOption = Annotated[
     str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from tuning.cli.inputs import find_study, read_config, read_recordings
 from tuning.cli.options import (
-    LOCAL,
     BaseOption,
     ConcurrentOption,
     CpusOption,
@@ -25,6 +24,7 @@ from tuning.cli.options import (
     StudyArgument,
     StudyOption,
     TrialsOption,
+    local,
     parse_gpus,
     parse_options,
     parse_settings,
@@ -40,7 +40,7 @@ def plan_command(
     data: DataOption = "synthetic",
     out: Annotated[
         Path | None,
-        typer.Option(click_type=LOCAL, help="The sweep's run folder, only read; runs/STUDY if left out."),
+        typer.Option(callback=local, help="The sweep's run folder, only read; runs/STUDY if left out."),
     ] = None,
     base: BaseOption = None,
     settings: SetOption = None,

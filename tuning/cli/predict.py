@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from birdnet_core.errors import BirdtuneError, ConfigError, DataError
-from tuning.cli.options import LOCAL, JsonOption, PluginOption
+from tuning.cli.options import JsonOption, PluginOption, local
 from tuning.cli.output import err_console, list_skipped, tell
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from birdnet_core.inference import Ended
 
 ModelArgument = Annotated[
-    Path, typer.Argument(click_type=LOCAL, metavar="MODEL", help="A model folder of `birdtune train`.")
+    Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
 ]
 Write = Callable[["pd.DataFrame"], None]
 
@@ -37,9 +37,9 @@ def predict_command(
     model: ModelArgument,
     audio: Annotated[
         list[Path],
-        typer.Argument(click_type=LOCAL, metavar="AUDIO...", help="Files, or folders of recordings."),
+        typer.Argument(callback=local, metavar="AUDIO...", help="Files, or folders of recordings."),
     ],
-    out: Annotated[Path, typer.Option(click_type=LOCAL, help="The file to write.")],
+    out: Annotated[Path, typer.Option(callback=local, help="The file to write.")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -120,7 +120,7 @@ def predict_command(
 
 def export_command(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(click_type=LOCAL, help="The ONNX file to write.")] = Path("model.onnx"),
+    out: Annotated[Path, typer.Option(callback=local, help="The ONNX file to write.")] = Path("model.onnx"),
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:

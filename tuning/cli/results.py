@@ -11,7 +11,6 @@ import typer
 from birdnet_core.errors import BirdtuneError, ConfigError
 from tuning.cli.inputs import read_config, read_recordings
 from tuning.cli.options import (
-    LOCAL,
     BudgetGpuHoursOption,
     BudgetHoursOption,
     ConcurrentOption,
@@ -23,6 +22,7 @@ from tuning.cli.options import (
     RunArgument,
     SetOption,
     TrustOption,
+    local,
     parse_gpus,
     parse_settings,
 )
@@ -33,7 +33,7 @@ def report_command(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            click_type=LOCAL,
+            callback=local,
             metavar="[RUN...]",
             help="Run folders of `birdtune sweep`.",
         ),
@@ -42,7 +42,7 @@ def report_command(
         Path | None,
         typer.Option(
             "--import",
-            click_type=LOCAL,
+            callback=local,
             metavar="DIR",
             help="A folder with histories and test results of earlier work, as JSON.",
         ),
@@ -50,7 +50,7 @@ def report_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            click_type=LOCAL,
+            callback=local,
             help="The report's folder; RUN/report if left out, needed without a RUN.",
         ),
     ] = None,
@@ -90,7 +90,7 @@ def report_command(
 
 
 def best_command(
-    run: Annotated[Path, typer.Argument(click_type=LOCAL, help="A run folder of `birdtune sweep`.")],
+    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
     study: Annotated[
         str | None,
         typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
@@ -98,7 +98,7 @@ def best_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            click_type=LOCAL,
+            callback=local,
             help="The file to write; RUN/best.json if left out.",
         ),
     ] = None,
@@ -191,12 +191,12 @@ def train_command(
     config: Annotated[
         Path | None,
         typer.Argument(
-            click_type=LOCAL,
+            callback=local,
             help="best.json, a trial's record, or a config as JSON; defaults if left out.",
         ),
     ] = None,
     data: DataOption = "synthetic",
-    out: Annotated[Path, typer.Option(click_type=LOCAL, help="The model's folder.")] = Path("model"),
+    out: Annotated[Path, typer.Option(callback=local, help="The model's folder.")] = Path("model"),
     preset: Annotated[
         str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
     ] = None,

@@ -14,7 +14,6 @@ from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from tuning.cli.inputs import find_study, read_config, read_recordings
 from tuning.cli.options import (
-    LOCAL,
     AddressOption,
     BaseOption,
     BudgetGpuHoursOption,
@@ -35,6 +34,7 @@ from tuning.cli.options import (
     TrialsOption,
     TrustOption,
     UntilOption,
+    local,
     parse_gpus,
     parse_options,
     parse_settings,
@@ -51,7 +51,7 @@ def sweep_command(
     study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[
-        Path | None, typer.Option(click_type=LOCAL, help="The run folder; runs/STUDY if left out.")
+        Path | None, typer.Option(callback=local, help="The run folder; runs/STUDY if left out.")
     ] = None,
     base: BaseOption = None,
     settings: SetOption = None,
