@@ -162,9 +162,10 @@ def test_the_text_of_a_plugin_file_is_not_trusted_either(here, birds, tmp_path):
 
 def test_the_address_of_a_cluster_is_not_taken_from_a_run_folder(here, tmp_path):
     run = tmp_path / "run"
-    birdtune(
-        "sweep", "learning-rate", "--quick", "--trials", 1, "--data", birds, "--out", run, *SET, cwd=tmp_path
-    )
+    RunFolder(run).write_study(
+        {"name": "learning-rate", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
+         "seeds": [0], "n_trials": 1, "request": {**REQUEST, "study": "learning-rate"}}
+    )  # fmt: skip
     there = run / "studies" / "learning-rate.json"
     content = json.loads(there.read_text())
     content["request"]["address"] = "203.0.113.5:6379"
