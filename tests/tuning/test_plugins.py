@@ -163,7 +163,8 @@ def test_the_text_of_a_plugin_file_is_not_trusted_either(here, birds, tmp_path):
 def test_the_address_of_a_cluster_is_not_taken_from_a_run_folder(here, tmp_path):
     run = tmp_path / "run"
     RunFolder(run).write_study(
-        {"name": "learning-rate", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
+        {"name": "learning-rate", "kind": "search", "metric": "val/loss", "direction": "minimize",
+         "epochs": 1,
          "seeds": [0], "n_trials": 1, "request": {**REQUEST, "study": "learning-rate"}}
     )  # fmt: skip
     there = run / "studies" / "learning-rate.json"
@@ -221,7 +222,8 @@ def test_a_worker_with_other_files_of_a_plugin_does_not_train_with_them(tmp_path
 def test_a_request_that_was_altered_is_refused_by_name(here, tmp_path, change, message):
     run = tmp_path / "run"
     RunFolder(run).write_study(
-        {"name": "capacity", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
+        {"name": "capacity", "kind": "search", "metric": "val/loss", "direction": "minimize",
+         "epochs": 1,
          "seeds": [0], "n_trials": 1, "request": {**REQUEST, **change}}
     )  # fmt: skip
     (tmp_path / "evil.py").write_text("import os; os.abort()")
