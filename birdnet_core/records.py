@@ -343,7 +343,7 @@ class RunFolder:
         return self.checkpoints_path / self._file("checkpoints", trial_id).stem
 
     def study_names(self) -> list[str]:
-        return [path.stem for path in self._files("studies")]
+        return sorted(path.stem for path in self._files("studies"))
 
     def read_study(self, name: str) -> dict[str, Any]:
         """Return the content of a study's file; RunFolderError where it is none."""

@@ -34,19 +34,7 @@ class Zero:
 '''
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch):
-    """Forget what a test registers and imports."""
-    monkeypatch.setattr(plugins, "_loaded", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for each in (*registry.COMPONENTS, registry.studies):
-        each.names()
-        monkeypatch.setattr(each, "_entries", dict(each._entries))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith(("my_lab", "birdtune_file_")):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_names")
 
 
 @pytest.fixture

@@ -5,17 +5,18 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from birdnet_core import plugins
+from birdnet_core import plugins, registry
+from birdnet_core.errors import ConfigError
 from birdnet_core.records import RunFolder
 from tests.plugged import STUDY, write_lab, write_study
 from tests.settings import SMALL
+from tuning.cli.trust import checked_request, load_code
 from tuning.trainable import RUN_ID, TrainTrial
 
 SET = [word for k, v in {**SMALL, "training.epochs": 1}.items() for word in ("--set", f"{k}={json.dumps(v)}")]
@@ -60,13 +61,11 @@ def unfinished(run):
 
 
 @pytest.mark.ray
-def test_a_plugins_model_is_swept_resumed_trained_and_used(lab, birds, tmp_path):
+def test_a_plugins_model_is_swept_resumed_and_trained(here, lab, birds, tmp_path):
     run, model = tmp_path / "run", tmp_path / "model"
     plugin = ("--plugin", "my_lab.models")
     study = tmp_path / "which.yaml"
     study.write_text("question: Which?\nfactors: {model.name: [lab_linear, audio_cnn]}\nseeds: 1\n")
-    told = in_a_process("list", "models", "--json", *plugin, cwd=lab)
-    assert "A linear layer on the mean over frames." in told
     in_a_process("sweep", study, "--data", birds, "--out", run, *SET, *plugin, cwd=lab)
     records = RunFolder(run).records()
     assert {r.status for r in records.values()} == {"completed"}
@@ -75,24 +74,19 @@ def test_a_plugins_model_is_swept_resumed_trained_and_used(lab, birds, tmp_path)
     assert RunFolder(run).read_study("which")["provenance"]["plugins"] == facts
     assert [r.provenance["plugins"] for r in records.values()] == [facts, facts]
 
-    # From elsewhere, and without a name, the module is not found; no code of the run folder is tried.
+    # From elsewhere, and without a name, the module is not found; no folder that the run names is tried.
     unfinished(run)
-    told = in_a_process("resume", run, cwd=tmp_path, code=1)
+    code, _, told = here(f"resume {run}")
+    assert code == 1
     assert "the plugin 'my_lab.models' is not found" in told and "give --plugin my_lab.models" in told
     in_a_process("resume", run, *plugin, cwd=lab)
     assert len(RunFolder(run).records()) == 2
 
-    best = tmp_path / "best.json"
     (linear,) = (r for r in RunFolder(run).records().values() if r.config["model"]["name"] == "lab_linear")
-    shutil.copy(run / "trials" / f"{linear.trial_id}.json", best)
-    in_a_process("train", best, "--data", birds, "--seeds", "2", "--out", model, *plugin, cwd=lab)
-    audio = next(birds.parent.rglob("*.wav"))
-    told = in_a_process("predict", model, audio, "--out", tmp_path / "out.csv", cwd=tmp_path, code=1)
-    assert "its model 'lab_linear' comes with the plugin 'my_lab.models'" in told
-    in_a_process("predict", model, audio, "--out", tmp_path / "out.csv", *plugin, cwd=lab)
-    assert (tmp_path / "out.csv").read_text().startswith("file,")
-    told = in_a_process("evaluate", model, "--data", birds, *plugin, cwd=lab)
-    assert "ensemble" in told
+    record = run / "trials" / f"{linear.trial_id}.json"
+    in_a_process("train", record, "--data", birds, "--out", model, *plugin, cwd=lab)
+    code, _, told = here(f"predict {model} {birds.parent} --out {tmp_path / 'out.csv'}")
+    assert code == 1 and "its model 'lab_linear' comes with the plugin 'my_lab.models'" in told
 
 
 @pytest.mark.ray
@@ -136,28 +130,55 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     file.rename(copy)
     in_a_process("resume", run, "--study", copy, cwd=tmp_path)
     assert len(RunFolder(run).records()) == 2
-    in_a_process("extend", run, "--study", copy, "--seeds", "+1", cwd=tmp_path)
-    assert len(RunFolder(run).records()) == 4
-    unfinished(run)
-    in_a_process("resume", run, "--trust", cwd=tmp_path)
     in_a_process("best", run, "--study", copy, "--confirm-seeds", "2", cwd=tmp_path)
     assert {r.status for r in RunFolder(run / "confirm").records().values()} == {"completed"}
 
 
-@pytest.mark.ray
-def test_the_text_of_a_plugin_file_is_not_trusted_either(here, birds, tmp_path):
-    run, study, file = tmp_path / "run", tmp_path / "which.yaml", tmp_path / "halved.py"
-    file.write_text(STUDY)
-    study.write_text("question: Which?\nfactors: {loss.name: [half_entropy, focal]}\nseeds: 1\n")
-    in_a_process("sweep", study, "--data", birds, "--out", run, *SET, "--plugin", file, cwd=tmp_path)
-    unfinished(run)
-    code, _, told = here(f"resume {run}")
-    assert code == 1
-    assert "plugin 'halved.py' of" in told and "--plugin halved.py" in told
-    in_a_process("resume", run, "--plugin", file, cwd=tmp_path)
-    unfinished(run)
-    in_a_process("resume", run, "--trust", cwd=tmp_path)
-    assert {r.status for r in RunFolder(run).records().values()} == {"completed"}
+@pytest.fixture
+def of_a_plugin_file(own_names, tmp_path):
+    """A run folder whose request has the text of a plugin file, and that request."""
+    plugin = plugins.Plugin("/home/them/halved.py", "file", plugins.digest(STUDY), source=STUDY)
+    run = RunFolder(tmp_path / "run")
+    request = {**REQUEST, "study": "rates", "plugins": [plugin.to_dict()]}
+    run.write_study(
+        {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
+         "seeds": [0], "n_trials": 1, "request": request}
+    )  # fmt: skip
+    return run, checked_request(run, "rates")
+
+
+def test_the_text_of_a_plugin_file_is_not_trusted_either(of_a_plugin_file, tmp_path):
+    run, request = of_a_plugin_file
+    with pytest.raises(
+        ConfigError, match=r"plugin 'halved\.py' of .* is Python, .*\n.*--plugin halved\.py, which"
+    ):
+        load_code(run, "rates", request)
+    assert "half_entropy" not in registry.losses.names()
+    load_code(run, "rates", request, trust=True)
+    assert "half_entropy" in registry.losses.names()
+
+
+def test_a_plugin_file_that_the_user_gives_is_run_and_not_that_of_the_folder(of_a_plugin_file, tmp_path):
+    run, request = of_a_plugin_file
+    mine = tmp_path / "halved.py"
+    mine.write_text(STUDY)
+    plugins.load(str(mine))
+    load_code(run, "rates", request)
+    assert [p.name for p in plugins.loaded()] == [str(mine)]
+
+
+def test_a_module_that_has_changed_is_taken_only_if_the_user_names_it(own_names, lab, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(lab)
+    then = plugins.Plugin("my_lab.models", "module", "0" * 64)
+    run, request = RunFolder(tmp_path / "run"), {**REQUEST, "plugins": [then.to_dict()]}
+    with pytest.raises(
+        ConfigError, match=r"another one here.*was started with it: give --plugin my_lab\.models"
+    ):
+        load_code(run, "rates", request)
+    assert "my_lab.models" not in sys.modules
+    now = plugins.load("my_lab.models")
+    load_code(run, "rates", request)
+    assert plugins.loaded() == [now]
 
 
 def test_the_address_of_a_cluster_is_not_taken_from_a_run_folder(here, tmp_path):
