@@ -49,7 +49,7 @@ from birdnet_core.checks import (
 )
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
 Direction = Literal["maximize", "minimize"]

@@ -5,7 +5,7 @@ import pytest
 
 from birdnet_core.checks import is_name, is_trial_id, local_path
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder, TrialRecord
+from birdnet_core.records import SCHEMA, RunFolder, TrialRecord
 
 STUDY = {
     "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
@@ -92,18 +92,24 @@ def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
     ("content", "expected"),
     [
         ({}, "lacks 'name', 'kind', 'metric', 'direction', 'epochs', 'seeds'"),
-        ({**STUDY, "schema": 1, "name": "../../x"}, r"its name is '\.\./\.\./x', and the file's is 'rates'"),
-        ({**STUDY, "schema": 9}, "schema = 9; this version reads 1"),
-        (STUDY, "schema = None; this version reads 1"),
-        ({**STUDY, "schema": 1, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
         (
-            {**STUDY, "schema": 1, "epochs": "four"},
+            {**STUDY, "schema": SCHEMA, "name": "../../x"},
+            r"its name is '\.\./\.\./x', and the file's is 'rates'",
+        ),
+        ({**STUDY, "schema": 9}, "schema = 9; this version reads 2"),
+        (STUDY, "schema = None; this version reads 2"),
+        ({**STUDY, "schema": SCHEMA, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
+        (
+            {**STUDY, "schema": SCHEMA, "epochs": "four"},
             "epochs = 'four' is not accepted; it takes a whole number",
         ),
-        ({**STUDY, "schema": 1, "seeds": ["a"]}, r"seeds = \['a'\]"),
-        ({**STUDY, "schema": 1, "n_trials": None}, "lacks 'n_trials', which a study of kind 'search' has"),
+        ({**STUDY, "schema": SCHEMA, "seeds": ["a"]}, r"seeds = \['a'\]"),
         (
-            {**STUDY, "schema": 1, "kind": "ablation", "cells": [{}]},
+            {**STUDY, "schema": SCHEMA, "n_trials": None},
+            "lacks 'n_trials', which a study of kind 'search' has",
+        ),
+        (
+            {**STUDY, "schema": SCHEMA, "kind": "ablation", "cells": [{}]},
             "a cell: it lacks 'config_id', 'factors'",
         ),
     ],
@@ -122,7 +128,7 @@ def test_a_foreign_study_is_named_with_what_is_wrong(run, content, expected):
         ({"config": None}, "config = None is not accepted; it takes an object"),
         ({"seconds": "long"}, "seconds = 'long' is not accepted; it takes a number"),
         ({"metrics": {"val/loss": "low"}}, "'val/loss' = 'low' is not accepted; it takes a number"),
-        ({"schema": 0}, "schema = 0; this version reads 1"),
+        ({"schema": 0}, "schema = 0; this version reads 2"),
     ],
 )
 def test_a_foreign_record_is_named_with_what_is_wrong(run, change, expected):
