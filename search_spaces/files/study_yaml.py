@@ -182,6 +182,9 @@ def _design(file: YamlFile, asked: str | dict[str, Any]) -> Design | None:
         return DESIGNS[name](**options)
     except TypeError:  # named alone, without the options that have no default
         needed = [f.name for f in fields(DESIGNS[name]) if f.default is MISSING]  # type: ignore[arg-type]
+        there = file.values["design"]
+        if isinstance(there, dict) and set(needed) <= there[name].keys():
+            return None  # the schema has refused what stands there
         listed = ", ".join(f"{option}: ..." for option in needed)
         file.fault(("design",), f"design {name} needs {', '.join(needed)}: {{{name}: {{{listed}}}}}")
         return None
@@ -212,7 +215,9 @@ def _place(fault: str, study: Ablation) -> Place:
 
 
 def _range(file: YamlFile, place: Place, given: Mapping[str, Any]) -> Range | None:
-    """Return a range; of whole numbers where its setting takes nothing else."""
+    """Return a range, None where an end is no good; of whole numbers where its setting takes nothing else."""
+    if not {"low", "high"} <= given.keys():
+        return None  # the schema has refused what stands there
     try:
         return Range(**{"integer": is_whole_number(str(place[-1])), **given})
     except ConfigError as error:

@@ -11,6 +11,7 @@ STUDY = {
     "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
     "seeds": [0], "n_trials": 3,
 }  # fmt: skip
+NOW = {"schema": SCHEMA}
 TRIAL = {
     "event": "trial", "study": "rates", "trial_id": "ab-s0", "number": 0, "factors": {}, "reused": False,
     "time": 1.0,
@@ -93,23 +94,23 @@ def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
     [
         ({}, "lacks 'name', 'kind', 'metric', 'direction', 'epochs', 'seeds'"),
         (
-            {**STUDY, "schema": SCHEMA, "name": "../../x"},
+            {**STUDY, **NOW, "name": "../../x"},
             r"its name is '\.\./\.\./x', and the file's is 'rates'",
         ),
         ({**STUDY, "schema": 9}, "schema = 9; this version reads 2"),
         (STUDY, "schema = None; this version reads 2"),
-        ({**STUDY, "schema": SCHEMA, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
+        ({**STUDY, **NOW, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
         (
-            {**STUDY, "schema": SCHEMA, "epochs": "four"},
+            {**STUDY, **NOW, "epochs": "four"},
             "epochs = 'four' is not accepted; it takes a whole number",
         ),
-        ({**STUDY, "schema": SCHEMA, "seeds": ["a"]}, r"seeds = \['a'\]"),
+        ({**STUDY, **NOW, "seeds": ["a"]}, r"seeds = \['a'\]"),
         (
-            {**STUDY, "schema": SCHEMA, "n_trials": None},
+            {**STUDY, **NOW, "n_trials": None},
             "lacks 'n_trials', which a study of kind 'search' has",
         ),
         (
-            {**STUDY, "schema": SCHEMA, "kind": "ablation", "cells": [{}]},
+            {**STUDY, **NOW, "kind": "ablation", "cells": [{}]},
             "a cell: it lacks 'config_id', 'factors'",
         ),
     ],

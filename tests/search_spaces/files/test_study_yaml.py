@@ -359,7 +359,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.warmup_epochs: [0, 5.0]",
-            "3: an item of optim.warmup_epochs = 5.0 is not accepted; it takes a whole number; write 5",
+            "3: optim.warmup_epochs = 5.0 is not accepted; it takes a whole number; write 5",
         ),
         (f"{FACTORS}  optim.lr: [1, .nan]", "3: optim.lr = .nan is not accepted; it takes a number"),
         (
