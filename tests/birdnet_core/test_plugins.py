@@ -148,8 +148,7 @@ def test_what_another_process_has_loaded_is_loaded_once_and_its_study_stays_apar
     assert "half_entropy" in registry.losses.names()
 
 
-def test_workers_of_prepare_and_a_measuring_process_have_the_plugins(lab, birds, tmp_path, monkeypatch):
-    monkeypatch.setattr("birdnet_core.data.building.HASHES_A_COMMIT", 10)
+def test_workers_of_prepare_and_a_measuring_process_have_the_plugins(lab, birds, tmp_path):
     plugins.load("my_lab.features")
     load_study(str(write_study(tmp_path)))
     settings = {k: v for k, v in SMALL.items() if not k.startswith("features.")}
