@@ -19,6 +19,7 @@ from ray import tune
 
 from birdnet_core import plugins
 from birdnet_core.build import input_shape, rehearse
+from birdnet_core.checks import is_name
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare, validation_side
@@ -392,7 +393,10 @@ def _checkpoints(run: RunFolder) -> dict[str, str]:
     mark = run.checkpoints_path / RUN_ID
     if not mark.exists():
         write_text(mark, uuid.uuid4().hex)
-    return {"folder": str(run.checkpoints_path.absolute()), "run_id": mark.read_text(encoding="utf-8")}
+    run_id = mark.read_text(encoding="utf-8")
+    if not is_name(run_id):  # it names a folder of the workers
+        raise RunFolderError(f"{str(mark)!r} holds {run_id!r:.80}, which is no id of a run; remove that file")
+    return {"folder": str(run.checkpoints_path.absolute()), "run_id": run_id}
 
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from birdnet_core.errors import RunFolderError
 from birdnet_core.records import RunFolder, TrialRecord
 from tuning import cli
 from tuning.cli import data, studies
 from tuning.cli.options import local
+from tuning.launch import _checkpoints
 
 COMMANDS = [
     *cli.VERBS.values(), data.data_index, data.data_prepare, data.data_describe,
@@ -113,3 +115,10 @@ def test_stray_files_are_counted_and_left_out(birdtune, run):
     assert code == 0 and note in err
     code, _, err = birdtune(f"report {run.path}")
     assert code == 0 and note.removeprefix("note: ") in err
+
+
+def test_the_id_of_a_run_leads_no_worker_out_of_its_cache(run):
+    (run.checkpoints_path).mkdir()
+    (run.checkpoints_path / "run_id").write_text("../../elsewhere")
+    with pytest.raises(RunFolderError, match=r"holds '\.\./\.\./elsewhere', which is no id of a run"):
+        _checkpoints(run)
