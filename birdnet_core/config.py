@@ -405,8 +405,25 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, nested: Mapping[str, Any]) -> TrainConfig:
-        """Return the config that `to_dict` wrote; keys that are left out keep their defaults."""
+        """Return the config that `to_dict` wrote; keys that are left out keep their defaults.
+
+        An augmentation that is off changes nothing, and may be a plugin's that is not loaded here.
+        """
+        augment = nested.get("augment")
+        if isinstance(augment, Mapping):
+            known = registry.augmentations.names()
+            kept = {
+                name: options
+                for name, options in augment.items()
+                if name in known or not isinstance(options, Mapping) or options.get("p") != 0
+            }
+            nested = {**nested, "augment": kept}
         return cls().override(flatten(nested))
+
+    def components(self) -> list[tuple[registry.Registry, str]]:
+        """Return registry and name of all that a run is made of; of augmentations, those that are on."""
+        named = [(COMPONENTS[group], getattr(self, group).name) for group in COMPONENTS]
+        return named + [(registry.augmentations, c.name) for c in self.augment if c.kwargs["p"]]
 
     def flat(self) -> dict[str, Any]:
         """Return every setting under its dotted key."""

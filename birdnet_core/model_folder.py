@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -31,13 +32,17 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
+from birdnet_core.checks import local_path
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ModelFolderError
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
 from birdnet_core.records import write_json
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+
+SCHEMA = 2
 MODEL_FILE = "model.json"
 BACKBONE_FILE = "backbone.json"
 MOST_JSON_BYTES = 16 * 2**20
@@ -59,9 +64,11 @@ _KEYS: dict[str, type] = {
     "members": list,
     "n_params": int,
     "provenance": dict,
+    "plugins": list,
     "files": dict,
     "checksum": str,
 }
+_PLUGIN_KEYS = {"name": str, "kind": str, "version": str, "sha256": str, "registers": dict}
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
 
 
@@ -137,6 +144,7 @@ def write_model(
     ModelFolderError for what `read_model` would refuse, and ConfigError where the config of the checkpoint
     behind `model.pretrained` cannot be read.
     """
+    folder = local_path(folder)
     pretrained = config.model.kwargs.get("pretrained")
     partial = folder.absolute().with_name(f".{folder.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -165,6 +173,7 @@ def write_model(
             "members": listed,
             "n_params": count_parameters(network),
             "provenance": dict(provenance),
+            "plugins": _plugins_of(config),
             "files": {file.name: _described(file.read_bytes()) for file in sorted(partial.iterdir())},
         }
         # The checksum is of the values as they are read back.
@@ -195,6 +204,7 @@ def read_model(folder: str | Path) -> Model:
             "folder that `birdtune train --out` wrote"
         )
     content = _checked_content(where, _parsed(where, _bytes(where, MOST_JSON_BYTES)))
+    _check_plugins(where, content["plugins"])
     config = _config(where, content["config"])
     shape = _checked_numbers(where, content, config)
     members = _checked_members(where, content)
@@ -237,6 +247,41 @@ def read_model(folder: str | Path) -> Model:
         provenance=content["provenance"],
         checkpoint=checkpoint,
     )
+
+
+def _plugins_of(config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the plugins without which the config cannot be read, and what each of them registers of it."""
+    found: dict[str, dict[str, Any]] = {}
+    for registered, name in config.components():
+        plugin = plugins.owner(registered[name].make.__module__)
+        if plugin is not None:
+            facts = {**plugin.facts(), "version": plugin.version or "", "registers": {}}
+            found.setdefault(plugin.module, facts)["registers"].setdefault(registered.kind, []).append(name)
+    return list(found.values())
+
+
+def _check_plugins(where: Path, listed: list[Any]) -> None:
+    """Raise ModelFolderError for a plugin that is not loaded. None is loaded here: its code is the user's."""
+    registries = {registered.kind: registered for registered in registry.COMPONENTS}
+    for plugin in listed:
+        _check_keys(where, "a plugin", plugin, _PLUGIN_KEYS)
+        name, version = plugin["name"], plugin["version"]
+        what = f"{name!r:.120} ({f'version {version}, ' if version else ''}SHA-256 {plugin['sha256'][:12]})"
+        for kind, names in plugin["registers"].items():
+            known = registries[kind].names() if kind in registries else []
+            for each in names if isinstance(names, list) else ():
+                if each not in known:
+                    by = "FILE, your copy of it" if name.endswith(".py") else name
+                    raise ModelFolderError(
+                        f"{str(where)!r}: its {kind} {each!r:.80} comes with the plugin {what}, which is not "
+                        f"loaded; give --plugin {by:.120}, or in Python birdnet_core.plugins.load(...) before"
+                    )
+                owner = plugins.owner(registries[kind][each].make.__module__)
+                if owner is None or owner.sha256 != plugin["sha256"]:
+                    log.warning(
+                        "the %s %r of %s is not of the same files as when the model was trained: %s",
+                        kind, each, where, what,
+                    )  # fmt: skip
 
 
 def checksum(content: Mapping[str, Any]) -> str:

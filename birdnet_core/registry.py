@@ -2,7 +2,8 @@
 
 Every plug-in point is a `Registry`: a file in the package of that kind decorates one callable, and the
 callable's keyword-only parameters become the options of that name. Nothing is imported before a name is
-first looked up, so reading this module costs nothing and needs no torch.
+first looked up, so reading this module costs nothing and needs no torch. Names of a user's own come with
+`plugins`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import math
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,6 +91,10 @@ class Registry:
         self._complete()
         return sorted(self._entries)
 
+    def modules(self) -> set[str]:
+        """Return the modules that registered something, without importing any."""
+        return {entry.make.__module__ for entry in self._entries.values()}
+
     def __getitem__(self, name: str) -> Entry:
         """Return the entry of `name`; raises ConfigError that lists the known names."""
         self._complete()
@@ -97,7 +103,8 @@ class Registry:
         except KeyError:
             known = self.names()
             raise ConfigError(
-                f"unknown {self.kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
+                f"unknown {self.kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; "
+                "one of your own comes with --plugin)"
             ) from None
 
     def _complete(self) -> None:
@@ -107,6 +114,7 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         self._is_complete = True
+        plugins.load_installed()
 
     def _options(self, name: str, make: Callable[..., Any]) -> dict[str, Option]:
         hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
@@ -129,11 +137,24 @@ augmentations = Registry("augmentation", "birdnet_core.augment")
 studies = Registry("study", "search_spaces.studies")
 
 
+COMPONENTS = (models, losses, features, augmentations)
+"""Of what a config is made; `studies` are what varies configs."""
+
+
+def load_shipped(shipped: Iterable[Mapping[str, Any]]) -> None:
+    """Load the plugins of another process (`Plugin.to_dict`); ConfigError for one that cannot be loaded."""
+    for values in shipped:
+        plugin = plugins.Plugin(**values)
+        # The study in the file of a study may be called like a registered one, and nobody asks for it here.
+        with studies.apart() if plugin.kind == "study" else contextlib.nullcontext():
+            plugins.load_shipped(plugin)
+
+
 def checked_value(value: Any, annotation: Any, where: str) -> Any:
     """Return `value` as `annotation` has it, or raise ConfigError that names `where`.
 
-    An int is accepted for a float and a list for a tuple; nothing else is converted, so that 3.5 for an
-    int or "yes" for a bool is an error and not a guess. Nor is a number that JSON cannot hold: inf or nan.
+    An int is accepted for a float and a list for a tuple; nothing else is converted, so that 3.5 or 3.0 for
+    an int or "yes" for a bool is an error and not a guess. Nor is a number that JSON cannot hold: inf or nan.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} = {value!r} is not a finite number; it takes {describe_type(annotation)}")

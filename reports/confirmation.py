@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from birdnet_core.checks import check_fields
 from birdnet_core.errors import ConfigError
 from birdnet_core.records import read_json
 from reports.runs import Runs
@@ -126,4 +127,14 @@ def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
 def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Return the content of best.json of each run folder whose choice was confirmed on fresh seeds."""
     files = [Path(run) / FOLDER / CHOICE_FILE for run in runs]
-    return [read_json(file) for file in files if file.is_file()]
+    found = [(file, read_json(file)) for file in files if file.is_file()]
+    for file, choice in found:
+        check_fields(f"{str(file)!r} is no choice of birdtune", choice, _CHOICE, {})
+    return [choice for _, choice in found]
+
+
+_CHOICE: dict[str, tuple[type, ...]] = {
+    "config": (dict,), "config_id": (str,), "study": (str,), "metric": (str,), "direction": (str,),
+    "rule": (str,), "how_sure": (str,), "mean": (int, float), "n": (int,), "values": (list,),
+    "seeds": (list,), "factors": (dict,), "shortlist": (list,), "confirmed": (dict,), "run": (str,),
+}  # fmt: skip

@@ -6,7 +6,9 @@ table that averages the survivors without saying so is wrong.
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord
 
 RUNNING = "running"
+SET_ASIDE = "set aside"
+"""Of a trial that was trained on other recordings or another split than its study: no part of any mean."""
 FAILED = ("failed", "diverged", "killed")
 OTHER_TRAINING = "out of memory: other training"
 """What became of a trial that completed with smaller micro-batches than its config has, under batch norm."""
@@ -37,7 +41,8 @@ class Runs:
     """What one or more run folders hold.
 
     Args:
-        studies: the content of each `studies/*.json`, with `run`, the folder it was read from.
+        studies: the content of each `studies/*.json`, with `run`, the folder it was read from, and
+            `load_notes`, sentences on what of the folder is left out.
         trials: one row a (study, trial) with the record's fields; its metrics, all from the best epoch, in
             columns named like the metric. A trial that two studies share has two rows.
         epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
@@ -68,9 +73,10 @@ class Runs:
 def load(paths: Iterable[str | Path]) -> Runs:
     """Read run folders.
 
-    A trial without a record has the status ``running``, unless the journal says that it ended badly, and one
-    that completed and is no sample of its config (``not_comparable`` in its provenance) `OTHER_TRAINING`. A
-    study of the same name in two folders stays two studies.
+    A trial without a record has the status ``running``, unless the journal says that it ended badly; one of
+    other recordings or another split than its study is ``set aside``; and one that completed and is no sample
+    of its config (``not_comparable`` in its provenance) is `OTHER_TRAINING`. A study of the same name in two
+    folders stays two studies.
     """
     folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not folders:
@@ -84,6 +90,9 @@ def load(paths: Iterable[str | Path]) -> Runs:
         in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
         names = {study["name"] for study in in_folder}
         of_trials, of_epochs, spent[path] = _read_journal(folder, path, names)
+        for study in in_folder:
+            mine = [row for row in of_trials if row["study"] == study["name"]]
+            study["load_notes"] = [*folder.notes(), *_set_aside(study, mine)]
         studies += in_folder
         trials += of_trials
         epochs.append(of_epochs)
@@ -141,6 +150,40 @@ def _read_journal(
     # Epochs beyond the recorded ones are left from an earlier attempt that went further.
     recorded = frame["trial_id"].map({name: r.epochs for name, r in records.items() if r.epochs > 0})
     return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), spent
+
+
+def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Mark the trials that were trained on other data or another split, and return what to say of them.
+
+    The split follows from the recordings and the settings of the data, so trials that share these settings
+    share their split: the study's, where any has it, else the commonest.
+    """
+    data = study.get("data") or {}
+    foreign: dict[str, list[str]] = {"recordings": [], "split": []}
+    by_settings: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        given = row["provenance"].get("data_id")
+        if given is not None and data.get("data_id") not in (None, given):
+            row["status"] = SET_ASIDE
+            foreign["recordings"].append(row["trial_id"])
+        elif row["provenance"].get("split_id") is not None:
+            settings = json.dumps(row["config"].get("data", {}), sort_keys=True)
+            by_settings.setdefault(settings, []).append(row)
+    for alike in by_settings.values():
+        counts = Counter(row["provenance"]["split_id"] for row in alike)
+        own = data.get("split_id")
+        kept = own if own in counts else counts.most_common(1)[0][0]
+        for row in alike:
+            if row["provenance"]["split_id"] != kept:
+                row["status"] = SET_ASIDE
+                foreign["split"].append(row["trial_id"])
+    notes = []
+    for what, names in foreign.items():
+        if names:
+            other = "other recordings" if what == "recordings" else "another split"
+            n = f"{len(names)} trial{'s' * (len(names) > 1)}"
+            notes.append(f"{n} of {other} than the study, set aside: {', '.join(names)}")
+    return notes
 
 
 def _trial_row(

@@ -32,9 +32,10 @@ N_SHOWN = 10
 def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, Any]:
     """Return the content of best.json: the chosen config with its scores, the rule and the runner-up.
 
-    Without `study` the cells of all studies compete, if their metric, split and epochs are equal. `by` is one
-    of `RULES`. Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial
-    completed, and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
+    Without `study` the cells of all studies compete, if their kind, metric, split, epochs and number of seeds
+    are equal: the best of many single trials is luck beside a mean of three. `by` is one of `RULES`. Raises
+    RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed, and for
+    a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
     """
     check_rule(by)
     return choose_among(runs, comparable(runs, study), by)
@@ -63,6 +64,8 @@ def comparable(runs: Runs, study: str | None = None) -> list[dict[str, Any]]:
 
 
 _COMPARABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "kind": lambda s: s.get("kind"),
+    "number of seeds": lambda s: len(s["seeds"]),
     "metric": lambda s: s["metric"],
     "direction": lambda s: s["direction"],
     "epochs": lambda s: s["epochs"],
@@ -271,7 +274,7 @@ def candidates_of(
     if metric not in table:
         return table.iloc[:0]
     table = table[table[metric].notna()].assign(run=study["run"], study=study["name"])
-    complete = [set(study["seeds"]) <= set(seeds) for seeds in table["seeds"]]
+    complete = [set(study["seeds"]) <= set(by_seed(cell, metric)) for cell in table.to_dict("records")]
     if study.get("kind") == "search":
         complete = [True] * len(table)
     return table.assign(is_complete=pd.Series(complete, index=table.index, dtype=bool))
@@ -299,7 +302,8 @@ def _how_sure(
         return f"Nothing was compared: it is the only config with {only}.{marked}"
     if best["unequal_epochs"] or second["unequal_epochs"]:
         marked += " It and the runner-up were not trained for the same number of epochs."
-    if min(len(best["seeds"]), len(second["seeds"])) < 2:
+    # A completed trial may have no finite value, and then says nothing of the spread.
+    if min(len(by_seed(best, metric)), len(by_seed(second, metric))) < 2:
         return f"Not sure: with one seed chance and merit cannot be told apart. {biased}{marked}"
     low, high = f"{metric}:low", f"{metric}:high"
     if best[low] <= second[high] and second[low] <= best[high]:
@@ -309,7 +313,7 @@ def _how_sure(
 
 def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
     out = {"mean": cell[metric], "low": cell[f"{metric}:low"], "high": cell[f"{metric}:high"]}
-    return {key: _null(float(value)) for key, value in out.items()} | {"n": int(cell["n"])}
+    return {key: _null(float(value)) for key, value in out.items()} | {"n": len(by_seed(cell, metric))}
 
 
 def _null(value: float) -> float | None:

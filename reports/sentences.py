@@ -290,15 +290,16 @@ def budget(costs: dict[str, float | None]) -> str:
 
 
 def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:
-    """Return what makes scores of a study not hold, to be read before any of them."""
+    """Return what makes scores of a study not hold, or is left out of them, to be read before any of them."""
     out = [note for note in (study.get("data") or {}).get("notes", []) if note.startswith(LEAKAGE)]
+    notes = study.get("load_notes", [])
     leaky = cells["is_leaky"].astype(bool)
     if out and leaky.any() and not leaky.all():
         out.append(
             f"This concerns {', '.join(cells.loc[leaky, 'label'])}. The other cells are split, and scored, "
             "by recording, so that a difference to them is of leakage and of scoring clips one by one."
         )
-    return out
+    return [*out, *notes]
 
 
 def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) -> list[str]:

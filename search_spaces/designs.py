@@ -359,6 +359,10 @@ class LatinHypercube(Design):
         return [dict(zip(levels, point, strict=True)) for point in zip(*columns, strict=True)]
 
     def faults(self, levels: Levels) -> list[str]:
+        for name in ("n", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                return [f"{name} = {value!r} of a {self.kind} is not accepted; it takes a whole number"]
         faults = []
         if self.n < 2:
             faults.append(f"n = {self.n} of a {self.kind} is out of range; it takes 2 or more")

@@ -16,10 +16,12 @@ import optuna
 from optuna.trial import BaseTrial
 
 from birdnet_core import registry
+from birdnet_core.checks import A_NAME, is_name
 from birdnet_core.config import TrainConfig, component
 from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records import is_better, metric_direction, objective_direction
+from birdnet_core.registry import checked_value
 from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
 from search_spaces.factors import Factors, faults_of, levels_of
 
@@ -56,6 +58,8 @@ class Gate:
 
     def __post_init__(self) -> None:
         direction = metric_direction(self.metric)
+        for name in ("target", "stretch", "investigate"):
+            checked_value(getattr(self, name), float | None, f"gate on {self.metric}: {name}")
         given = (self.investigate, self.target, self.stretch)
         steps = [value for value in given if value is not None]
         if any(not is_better(high, low, direction) for low, high in pairwise(steps)):
@@ -105,6 +109,9 @@ class Ablation:
     quick_seeds: int = 2
     name: str = ""
     question: str = ""
+
+    def __post_init__(self) -> None:
+        _check_study(self.name, {"n_seeds": (self.n_seeds, 1), "quick_seeds": (self.quick_seeds, 1)})
 
     def levels(self) -> Levels:
         """Return the levels of each factor: its values, the names of its sets of settings, or its range."""
@@ -187,6 +194,15 @@ class Search:
     name: str = ""
     question: str = ""
 
+    def __post_init__(self) -> None:
+        counts = {
+            "n_trials": (self.n_trials, 1),
+            "quick_trials": (self.quick_trials, 1),
+            "grace_epochs": (self.grace_epochs, 1),
+            "reduction_factor": (self.reduction_factor, 2),
+        }
+        _check_study(self.name, counts)
+
     @property
     def objectives(self) -> tuple[str, ...]:
         """What the search weighs, `metric` first."""
@@ -194,6 +210,18 @@ class Search:
 
 
 Study = Ablation | Search
+
+
+def _check_study(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ConfigError for a name that cannot name files, and for counts that are not whole or too small.
+
+    A study may be without a name until it is registered.
+    """
+    if name != "" and not is_name(name):
+        raise ConfigError(f"a study cannot be named {name!r}: it names files; a name holds {A_NAME}")
+    for field_name, (value, least) in counts.items():
+        if checked_value(value, int, field_name) < least:
+            raise ConfigError(f"{field_name} = {value} is out of range; it takes {least} or more")
 
 
 def load_study(

@@ -1,9 +1,12 @@
 """Fixtures of more than one package: a cache of their own, small synthetic birds, and shared recordings."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from birdnet_core import plugins, registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
@@ -22,6 +25,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIRDTUNE_CACHE", str(cache))
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget afterwards what a test registers and imports of its own."""
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for each in (*registry.COMPONENTS, registry.studies):
+        each.names()
+        monkeypatch.setattr(each, "_entries", dict(each._entries))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("my_lab", "birdtune_file_")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("birdnet_core", "search_spaces", "tuning", "reports")
-FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "config", "registry", "records")}
+FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "checks", "config", "plugins", "registry", "records")}
 
 # What each package may import of the others, and which libraries it must do without.
 MAY = {
     "birdnet_core": set(),
     "search_spaces": FOUNDATION | {"birdnet_core.presets"},
     "tuning": {"search_spaces", "birdnet_core"},
-    "reports": {f"birdnet_core.{m}" for m in ("errors", "intervals", "records", "registry")},
+    "reports": {f"birdnet_core.{m}" for m in ("errors", "checks", "intervals", "records", "registry")},
 }
 NEVER = {
     "birdnet_core": {"ray", "optuna", "matplotlib", "scipy", "typer", "rich", "jinja2"},

@@ -161,7 +161,7 @@ class Dispatcher(Searcher):
             except Exception as error:  # a trial's boundary: its settings may not fit the recordings
                 self._waiting.remove(handed)
                 why = f"its data cannot be made: {type(error).__name__}: {error}"
-                record = bare_record(handed.payload["config"], "failed", error=why)
+                record = bare_record(handed.payload, "failed", error=why)
                 self.journal.settle_unfit(record, handed.payload["journal"])
                 self._tell_source(handed)
                 continue
@@ -229,7 +229,7 @@ class Dispatcher(Searcher):
         record = (
             TrialRecord.from_dict(json.loads(handed.record))
             if handed.record
-            else bare_record(payload["config"], "failed", error=None)
+            else bare_record(payload, "failed", error=None)
         )
         journal.enter(ray_id, payload)  # its process may have died before the trial started
         at_fault = fault.at_fault if fault else "node" if isinstance(error, RayActorError) else "chance"

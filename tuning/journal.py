@@ -323,7 +323,7 @@ class Journal(tune.Callback):
                 self._drop_checkpoint(name)
 
     def _checkpoint(self, trial_id: str) -> Path:
-        return self.run.checkpoints_path / trial_id
+        return self.run.checkpoint_path(trial_id)
 
     def _checkpoint_bytes(self, trial_id: str) -> int:
         file = self._checkpoint(trial_id) / "session.pt"

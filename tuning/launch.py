@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,9 @@ import pandas as pd
 from optuna.trial import Trial
 from ray import tune
 
+from birdnet_core import plugins
 from birdnet_core.build import input_shape, rehearse
+from birdnet_core.checks import is_name
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset, prepare, validation_side
@@ -179,6 +181,7 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
+        _refuse_foreign_trials(journal, dataset)
         asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
         definition = asked.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
@@ -335,6 +338,7 @@ class _Asked:
             "config": config.to_dict(),
             "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
             "timeout_s": self.resources.timeout_s,
+            "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
                 **self.checkpoints,
                 "shorter": self.shorter_id(config),
@@ -427,14 +431,14 @@ class _Asked:
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
     """Return the record of a trial whose choices make no config: it is known by its study and number."""
-    name = f"unfit-{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}"
+    name = f"unfit-{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}-s{base.seed}"
     if isinstance(error, ConfigError):
         why, trace = str(error), None
     else:
         why = f"the space of study {study!r} raised {type(error).__name__}: {error}"
         trace = traceback.format_exc()
-    record = bare_record(base.to_dict(), "failed", error=why, traceback=trace)
-    return replace(record, config_id=name, trial_id=f"{name}-s{base.seed}")
+    payload = {"config": base.to_dict(), "journal": {"trial_id": name}}
+    return bare_record(payload, "failed", error=why, traceback=trace)
 
 
 def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
@@ -461,17 +465,20 @@ def _checkpoints(run: RunFolder) -> dict[str, str]:
     mark = run.checkpoints_path / RUN_ID
     if not mark.exists():
         write_text(mark, uuid.uuid4().hex)
-    return {"folder": str(run.checkpoints_path.absolute()), "run_id": mark.read_text(encoding="utf-8")}
+    run_id = mark.read_text(encoding="utf-8")
+    if not is_name(run_id):  # it names a folder of the workers
+        raise RunFolderError(f"{str(mark)!r} holds {run_id!r:.80}, which is no id of a run; remove that file")
+    return {"folder": str(run.checkpoints_path.absolute()), "run_id": run_id}
 
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
     """Write what was asked, unless the folder holds something that contradicts it."""
     for name in run.study_names():
         there = run.read_study(name)
-        if there["data"]["data_id"] != definition["data"]["data_id"]:
+        known = there.get("data") or {}
+        if known.get("data_id") != definition["data"]["data_id"]:
             raise RunFolderError(
-                f"{str(run.path)!r} holds results on {there['data']['name']!r} "
-                f"(data {there['data']['data_id']}), "
+                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
                 f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
                 "give another --out"
             )
@@ -501,6 +508,18 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def _refuse_foreign_trials(journal: Journal, dataset: Dataset) -> None:
+    """Raise RunFolderError where a record is of other recordings: it would be taken for one of the study."""
+    for name, record in journal.settled.items():
+        data_id = record.provenance.get("data_id")
+        if data_id not in (None, dataset.facts["data_id"]):
+            raise RunFolderError(
+                f"the record of trial {name!r} in {str(journal.run.path)!r} is of other recordings (data "
+                f"{data_id}) than this run (data {dataset.facts['data_id']}): it was copied there; move it "
+                "away, and the trial is trained"
+            )
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

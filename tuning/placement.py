@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from birdnet_core import plugins, registry
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import without_main
@@ -213,9 +214,11 @@ def described(settings: Mapping[str, Any]) -> str:
 
 def measured_apart(config: TrainConfig, dataset: Path) -> Probe:
     """Return `probe` of a config in a process of its own, so that the driver holds no memory of the GPU."""
+    shipped = [plugin.to_dict() for plugin in plugins.loaded()]
     with without_main(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_probe, config.to_dict(), dataset).result()
+        return pool.submit(_probe, config.to_dict(), dataset, shipped).result()
 
 
-def _probe(config: dict[str, Any], dataset: Path) -> Probe:
+def _probe(config: dict[str, Any], dataset: Path, shipped: list[dict[str, Any]]) -> Probe:
+    registry.load_shipped(shipped)
     return probe(TrainConfig.from_dict(config), Dataset.open(dataset))

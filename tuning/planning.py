@@ -434,11 +434,11 @@ def _n_sampled(folder: RunFolder, study: str) -> int:
 
 def _refuse_other_data(folder: RunFolder, dataset: Dataset) -> None:
     for name in folder.study_names():
-        there = folder.read_study(name)["data"]
-        if there["data_id"] != dataset.facts["data_id"]:
+        there = folder.read_study(name).get("data") or {}
+        if there.get("data_id") != dataset.facts["data_id"]:
             raise RunFolderError(
-                f"{str(folder.path)!r} holds results on {there['name']!r} (data {there['data_id']}), and "
-                f"this is other data ({dataset.facts['data_id']}); give another --out"
+                f"{str(folder.path)!r} holds results on {there.get('name')!r} (data {there.get('data_id')}), "
+                f"and this is other data ({dataset.facts['data_id']}); give another --out"
             )
 
 

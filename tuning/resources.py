@@ -92,7 +92,7 @@ def ray_session(log: Path, address: str | None = None) -> Iterator[list[Node]]:
     and its temporary files are removed. What Ray has to say goes to the file `log`. A session of this process
     that runs already is used as it is. Raises ConfigError where no cluster answers at `address`.
     """
-    # Before all else: Tune reads some of them when it starts, also in a session that somebody else began.
+    # Also where the caller has started Ray: Tune reads its own when it runs, and would else take Ctrl-C.
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     if ray.is_initialized():
         yield live_nodes()

@@ -376,12 +376,14 @@ class OptunaSearcher:
         return None
 
     def _next(self) -> Trial:
-        self._n_counted += 1
         if self._left_running:
             # The choices stand in the storage, and suggest_* returns them instead of drawing.
-            return Trial(self.study, self._left_running.popleft()._trial_id)
-        self._n_enqueued -= self._n_enqueued > 0  # Optuna hands these out first
-        return self.study.ask()
+            trial = Trial(self.study, self._left_running.popleft()._trial_id)
+        else:
+            trial = self.study.ask()
+            self._n_enqueued -= self._n_enqueued > 0  # Optuna hands these out first
+        self._n_counted += 1
+        return trial
 
     def report(self, key: str, result: dict[str, Any]) -> None:
         """Give Optuna the value of an epoch, once."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder, is_better, read_json
+from birdnet_core.records import RunFolder, is_better, is_held, read_json
 from tuning.live import clock, describe
 
 Event = dict[str, Any]
@@ -88,13 +88,17 @@ class StudyStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How a run stands; hours are those of finished epochs, weighted by what each trial was given."""
+    """How a run stands; hours are those of finished epochs, weighted by what each trial was given.
+
+    `notes` are of the folder itself (`RunFolder.notes`).
+    """
 
     run: str
     driver: Driver | None
     studies: list[StudyStatus]
     gpu_hours: float
     cpu_hours: float
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -122,7 +126,10 @@ class _Told:
 
 
 def run_status(run: RunFolder) -> RunStatus:
-    """Return how `run` stands. Raises RunFolderError for a study file or a journal that cannot be read."""
+    """Return how `run` stands.
+
+    Raises RunFolderError for a study file or a journal that cannot be read, and for a journal that is lost.
+    """
     # Before the journal: a driver that ends in between has then written all that it had to say.
     driver = _driver(run)
     studies = [run.read_study(name) for name in run.study_names()]
@@ -135,6 +142,7 @@ def run_status(run: RunFolder) -> RunStatus:
         studies=[_study_status(study, told, is_dead) for study in studies],
         gpu_hours=told.gpu_s / 3600,
         cpu_hours=told.cpu_s / 3600,
+        notes=run.notes(),
     )
 
 
@@ -147,23 +155,29 @@ def _driver(run: RunFolder) -> Driver | None:
         holder = read_json(path)
     except RunFolderError:
         holder = {}  # a driver that has only just started has not written its name yet
-    known = {key: holder.get(key) for key in ("pid", "host", "started", "command")}
-    if holder and holder["host"] != platform.node():
-        return Driver(is_alive=None, **known)  # not every network file system passes locks on
-    if holder and not _exists(holder["pid"]):
-        return Driver(is_alive=False, **known)
+    pid, *texts = (holder.get(key) for key in ("pid", "host", "started", "command"))
+    pid = pid if type(pid) is int else None
+    host, started, command = (text if isinstance(text, str) else None for text in texts)
+
+    def driver(is_alive: bool | None) -> Driver:
+        return Driver(is_alive=is_alive, pid=pid, host=host, started=started, command=command)
+
+    if holder and host != platform.node():
+        return driver(None)  # not every network file system passes locks on
+    if pid is not None and not _exists(pid):
+        return driver(False)
     with open(path, encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Driver(is_alive=True, **known)
-    return Driver(is_alive=False, **known)
+        except OSError as error:
+            return driver(True if is_held(error) else None)  # this file system has no locks
+    return driver(False)
 
 
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # another user's
         return True
@@ -285,6 +299,7 @@ def as_text(status: RunStatus) -> Group:
             lines.append(Text(f"{study.n_epochs:,} epochs, {study.epoch_s:.1f} s/epoch{left}"))
         if study.running:
             lines.append(_running_table(study))
+    lines += [Text(f"note: {note}", style="yellow") for note in status.notes]
     lines += [Text(), Text(f"{status.gpu_hours:.2f} GPU-hours and {status.cpu_hours:.2f} CPU-hours used")]
     return Group(*lines)
 

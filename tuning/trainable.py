@@ -19,10 +19,11 @@ import ray
 import torch
 from ray import tune
 
+from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
-from birdnet_core.errors import BirdtuneError, TrialDiverged
+from birdnet_core.errors import BirdtuneError, ConfigError, TrialDiverged
 from birdnet_core.memory import give_back_memory, is_out_of_memory
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
@@ -53,10 +54,10 @@ class TrainTrial(tune.Trainable):
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
     GPUs), ``avoid`` (the nodes that it must not run on), ``memory_cap`` (the share of the GPU's memory that
     it may take), ``checkpoints`` (the run's folder of checkpoints, its id, the trial of a shorter budget that
-    this one may go on from, and whether completed trials keep theirs), ``timeout_s``. A step returns the
-    epoch's metrics, the ``node`` it was trained on, and under ``record`` the trial's record as it stands, as
-    one JSON string so that Ray does not take it apart; the last also ``predicted``, the classes predicted of
-    validation, as JSON.
+    this one may go on from, and whether completed trials keep theirs), ``timeout_s``, ``plugins`` (what the
+    driver has loaded). A step returns the epoch's metrics, the ``node`` it was trained on, and under
+    ``record`` the trial's record as it stands, as one JSON string so that Ray does not take it apart; the
+    last also ``predicted``, the classes predicted of validation, as JSON.
 
     The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
     continues from there: it first reports the epochs that were trained already, marked ``replayed``.
@@ -142,6 +143,7 @@ class TrainTrial(tune.Trainable):
         try:
             if self.session is None:
                 self._raise_if_it_hung()
+                self._load_plugins()
                 dataset = self._dataset()
                 with self._watched():
                     self.session = self._open(dataset)
@@ -186,6 +188,16 @@ class TrainTrial(tune.Trainable):
         self.may_go_on = True
         record = json.dumps(self._record("failed", why, trace).to_dict())
         return TrialFault(why, at_fault, _node(), platform.node(), record)
+
+    def _load_plugins(self) -> None:
+        """Load what registers the names of the trial's config; NodeUnfit where this machine lacks it."""
+        try:
+            registry.load_shipped(self.payload["plugins"])
+        except ConfigError as error:
+            raise NodeUnfit(
+                f"{platform.node()} cannot train with the driver's plugins: {error}; install the plugin on "
+                "every node, or share its folder"
+            ) from error
 
     def _dataset(self) -> Dataset:
         """Return the trial's dataset: the driver's, or, where that is not seen, made here from the audio.
@@ -308,7 +320,7 @@ class TrainTrial(tune.Trainable):
         if self.session:
             record = self.session.record(status, error=error, traceback=trace)
         else:
-            record = bare_record(self.payload["config"], status, error=error, traceback=trace)
+            record = bare_record(self.payload, status, error=error, traceback=trace)
         actor = {"host": record.provenance["host"], "nth_trial": self.n_trials, "gpu_memory": self.gpu_memory}
         record.provenance["actor"] = actor
         return record
@@ -358,16 +370,16 @@ def _gpu_room() -> int:
 
 
 def bare_record(
-    config: dict[str, Any], status: Status, *, error: str | None, traceback: str | None = None
+    payload: dict[str, Any], status: Status, *, error: str | None, traceback: str | None = None
 ) -> TrialRecord:
-    """Return the record of a trial that never got as far as a session."""
-    parsed = TrainConfig.from_dict(config)
+    """Return the record of a trial that never got as far as a session; it may name what is not here."""
+    trial_id: str = payload["journal"]["trial_id"]
     return TrialRecord(
-        trial_id=parsed.trial_id,
-        config_id=parsed.config_id,
-        seed=parsed.seed,
+        trial_id=trial_id,
+        config_id=trial_id.rpartition("-s")[0],
+        seed=payload["config"]["seed"],
         status=status,
-        config=config,
+        config=payload["config"],
         error=error,
         traceback=traceback,
         provenance=dict(provenance()),

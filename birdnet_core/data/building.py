@@ -19,6 +19,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, TypeVar
 
+from birdnet_core import plugins, registry
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -94,8 +96,9 @@ class Workers:
     def _submit(self, function: Callable[[T], R], tasks: list[T]) -> Future[list[R]]:
         with without_main():
             if self._pool is None:
+                shipped = [plugin.to_dict() for plugin in plugins.loaded()]
                 self._pool = ProcessPoolExecutor(
-                    self.n, mp_context=_fork_server(), initializer=_worker_started
+                    self.n, mp_context=_fork_server(), initializer=_worker_started, initargs=(shipped,)
                 )
             return self._pool.submit(_map_chunk, function, tasks)
 
@@ -129,11 +132,12 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _worker_started() -> None:
+def _worker_started(shipped: list[dict[str, Any]]) -> None:
     import torch
 
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    registry.load_shipped(shipped)
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
+from birdnet_core.checks import NAME
 from birdnet_core.config import COMPONENTS, TrainConfig
 from birdnet_core.records import COSTS, METRICS
 from birdnet_core.registry import augmentations
@@ -38,7 +39,6 @@ DESIGNS: dict[str, type[Design]] = {
 }
 """The designs by their names in a study file; their options there are the fields of the class."""
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 OWN_NAME = r"^(?!seed$)[^.]+$"
 SIZES = ("seeds", "factors", "trials", "space")
 """What stands under `quick` beside settings."""

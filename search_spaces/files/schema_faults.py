@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, TypeChecker, ValidationError
+from jsonschema.validators import extend
 
 from birdnet_core.errors import did_you_mean
 from search_spaces.files.schema import Schema, setting_types, study_schema
 from search_spaces.files.yaml_file import Place, shown
 
 
+def _is_whole(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: TypeChecker, value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# For JSON Schema 3.0 is an integer and .nan a number; for what takes them here they are not.
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_whole, "number": _is_number}
+    ),
+)
+
+
 def refusals(values: dict[str, Any]) -> list[tuple[Place, str]]:
     """Return what the schema refuses: where, and what was given and would be accepted."""
     is_both = {"factors", "space"} <= set(values)
     found = []
-    for error in Draft202012Validator(study_schema()).iter_errors(values):
+    for error in _Validator(study_schema()).iter_errors(values):
         # Which keys are too many is known only when one of the two is gone.
         if not (is_both and "dependentSchemas" in error.absolute_schema_path):
             found += _told(error)
@@ -137,6 +156,9 @@ def _options(schema: Schema) -> list[str]:
 
 def _hint(given: Any, schema: Schema) -> str:
     """Return what newcomers trip over."""
+    if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
+        takes = {name for each in (schema, *schema.get("anyOf", ())) for name in _types(each)}
+        return f"; write {int(given)}" if "integer" in takes else ""
     if not isinstance(given, str):
         return ""
     inner = [schema, *schema.get("anyOf", ())]

@@ -1,6 +1,7 @@
 """A user's own study: one YAML file, or one Python file that registers one function.
 
-Both give the same `Study` as a built-in one. Whatever is wrong with a file is a ConfigError with its line.
+A Python file may register models, losses, features and augmentations beside it. Both give the same `Study` as
+a built-in one. Whatever is wrong with a file is a ConfigError with its line.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from birdnet_core import plugins
 from birdnet_core.config import component
 from birdnet_core.errors import ConfigError
-from birdnet_core.registry import Entry, studies
+from birdnet_core.registry import COMPONENTS, Entry, studies
 from search_spaces.files.study_yaml import parse_study
 from search_spaces.space import SAMPLES, sample
 from search_spaces.study import Ablation, Search, Study
@@ -54,14 +55,11 @@ def study_from_file(name: str, options: Mapping[str, Any], source: str | None = 
 
 
 def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
-    # In sys.modules while it runs, where dataclasses and type hints look for it; sys.path is left alone.
-    module = types.ModuleType(f"birdtune_study_{Path(name).stem}")
-    module.__file__ = name
-    sys.modules[module.__name__] = module
+    plugin = plugins.Plugin(name, "study", plugins.digest(text), source=text)
     try:
         with studies.apart() as registered:
             with _told_with_line(name, 1):
-                exec(compile(text, name, "exec"), module.__dict__)
+                plugins.execute(plugin)
             entry = _the_only(registered, name)
             chosen = component(studies, entry.name, options)
         code = getattr(inspect.unwrap(entry.make), "__code__", None)
@@ -79,9 +77,15 @@ def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
             )
         with _told_with_line(name, line):
             _try(study)
+        with _told_with_line(name, line):
+            study = replace(study, name=entry.name, question=entry.summary)
     finally:
-        del sys.modules[module.__name__]
-    return replace(study, name=entry.name, question=entry.summary)
+        # What registered a model or a loss goes on: to the processes that train, too.
+        if any(plugin.module in registry.modules() for registry in COMPONENTS):
+            plugins.keep(plugin)
+        else:
+            del sys.modules[plugin.module]
+    return study
 
 
 def _the_only(registered: dict[str, Entry], name: str) -> Entry:

@@ -14,11 +14,12 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from birdnet_core.checks import A_NAME, is_name
 from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
 from search_spaces.designs import Design, Range
 from search_spaces.factors import faults_of
-from search_spaces.files.schema import DESIGNS, NAME, SIZES, is_whole_number
+from search_spaces.files.schema import DESIGNS, SIZES, is_whole_number
 from search_spaces.files.schema_faults import refusals
 from search_spaces.files.yaml_file import Place, YamlFile, read_yaml, shown
 from search_spaces.space import (
@@ -93,10 +94,14 @@ def _with_absolute_folders(values: dict[str, Any], around: Path) -> dict[str, An
 
 def _build(file: YamlFile, values: dict[str, Any], path: Path) -> Study | None:
     """Return the study of the values that are good, None where they make none; notes faults."""
-    if "name" not in file.values and not re.search(NAME, path.stem):
+    if "name" not in file.values and not is_name(path.stem):
         file.fault(
             (), f"the file's name {path.stem!r} cannot name a study; give it a `name` of letters and digits"
         )
+    elif "name" in values and not is_name(values["name"]):  # what the schema's pattern cannot say
+        file.fault(("name",), f"name = {shown(values['name'])} is not accepted; a name holds {A_NAME}")
+    if not is_name(values.get("name", path.stem)):
+        values = {**values, "name": "unnamed"}
     base = dict(values.get("base", {}))
     if "epochs" in values:
         if "training.epochs" in base:
@@ -177,6 +182,9 @@ def _design(file: YamlFile, asked: str | dict[str, Any]) -> Design | None:
         return DESIGNS[name](**options)
     except TypeError:  # named alone, without the options that have no default
         needed = [f.name for f in fields(DESIGNS[name]) if f.default is MISSING]  # type: ignore[arg-type]
+        there = file.values["design"]
+        if isinstance(there, dict) and set(needed) <= there[name].keys():
+            return None  # the schema has refused what stands there
         listed = ", ".join(f"{option}: ..." for option in needed)
         file.fault(("design",), f"design {name} needs {', '.join(needed)}: {{{name}: {{{listed}}}}}")
         return None
@@ -207,7 +215,9 @@ def _place(fault: str, study: Ablation) -> Place:
 
 
 def _range(file: YamlFile, place: Place, given: Mapping[str, Any]) -> Range | None:
-    """Return a range; of whole numbers where its setting takes nothing else."""
+    """Return a range, None where an end is no good; of whole numbers where its setting takes nothing else."""
+    if not {"low", "high"} <= given.keys():
+        return None  # the schema has refused what stands there
     try:
         return Range(**{"integer": is_whole_number(str(place[-1])), **given})
     except ConfigError as error:

@@ -349,7 +349,7 @@ HOSTILE = {
         lambda f: altered(f, lambda c: c["mean"].__setitem__(0, 0.2), is_sealed=False),
         "model.json' was altered",
     ),
-    "later schema": (with_value("schema", value=2), "schema = 2 is unknown; this version reads 1"),
+    "later schema": (with_value("schema", value=3), "schema = 3 is unknown; this version reads 2"),
     "no schema": (lambda f: altered(f, lambda c: c.pop("schema")), "schema = None"),
     "no species": (lambda f: altered(f, lambda c: c.pop("species")), "lacks 'species'"),
     "an extra key": (with_value("hook", value="os.system"), "unknown 'hook'"),

@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+import os
 
 import pytest
 
@@ -53,13 +55,17 @@ def test_fields_of_a_later_version_are_left_out():
     assert TrialRecord.from_dict({**record().to_dict(), "mood": "good"}) == record()
 
 
+def epoch(n, trial_id="ab-s0"):
+    return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": {"val/loss": 0.5}, "epoch_s": 1.5}
+
+
 def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_event_stands_alone(tmp_path):
     run = RunFolder(tmp_path)
-    run.append({"event": "epoch", "epoch": 1})
+    run.append(epoch(1))
     with open(run.journal_path, "a") as journal:
         journal.write('{"event": "epo')
     assert [e["epoch"] for e in run.events()] == [1]
-    run.append({"event": "epoch", "epoch": 2})
+    run.append(epoch(2))
     assert [e["epoch"] for e in run.events()] == [1, 2]
 
 
@@ -138,3 +144,22 @@ def test_the_time_since_the_last_event_counts_while_a_driver_runs():
     )
     assert (resumed.hours, resumed.hours_until(37_800.0)) == (1, 1.5)
     assert resumed.hours_until(35_000.0) == 1  # a clock that was set back
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EAGAIN, "is being written by another driver"),
+        (errno.EACCES, "is being written by another driver"),
+        (errno.ENOSYS, "cannot lock .*this file system has none"),
+        (errno.ENOLCK, "cannot lock .*No locks available"),
+        (errno.EOPNOTSUPP, "cannot lock .*this file system has none"),
+    ],
+)
+def test_a_file_system_without_locks_is_not_another_driver(tmp_path, monkeypatch, code, expected):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("birdnet_core.records.fcntl.flock", flock)
+    with pytest.raises(RunFolderError, match=expected), RunFolder(tmp_path).driven():
+        pass

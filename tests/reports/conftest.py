@@ -55,7 +55,7 @@ def write_run() -> MakeRun:
             "created": "2026-01-02T03:04:05Z",
         } | changes  # fmt: skip
         if study["kind"] == "search":
-            study |= {"cells": None, "baseline": None}
+            study |= {"cells": None, "baseline": None, "n_trials": study["n_trials"] or len(cells)}
         run.write_study(study)
         number = 0
         for factors, endings in cells:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records import write_json
 from reports import choose, load, write_report
 from reports.confirmation import Round, confirmed, racing_rounds, shortlist, survivors
@@ -117,3 +117,10 @@ def test_the_report_of_the_run_shows_what_was_confirmed(searched, raced, tmp_pat
         assert "lr=0.0003 (chosen)" in text
     rows = (out / "tables" / "confirmed-capacity.csv").read_text().splitlines()
     assert rows[1].startswith("lr=0.0003 (chosen),0.3200,") and len(rows) == 5
+
+
+def test_a_foreign_choice_in_the_folder_of_the_race_is_named(searched, tmp_path):
+    (searched / "confirm").mkdir()
+    (searched / "confirm" / "best.json").write_text('{"config": {}}')
+    with pytest.raises(RunFolderError, match=r"best\.json' is no choice of birdtune: it lacks 'config_id'"):
+        write_report([searched], tmp_path / "out")

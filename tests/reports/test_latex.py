@@ -48,7 +48,7 @@ def tables(write_run, tmp_path_factory):
     unit = {"low": 0.0, "high": 1.0}
     space = {"optim.lr": unit, "model.dropout": unit}
     runs = [
-        write_run(path / "corners", corners, name="evil_&_%", factors=factors, gates=gates),
+        write_run(path / "corners", corners, name="evil_1", factors=factors, gates=gates),
         write_run(path / "rates", rates, name="rates", kind="search", space=space),
     ]
     write_report(runs, path / "out")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import reports
+import reports.aggregate
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records import RunFolder
 from reports import load
@@ -100,3 +102,56 @@ def test_missing_folder_is_named(tmp_path):
 def test_no_folder_at_all_is_an_error():
     with pytest.raises(RunFolderError, match="no run folder given"):
         load([])
+
+
+def altered(path, trial_id, **facts):
+    """Let a record say that it is of other data or another split."""
+    file = path / "trials" / f"{trial_id}.json"
+    content = json.loads(file.read_text())
+    content["provenance"] = {**content["provenance"], **facts}
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def of_one_split(make_run):
+    """A run of four trials, all on data d1 and split s1."""
+    made = {"provenance": {"data_id": "d1", "split_id": "s1"}, "status": "completed"}
+    cells = [
+        (factors, {seed: {**made, "metrics": {"val/f1_macro": value}} for seed, value in enumerate(values)})
+        for factors, values in ((CE, (0.3, 0.4)), (FOCAL, (0.1, 0.2)))
+    ]
+    return make_run(cells, data={"name": "clips", "data_id": "d1", "split_id": "s1", "notes": []})
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"), [({"data_id": "d9"}, "other recordings"), ({"split_id": "s9"}, "another split")]
+)
+def test_a_trial_of_other_data_or_split_is_set_aside_by_name(of_one_split, facts, words):
+    trial_id = load([of_one_split]).trials["trial_id"].iloc[0]
+    altered(of_one_split, trial_id, **facts)
+    runs = load([of_one_split])
+    assert list(runs.trials["status"]) == ["set aside", "completed", "completed", "completed"]
+    assert runs.studies[0]["load_notes"] == [f"1 trial of {words} than the study, set aside: {trial_id}"]
+    (mean, _) = reports.aggregate.cells(runs.trials, runs.studies[0])["val/f1_macro"]
+    assert mean == 0.4  # of the other seed alone
+    page = reports.write_report([of_one_split], of_one_split.parent / "out")
+    assert runs.studies[0]["load_notes"][0] in page["studies"][0]["warnings"]
+
+
+def test_an_ablation_over_the_split_has_two_and_sets_nothing_aside(make_run):
+    cells = [
+        (
+            {"data.split": split},
+            {
+                0: {
+                    "status": "completed",
+                    "metrics": {"val/f1_macro": 0.5},
+                    "config": {"data": {"split": split}},
+                    "provenance": {"data_id": "d1", "split_id": split_id},
+                }
+            },
+        )
+        for split, split_id in (("grouped", "s1"), ("random-windows", "s2"))
+    ]
+    path = make_run(cells, data={"name": "clips", "data_id": "d1", "split_id": "s1", "notes": []})
+    assert list(load([path]).trials["status"]) == ["completed"] * 2

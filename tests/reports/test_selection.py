@@ -180,3 +180,34 @@ def test_studies_that_cannot_be_compared_do_not_compete(make_run, change):
     with pytest.raises(RunFolderError, match="capacity.*loss.*name one study"):
         choose(runs)
     assert choose(runs, "loss")["factors"] == FOCAL
+
+
+def test_a_cell_with_one_finite_value_is_never_sure(make_run):
+    half = {"status": "completed", "metrics": {"val/f1_macro": float("nan")}}
+    best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: half, 1: half})])]))
+    assert best["how_sure"].startswith("Nothing was compared")
+    best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: half})], folder="both")]))
+    assert best["how_sure"].startswith("Not sure: with one seed")
+    assert best["n"] == 1
+
+
+def test_a_cell_with_a_value_that_is_not_finite_does_not_beat_a_complete_one(make_run):
+    half = {"status": "completed", "metrics": {"val/f1_macro": float("nan")}}
+    best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: 0.2})])]))
+    assert best["factors"] == FOCAL
+
+
+def test_single_trials_of_a_search_do_not_compete_with_repeated_cells(make_run):
+    ablation = make_run([(CE, {0: 0.3, 1: 0.3, 2: 0.3}), (FOCAL, {0: 0.2, 1: 0.2, 2: 0.2})])
+    search = make_run([({"optim.lr": 0.1}, {0: 0.9})], folder="search", kind="search", name="rates")
+    with pytest.raises(RunFolderError, match=r"differ in their kind \(capacity: ablation, rates: search\)"):
+        choose(load([ablation, search]))
+    assert choose(load([ablation, search]), "capacity")["factors"] == CE
+    assert choose(load([ablation, search]), "rates")["factors"] == {"optim.lr": 0.1}
+
+
+def test_cells_of_one_seed_do_not_compete_with_cells_of_three(make_run):
+    many = make_run([(CE, {0: 0.3, 1: 0.3, 2: 0.3})])
+    one = make_run([(FOCAL, {0: 0.9})], folder="one", name="other")
+    with pytest.raises(RunFolderError, match=r"differ in their number of seeds \(capacity: 3, other: 1\)"):
+        choose(load([many, one]))

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -423,3 +424,36 @@ def test_trials_that_are_not_validated_cannot_be_compared():
     for study in (load_study("capacity"), load_study("learning-rate")):
         with pytest.raises(ConfigError, match="decides by val/f1_macro.*nothing to validate on"):
             check(study, base_config(study, TrainConfig()), learns_all)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "a b", "a\0", ".x", "x" * 101])
+def test_a_study_whose_name_cannot_name_files_is_refused_where_it_is_defined(name):
+    factors = {"optim.lr": (1e-3, 1e-4)}
+    for make in (
+        lambda: Ablation(factors=factors, name=name),
+        lambda: Search(space=lambda trial: {}, name=name),
+        lambda: replace(Ablation(factors=factors), name=name),
+    ):
+        with pytest.raises(ConfigError, match=r"a study cannot be named .*; a name holds letters, digits"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Ablation, {"n_seeds": 3.0}, "n_seeds = 3.0 is not accepted; it takes int"),
+        (Ablation, {"quick_seeds": True}, "quick_seeds = True is not accepted; it takes int"),
+        (Ablation, {"n_seeds": 0}, "n_seeds = 0 is out of range; it takes 1 or more"),
+        (Search, {"n_trials": 1e2}, "n_trials = 100.0 is not accepted; it takes int"),
+        (Search, {"grace_epochs": math.nan}, "grace_epochs = nan is not accepted; it takes int"),
+        (Search, {"reduction_factor": 1}, "reduction_factor = 1 is out of range; it takes 2 or more"),
+    ],
+)
+def test_counts_of_a_study_are_whole_numbers(kind, given, message):
+    with pytest.raises(ConfigError, match=message):
+        kind(**{"factors": {}} if kind is Ablation else {"space": lambda trial: {}}, **given)
+
+
+def test_a_gate_takes_finite_numbers():
+    with pytest.raises(ConfigError, match="target = nan is not accepted; it takes float"):
+        Gate(metric="val/f1_macro", target=math.nan)

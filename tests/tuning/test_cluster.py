@@ -81,3 +81,14 @@ def test_a_node_that_does_not_see_the_cache_makes_the_dataset_and_tells_the_driv
     assert {r.epochs for r in records.values()} == {EPOCHS}
     # The node kept its checkpoints to itself: here is nothing but the mark that it did not see.
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["run_id"]
+
+
+def test_the_example_of_rays_cluster_launcher_starts_its_workers():
+    launcher = yaml.safe_load((EXAMPLES / "ray-cluster.yaml").read_text())
+    (head,) = [line for line in launcher["head_start_ray_commands"] if "--head" in line]
+    # The autoscaler on the head starts the workers; `ray up` writes this file there for it.
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+    starts = [head, *(line for line in launcher["worker_start_ray_commands"] if " start " in line)]
+    caches = {word for line in starts for word in line.split() if word.startswith("BIRDTUNE_CACHE=")}
+    assert len(caches) == 1
+    assert f"export {caches.pop()}" in (EXAMPLES / "README.md").read_text()

@@ -19,6 +19,10 @@ from tuning.searcher import open_study
 ROOT = Path(__file__).parents[2]
 
 
+RATES = {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
+         "seeds": [0], "n_trials": 3}  # fmt: skip
+
+
 def space(trial):
     return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2)}
 
@@ -26,7 +30,7 @@ def space(trial):
 def searched(path, storage="journal"):
     """Return a run folder whose search has a finished and a running trial, and its study."""
     run = RunFolder(path)
-    run.write_study({"name": "rates", "kind": "search"})
+    run.write_study(RATES)
     study = open_study(run, Search(name="rates", space=space), seed=0, n_trials=3, storage=storage)
     for _ in range(2):
         trial = study.ask()
@@ -62,14 +66,14 @@ def test_a_driver_in_the_middle_of_a_transaction_is_not_disturbed_and_not_half_c
 
 def test_a_run_without_searches_is_refused(tmp_path):
     run = RunFolder(tmp_path)
-    run.write_study({"name": "losses", "kind": "ablation"})
+    run.write_study({**RATES, "name": "losses", "kind": "ablation", "cells": []})
     with pytest.raises(RunFolderError, match="holds no searches, only ablations: losses"):
         copy_storage(run, tmp_path)
 
 
 def test_searches_kept_elsewhere_are_named(tmp_path):
     run = RunFolder(tmp_path)
-    run.write_study({"name": "rates", "kind": "search"})
+    run.write_study(RATES)
     with pytest.raises(RunFolderError, match="searches rates, and no Optuna storage.*database's URL"):
         copy_storage(run, tmp_path)
 

@@ -28,7 +28,8 @@ class Sweep:
 
     def __init__(self, run, n=3, restarts=3, nodes=("a", "b"), prepare=lambda payload: True):
         self.run = RunFolder(run)
-        self.run.write_study({"name": "s", "metric": "val/f1_macro"})
+        study = {"kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 1}
+        self.run.write_study({"name": "s", "question": "?", "seeds": [0], "cells": [], **study})
         self.seen = []
         self.journal = Journal(self.run, self.seen.append, Halt())
         self.nodes = [node(name) for name in nodes]

@@ -158,7 +158,10 @@ def test_seeds_begin_where_the_user_sets_them(planned, tmp_path):
 
 
 def test_a_run_folder_on_other_data_is_refused(planned, tmp_path):
-    RunFolder(tmp_path / "run").write_study({"name": "x", "data": {"name": "owls", "data_id": "other"}})
+    RunFolder(tmp_path / "run").write_study(
+        {"name": "x", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
+         "seeds": [0], "n_trials": 3, "data": {"name": "owls", "data_id": "other"}}
+    )  # fmt: skip
     with pytest.raises(RunFolderError, match=r"'owls' \(data other\).*another --out"):
         planned(LOSSES)
 

@@ -35,6 +35,7 @@ def payload(small_config, small_dataset, tmp_path):
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
+        "plugins": [],
         "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
     }
 

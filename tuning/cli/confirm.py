@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdnet_core.errors import RunFolderError
 from tuning.cli.output import err_console, in_words
-from tuning.cli.sweeps import request_of, train_study
+from tuning.cli.sweeps import asked_study, request_of, train_study
 
 if TYPE_CHECKING:
     from reports import Runs
 
 
-def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, n: int) -> dict[str, Any]:
+def confirm(
+    run: Path,
+    runs: Runs,
+    study: str | None,
+    by: str,
+    *,
+    n_seeds: int,
+    n: int,
+    files: Sequence[str] = (),
+    trust: bool = False,
+) -> dict[str, Any]:
     """Train the `n` best configs of `run` with fresh seeds, and return the content of best.json.
 
     Into the run folder RUN/confirm, a study a round; what it holds is not trained again. The report of RUN
@@ -40,10 +51,17 @@ def confirm(run: Path, runs: Runs, study: str | None, by: str, *, n_seeds: int, 
     studies = comparable(runs, study)
     candidates = shortlist(runs, studies, n)
     rounds = racing_rounds(len(candidates), n_seeds)
+    name = candidates[0]["study"]
+    # The study itself is not run again; but its file may have registered what its configs name.
+    made_with = next(s for s in studies if s["name"] == name).get("provenance") or {}
+    with_study = any(each["kind"] == "study" for each in made_with.get("plugins", ()))
+    asked = request_of(run, name, files=files, trust=trust, with_study=with_study)
+    if with_study:
+        asked_study(asked)
     settings = {each["config_id"]: TrainConfig.from_dict(each["config"]).difference() for each in candidates}
     names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
     request = {
-        **request_of(run, candidates[0]["study"]),
+        **asked,
         "base": None, "settings": {"seed": FIRST_FRESH_SEED}, "trials": None, "budget": {},
         "keep_checkpoints": 0, "tensorboard": False,
     }  # fmt: skip

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from tuning.cli.inputs import prepared
-from tuning.cli.options import JsonOption, SetOption, parse_settings
+from tuning.cli.options import JsonOption, PluginOption, SetOption, local, parse_settings
 from tuning.cli.output import err_console, list_skipped, out_console, tell
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ def data_index(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON)."
+            callback=local,
+            help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The manifest to write.")] = Path("clips.csv"),
+    out: Annotated[Path, typer.Option(callback=local, help="The manifest to write.")] = Path("clips.csv"),
     path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
     species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
     audio: Annotated[
-        Path | None, typer.Option(help="The folder of the audio, if it is not beside the metadata.")
+        Path | None,
+        typer.Option(callback=local, help="The folder of the audio, if it is not beside the metadata."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +74,7 @@ def data_prepare(
     source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
     settings: SetOption = None,
     workers: Annotated[int | None, typer.Option(help="Processes; all CPUs if left out.")] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Decode recordings and compute features, once; bad files are listed and left out."""
@@ -108,9 +111,12 @@ def data_describe(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Also draw counts per species and example spectrograms: a folder, or the first of the files."
+            callback=local,
+            help="Also draw counts per species and example spectrograms: a folder, or the first of the "
+            "files.",
         ),
     ] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print counts, imbalance, durations, and the split with the proof of what stands on two sides or not."""

@@ -11,6 +11,7 @@ import typer
 
 from tuning.cli.data import data_describe, data_index
 from tuning.cli.final import evaluate_command
+from tuning.cli.options import local
 from tuning.cli.output import out_console
 from tuning.cli.plans import plan_command
 from tuning.cli.predict import predict_command
@@ -21,7 +22,9 @@ N_NEW = 4
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Where to put the run, the report and the model.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(callback=local, help="Where to put the run, the report and the model.")
+    ] = Path("demo"),
 ) -> None:
     """Synthetic birds -> sweep -> report -> best config -> model in use, in minutes on two CPU cores."""
     from birdnet_core.data.building import default_cache

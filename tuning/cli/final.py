@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import DataOption, JsonOption
+from tuning.cli.options import DataOption, JsonOption, PluginOption, local
 from tuning.cli.output import err_console, tell
 
 
@@ -59,12 +59,15 @@ def train_and_tell(
 
 
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="A model folder of `birdtune train`.", metavar="MODEL")],
+    model: Annotated[
+        Path, typer.Argument(callback=local, help="A model folder of `birdtune train`.", metavar="MODEL")
+    ],
     data: DataOption = "synthetic",
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also score logistic regression on the same split.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Open the test side: what the model is worth on recordings that nothing was chosen by.

@@ -49,7 +49,10 @@ def read_config(source: str) -> TrainConfig:
             f"a trial's record, a config as JSON, or a preset ({', '.join(PRESETS)})"
         )
     content = read_json(Path(source))
-    return TrainConfig.from_dict(content.get("config", {k: v for k, v in content.items() if k != "schema"}))
+    config = content.get("config", {k: v for k, v in content.items() if k != "schema"})
+    if not isinstance(config, dict):
+        raise ConfigError(f"{source!r} holds no config: 'config' is {config!r:.80}; it takes an object")
+    return TrainConfig.from_dict(config)
 
 
 def prepared(

@@ -9,7 +9,23 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from birdnet_core import plugins
+from birdnet_core.checks import local_path
 from birdnet_core.errors import ConfigError
+
+
+def local(given: Any) -> Any:
+    """Return the path, or paths, of an option; one such as ``s3://bucket/run`` is refused by name."""
+    for path in given if isinstance(given, list) else [given] if given is not None else []:
+        local_path(path)
+    return given
+
+
+def _load_plugins(context: typer.Context, given: list[str] | None) -> list[str] | None:
+    for name in () if context.resilient_parsing else given or ():
+        plugins.load(name)
+    return given
+
 
 StudyArgument = Annotated[
     str,
@@ -34,7 +50,9 @@ StudyOption = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.", metavar="RUN")]
+RunArgument = Annotated[
+    Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.", metavar="RUN")
+]
 BaseOption = Annotated[
     str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
 ]
@@ -67,6 +85,29 @@ GpusOption = Annotated[
 AddressOption = Annotated[
     str | None,
     typer.Option(help="A Ray cluster; auto is the one that this machine is in.", metavar="HOST:PORT|auto"),
+]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="A module, such as my_lab.models, or a .py file that registers models, losses, features, "
+        "augmentations or studies of your own; repeatable.",
+        metavar="MODULE|FILE",
+        is_eager=True,  # what it registers may be named by every other option
+        callback=_load_plugins,
+    ),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the Python that the run folder holds: a study's, a plugin's.")
+]
+OwnStudiesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--study",
+        help="Your copy of a Python file whose study the run trains, so that no --trust is needed; "
+        "repeatable.",
+        metavar="FILE",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]

@@ -17,6 +17,7 @@ from tuning.cli.options import (
     DataOption,
     GpusOption,
     JsonOption,
+    PluginOption,
     QuickOption,
     SchedulerOption,
     SeedsOption,
@@ -24,6 +25,7 @@ from tuning.cli.options import (
     StudyArgument,
     StudyOption,
     TrialsOption,
+    local,
     parse_gpus,
     parse_options,
     parse_settings,
@@ -38,7 +40,8 @@ def plan_command(
     study: StudyArgument,
     data: DataOption = "synthetic",
     out: Annotated[
-        Path | None, typer.Option(help="The sweep's run folder, only read; runs/STUDY if left out.")
+        Path | None,
+        typer.Option(callback=local, help="The sweep's run folder, only read; runs/STUDY if left out."),
     ] = None,
     base: BaseOption = None,
     settings: SetOption = None,
@@ -54,6 +57,7 @@ def plan_command(
     budget_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
     ] = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
@@ -101,6 +105,7 @@ def plan_command(
     words = ["birdtune", "sweep", study, *(["--quick"] if quick else [])]
     words += [word for item in settings or [] for word in ("--set", item)]
     words += [word for item in options or [] for word in ("--option", item)]
+    words += [word for item in plugin or [] for word in ("--plugin", item)]
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:

@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from birdnet_core.errors import BirdtuneError, ConfigError, DataError
-from tuning.cli.options import JsonOption
+from tuning.cli.options import JsonOption, PluginOption, local
 from tuning.cli.output import err_console, list_skipped, tell
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from birdnet_core.config import DataConfig
     from birdnet_core.inference import Ended
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder of `birdtune train`.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
+]
 Write = Callable[["pd.DataFrame"], None]
 
 # The suffixes that stand for a format where --format is left out.
@@ -33,8 +35,11 @@ FORMATS = {".csv": "csv", ".json": "json", ".txt": "raven"}
 
 def predict_command(
     model: ModelArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files, or folders of recordings.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    audio: Annotated[
+        list[Path],
+        typer.Argument(callback=local, metavar="AUDIO...", help="Files, or folders of recordings."),
+    ],
+    out: Annotated[Path, typer.Option(callback=local, help="The file to write.")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +56,7 @@ def predict_command(
     ] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name the species in recordings of any length, window by window; bad files are listed and left out.
@@ -114,7 +120,8 @@ def predict_command(
 
 def export_command(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("model.onnx"),
+    out: Annotated[Path, typer.Option(callback=local, help="The ONNX file to write.")] = Path("model.onnx"),
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the networks of a model as one ONNX file, checked against torch."""

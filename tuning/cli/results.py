@@ -18,8 +18,11 @@ from tuning.cli.options import (
     DataOption,
     GpusOption,
     JsonOption,
+    PluginOption,
     RunArgument,
     SetOption,
+    TrustOption,
+    local,
     parse_gpus,
     parse_settings,
 )
@@ -28,18 +31,28 @@ from tuning.cli.output import err_console, in_words, tell, tell_error
 
 def report_command(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Run folders of `birdtune sweep`.")
+        list[Path] | None,
+        typer.Argument(
+            callback=local,
+            metavar="[RUN...]",
+            help="Run folders of `birdtune sweep`.",
+        ),
     ] = None,
     imports: Annotated[
         Path | None,
         typer.Option(
             "--import",
+            callback=local,
             metavar="DIR",
             help="A folder with histories and test results of earlier work, as JSON.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The report's folder; RUN/report if left out, needed without a RUN.")
+        Path | None,
+        typer.Option(
+            callback=local,
+            help="The report's folder; RUN/report if left out, needed without a RUN.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,9 +90,18 @@ def report_command(
 
 
 def best_command(
-    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
-    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/best.json if left out.")] = None,
+    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
+    study: Annotated[
+        str | None,
+        typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=local,
+            help="The file to write; RUN/best.json if left out.",
+        ),
+    ] = None,
     rule: Annotated[
         str,
         typer.Option(help="What decides: mean, lower-bound, or one-se, which prefers the smaller network."),
@@ -95,23 +117,30 @@ def best_command(
     shortlist: Annotated[
         int | None, typer.Option(help="How many configs begin that race; 8 if left out.", metavar="N")
     ] = None,
+    plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
-    from birdnet_core.records import write_json
+    from birdnet_core.records import RunFolder, write_json
     from reports import choose, load
+    from tuning.cli.sweeps import own_file, study_named
 
     if shortlist is not None and confirm_seeds is None:
         raise ConfigError("--shortlist is of the race that --confirm-seeds N asks for; give both, or neither")
     runs = load([run])
+    files, study = own_file(study), study_named(RunFolder(run), study)
     if confirm_seeds is None:
         best = choose(runs, study, rule)
     else:
         from tuning.cli.confirm import confirm
 
-        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=8 if shortlist is None else shortlist)
+        n = 8 if shortlist is None else shortlist
+        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=n, files=files, trust=trust)
     file = out or run / "best.json"
     write_json(file, best)
+    for note in dict.fromkeys(n for s in runs.studies if study in (None, s["name"]) for n in s["load_notes"]):
+        err_console.print(f"note: {note}", style="yellow")
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
     here = (best["study"], best["run"])
     asked = next(s.get("request") for s in runs.studies if (s["name"], s["run"]) == here) or {}
@@ -161,10 +190,13 @@ def gate_command(
 def train_command(
     config: Annotated[
         Path | None,
-        typer.Argument(help="best.json, a trial's record, or a config as JSON; defaults if left out."),
+        typer.Argument(
+            callback=local,
+            help="best.json, a trial's record, or a config as JSON; defaults if left out.",
+        ),
     ] = None,
     data: DataOption = "synthetic",
-    out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("model"),
+    out: Annotated[Path, typer.Option(callback=local, help="The model's folder.")] = Path("model"),
     preset: Annotated[
         str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
     ] = None,
@@ -182,6 +214,7 @@ def train_command(
     concurrent: ConcurrentOption = None,
     budget_hours: BudgetHoursOption = None,
     budget_gpu_hours: BudgetGpuHoursOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.

@@ -10,7 +10,14 @@ from rich.table import Table
 
 from birdnet_core.errors import ConfigError, did_you_mean
 from tuning.cli.inputs import find_study
-from tuning.cli.options import JsonOption, QuickOption, StudyArgument, StudyOption, parse_options
+from tuning.cli.options import (
+    JsonOption,
+    PluginOption,
+    QuickOption,
+    StudyArgument,
+    StudyOption,
+    parse_options,
+)
 from tuning.cli.output import in_words, out_console, tell
 
 KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
@@ -18,6 +25,7 @@ KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", 
 
 def list_names(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), metavar="KIND")],
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what can be named in a config, with options and defaults."""
@@ -105,6 +113,7 @@ def study_show(
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
     ] = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
@@ -120,7 +129,7 @@ def study_show(
         out_console.print(design_as_text(design_of(asked)))
 
 
-def study_schema_command() -> None:
+def study_schema_command(plugin: PluginOption = None) -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
     from search_spaces.files.schema import study_schema
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from tuning.cli.inputs import find_study, read_config, read_recordings
 from tuning.cli.options import (
@@ -21,6 +23,8 @@ from tuning.cli.options import (
     DataOption,
     GpusOption,
     JsonOption,
+    OwnStudiesOption,
+    PluginOption,
     QuickOption,
     RunArgument,
     SchedulerOption,
@@ -29,7 +33,9 @@ from tuning.cli.options import (
     StudyArgument,
     StudyOption,
     TrialsOption,
+    TrustOption,
     UntilOption,
+    local,
     parse_gpus,
     parse_options,
     parse_settings,
@@ -37,6 +43,7 @@ from tuning.cli.options import (
 from tuning.cli.output import err_console, list_failures, out_console, tell
 
 if TYPE_CHECKING:
+    from birdnet_core.records import RunFolder
     from search_spaces.study import Study
     from tuning.journal import Observer
 
@@ -44,7 +51,9 @@ if TYPE_CHECKING:
 def sweep_command(
     study: StudyArgument,
     data: DataOption = "synthetic",
-    out: Annotated[Path | None, typer.Option(help="The run folder; runs/STUDY if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=local, help="The run folder; runs/STUDY if left out.")
+    ] = None,
     base: BaseOption = None,
     settings: SetOption = None,
     options: StudyOption = None,
@@ -82,6 +91,7 @@ def sweep_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
     ] = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again.
@@ -113,11 +123,12 @@ def sweep_command(
         "trial_timeout": trial_timeout,
         "keep_checkpoints": keep_checkpoints,
         "tensorboard": tensorboard,
+        "plugins": [each.to_dict() for each in plugins.loaded() if each.kind in ("module", "file")],
     }
     if dry_run:
         _tell_dry_run(request, as_json)
         return
-    _tell_sweep(_sweep(request, out or Path("runs") / _asked(request).name), as_json)
+    _tell_sweep(_sweep(request, out or Path("runs") / asked_study(request).name), as_json)
 
 
 def resume_command(
@@ -126,6 +137,9 @@ def resume_command(
     budget_gpu_hours: BudgetGpuHoursOption = None,
     until: UntilOption = None,
     address: AddressOption = None,
+    study: OwnStudiesOption = None,
+    plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with the studies of a run that was interrupted or killed, as they were asked for.
@@ -133,10 +147,7 @@ def resume_command(
     Budgets count what the run has used before; a budget or an address given here replaces the one it was
     started with.
     """
-    from birdnet_core.records import RunFolder
-
-    for name in RunFolder.existing(run).study_names():
-        request = request_of(run, name)
+    for request in _requests_of(run, study, trust, address):
         given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
         if any(value is not None for value in given.values()):
             request["budget"] = given
@@ -148,26 +159,32 @@ def resume_command(
 def rerun_command(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="Those that failed or diverged.")] = False,
+    study: OwnStudiesOption = None,
+    plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the failed and diverged trials of a run again, from their start."""
-    from birdnet_core.records import RunFolder
-
     if not failed:
         raise ConfigError("say which trials shall be trained again: birdtune rerun RUN --failed")
-    for name in RunFolder.existing(run).study_names():
-        _tell_sweep(_sweep(request_of(run, name), run, rerun_failed=True), as_json)
+    for request in _requests_of(run, study, trust):
+        _tell_sweep(_sweep(request, run, rerun_failed=True), as_json)
 
 
 def extend_command(
     run: RunArgument,
-    study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
     epochs: Annotated[
         str | None,
         typer.Option(help="Epochs of each trial, or +N more: a study of its own in the same folder."),
     ] = None,
+    plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
@@ -175,12 +192,13 @@ def extend_command(
 
     folder = RunFolder.existing(run)
     names = folder.study_names()
+    files = own_file(study)
     if study is None and len(names) > 1:
         raise ConfigError(f"{str(run)!r} holds several studies; give --study: {', '.join(names)}")
-    name = study or names[0]
+    name = study_named(folder, study) or names[0]
     if name not in names:
         raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
-    there, request = folder.read_study(name), request_of(run, name)
+    there, request = folder.read_study(name), request_of(run, name, files=files, trust=trust)
     shorter = None
     if seeds is None and trials is None and epochs is None:
         raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
@@ -193,7 +211,7 @@ def extend_command(
         n = _extended("--epochs", epochs, shorter)
         request["settings"] = {**request["settings"], "training.epochs": n}
         request.pop("name", None)
-        request["name"] = f"{_asked(request).name}-{n}-epochs"
+        request["name"] = f"{asked_study(request).name}-{n}-epochs"
     _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
 
 
@@ -208,18 +226,75 @@ def _extended(option: str, given: str, now: int) -> int:
     return total
 
 
-def request_of(run: Path, study: str) -> dict[str, Any]:
-    """Return what the command line asked for when a study was started."""
+def _requests_of(
+    run: Path, files: list[str] | None, trust: bool, address: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the request of every study of a run, before any of them runs; see `request_of`."""
     from birdnet_core.records import RunFolder
+    from search_spaces.files.study_file import is_study_file
 
-    there = RunFolder(run).read_study(study)
-    request: dict[str, Any] | None = there["request"]
+    for file in files or ():
+        if not is_study_file(file):
+            raise ConfigError(
+                f"--study {file!r} is not a study's file; it takes your copy of one, a .py file"
+            )
+    names = RunFolder.existing(run).study_names()
+    return [request_of(run, name, files=files or (), trust=trust, address=address) for name in names]
+
+
+def own_file(study: str | None) -> list[str]:
+    """Return what --study names if that is a file, and not a study by its name."""
+    from search_spaces.files.study_file import is_study_file
+
+    return [study] if study is not None and is_study_file(study) else []
+
+
+def study_named(folder: RunFolder, study: str | None) -> str | None:
+    """Return the name of the study that --study gives, by its name or by a copy of its file."""
+    if study is None or not own_file(study):
+        return study
+    text = plugins.source_of(study)
+    for name in folder.study_names():
+        if (folder.read_study(name).get("request") or {}).get("source") == text:
+            return name
+    raise ConfigError(
+        f"no study of {str(folder.path)!r} was started with the text of {study!r}; give the file as it was, "
+        f"or the study by its name: {', '.join(folder.study_names())}"
+    )
+
+
+def request_of(
+    run: Path,
+    study: str,
+    *,
+    files: Sequence[str] = (),
+    trust: bool = False,
+    address: str | None = None,
+    with_study: bool = True,
+) -> dict[str, Any]:
+    """Return what the command line asked for when a study was started, with its plugins loaded.
+
+    ConfigError where code of the run folder would run without the user's word, see `trust.load_code`; a
+    cluster's address counts as such, because who answers there sends what is run here.
+    """
+    from birdnet_core.records import RunFolder
+    from tuning.cli.trust import checked_request, load_code
+
+    folder = RunFolder(run)
+    request = checked_request(folder, study)
     if request is None:
-        command = there["provenance"]["command"]
+        command = (folder.read_study(study).get("provenance") or {}).get("command")
         again = f"repeat `{command}`" if command else "call tuning.launch.sweep again with its arguments"
         raise RunFolderError(
             f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`; {again}, which goes on"
         )
+    if request["address"] not in (None, "auto") and not (address or trust):
+        raise ConfigError(
+            f"study {study!r} in {str(run)!r} was started on the Ray cluster at {request['address']!r}, "
+            f"which would send code to this machine: give `birdtune resume` --address ... if "
+            "the cluster is yours, or --trust"
+        )
+    load_code(folder, study, request, files=files, trust=trust, with_study=with_study)
     _tell_changed(request)
     return request
 
@@ -229,7 +304,7 @@ def _sweep(
 ) -> dict[str, Any]:
     """Run the sweep that `request` asks for, and keep it in the run folder: it is all that `resume` needs."""
     return train_study(
-        _asked(request), request, out, kept=request, rerun_failed=rerun_failed, shorter=shorter
+        asked_study(request), request, out, kept=request, rerun_failed=rerun_failed, shorter=shorter
     )
 
 
@@ -320,7 +395,7 @@ def train_study(
     }
 
 
-def _asked(request: dict[str, Any]) -> Study:
+def asked_study(request: dict[str, Any]) -> Study:
     """Return the study that `request` asks for: of a file, as it was when the run was started."""
     from dataclasses import replace
 
@@ -342,7 +417,7 @@ def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
     from tuning.study_view import dry_run, dry_run_as_text
 
     result = dry_run(
-        _asked(request),
+        asked_study(request),
         TrainConfig.from_dict(request["base"] or {}),
         request["settings"],
         n_seeds=request["seeds"],
@@ -359,7 +434,7 @@ def _tell_changed(request: dict[str, Any]) -> None:
     file, source = Path(request["study"]), request.get("source")
     if source is None:
         return
-    if not file.exists():
+    if not file.is_file():
         state = "is gone"
     elif file.read_text(encoding="utf-8-sig", errors="replace") != source:
         state = "has changed since this run was started"

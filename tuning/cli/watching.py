@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from birdnet_core.errors import ConfigError
-from tuning.cli.options import JsonOption
+from tuning.cli.options import JsonOption, local
 from tuning.cli.output import err_console, out_console, tell
 
 
 def status_command(
-    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
     watch: Annotated[
         float | None,
         typer.Option(min=0.2, help="Draw it anew every so often, until Ctrl-C.", metavar="SECONDS"),
@@ -48,7 +48,7 @@ def status_command(
 
 
 def dashboard_command(
-    run: Annotated[Path, typer.Argument(help="A run folder of `birdtune sweep`.")],
+    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
 ) -> None:
     """Show a copy of a run's searches in optuna-dashboard, on this machine alone, until Ctrl-C."""

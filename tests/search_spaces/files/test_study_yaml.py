@@ -326,6 +326,60 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0", "4: seeds = 0 is not accepted; it takes 1 or more"),
         (
+            f"{FACTORS}  optim.lr: [1, 2]\nseeds: 3.0",
+            "4: seeds = 3.0 is not accepted; it takes a whole number; write 3",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nepochs: 5.5",
+            "4: epochs = 5.5 is not accepted; it takes a whole number",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nseeds: true",
+            "4: seeds = true is not accepted; it takes a whole number",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\ndesign: {{latin-hypercube: {{n: 4.0}}}}",
+            "4: n = 4.0 is not accepted; it takes a whole number; write 4",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nquick: {{seeds: 2.0}}",
+            "4: seeds = 2.0 is not accepted; it takes a whole number; write 2",
+        ),
+        (
+            f"{SPACE}  optim.lr: [1, 2]\ntrials: 1e2",
+            "4: trials = 100.0 is not accepted; it takes a whole number; write 100",
+        ),
+        (
+            f"{SPACE}  optim.lr: [1, 2]\ngrace_epochs: 2.0",
+            "4: grace_epochs = 2.0 is not accepted; it takes a whole number; write 2",
+        ),
+        (
+            f"{SPACE}  optim.lr: [1, 2]\nreduction_factor: .inf",
+            "4: reduction_factor = .inf is not accepted; it takes a whole number",
+        ),
+        (
+            f"{FACTORS}  optim.warmup_epochs: [0, 5.0]",
+            "3: optim.warmup_epochs = 5.0 is not accepted; it takes a whole number; write 5",
+        ),
+        (f"{FACTORS}  optim.lr: [1, .nan]", "3: optim.lr = .nan is not accepted; it takes a number"),
+        (
+            f"{SPACE}  optim.lr: {{low: 1e-4, high: .inf}}",
+            "3: high = .inf is not accepted; it takes a number",
+        ),
+        (
+            f"{SPACE}  optim.lr: {{low: 0.5, high: 1, step: .nan}}",
+            "3: step = .nan is not accepted; it takes a number",
+        ),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\ngates: [{{metric: val/f1_macro, target: .nan}}]",
+            "4: target = .nan is not accepted; it takes a number",
+        ),
+        (f'{FACTORS}  optim.lr: [1, 2]\nname: "a/b"', "4: name = 'a/b' is not accepted; it takes letters"),
+        (
+            f'{FACTORS}  optim.lr: [1, 2]\nname: "a\\n"',
+            "4: name = 'a\\n' is not accepted; a name holds letters, digits",
+        ),
+        (
             f"{FACTORS}  optim.lr: [1, 2]\nmetric: val/f1_mcro",
             "4: metric = 'val/f1_mcro' is not accepted; it takes 'val/loss', 'val/accuracy', 'val/f1_macro', "
             "'val/f1_weighted', 'val/map', 'val/f1_rare', 'val/f1_medium' or 'val/f1_common'; did you mean "

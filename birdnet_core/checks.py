@@ -1,0 +1,179 @@
+"""What the files of a run folder must hold, whoever wrote them.
+
+A run folder is handed on, copied, and altered by hand. What is read from it is checked here once, so that a
+foreign file is named with what is wrong with it, and no name in it leads out of the folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from birdnet_core.errors import RunFolderError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+A_NAME = (
+    "letters, digits, dots, dashes and underscores, begins with a letter or a digit, and is at most 100 long"
+)
+"""How a message says what a name holds: "a name holds ..."."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-s[0-9]{1,10}")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def is_name(name: Any) -> bool:
+    """Return whether a study, a trial or a split may be called so: it becomes the name of a file."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def is_trial_id(name: Any) -> bool:
+    """Return whether `name` is ``<config_id>-s<seed>``."""
+    return isinstance(name, str) and _TRIAL_ID.fullmatch(name) is not None
+
+
+def local_path(path: str | Path) -> Path:
+    """Return `path`; RunFolderError for an address such as ``s3://bucket/run``, which no verb writes to."""
+    if address := _SCHEME.match(str(path)):
+        # A Path has one slash of the two.
+        shown = f"{address[0]}/{str(path)[address.end() :].lstrip('/')}"
+        raise RunFolderError(
+            f"{shown!r} is an address, and birdtune reads and writes folders: give a path on this "
+            "machine or on a file system that is mounted here, and copy the folder to the store afterwards"
+        )
+    return Path(path)
+
+
+# ------------------------------------------------------------------------------------------- contents
+
+Types = tuple[type, ...]
+_NUMBER: Types = (int, float)
+_WORDS = {
+    str: "text", int: "a whole number", float: "a number", dict: "an object", list: "a list",
+    bool: "true or false", type(None): "null",
+}  # fmt: skip
+
+_STUDY: Mapping[str, Types] = {
+    "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,), "seeds": (list,),
+}  # fmt: skip
+_STUDY_MAY: Mapping[str, Types] = {
+    "question": (str,), "base": (dict,), "data": (dict,), "provenance": (dict,), "gates": (list,),
+    "request": (dict, type(None)), "design": (dict, type(None)), "factors": (dict, type(None)),
+    "baseline": (dict, type(None)), "cells": (list, type(None)), "n_trials": (int, type(None)),
+}  # fmt: skip
+_CELL: Mapping[str, Types] = {"config_id": (str,), "factors": (dict,)}
+_RECORD: Mapping[str, Types] = {
+    "trial_id": (str,), "config_id": (str,), "seed": (int,), "status": (str,), "config": (dict,),
+}  # fmt: skip
+_RECORD_MAY: Mapping[str, Types] = {
+    "epochs": (int,), "best_epoch": (int, type(None)), "metrics": (dict,), "f1_per_species": (dict,),
+    "error": (str, type(None)), "traceback": (str, type(None)), "n_params": (int, type(None)),
+    "started": (str,), "seconds": _NUMBER, "gpus": _NUMBER, "cpus": _NUMBER, "gpu_hours": _NUMBER,
+    "cpu_hours": _NUMBER, "peak_memory_mb": (*_NUMBER, type(None)), "provenance": (dict,),
+}  # fmt: skip
+_EVENTS: Mapping[str, Mapping[str, Types]] = {
+    "trial": {"study": (str,), "trial_id": (str,), "number": (int,), "factors": (dict,), "reused": (bool,)},
+    "epoch": {"trial_id": (str,), "epoch": (int,), "metrics": (dict,), "epoch_s": _NUMBER},
+    "restart": {"trial_id": (str,)},
+    "rerun": {"trial_id": (str,)},
+    "end": {"trial_id": (str,), "status": (str,)},
+}
+
+
+def checked_study(path: Path, study: dict[str, Any], schema: int) -> dict[str, Any]:
+    """Return the content of `path`, studies/<name>.json; RunFolderError where it is no study."""
+    where = f"{str(path)!r} is no study of birdtune"
+    check_fields(where, study, _STUDY, _STUDY_MAY)
+    _check_schema(where, study, schema)
+    if study["name"] != path.stem or not is_name(study["name"]):
+        raise RunFolderError(f"{where}: its name is {study['name']!r:.120}, and the file's is {path.stem!r}")
+    if study["kind"] not in ("ablation", "search"):
+        raise RunFolderError(f"{where}: kind = {study['kind']!r:.80}; it takes 'ablation' or 'search'")
+    if study["direction"] not in ("maximize", "minimize"):
+        raise RunFolderError(
+            f"{where}: direction = {study['direction']!r:.80}; it takes 'maximize', 'minimize'"
+        )
+    needed = "cells" if study["kind"] == "ablation" else "n_trials"
+    if study.get(needed) is None:
+        raise RunFolderError(f"{where}: it lacks {needed!r}, which a study of kind {study['kind']!r} has")
+    if not all(type(seed) is int for seed in study["seeds"]):
+        raise RunFolderError(f"{where}: seeds = {study['seeds']!r:.80}; they are whole numbers")
+    for cell in study.get("cells") or ():
+        check_fields(f"{where}: a cell", cell, _CELL, {})
+    return study
+
+
+def checked_record(
+    path: Path, record: dict[str, Any], schema: int, statuses: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the content of `path`, trials/<trial_id>.json; RunFolderError where it is no trial's record."""
+    where = f"{str(path)!r} is no trial's record"
+    check_fields(where, record, _RECORD, _RECORD_MAY)
+    _check_schema(where, record, schema)
+    if record["trial_id"] != path.stem:
+        raise RunFolderError(f"{where}: its trial_id is {record['trial_id']!r:.120}, not that of the file")
+    if record["status"] not in statuses:
+        raise RunFolderError(f"{where}: status = {record['status']!r:.80}; it takes {', '.join(statuses)}")
+    for scores in ("metrics", "f1_per_species"):
+        _check_numbers(where, record.get(scores, {}))
+    return record
+
+
+def checked_event(where: str, event: Any, statuses: tuple[str, ...], known_ids: set[str]) -> dict[str, Any]:
+    """Return an event of a journal; RunFolderError, which begins with `where`, for what is none.
+
+    Kinds of event that this version does not know are passed on: readers leave them out. `known_ids` are
+    trial_ids that were checked before, and gains this one.
+    """
+    if not isinstance(event, dict):
+        raise RunFolderError(f"{where} is no event of birdtune: it is {_kind_of(event)}, not an object")
+    kind = event.get("event")
+    if type(kind) is not str or type(event.get("time")) not in _NUMBER:
+        raise RunFolderError(f"{where} is no event of birdtune: it lacks 'event' (text) or 'time' (seconds)")
+    for key, types in _EVENTS.get(kind, {}).items():
+        if type(event.get(key)) not in types:
+            check_fields(f"{where}, {kind!r},", event, _EVENTS[kind], {})
+    trial_id = event.get("trial_id")
+    if trial_id is not None and trial_id not in known_ids:
+        if not is_trial_id(trial_id):
+            raise RunFolderError(
+                f"{where}, {kind!r}, has trial_id = {trial_id!r:.120}; it takes <config_id>-s<seed>"
+            )
+        known_ids.add(trial_id)
+    if kind == "trial":
+        check_fields(f"{where}, {kind!r},", event, {}, {"gpus": _NUMBER, "cpus": _NUMBER})
+    elif kind == "epoch":
+        _check_numbers(f"{where}, {kind!r},", event["metrics"])
+    elif kind == "end" and event["status"] not in statuses:
+        raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(statuses)}")
+    return event
+
+
+def _check_schema(where: str, values: Mapping[str, Any], schema: int) -> None:
+    if values.get("schema") != schema:
+        raise RunFolderError(f"{where}: schema = {values.get('schema')!r:.40}; this version reads {schema}")
+
+
+def check_fields(where: str, values: Any, needed: Mapping[str, Types], may: Mapping[str, Types]) -> None:
+    """Raise RunFolderError unless `values` is an object with the keys `needed`, each of its types."""
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{where}: it is {_kind_of(values)}, not an object")
+    if missing := [key for key in needed if key not in values]:
+        raise RunFolderError(f"{where}: it lacks {', '.join(map(repr, missing))}")
+    for key, types in {**needed, **may}.items():
+        if key in values and type(values[key]) not in types:
+            shown = [each for each in types if not (each is int and float in types)]
+            words = " or ".join(_WORDS[each] for each in shown)
+            raise RunFolderError(f"{where}: {key} = {values[key]!r:.80} is not accepted; it takes {words}")
+
+
+def _check_numbers(where: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if value is not None and type(value) not in _NUMBER:
+            raise RunFolderError(f"{where}: {name!r:.80} = {value!r:.80} is not accepted; it takes a number")
+
+
+def _kind_of(value: Any) -> str:
+    return _WORDS.get(type(value), type(value).__name__)
