@@ -445,7 +445,7 @@ def test_a_study_whose_name_cannot_name_files_is_refused_where_it_is_defined(nam
         (Ablation, {"quick_seeds": True}, "quick_seeds = True is not accepted; it takes int"),
         (Ablation, {"n_seeds": 0}, "n_seeds = 0 is out of range; it takes 1 or more"),
         (Search, {"n_trials": 1e2}, "n_trials = 100.0 is not accepted; it takes int"),
-        (Search, {"grace_epochs": math.nan}, "grace_epochs = nan is not accepted; it takes int"),
+        (Search, {"grace_epochs": math.nan}, "grace_epochs = nan is not a finite number; it takes int"),
         (Search, {"reduction_factor": 1}, "reduction_factor = 1 is out of range; it takes 2 or more"),
     ],
 )
@@ -455,5 +455,5 @@ def test_counts_of_a_study_are_whole_numbers(kind, given, message):
 
 
 def test_a_gate_takes_finite_numbers():
-    with pytest.raises(ConfigError, match="target = nan is not accepted; it takes float"):
+    with pytest.raises(ConfigError, match="target = nan is not a finite number; it takes float"):
         Gate(metric="val/f1_macro", target=math.nan)
