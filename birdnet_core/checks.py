@@ -143,7 +143,8 @@ def checked_event(where: str, event: Any, statuses: tuple[str, ...], known_ids: 
             )
         known_ids.add(trial_id)
     if kind == "trial":
-        check_fields(f"{where}, {kind!r},", event, {}, {"gpus": _NUMBER, "cpus": _NUMBER})
+        needed: Mapping[str, Types] = {"status": (str,)} if event["reused"] else {}
+        check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER})
     elif kind == "epoch":
         _check_numbers(f"{where}, {kind!r},", event["metrics"])
     elif kind == "end" and event["status"] not in statuses:

@@ -74,7 +74,7 @@ class Resources:
         cpus: also the number of torch's threads.
         gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
         concurrent: the most trials side by side; None takes as many as fit.
-        restarts: how often a trial goes on after its process died, before it counts as killed.
+        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
         timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
         checkpoints: how many completed trials, the best of the study, keep theirs.
     """

@@ -12,6 +12,7 @@ import hashlib
 import math
 import statistics
 from abc import ABC, abstractmethod
+from array import array
 from collections import defaultdict
 
 import numpy as np
@@ -72,6 +73,19 @@ class Fifo(Rule):
         return False
 
 
+class _Rung:
+    """The trials that were judged at a rung, and their scores, in a form that numpy reads without a copy."""
+
+    def __init__(self) -> None:
+        self.trials: set[str] = set()
+        self.values, self.ties = array("d"), array("d")
+
+    def add(self, trial: str, score: Score) -> None:
+        self.trials.add(trial)
+        self.values.append(score[0])
+        self.ties.append(score[1])
+
+
 class ASHA(Rule):
     """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), the variant that stops trials.
 
@@ -96,7 +110,7 @@ class ASHA(Rule):
         while rung < max_epochs:
             self.rungs.append(rung)
             rung *= reduction_factor
-        self._recorded: defaultdict[tuple[int, str | None, int], dict[str, Score]] = defaultdict(dict)
+        self._recorded: defaultdict[tuple[int, str | None, int], _Rung] = defaultdict(_Rung)
 
     def bracket(self, trial: str) -> int:
         """Return how many of the first rungs `trial` skips."""
@@ -107,17 +121,17 @@ class ASHA(Rule):
         reached = [rung for rung in self.rungs[bracket:] if rung <= epoch]
         if not reached:
             return False
-        recorded = self._recorded[bracket, group, reached[-1]]
-        if trial in recorded:
+        rung = self._recorded[bracket, group, reached[-1]]
+        if trial in rung.trials:
             return False
         score = max(score for at, score in self._scores[trial].items() if at <= epoch)
-        behind = bool(recorded) and self._is_below(score, list(recorded.values()))
-        recorded[trial] = score
+        behind = bool(rung.trials) and self._is_below(score, rung)
+        rung.add(trial, score)
         return behind
 
-    def _is_below(self, score: Score, recorded: list[Score]) -> bool:
-        """Return whether `score` is not among the best 1 / reduction_factor of `recorded`."""
-        values, ties = np.array(recorded).T
+    def _is_below(self, score: Score, rung: _Rung) -> bool:
+        """Return whether `score` is not among the best 1 / reduction_factor that `rung` holds."""
+        values, ties = np.frombuffer(rung.values), np.frombuffer(rung.ties)
         # numpy finds nan between -inf and anything: like -inf, the limit, a cutoff that stops nothing.
         with np.errstate(invalid="ignore"):
             # Ray's expression to the letter: a quantile that is rounded otherwise decides otherwise.
@@ -125,7 +139,7 @@ class ASHA(Rule):
             tied = ties[values == cutoff]
             if score[0] != cutoff or not len(tied):
                 return bool(score[0] < cutoff)
-            places = len(recorded) / self.reduction_factor - (values > cutoff).sum()
+            places = len(values) / self.reduction_factor - (values > cutoff).sum()
             return bool(score[1] < np.percentile(tied, 100 * np.clip(1 - places / len(tied), 0, 1)))
 
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from birdnet_core.errors import ConfigError
 from search_spaces.study import SCHEDULERS
 from tuning.schedulers import make_rule
-from tuning.searcher import PlannedSearcher
 from tuning.stopping import StoppingScheduler
 
 METRIC = "val/f1_macro"
@@ -445,6 +445,26 @@ def test_rebuild_takes_only_what_was_trained_for_the_study():
 
 
 @pytest.mark.ray
+class Given(Searcher):
+    """Hands out payloads in their order."""
+
+    def __init__(self, payloads):
+        super().__init__()
+        self.left = list(payloads)
+
+    def suggest(self, trial_id):
+        return self.left.pop(0) if self.left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        """Nothing depends on it."""
+
+    def save(self, checkpoint_path):
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path):
+        """Nothing to restore."""
+
+
 def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
     class Constant(tune.Trainable):
         def setup(self, config):
@@ -486,7 +506,7 @@ def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
     results = tune.Tuner(
         tune.with_resources(Constant, {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=PlannedSearcher(payloads),
+            search_alg=Given(payloads),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=1,

@@ -82,6 +82,13 @@ def sweep_command(
     trial_timeout: Annotated[
         float | None, typer.Option(help="Seconds an epoch may take; a trial that hangs longer has failed.")
     ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Deaths of its process or node that a trial survives without an epoch between them.",
+        ),
+    ] = 3,
     keep_checkpoints: Annotated[
         int, typer.Option(min=0, help="Completed trials, the best, that keep a checkpoint for `extend`.")
     ] = 0,
@@ -121,6 +128,7 @@ def sweep_command(
         "storage": storage,
         "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
         "trial_timeout": trial_timeout,
+        "restarts": restarts,
         "keep_checkpoints": keep_checkpoints,
         "tensorboard": tensorboard,
         "plugins": [each.to_dict() for each in plugins.loaded() if each.kind in ("module", "file")],
@@ -372,6 +380,7 @@ def train_study(
                 cpus=request["cpus"],
                 gpus=request["gpus"],
                 concurrent=request["concurrent"],
+                restarts=request.get("restarts", 3),
                 timeout_s=request.get("trial_timeout"),
                 checkpoints=request.get("keep_checkpoints", 0),
             ),

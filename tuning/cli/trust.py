@@ -22,8 +22,8 @@ _NEEDED: dict[str, tuple[type, ...]] = {
     "quick": (bool,), "cpus": (int,), "gpus": (*_NUMBER, str, type(None)), "concurrent": (int, type(None)),
     "address": (str, type(None)), "workers": (int, type(None)), "sampler": (str,),
     "scheduler": (str, type(None)), "storage": (str,), "budget": (dict,),
-    "trial_timeout": (*_NUMBER, type(None)), "keep_checkpoints": (int,), "tensorboard": (bool,),
-    "plugins": (list,),
+    "trial_timeout": (*_NUMBER, type(None)), "keep_checkpoints": (int,), "restarts": (int,),
+    "tensorboard": (bool,), "plugins": (list,),
 }  # fmt: skip
 _PLUGIN: dict[str, tuple[type, ...]] = {
     "name": (str,), "kind": (str,), "sha256": (str,), "version": (str, type(None)),
