@@ -233,6 +233,9 @@ class Spent:
             self.n_epochs += 1
 
 
+PRUNED_CHECKPOINT_BYTES = 2**30
+"""How much room the checkpoints of a run's pruned trials may take together, before the oldest are deleted."""
+
 LINES_AT_ONCE = 1000  # of the journal: parsed together they take four fifths of the time
 RECORDS_AT_ONCE = 100
 

@@ -17,14 +17,18 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
-from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord, metric_direction
+from birdnet_core.records import (
+    METRICS,
+    PRUNED_CHECKPOINT_BYTES,
+    RunFolder,
+    Spent,
+    TrialRecord,
+    metric_direction,
+)
 from tuning.halt import Halt
 
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
-
-PRUNED_BYTES = 2**30
-"""How much room the checkpoints of pruned trials may take together, before the oldest are deleted."""
 
 
 class Journal(tune.Callback):
@@ -316,7 +320,7 @@ class Journal(tune.Callback):
         n_bytes = self._checkpoint_bytes(trial_id)
         self._pruned.append((trial_id, n_bytes))
         self._pruned_bytes += n_bytes
-        while self._pruned_bytes > PRUNED_BYTES:
+        while self._pruned_bytes > PRUNED_CHECKPOINT_BYTES:
             name, n_bytes = self._pruned.popleft()
             self._pruned_bytes -= n_bytes
             if name in self.settled and self.settled[name].status == "pruned":

@@ -23,7 +23,7 @@ from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import RunFolderError
 from birdnet_core.probe import Probe, arm_id, by_arm, probe
-from birdnet_core.records import RunFolder
+from birdnet_core.records import PRUNED_CHECKPOINT_BYTES, RunFolder
 from search_spaces.study import (
     Ablation,
     Search,
@@ -116,7 +116,8 @@ class Store:
 class Disk:
     """Bytes that the sweep will write, and those that are free where the run folder is.
 
-    `checkpoints` are two for each trial that runs: its last, and the one being written.
+    `checkpoints` are two for each trial that runs, its last and the one being written, and those of pruned
+    trials that are kept.
     """
 
     run_folder: int
@@ -299,9 +300,12 @@ def plan(
     turns = max(expected.hours, shared / len(machine.gpus)) if shared else None
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
     n_species = len(next(iter(datasets.values())).species)
+    checkpoint = max((p.checkpoint_bytes for p in probes.values()), default=0)
+    prunes = not isinstance(study, Ablation) and study.scheduler != "fifo"
     disk = Disk(
         run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
-        checkpoints=2 * most * max((p.checkpoint_bytes for p in probes.values()), default=0),
+        checkpoints=2 * most * checkpoint
+        + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if prunes else 0),
         free=shutil.disk_usage(_existing(folder.path)).free,
     )
     if disk.run_folder + disk.checkpoints > disk.free:
