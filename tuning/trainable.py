@@ -21,7 +21,7 @@ from ray import tune
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
-from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.data.dataset import Dataset, is_whole, prepare
 from birdnet_core.errors import BirdtuneError, DataError, TrialDiverged
 from birdnet_core.records import Status, TrialRecord, provenance
 from birdnet_core.training import Session
@@ -144,11 +144,11 @@ class TrainTrial(tune.Trainable):
         is found out. Raises NodeUnfit there.
         """
         folder = Path(self.payload["dataset"])
-        if self.manifest is None or folder.exists():
+        if self.manifest is None or is_whole(folder):
             return Dataset.open(folder)
         config = TrainConfig.from_dict(self.payload["config"])
         try:
-            made = prepare(self.manifest, config, workers=config.runtime.threads)
+            made = prepare(self.manifest, config)
         except DataError as error:
             few = "\n".join(str(error).split("\n")[:4])
             raise NodeUnfit(f"{platform.node()} does not see {folder}, and cannot make it: {few}") from error
