@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -56,7 +55,8 @@ FORMAT = 6  # of the files, and of how samples are computed: other roundings are
 RESAMPLER_REACH = 200  # samples, at the lower rate, beyond which the resampler's filter is nothing
 CHUNK_BYTES = 2**23  # of the clips that a worker hands over at once
 
-# What is known of a recording, and of each of its windows: a row each.
+# What is known of a recording, and of each of its windows: a row each. The `clip_id` of a window follows from
+# the content of its recording, and its place among the windows of that; it is never 0.
 RECORDING = np.dtype(
     [
         ("sha256", "S64"),
@@ -66,7 +66,7 @@ RECORDING = np.dtype(
         ("duration_s", "<f8"),
     ]
 )
-WINDOW = np.dtype([("scale", "<f4"), ("start_s", "<f4")])
+WINDOW = np.dtype([("clip_id", "<u8"), ("scale", "<f4"), ("start_s", "<f4")])
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,6 @@ class ClipStore:
     """An open clip store; all arrays are mapped, so that opening it costs the same for any number of rows.
 
     Args:
-        id: tells this store from one that is made in its place after it was lost, with other rows.
         samples: int16 [rows, samples], a row a window; those of a recording follow each other.
         windows: WINDOW, one a row: amplitude = samples * scale, so that quiet recordings keep 16 bits, and
             where in the recording the window starts.
@@ -84,7 +83,6 @@ class ClipStore:
     """
 
     folder: Path
-    id: str
     sample_rate: int
     samples: np.ndarray
     windows: np.ndarray
@@ -105,7 +103,6 @@ class ClipStore:
                 raise ValueError
             return cls(
                 folder,
-                meta["id"],
                 meta["sample_rate"],
                 mapped(folder / "clips.i16", np.int16, (n, meta["n_samples"])),
                 mapped(folder / "windows.bin", WINDOW, (n,)),
@@ -130,6 +127,10 @@ class ClipStore:
         found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
         return np.where(known[found] == wanted, found, -1)
 
+    def holds(self, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+        """Return whether these clips are in these rows."""
+        return is_there(self.windows["clip_id"], rows, clip_ids)
+
     def errors(self) -> dict[str, str]:
         """Return why contents cannot be decoded, as far as this version of the decoder has tried."""
         errors = {}
@@ -143,6 +144,11 @@ class ClipStore:
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Return the clips of `rows` with their amplitudes, float32 [rows, samples]."""
         return torch.from_numpy(self.samples[rows].astype(np.float32) * self.windows["scale"][rows, None])
+
+
+def is_there(known: np.ndarray, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+    """Return whether `known` has these `clip_ids` in these `rows`."""
+    return bool(rows.max(initial=-1) < len(known)) and bool((known[rows] == clip_ids).all())
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,7 @@ def _start_anew(folder: Path, config: DataConfig, options: dict[str, Any]) -> No
     new.mkdir(parents=True)
     for name in ("clips.i16", "windows.bin", "recordings.bin", "errors.jsonl"):
         (new / name).touch()
-    write_json(new / "store.json", {**options, "id": uuid.uuid4().hex, "n_samples": config.n_samples})
+    write_json(new / "store.json", {**options, "n_samples": config.n_samples})
     new.rename(folder)
 
 
@@ -362,6 +368,7 @@ def _decode(task: tuple[str, str], *, config: DataConfig) -> _Decoded:
     scales = np.abs(windows).max(axis=1) / np.float32(32767)
     scales[scales == 0] = 1
     of_windows = np.empty(len(windows), WINDOW)
+    of_windows["clip_id"] = int(sha256[:15], 16) + 1 + np.arange(len(windows), dtype=np.uint64)
     of_windows["scale"], of_windows["start_s"] = scales, starts_s
     rounded = np.round(windows / scales[:, None]).astype(np.int16)
     return _Decoded(sha256, sample_rate, len(samples) / sample_rate, of_windows, rounded)

@@ -92,7 +92,7 @@ class Dataset:
                 )
             with np.load(folder / "clips.npz") as arrays:
                 in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
-                sides, sha256 = arrays["sides"], arrays["sha256"]
+                sides, sha256, clip_ids = arrays["sides"], arrays["sha256"], arrays["clip_ids"]
             channels, bins, frames = meta["input_shape"]
         except (RunFolderError, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             if isinstance(error, DataError):
@@ -106,8 +106,7 @@ class Dataset:
             features = FeatureStore.open(cache / "features" / meta["features"]) if meta["is_stored"] else None
         except DataError as error:
             raise DataError(f"{fault}: {error}") from None
-        is_of_these = clips.id == meta["clips_id"] and in_store.max() < len(clips.samples)
-        if not is_of_these or (features is not None and not features.holds(in_store, clips.id)):
+        if not all(store.holds(in_store, clip_ids) for store in (clips, features) if store):
             raise DataError(f"{fault}: its stores were lost and made anew; prepare the recordings again")
         return cls(
             folder,
@@ -218,7 +217,10 @@ def prepare(
     if _is_made(folder, is_stored):
         return folder
     with locked(folder):
-        if not _is_made(folder, is_stored):
+        if is_whole(folder):
+            meta = read_json(folder / "dataset.json")
+            write_json(folder / "dataset.json", {**meta, "is_stored": is_stored or meta["is_stored"]})
+        else:
             recordings = manifest.assign(sha256=described["sha256"])
             if options.split == "random-windows":
                 scored = recordings.iloc[recording]
@@ -272,6 +274,7 @@ def prepare(
                 np.savez(
                     file,
                     in_store=in_store,
+                    clip_ids=clips.store.windows["clip_id"][in_store],
                     labels=labels[recording],
                     recording=recording,
                     sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
@@ -284,7 +287,6 @@ def prepare(
                 {
                     "format": FORMAT,
                     "clips": clips.store.key,
-                    "clips_id": clips.store.id,
                     "features": features.name,
                     "is_stored": is_stored,
                     "input_shape": shape,

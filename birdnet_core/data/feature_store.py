@@ -32,7 +32,7 @@ from birdnet_core.data.building import (
     size_of,
     to_disk,
 )
-from birdnet_core.data.clip_store import ClipStore
+from birdnet_core.data.clip_store import ClipStore, is_there
 from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records import read_json, write_json
 
@@ -48,47 +48,42 @@ class FeatureStore:
     """An open feature store: a row for every row of a clip store, filled where a dataset has asked for it.
 
     Args:
-        clips_id: the `ClipStore.id` whose rows these are.
         values: int16 [rows, channels, bins, frames], mapped; feature = values * scale + offset.
         scale, offset: float32 [rows, channels].
-        is_filled: bool [rows].
+        clip_ids: the clip whose features are in a row, 0 where there are none.
     """
 
     folder: Path
-    clips_id: str
     values: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
-    is_filled: np.ndarray
+    clip_ids: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
         try:
             meta = read_json(folder / "store.json")
-            shape = (size_of(folder / "filled.u1"), *meta["shape"])
+            shape = (size_of(folder / "clips.u8") // 8, *meta["shape"])
             values, scales = folder / "features.i16", folder / "scales.f32"
             if size_of(values) < 2 * math.prod(shape) or size_of(scales) < 8 * shape[0] * shape[1]:
                 raise ValueError
             scale_and_offset = mapped(scales, np.float32, (*shape[:2], 2))
             return cls(
                 folder,
-                meta["clips"],
                 mapped(values, np.int16, shape),
                 scale_and_offset[..., 0],
                 scale_and_offset[..., 1],
-                mapped(folder / "filled.u1", np.bool_, shape[:1]),
+                mapped(folder / "clips.u8", np.uint64, shape[:1]),
             )
         except (RunFolderError, OSError, KeyError, ValueError):
             raise DataError(
                 f"the feature store {str(folder)!r} is damaged or not there; prepare the recordings again"
             ) from None
 
-    def holds(self, rows: np.ndarray, clips_id: str) -> bool:
-        """Return whether all of these rows of that clip store are filled."""
-        if self.clips_id != clips_id or (len(rows) and rows.max() >= len(self.is_filled)):
-            return False
-        return bool(self.is_filled[rows].all())
+    def holds(self, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+        """Return whether the features of these clips are in these rows."""
+        return is_there(self.clip_ids, rows, clip_ids)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the features of `rows`, float32 [rows, channels, bins, frames]."""
@@ -121,7 +116,7 @@ def build_feature_store(
     folder = store_folder(clips, feature, cache)
     try:
         store = FeatureStore.open(folder)
-        is_whole = store.holds(rows, clips.id)
+        is_whole = store.holds(rows, clips.windows["clip_id"][rows])
     except DataError:
         is_whole = False
     if not is_whole:
@@ -141,18 +136,20 @@ def _fill(
 ) -> None:
     """Compute the `rows` that the store lacks. A row counts as filled once it is on the disk."""
     shape = picture_shape(feature, clips.sample_rate, clips.samples.shape[1])
+    wanted = clips.windows["clip_id"]
     try:
         store = FeatureStore.open(folder)
-        is_of_these = store.clips_id == clips.id
+        there = store.clip_ids[: len(wanted)]
+        is_of_these = bool(((there == 0) | (there == wanted[: len(there)])).all())
     except DataError:
         is_of_these = False
     if not is_of_these:
-        _start_anew(folder, clips, feature, shape)
+        _start_anew(folder, feature, shape)
         store = FeatureStore.open(folder)
-    n_rows = max(len(clips.samples), len(store.is_filled))
-    is_filled = np.zeros(n_rows, np.bool_)
-    is_filled[: len(store.is_filled)] = store.is_filled
-    missing = np.unique(rows[~is_filled[rows]])
+    n_rows = max(len(wanted), len(store.clip_ids))
+    clip_ids = np.zeros(n_rows, np.uint64)
+    clip_ids[: len(store.clip_ids)] = store.clip_ids
+    missing = np.unique(rows[clip_ids[rows] == 0])
     tasks = [
         _Chunk(missing[first : first + CHUNK], clips.folder, feature, folder, (n_rows, *shape))
         for first in range(0, len(missing), CHUNK)
@@ -160,11 +157,11 @@ def _fill(
     with (
         open(folder / "features.i16", "r+b") as values,
         open(folder / "scales.f32", "r+b") as scales,
-        open(folder / "filled.u1", "r+b") as filled,
+        open(folder / "clips.u8", "r+b") as filled,
     ):
         values.truncate(2 * n_rows * math.prod(shape))
         scales.truncate(8 * n_rows * shape[0])
-        filled.truncate(n_rows)  # last: its size says how many rows there are
+        filled.truncate(8 * n_rows)  # last: its size says how many rows there are
         waiting: list[np.ndarray] = []
         n_done, committed = 0, time.monotonic()
         try:
@@ -172,16 +169,16 @@ def _fill(
                 waiting.append(done)
                 n_done += len(done)
                 if time.monotonic() - committed >= COMMIT_S or n_done == len(missing):
-                    _commit(waiting, values, scales, filled)
+                    _commit(waiting, wanted, values, scales, filled)
                     committed = time.monotonic()
                     progress(f"computing {feature.name}", n_done, len(missing))
         finally:
-            _commit(waiting, values, scales, filled)
+            _commit(waiting, wanted, values, scales, filled)
     # Its time says when the store last grew.
     os.utime(folder / "store.json")
 
 
-def _start_anew(folder: Path, clips: ClipStore, feature: Component, shape: tuple[int, int, int]) -> None:
+def _start_anew(folder: Path, feature: Component, shape: tuple[int, int, int]) -> None:
     """Make an empty store, in the place of one that is damaged or of clips that are no more."""
     if folder.exists():
         log.warning("the feature store %s does not fit its clips and is made anew", folder)
@@ -189,21 +186,22 @@ def _start_anew(folder: Path, clips: ClipStore, feature: Component, shape: tuple
     new = folder.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for name in ("features.i16", "scales.f32", "filled.u1"):
+    for name in ("features.i16", "scales.f32", "clips.u8"):
         (new / name).touch()
     of_feature = {"name": feature.name, **feature.kwargs}
-    write_json(
-        new / "store.json", {"format": FORMAT, "clips": clips.id, "shape": shape, "feature": of_feature}
-    )
+    write_json(new / "store.json", {"format": FORMAT, "shape": shape, "feature": of_feature})
     new.rename(folder)
 
 
-def _commit(waiting: list[np.ndarray], values: BinaryIO, scales: BinaryIO, filled: BinaryIO) -> None:
-    """Say of the rows in `waiting` that they are filled, after what they hold is on the disk."""
+def _commit(
+    waiting: list[np.ndarray], clip_ids: np.ndarray, values: BinaryIO, scales: BinaryIO, filled: BinaryIO
+) -> None:
+    """Say which clips the rows in `waiting` hold, after what they hold is on the disk."""
     if waiting:
         to_disk(values)
         to_disk(scales)
-        np.memmap(filled, np.uint8, "r+")[np.concatenate(waiting)] = 1
+        rows = np.concatenate(waiting)
+        np.memmap(filled, np.uint64, "r+")[rows] = clip_ids[rows]
         to_disk(filled)
         waiting.clear()
 
