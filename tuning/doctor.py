@@ -76,7 +76,7 @@ def python(version: Sequence[int]) -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Import what birdtune needs, each on its own."""
-    for name in ("torch", "torchaudio", "transformers", "optuna", "ray", "soundfile", "matplotlib"):
+    for name in ("torch", "torchaudio", "transformers", "optuna", "ray", "soundfile", "soxr", "matplotlib"):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a broken installation raises is what has to be told

@@ -39,8 +39,8 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     is wrong with the file: absent, empty, not audio, truncated, broken inside, or shorter than 0.05 s.
     """
     with opened(path) as recording:
-        (samples,) = recording.blocks(None)
-        return samples, recording.sample_rate
+        # Never as much at once as a header promises, which may be wrong by far.
+        return np.concatenate(list(recording.blocks(BLOCK_VALUES))), recording.sample_rate
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Recording:
     file: soundfile.SoundFile
     n_read: int = 0
 
-    def blocks(self, n_values: int | None) -> Iterator[np.ndarray]:
-        """Yield its mono samples, float32, in blocks of `n_values` over all channels; all at once for None.
+    def blocks(self, n_values: int) -> Iterator[np.ndarray]:
+        """Yield its mono samples, float32, in blocks of `n_values` over all channels.
 
         Raises DataError as `decode` does, for what is wrong further on after the blocks before.
         """
-        n_frames = -1 if n_values is None else max(1, n_values // self.file.channels)
+        n_frames = max(1, n_values // self.file.channels)
         while True:
             try:
                 with quiet_decoders():
@@ -70,7 +70,7 @@ class Recording:
             _check_finite(mono)
             if len(mono):
                 yield mono
-            if n_values is None or len(samples) < n_frames:
+            if len(samples) < n_frames:
                 self._check_whole()
                 return
 

@@ -56,6 +56,15 @@ def write_bad(folder, kind):
         soundfile.write(path, np.zeros(0, np.float32), RATE)
     elif kind == "5 frames":
         soundfile.write(path, np.zeros(5, np.float32), RATE)
+    elif kind == "2^36 frames promised":
+        whole = folder / "whole.flac"
+        soundfile.write(whole, tone(500, 1.0), RATE)
+        content = bytearray(whole.read_bytes())
+        # The length in STREAMINFO: the last 36 bits before its MD5.
+        content[21] |= 0x0F
+        content[22:26] = b"\xff" * 4
+        path = folder / "promises.flac"
+        path.write_bytes(content)
     elif kind == "not finite":
         soundfile.write(path, np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
     else:
@@ -78,6 +87,7 @@ def write_bad(folder, kind):
         ("no frames", "0 frames"),
         ("5 frames", "5 frames"),
         ("not finite", "not finite"),
+        ("2^36 frames promised", "decoder gave up"),
         ("half a wav", "truncated"),
         ("half a flac", "decoder gave up"),
         ("half a ogg", "truncated"),
