@@ -86,20 +86,17 @@ class Dataset:
         fault = f"the dataset {str(folder)!r} cannot be used"
         try:
             meta = read_json(folder / "dataset.json")
-            if meta.get("format") != FORMAT:
-                raise DataError(
-                    f"{fault}: it is of another version of birdtune; prepare the recordings again"
-                )
+        except RunFolderError as error:
+            raise DataError(f"{fault}: {error}; prepare the recordings again") from None
+        if meta.get("format") != FORMAT:
+            raise DataError(f"{fault}: it is of another version of birdtune; prepare the recordings again")
+        try:
             with np.load(folder / "clips.npz") as arrays:
                 in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
                 sides, sha256, clip_ids = arrays["sides"], arrays["sha256"], arrays["clip_ids"]
             channels, bins, frames = meta["input_shape"]
-        except (RunFolderError, OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{fault}: it is damaged or not there ({error}); prepare the recordings again"
-            ) from None
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{fault}: clips.npz: {error}; prepare the recordings again") from None
         cache = folder.parent.parent
         try:
             clips = ClipStore.open(cache / "clips" / meta["clips"])
