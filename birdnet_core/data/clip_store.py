@@ -268,7 +268,7 @@ def _fill(
                 why[result.sha256] = result.error
             if result.is_final:
                 additions.add(result)
-            if additions.is_due or n_done == len(tasks):
+            if additions.is_due or n_done in (1, len(tasks)):
                 additions.commit()
                 progress("decoding recordings", n_done, len(tasks))
     return why

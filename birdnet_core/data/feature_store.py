@@ -167,8 +167,8 @@ def _fill(
         try:
             for done in workers.map(_compute, tasks, chunk=1):
                 waiting.append(done)
-                n_done += len(done)
-                if time.monotonic() - committed >= COMMIT_S or n_done == len(missing):
+                is_first, n_done = n_done == 0, n_done + len(done)
+                if is_first or time.monotonic() - committed >= COMMIT_S or n_done == len(missing):
                     _commit(waiting, wanted, values, scales, filled)
                     committed = time.monotonic()
                     progress(f"computing {feature.name}", n_done, len(missing))
