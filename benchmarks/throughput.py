@@ -120,7 +120,7 @@ def main() -> None:
         paths = [Path(folder) / f"{i}.npy" for i in range(len(rows))]
         mean, deviation = (x[:, None, None] for x in (dataset.mean, dataset.deviation))
         for path, row in zip(paths, rows, strict=True):
-            np.save(path, (dataset.features.read(np.array([row]))[0] - mean) / deviation)
+            np.save(path, (dataset.stored_features(np.array([row]))[0] - mean) / deviation)
         files = NpyFiles(paths, dataset.labels[rows].tolist())
         for name in ("audio_cnn", "audio_cnn_v2"):
             session = Session(config.override({"model.name": name}), dataset)

@@ -57,10 +57,11 @@ class ClipBatches:
         is_resident: bool,
         waveform_augmentations: Sequence[nn.Module] = (),
     ) -> None:
-        rows = dataset.rows(*sides)
+        chosen = dataset.rows(*sides)
+        rows = dataset.in_store[chosen]
         self.device = device
-        self.units = dataset.units[rows]
-        self.labels = torch.from_numpy(dataset.labels[rows]).long()
+        self.units = dataset.units[chosen]
+        self.labels = torch.from_numpy(dataset.labels[chosen]).long()
         self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
         self.deviation = torch.from_numpy(dataset.deviation).view(1, -1, 1, 1).to(device)
         self.augmentations = waveform_augmentations
@@ -70,7 +71,6 @@ class ClipBatches:
             self.feature = build_feature(config.features, clips.sample_rate, clips.samples.shape[1]).to(
                 device
             )
-            rows = clips.rows()[0][rows]
             self.values = clips.samples
             scale = clips.windows["scale"][rows, None]
             offset = np.zeros_like(scale)
@@ -136,7 +136,8 @@ class ClipBatches:
         For a GPU, and from a store too large to stay in the page cache, the next ones are read while one is
         worked on; elsewhere a thread that reads ahead would only take turns with those that train.
         """
-        is_prefetched = self.device.type == "cuda" or self.values.nbytes > RESIDENT_SHARE * memory_size()
+        n_bytes = self.values[:1].nbytes * len(self)
+        is_prefetched = self.device.type == "cuda" or n_bytes > RESIDENT_SHARE * memory_size()
         if self.resident is not None or not is_prefetched:
             yield from map(self.raw, indices)
             return

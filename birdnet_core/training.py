@@ -516,9 +516,9 @@ class Session:
         is_train_computed = is_computed or bool(waveform_augmentations)
         n_bytes = 0
         if dataset.features is not None and not is_computed:
-            n_bytes += dataset.features.values.nbytes
+            n_bytes += dataset.features.values[:1].nbytes * len(dataset.in_store)
         if is_train_computed:
-            n_bytes += dataset.clips.samples.nbytes
+            n_bytes += dataset.clips.samples[:1].nbytes * len(dataset.in_store)
         is_resident = fits_on(self.device, n_bytes)
         train = ClipBatches(
             self.config,

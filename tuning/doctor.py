@@ -76,7 +76,7 @@ def python(version: Sequence[int]) -> Finding:
 
 def libraries() -> Iterator[Finding]:
     """Import what birdtune needs, each on its own."""
-    for name in ("torch", "torchaudio", "transformers", "optuna", "ray", "soundfile", "matplotlib"):
+    for name in ("torch", "torchaudio", "transformers", "optuna", "ray", "soundfile", "soxr", "matplotlib"):
         try:
             importlib.import_module(name)
         except Exception as error:  # whatever a broken installation raises is what has to be told
@@ -134,7 +134,8 @@ def audio() -> Finding:
     import numpy as np
     import soundfile
     import torch
-    import torchaudio
+
+    from birdnet_core.data.audio import resample
 
     sound = 0.5 * np.sin(np.arange(22_050) * 0.1)
     broken = []
@@ -148,7 +149,7 @@ def audio() -> Finding:
                 broken.append(f"{name}: {len(read)} of {len(sound)} samples came back")
         except (soundfile.SoundFileError, ValueError) as error:
             broken.append(f"{name}: {_first_line(error)}")
-    torchaudio.functional.resample(torch.from_numpy(sound), 22_050, 16_000)
+    resample(torch.from_numpy(sound), 22_050, 16_000)
     if broken:
         return Finding(
             "audio", "fault", "; ".join(broken),

@@ -105,7 +105,7 @@ class Cut:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A folder of the cache that the trials read; `is_new` if this plan has made it."""
+    """A folder of the cache that the trials read; `is_new` if this plan has made it or added to it."""
 
     path: str
     n_bytes: int
@@ -500,7 +500,7 @@ def _cut(
 
 
 def _stores(datasets: Iterable[Dataset], since: float) -> tuple[Store, ...]:
-    """Return the stores that `datasets` read, each once; new are those finished after `since` (Unix time)."""
+    """Return the stores that `datasets` read, each once; new are those that grew since `since` (Unix)."""
     folders = {}
     for dataset in datasets:
         for folder in (dataset.clips_folder, dataset.features.folder if dataset.features else None):
@@ -509,7 +509,8 @@ def _stores(datasets: Iterable[Dataset], since: float) -> tuple[Store, ...]:
     return tuple(
         Store(
             path=path,
-            n_bytes=sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+            # A feature store has rows that no dataset has asked for, which take no room.
+            n_bytes=sum(512 * file.stat().st_blocks for file in folder.iterdir() if file.is_file()),
             is_new=(folder / "store.json").stat().st_mtime >= since,
         )
         for path, folder in folders.items()

@@ -214,7 +214,7 @@ class TrainTrial(tune.Trainable):
                 raise NodeUnfit(f"{platform.node()} cannot read {folder}: {error}") from error
         config = TrainConfig.from_dict(self.payload["config"])
         try:
-            made = prepare(self.manifest, config, workers=config.runtime.threads)
+            made = prepare(self.manifest, config)
         except (BirdtuneError, OSError, MemoryError) as error:
             few = "\n".join(str(error).split("\n")[:4])
             raise NodeUnfit(f"{platform.node()} does not see {folder}, and cannot make it: {few}") from error

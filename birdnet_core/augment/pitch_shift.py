@@ -14,7 +14,7 @@ from birdnet_core.augment.time_stretch import fitted, stretched
 from birdnet_core.registry import augmentations
 
 # Resampling by n / m takes a filter bank of about n x m values, which is gigantic for an odd ratio. Up to 100
-# it is 50 kB, and ratios lie at most 17 cents apart, that much only next to 1.
+# it is 70 kB, and ratios lie at most 17 cents apart, that much only next to 1.
 MAX_DENOMINATOR = 100
 
 
@@ -52,6 +52,14 @@ def pitch_shifted(waveforms: torch.Tensor, ratio: Fraction, sample_rate: int) ->
     """Return `waveforms` [batch, samples] with every frequency times `ratio`, at the same length."""
     slower = stretched(waveforms, float(1 / ratio), sample_rate)
     # Read `ratio` times as fast, the stretched clip has its old length and a new pitch.
-    return fitted(
-        torchaudio.functional.resample(slower, ratio.numerator, ratio.denominator), waveforms.shape[1]
+    faster = torchaudio.functional.resample(
+        slower,
+        ratio.numerator,
+        ratio.denominator,
+        # The defaults would let what rises above half the sample rate through to the band below it.
+        lowpass_filter_width=32,
+        rolloff=0.95,
+        resampling_method="sinc_interp_kaiser",
+        beta=9.0,
     )
+    return fitted(faster, waveforms.shape[1])

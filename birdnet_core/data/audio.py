@@ -1,8 +1,8 @@
 """From a file of any format to mono samples and its most active windows.
 
 Decoding is libsndfile's, through soundfile. libsndfile reads many truncated files without an error, so what
-came is held against what the header promised. Resampling and the high-pass are torchaudio's filters, several
-times as fast.
+came is held against what the header promised. Resampling is soxr's. The high-pass is torchaudio's filter,
+several times as fast.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 
-from birdnet_core.errors import DataError
+from birdnet_core.errors import ConfigError, DataError
 
 MIN_DURATION_S = 0.05
 # Some mp3 headers promise up to 2 % more than any decoder gives.
 MIN_SHARE_OF_PROMISED = 0.95
-OUTPUTS_A_PART = 32  # of the resampler; 16 to 64 measured alike
+BLOCK_VALUES = 2**19  # samples over all channels that are decoded at once: 2 MiB
+QUALITY = "HQ"  # of soxr: 20 bits
 _UNKNOWN_LENGTH = 0x7FFF_FF00  # streamed WAV files carry such sizes when their length was not known
 
 
@@ -38,8 +39,8 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     is wrong with the file: absent, empty, not audio, truncated, broken inside, or shorter than 0.05 s.
     """
     with opened(path) as recording:
-        (samples,) = recording.blocks(None)
-        return samples, recording.sample_rate
+        # Never as much at once as a header promises, which may be wrong by far.
+        return np.concatenate(list(recording.blocks(BLOCK_VALUES))), recording.sample_rate
 
 
 @dataclass
@@ -52,12 +53,12 @@ class Recording:
     file: soundfile.SoundFile
     n_read: int = 0
 
-    def blocks(self, n_values: int | None) -> Iterator[np.ndarray]:
-        """Yield its mono samples, float32, in blocks of `n_values` over all channels; all at once for None.
+    def blocks(self, n_values: int) -> Iterator[np.ndarray]:
+        """Yield its mono samples, float32, in blocks of `n_values` over all channels.
 
         Raises DataError as `decode` does, for what is wrong further on after the blocks before.
         """
-        n_frames = -1 if n_values is None else max(1, n_values // self.file.channels)
+        n_frames = max(1, n_values // self.file.channels)
         while True:
             try:
                 with quiet_decoders():
@@ -69,7 +70,7 @@ class Recording:
             _check_finite(mono)
             if len(mono):
                 yield mono
-            if n_values is None or len(samples) < n_frames:
+            if len(samples) < n_frames:
                 self._check_whole()
                 return
 
@@ -90,7 +91,8 @@ def opened(path: str | Path) -> Iterator[Recording]:
     """Open a recording; raises DataError where it is absent, empty or not audio."""
     path = Path(path)
     try:
-        size = path.stat().st_size
+        with open(path, "rb") as content:
+            size = os.fstat(content.fileno()).st_size
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}") from None
     if size == 0:
@@ -112,93 +114,38 @@ def _check_finite(mono: np.ndarray) -> None:
         raise DataError("the file holds samples that are not finite")
 
 
-def resample(samples: torch.Tensor, sample_rate: int, target_rate: int) -> torch.Tensor:
-    """Return `samples` [samples] at `target_rate` Hz, by windowed-sinc interpolation.
+def load_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """Return a recording as mono float32 [samples] at `sample_rate` Hz, as training and prediction hear it.
 
-    The filter is torchaudio's default: 6 zero crossings to either side, rolled off at 0.99 of the lower
-    Nyquist frequency, under a Hann window. The ratio is rounded to a fraction with denominator up to 1000,
-    because the filters of an odd rate such as 8,012 Hz would take hundreds of megabytes. The common rates are
-    exact; pitch is never off by more than 0.05 %, less than a cent.
+    Channels are averaged, and amplitudes kept as they are; the high-pass of a config is not applied. Raises
+    DataError as `decode` does.
     """
-    return torch.cat(list(resampled([samples], sample_rate, target_rate)))
+    if sample_rate < 1:
+        raise ConfigError(f"sample_rate = {sample_rate!r} is out of range; it takes 1 Hz or more")
+    with opened(path) as recording:
+        blocks = map(torch.from_numpy, recording.blocks(BLOCK_VALUES))
+        return torch.cat(list(resampled(blocks, recording.sample_rate, sample_rate))).numpy()
+
+
+def resample(samples: torch.Tensor, sample_rate: int, target_rate: int) -> torch.Tensor:
+    """Return `samples` [samples] at `target_rate` Hz: as many as last equally long, rounded.
+
+    soxr's HQ filter: flat up to 0.9 of the lower Nyquist frequency, and more than 100 dB down above it.
+    """
+    if sample_rate == target_rate:
+        return samples
+    return torch.from_numpy(soxr.resample(samples.numpy(), sample_rate, target_rate, quality=QUALITY))
 
 
 def resampled(blocks: Iterable[torch.Tensor], sample_rate: int, target_rate: int) -> Iterator[torch.Tensor]:
     """Yield, block by block, what `resample` gives of all `blocks` [samples] together."""
-    ratio = resampling_ratio(sample_rate, target_rate)
-    if ratio == 1:
+    if sample_rate == target_rate:
         yield from blocks
         return
-    filters = _sinc_filters(ratio.denominator, ratio.numerator)
-    reach = max(first + len(taps) for first, taps in filters.parts)
-    held = torch.zeros(filters.margin)
-    n_in = n_out = 0
+    stream = soxr.ResampleStream(sample_rate, target_rate, 1, dtype="float32", quality=QUALITY)
     for block in blocks:
-        held = torch.cat([held, block])
-        n_in += len(block)
-        n_ready = (len(held) - reach) // filters.n_in + 1
-        if n_ready > 0:
-            yield _filtered(held, filters, n_ready)
-            held = held[n_ready * filters.n_in :]
-            n_out += n_ready * filters.n_out
-    n_left = math.ceil(n_in * ratio) - n_out
-    if n_left > 0:
-        n_blocks = math.ceil(n_left / filters.n_out)
-        n_missing = (n_blocks - 1) * filters.n_in + reach - len(held)
-        held = torch.nn.functional.pad(held, (0, max(0, n_missing)))
-        yield _filtered(held, filters, n_blocks)[:n_left]
-
-
-def _filtered(samples: torch.Tensor, filters: _SincFilters, n_blocks: int) -> torch.Tensor:
-    """Return the outputs of the first `n_blocks` blocks of `samples`, which begin `margin` before them."""
-    # Each part is a product of matrices: the inputs of a part, one row a block, with their weights.
-    out = torch.empty(n_blocks, filters.n_out)
-    done = 0
-    for first, taps in filters.parts:
-        inputs = samples.as_strided(
-            (n_blocks, len(taps)), (filters.n_in, 1), samples.storage_offset() + first
-        )
-        out[:, done : done + taps.shape[1]] = inputs @ taps
-        done += taps.shape[1]
-    return out.view(-1)
-
-
-def resampling_ratio(sample_rate: int, target_rate: int) -> Fraction:
-    """Return the samples that `resample` gives for each sample that it takes."""
-    return Fraction(target_rate, sample_rate).limit_denominator(1000)
-
-
-@dataclass(frozen=True)
-class _SincFilters:
-    """Weights that turn each block of `n_in` samples, and `margin` around it, into `n_out`, in parts.
-
-    A part is the first sample it reads, counted from `margin` before its block, and its weights
-    [samples read, samples given]. Neighbouring outputs read nearly the same inputs, so that parts of
-    `OUTPUTS_A_PART` hold few zeros.
-    """
-
-    n_in: int
-    n_out: int
-    margin: int
-    parts: tuple[tuple[int, torch.Tensor], ...]
-
-
-@functools.lru_cache(maxsize=16)
-def _sinc_filters(old: int, new: int) -> _SincFilters:
-    """Return the filters from `old` to `new` samples per unit of time, which have no common factor."""
-    n_periods = math.ceil(OUTPUTS_A_PART / new)
-    n_in, n_out = old * n_periods, new * n_periods
-    cutoff = 0.99 * min(old, new) / old  # as a share of the old Nyquist frequency
-    margin = math.ceil(6 / cutoff)
-    parts = []
-    for outputs in np.array_split(np.arange(n_out), math.ceil(n_out / OUTPUTS_A_PART)):
-        at = outputs * old / new
-        first = int(at[0])  # input first - margin is index `first` after padding
-        inputs = np.arange(first - margin, int(at[-1]) + margin + 2)
-        x = np.clip((inputs[:, None] - at[None, :]) * cutoff, -6, 6)
-        weights = cutoff * np.sinc(x) * np.cos(np.pi * x / 12) ** 2
-        parts.append((first, torch.from_numpy(weights.astype(np.float32))))
-    return _SincFilters(n_in, n_out, margin, tuple(parts))
+        yield torch.from_numpy(stream.resample_chunk(block.numpy()))
+    yield torch.from_numpy(stream.resample_chunk(np.empty(0, np.float32), last=True))
 
 
 def highpass(samples: torch.Tensor, sample_rate: int, corner_hz: float) -> torch.Tensor:

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sqlite3
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
 
 from birdnet_core import plugins, registry
+from birdnet_core.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 HASHES_A_COMMIT = 1000  # what a kill can cost
+COMMIT_S = 0.5  # how often what is finished goes to the disk, which a kill or a power failure cannot undo
+NICENESS = 5  # trials that train on the same cores get three times the share of those that prepare
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while something long is made: of what this call has to do, from 1 on."""
@@ -35,9 +46,22 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def default_cache() -> Path:
-    """Return ``$BIRDTUNE_CACHE``, else ``birdtune`` below the user's cache folder."""
+    """Return ``$BIRDTUNE_CACHE``, else ``birdtune`` below the user's cache folder; always an absolute path.
+
+    A relative one counts from the working directory of the first call, which writes it back into the
+    environment: processes that are started later work elsewhere, and must find the same folder.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BIRDTUNE_CACHE") or Path(home) / "birdtune")
+    folder = Path(os.environ.get("BIRDTUNE_CACHE") or Path(home) / "birdtune").expanduser()
+    if not folder.is_absolute():
+        folder = folder.absolute()
+        os.environ["BIRDTUNE_CACHE"] = str(folder)
+    return folder
+
+
+def n_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def short_hash(value: Any) -> str:
@@ -47,17 +71,55 @@ def short_hash(value: Any) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` so that no two processes build it at once; a dead holder's is free."""
+    """Hold the lock of `folder` so that no two processes build it at once; a dead holder's is free.
+
+    Raises DataError where the file system has no locks.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            raise DataError(
+                f"the file system of {str(folder.parent)!r} cannot lock files ({error.strerror}); without "
+                "locks two processes could write there at once. Set BIRDTUNE_CACHE to a folder on one that "
+                "can, such as a local disk"
+            ) from None
         yield
+
+
+def mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Map the beginning of a file for reading as an array of `shape`, which may be empty."""
+    return np.memmap(path, dtype, "r", shape=shape) if math.prod(shape) else np.empty(shape, dtype)
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; opened for it, because network file systems may remember an older size."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def open_at(path: Path, size: int) -> BinaryIO:
+    """Open a file for writing after its first `size` bytes; what a killed process left beyond them is cut."""
+    file = open(path, "r+b")  # noqa: SIM115
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def to_disk(file: BinaryIO) -> None:
+    """Return when all of what was written to a file, by whichever process, is on the disk."""
+    file.flush()
+    os.fdatasync(file.fileno())
 
 
 class Workers:
     """Processes that share the work of preparing; they start when they are first needed, and stay until exit.
 
-    As a context manager: without an error it ends when the work is done, with one as soon as can be.
+    They give way to whatever else runs on the machine, so that there may be one for every core while trials
+    train. As a context manager: without an error it ends when the work is done, with one as soon as can be.
     """
 
     def __init__(self, n: int) -> None:
@@ -75,32 +137,115 @@ class Workers:
         """Yield the results of `function` over `tasks` as they come.
 
         `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow
-        with the number of tasks. Little work is done here, where starting processes would take longer.
+        with the number of tasks. Little work is done here, where starting processes would take longer. Raises
+        DataError where a worker process is ended from outside.
         """
         if self.n <= 1 or (self._pool is None and len(tasks) <= 2 * chunk):
             yield from map(function, tasks)
             return
-        chunks = (list(tasks[i : i + chunk]) for i in range(0, len(tasks), chunk))
-        running: set[Future[list[R]]] = set()
-        for some in chunks:
-            running.add(self._submit(function, some))
-            if len(running) >= 3 * self.n:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield from future.result()
-        while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield from future.result()
+        lost = yield from self._through(function, _chunks(tasks, chunk), 3 * self.n)
+        if lost:
+            raise DataError(
+                "a worker process ended while it prepared data, as the system ends one when memory runs out; "
+                f"free some, or use fewer than {self.n} workers"
+            )
+
+    def map_each(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        *,
+        chunk: int,
+        ended: Callable[[T, str], R],
+    ) -> Iterator[R]:
+        """Yield results as `map` does, also where a task ends its process, as a fault of a decoder does.
+
+        The result of such a task is `ended` of it and how the process ended; all others are done all the
+        same. Nothing is done in this process.
+        """
+        chunks = _chunks(tasks, chunk)
+        # Which task ended its process is not known: all in flight are tried again, and in the end alone.
+        while lost := (yield from self._through(function, chunks, 3 * self.n)):
+            again = _chunks(lost, 1)
+            while suspects := (yield from self._through(function, again, self.n)):
+                for task in suspects:
+                    yield _alone(function, task, ended)
+
+    def _through(
+        self, function: Callable[[T], R], chunks: Iterator[list[T]], width: int
+    ) -> Generator[R, None, list[T]]:
+        """Yield results with `width` chunks in flight; return what was in flight when a process ended."""
+        running: dict[Future[list[R]], list[T]] = {}
+        lost: list[T] = []
+        is_more = True
+        while is_more or running:
+            while is_more and not lost and len(running) < width:
+                some = next(chunks, None)
+                is_more = some is not None
+                if some is not None:
+                    try:
+                        running[self._submit(function, some)] = some
+                    except BrokenProcessPool:
+                        lost += some
+            is_more = is_more and not lost
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                some = running.pop(future)
+                try:
+                    results = future.result()
+                except BrokenProcessPool:
+                    lost += some
+                else:
+                    yield from results
+        if lost and self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        return lost
 
     def _submit(self, function: Callable[[T], R], tasks: list[T]) -> Future[list[R]]:
         with without_main():
             if self._pool is None:
-                shipped = [plugin.to_dict() for plugin in plugins.loaded()]
                 self._pool = ProcessPoolExecutor(
-                    self.n, mp_context=_fork_server(), initializer=_worker_started, initargs=(shipped,)
+                    max(1, self.n),
+                    mp_context=_fork_server(),
+                    initializer=_worker_started,
+                    initargs=(_shipped(),),
                 )
             return self._pool.submit(_map_chunk, function, tasks)
+
+
+def _chunks(tasks: Sequence[T], size: int) -> Iterator[list[T]]:
+    return (list(tasks[i : i + size]) for i in range(0, len(tasks), size))
+
+
+def _alone(function: Callable[[T], R], task: T, ended: Callable[[T, str], R]) -> R:
+    """Return the result of one task from a process of its own, or what `ended` makes of its end."""
+    context = _fork_server()
+    receiver, sender = context.Pipe(duplex=False)
+    with without_main():
+        process = context.Process(target=_send_result, args=(sender, _shipped(), function, task), daemon=True)
+        process.start()
+    sender.close()
+    try:
+        result: R = receiver.recv()
+    except EOFError:
+        process.join()
+        return ended(task, _how_it_ended(process.exitcode or 0))
+    process.join()
+    return result
+
+
+def _send_result(
+    sender: Connection, shipped: list[dict[str, Any]], function: Callable[[T], R], task: T
+) -> None:
+    _worker_started(shipped)
+    sender.send(function(task))
+
+
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"{name}, as when memory runs out" if name == "SIGKILL" else name
 
 
 @contextlib.contextmanager
@@ -132,9 +277,15 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
+def _shipped() -> list[dict[str, Any]]:
+    """Return the plugins that a worker has to load, as plain values."""
+    return [plugin.to_dict() for plugin in plugins.loaded()]
+
+
 def _worker_started(shipped: list[dict[str, Any]]) -> None:
     import torch
 
+    os.nice(NICENESS)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     registry.load_shipped(shipped)
@@ -155,36 +306,65 @@ def _map_chunk(function: Callable[[T], R], tasks: list[T]) -> list[R]:
 def content_hashes(
     paths: Sequence[str], cache: Path, *, workers: int, progress: Progress = no_progress
 ) -> list[str]:
-    """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time."""
+    """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time.
+
+    Of several processes that ask for the same files at once, one reads them. Raises DataError where the file
+    of what is remembered cannot be used.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    hashes = ["" for _ in paths]
-    todo = []
-    with contextlib.closing(sqlite3.connect(cache / "hashes.sqlite", timeout=60)) as database:
-        with database:
-            database.execute(
-                "create table if not exists hashes "
-                "(path text primary key, size int, mtime_ns int, sha256 text)"
-            )
-        for i, path in enumerate(paths):
-            stamp = _stamp(path)
-            found = database.execute("select size, mtime_ns, sha256 from hashes where path = ?", [path])
-            known = found.fetchone()
-            if stamp and known and known[:2] == stamp:
-                hashes[i] = known[2]
-            elif stamp:
-                todo.append((i, path, stamp))
-        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-            for first in range(0, len(todo), HASHES_A_COMMIT):
-                some = todo[first : first + HASHES_A_COMMIT]
-                for n, sha in enumerate(pool.map(_sha256, [path for _, path, _ in some])):
-                    hashes[some[n][0]] = sha
-                    progress("hashing recordings", first + n + 1, len(todo))
-                with database:
-                    database.executemany(
-                        "insert or replace into hashes values (?, ?, ?, ?)",
-                        [(path, *stamp, hashes[i]) for i, path, stamp in some if hashes[i]],
-                    )
+    remembered = cache / "hashes.sqlite"
+    stamps = [_stamp(path) for path in paths]
+    try:
+        with contextlib.closing(sqlite3.connect(remembered, timeout=60)) as database:
+            hashes = _remembered(database, paths, stamps)
+            if any(stamp and not sha for stamp, sha in zip(stamps, hashes, strict=True)):
+                with locked(remembered):
+                    hashes = _remembered(database, paths, stamps)
+                    _hash_others(database, paths, stamps, hashes, workers, progress)
+    except sqlite3.Error as error:
+        raise DataError(
+            f"the hashes that are remembered in {str(remembered)!r} cannot be used: {error}; delete that "
+            "file, or set BIRDTUNE_CACHE to a folder on a disk that this machine may write and lock"
+        ) from None
     return hashes
+
+
+def _remembered(
+    database: sqlite3.Connection, paths: Sequence[str], stamps: Sequence[tuple[int, ...]]
+) -> list[str]:
+    with database:
+        database.execute(
+            "create table if not exists hashes (path text primary key, size int, mtime_ns int, sha256 text)"
+        )
+    hashes = []
+    for path, stamp in zip(paths, stamps, strict=True):
+        found = database.execute("select size, mtime_ns, sha256 from hashes where path = ?", [path])
+        known = found.fetchone()
+        hashes.append(known[2] if stamp and known and known[:2] == stamp else "")
+    return hashes
+
+
+def _hash_others(
+    database: sqlite3.Connection,
+    paths: Sequence[str],
+    stamps: Sequence[tuple[int, ...]],
+    hashes: list[str],
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Fill in the `hashes` that are still "" of the files that are there, and remember them."""
+    todo = [i for i, stamp in enumerate(stamps) if stamp and not hashes[i]]
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for first in range(0, len(todo), HASHES_A_COMMIT):
+            some = todo[first : first + HASHES_A_COMMIT]
+            for n, sha in enumerate(pool.map(content_hash, [paths[i] for i in some])):
+                hashes[some[n]] = sha
+                progress("hashing recordings", first + n + 1, len(todo))
+            with database:
+                database.executemany(
+                    "insert or replace into hashes values (?, ?, ?, ?)",
+                    [(paths[i], *stamps[i], hashes[i]) for i in some if hashes[i]],
+                )
 
 
 def _stamp(path: str) -> tuple[int, ...]:
@@ -195,7 +375,8 @@ def _stamp(path: str) -> tuple[int, ...]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _sha256(path: str) -> str:
+def content_hash(path: str) -> str:
+    """Return the SHA-256 of a file; "" for one that cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,21 +1,29 @@
-"""Decoded windows of every recording on disk, as int16, memory-mapped.
+"""Decoded windows of recordings on disk, as int16, memory-mapped.
 
-A store is keyed by the content of the recordings and the options that shape a clip, so that a second call
-finds it and a changed option makes another. It is filled by worker processes that write their windows in
-place; a build that is killed goes on where it stopped.
+There is one store for all recordings whose windows were cut and filtered alike. It grows: a recording is
+looked up by its content, and only one that is not there yet is decoded, whatever manifest lists it and in
+which order. What worker processes decode is written by one process, under the store's lock; the entry of a
+recording comes last, so that a build that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import logging
 import math
+import os
+import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 from birdnet_core.config import DataConfig
@@ -25,21 +33,42 @@ from birdnet_core.data.audio import (
     highpass,
     most_active_windows,
     resample,
-    resampling_ratio,
     response_length,
 )
-from birdnet_core.data.building import Progress, Workers, content_hashes, locked, short_hash
-from birdnet_core.errors import DataError
+from birdnet_core.data.building import (
+    COMMIT_S,
+    Progress,
+    Workers,
+    content_hash,
+    content_hashes,
+    locked,
+    mapped,
+    open_at,
+    short_hash,
+    size_of,
+    to_disk,
+)
+from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 5  # of the files, and of how samples are computed: other roundings are other stores
+FORMAT = 6  # of the files, and of how samples are computed: other roundings are other stores
+RESAMPLER_REACH = 200  # samples, at the lower rate, beyond which the resampler's filter is nothing
+CHUNK_BYTES = 2**23  # of the clips that a worker hands over at once
 
-
-# What is known of a recording, and of each of its windows: a row each, written in place and mapped.
+# What is known of a recording, and of each of its windows: a row each. The `clip_id` of a window follows from
+# the content of its recording, and its place among the windows of that; it is never 0.
 RECORDING = np.dtype(
-    [("is_done", "?"), ("n_windows", "<i4"), ("sample_rate", "<i4"), ("duration_s", "<f8"), ("sha256", "S64")]
+    [
+        ("sha256", "S64"),
+        ("first_row", "<i8"),
+        ("n_windows", "<i4"),
+        ("sample_rate", "<i4"),
+        ("duration_s", "<f8"),
+    ]
 )
-WINDOW = np.dtype([("scale", "<f4"), ("start_s", "<f4")])
+WINDOW = np.dtype([("clip_id", "<u8"), ("scale", "<f4"), ("start_s", "<f4")])
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,73 +76,124 @@ class ClipStore:
     """An open clip store; all arrays are mapped, so that opening it costs the same for any number of rows.
 
     Args:
-        samples: int16 [recordings * windows_per_recording, samples]; recording i owns the rows from
-            i * windows_per_recording, of which the first `n_windows[i]` are filled.
+        samples: int16 [rows, samples], a row a window; those of a recording follow each other.
         windows: WINDOW, one a row: amplitude = samples * scale, so that quiet recordings keep 16 bits, and
             where in the recording the window starts.
-        recordings: RECORDING, one a recording; without windows where it could not be decoded.
-        errors: why, for each recording that could not be decoded.
+        recordings: RECORDING, one for each content that could be decoded.
     """
 
     folder: Path
-    key: str
     sample_rate: int
-    windows_per_recording: int
     samples: np.ndarray
     windows: np.ndarray
     recordings: np.ndarray
-    errors: dict[int, str]
 
     @classmethod
     def open(cls, folder: Path) -> ClipStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
-        meta = read_json(folder / "store.json")
-        recordings = np.load(folder / "recordings.npy", mmap_mode="r")
-        shape = (len(recordings) * meta["windows_per_recording"], meta["n_samples"])
-        path = folder / "clips.i16"
-        if path.stat().st_size != 2 * shape[0] * shape[1]:
-            raise DataError(f"the clip store {str(folder)!r} is damaged; delete it and prepare again")
-        return cls(
-            folder,
-            folder.name,
-            meta["sample_rate"],
-            meta["windows_per_recording"],
-            np.memmap(path, np.int16, "r", shape=shape),
-            np.load(folder / "windows.npy", mmap_mode="r"),
-            recordings,
-            {int(i): error for i, error in meta["errors"].items()},
-        )
+        try:
+            meta = read_json(folder / "store.json")
+            # Entries first: of what is written meanwhile, they come last.
+            n_recordings = size_of(folder / "recordings.bin") // RECORDING.itemsize
+            recordings = mapped(folder / "recordings.bin", RECORDING, (n_recordings,))
+            size_of(folder / "errors.jsonl")
+            n = int(recordings["first_row"][-1] + recordings["n_windows"][-1]) if n_recordings else 0
+            clip_bytes, window_bytes = 2 * n * meta["n_samples"], n * WINDOW.itemsize
+            if size_of(folder / "clips.i16") < clip_bytes or size_of(folder / "windows.bin") < window_bytes:
+                raise ValueError
+            return cls(
+                folder,
+                meta["sample_rate"],
+                mapped(folder / "clips.i16", np.int16, (n, meta["n_samples"])),
+                mapped(folder / "windows.bin", WINDOW, (n,)),
+                recordings,
+            )
+        except (RunFolderError, OSError, KeyError, ValueError):
+            raise DataError(
+                f"the clip store {str(folder)!r} is damaged or not there; prepare the recordings again"
+            ) from None
 
     @property
-    def n_windows(self) -> np.ndarray:
-        """The number of filled rows of each recording."""
-        n_windows: np.ndarray = self.recordings["n_windows"]
-        return n_windows
+    def key(self) -> str:
+        """The hash of all that shapes a clip of this store."""
+        return self.folder.name
 
-    @property
-    def sha256(self) -> list[str]:
-        """The content of each recording's file; "" for one that could not be read."""
-        return [sha.decode() for sha in self.recordings["sha256"]]
+    def find(self, hashes: Sequence[str]) -> np.ndarray:
+        """Return the index in `recordings` of each content, -1 where it is not there."""
+        known, wanted = self.recordings["sha256"], np.array(hashes, dtype="S64")
+        if not len(known):
+            return np.full(len(wanted), -1)
+        order = np.argsort(known)
+        found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+        return np.where(known[found] == wanted, found, -1)
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the filled rows, and the recording that each belongs to."""
-        recording = np.repeat(np.arange(len(self.recordings)), self.n_windows)
-        first = np.cumsum(self.n_windows) - self.n_windows
-        nth = np.arange(len(recording)) - first[recording]
-        return recording * self.windows_per_recording + nth, recording
+    def holds(self, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+        """Return whether these clips are in these rows."""
+        return is_there(self.windows["clip_id"], rows, clip_ids)
+
+    def errors(self) -> dict[str, str]:
+        """Return why contents cannot be decoded, as far as this version of the decoder has tried."""
+        errors = {}
+        for line in (self.folder / "errors.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # of a line that a kill has cut short: it is tried again
+                sha, decoder, why = json.loads(line)
+                if decoder == soundfile.__libsndfile_version__:
+                    errors[sha] = why
+        return errors
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
         """Return the clips of `rows` with their amplitudes, float32 [rows, samples]."""
         return torch.from_numpy(self.samples[rows].astype(np.float32) * self.windows["scale"][rows, None])
 
 
-def build_clip_store(
-    paths: Sequence[str], config: DataConfig, cache: Path, *, workers: Workers, progress: Progress
-) -> ClipStore:
-    """Return the store of the recordings in `paths`, building what is not there yet.
+def is_there(known: np.ndarray, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+    """Return whether `known` has these `clip_ids` in these `rows`."""
+    return bool(rows.max(initial=-1) < len(known)) and bool((known[rows] == clip_ids).all())
 
-    A recording that cannot be decoded keeps its place with the reason as its `error`. Raises DataError when
-    not one of them can.
+
+@dataclass(frozen=True)
+class Clips:
+    """The recordings of a manifest in a clip store.
+
+    Args:
+        sha256: the content of each recording's file; "" for one that could not be read.
+        found: the index of each in `store.recordings`, -1 where it could not be decoded.
+        errors: why, for each recording that could not be decoded.
+    """
+
+    store: ClipStore
+    sha256: list[str]
+    found: np.ndarray
+    errors: dict[int, str]
+
+    @property
+    def is_usable(self) -> np.ndarray:
+        """Whether each recording was decoded."""
+        is_usable: np.ndarray = self.found >= 0
+        return is_usable
+
+    @property
+    def recordings(self) -> np.ndarray:
+        """The entries of the recordings that were decoded, in their order."""
+        recordings: np.ndarray = self.store.recordings[self.found[self.is_usable]]
+        return recordings
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row of every clip in the store, and the recording that each belongs to."""
+        n_windows = self.recordings["n_windows"]
+        recording = np.repeat(np.flatnonzero(self.is_usable), n_windows)
+        nth = np.arange(len(recording)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+        return np.repeat(self.recordings["first_row"], n_windows) + nth, recording
+
+
+def build_clips(
+    paths: Sequence[str], config: DataConfig, cache: Path, *, workers: Workers, progress: Progress
+) -> Clips:
+    """Return the clips of the recordings in `paths`, decoding what is not in the store yet.
+
+    A recording that cannot be decoded keeps its place with the reason among the `errors`; so does one that
+    does not fit into memory or ends its process, which the next call tries again. Raises DataError when not
+    one of them can be decoded.
     """
     hashes = content_hashes(paths, cache, workers=workers.n, progress=progress)
     options = {
@@ -123,105 +203,180 @@ def build_clip_store(
         "windows_per_recording": config.windows_per_recording,
         "highpass_hz": config.highpass_hz,
     }
-    key = short_hash([options, hashes])
-    folder = cache / "clips" / key
-    with locked(folder):
-        if not (folder / "store.json").exists():
-            _fill(folder, paths, hashes, config, workers, progress)
-    store = ClipStore.open(folder)
-    if not store.n_windows.any():
-        reasons = "\n".join(f"  {paths[i]}: {error}" for i, error in list(store.errors.items())[:20])
+    folder = cache / "clips" / short_hash(options)
+    why: dict[str, str] = {}
+    try:
+        store = ClipStore.open(folder)
+        is_whole = not _missing(store, hashes)
+    except DataError:
+        is_whole = False
+    if not is_whole:
+        with locked(folder):
+            why = _fill(folder, dict(zip(hashes, paths, strict=True)), config, options, workers, progress)
+        store = ClipStore.open(folder)
+    found = store.find(hashes)
+    why |= store.errors()
+    undecoded = np.flatnonzero(found < 0).tolist()
+    errors = {i: why.get(hashes[i]) or _why_not_read(paths[i]) for i in undecoded}
+    if len(errors) == len(paths):
+        reasons = "\n".join(f"  {paths[i]}: {error}" for i, error in list(errors.items())[:20])
         raise DataError(f"not one of {len(paths)} recordings can be decoded:\n{reasons[:2000]}")
-    return store
+    return Clips(store, hashes, found, errors)
+
+
+def _missing(store: ClipStore, hashes: Sequence[str]) -> list[str]:
+    """Return the contents that the store lacks and that may be decoded, each once."""
+    absent = [hashes[i] for i in np.flatnonzero(store.find(hashes) < 0).tolist()]
+    known = {"", *store.errors()} if absent else set()
+    return [sha for sha in dict.fromkeys(absent) if sha not in known]
+
+
+def _why_not_read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        return f"cannot read the file: {error.strerror}"
+    return "the file could not be read when its content was asked for, and can be now; prepare again"
 
 
 def _fill(
     folder: Path,
-    paths: Sequence[str],
-    hashes: list[str],
+    path_of: dict[str, str],
     config: DataConfig,
+    options: dict[str, Any],
     workers: Workers,
     progress: Progress,
-) -> None:
-    """Decode into ``folder.partial``, then rename; `is_done` says what an earlier call has finished."""
-    partial = folder.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    n_samples = config.n_samples
-    clips = partial / "clips.i16"
-    with open(clips, "ab") as file:
-        file.truncate(2 * n_samples * config.windows_per_recording * len(paths))
-    recordings = _table(partial / "recordings.npy", RECORDING, len(paths))
-    windows = _table(partial / "windows.npy", WINDOW, config.windows_per_recording * len(paths))
-    recordings["sha256"] = hashes
-    log = partial / "errors.jsonl"
-    todo = [(i, paths[i]) for i in np.flatnonzero(~recordings["is_done"]).tolist()]
-    work = functools.partial(_decode_into_store, clips=clips, config=config)
-    with open(log, "a") as journal:
-        decoded = workers.map(work, todo, chunk=min(16, 4 + len(todo) // 2000))
-        for n_done, result in enumerate(decoded, start=1):
-            recording, row = recordings[result.i], result.i * config.windows_per_recording
-            if result.error:
-                journal.write(json.dumps([result.i, result.error]) + "\n")
-                journal.flush()
-            n = len(result.scales)
-            windows["scale"][row : row + n] = result.scales
-            windows["start_s"][row : row + n] = result.starts_s
-            recording["n_windows"], recording["sample_rate"] = n, result.sample_rate
-            recording["duration_s"] = result.duration_s
-            # Last: a kill before this line decodes the recording once more.
-            recording["is_done"] = True
-            progress("decoding recordings", n_done, len(todo))
-    del recordings, windows
-    lines = log.read_text().splitlines(keepends=True)
-    errors = dict(json.loads(line) for line in lines if line.endswith("\n"))
-    write_json(
-        partial / "store.json",
-        {
-            "format": FORMAT,
-            "sample_rate": config.sample_rate,
-            "n_samples": n_samples,
-            "windows_per_recording": config.windows_per_recording,
-            "errors": errors,
-        },
+) -> dict[str, str]:
+    """Add what the store lacks of the contents in `path_of`; return why some cannot be decoded this time."""
+    try:
+        store = ClipStore.open(folder)
+    except DataError:
+        _start_anew(folder, config, options)
+        store = ClipStore.open(folder)
+    tasks = [(sha, path_of[sha]) for sha in _missing(store, list(path_of))]
+    clip_bytes = 2 * config.n_samples * config.windows_per_recording
+    chunk = max(1, min(16, 4 + len(tasks) // 2000, CHUNK_BYTES // clip_bytes))
+    decoded = workers.map_each(
+        functools.partial(_decode, config=config), tasks, chunk=chunk, ended=_ended_its_process
     )
-    log.unlink()
-    partial.rename(folder)
+    why: dict[str, str] = {}
+    with _Additions(store) as additions:
+        for n_done, result in enumerate(decoded, start=1):
+            if result.error:
+                why[result.sha256] = result.error
+            if result.is_final:
+                additions.add(result)
+            if additions.is_due or n_done in (1, len(tasks)):
+                additions.commit()
+                progress("decoding recordings", n_done, len(tasks))
+    return why
 
 
-def _table(path: Path, dtype: np.dtype[Any], n: int) -> np.ndarray:
-    """Map a table of `n` rows for writing, made of zeros where it does not exist."""
-    if not path.exists():
-        new = path.with_suffix(".new")
-        np.lib.format.open_memmap(new, "w+", dtype=dtype, shape=(n,)).flush()
-        new.rename(path)
-    table: np.ndarray = np.lib.format.open_memmap(path, "r+")
-    return table
+def _start_anew(folder: Path, config: DataConfig, options: dict[str, Any]) -> None:
+    """Make an empty store, in the place of one that is damaged."""
+    if folder.exists():
+        log.warning("the clip store %s is damaged and is made anew", folder)
+        shutil.rmtree(folder)
+    new = folder.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name in ("clips.i16", "windows.bin", "recordings.bin", "errors.jsonl"):
+        (new / name).touch()
+    write_json(new / "store.json", {**options, "n_samples": config.n_samples})
+    new.rename(folder)
+
+
+class _Additions:
+    """What is added to a clip store; what `commit` has written survives a kill and a power failure."""
+
+    def __init__(self, store: ClipStore) -> None:
+        self.folder = store.folder
+        self.n_rows = len(store.samples)
+        self.clips = open_at(store.folder / "clips.i16", 2 * self.n_rows * store.samples.shape[1])
+        self.windows = open_at(store.folder / "windows.bin", self.n_rows * WINDOW.itemsize)
+        self.recordings = open_at(store.folder / "recordings.bin", len(store.recordings) * RECORDING.itemsize)
+        self.entries: list[tuple[Any, ...]] = []
+        self.errors: list[list[str]] = []
+        self.committed = time.monotonic()
+
+    def __enter__(self) -> _Additions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.clips, self.windows, self.recordings:
+            self.commit()
+
+    def add(self, result: _Decoded) -> None:
+        if result.error:
+            self.errors.append([result.sha256, soundfile.__libsndfile_version__, result.error])
+            return
+        n = len(result.windows)
+        self.clips.write(result.samples.astype("<i2").tobytes())
+        self.windows.write(result.windows.tobytes())
+        self.entries.append((result.sha256, self.n_rows, n, result.sample_rate, result.duration_s))
+        self.n_rows += n
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self.committed >= COMMIT_S
+
+    def commit(self) -> None:
+        if self.entries:
+            to_disk(self.clips)
+            to_disk(self.windows)
+            self.recordings.write(np.array(self.entries, dtype=RECORDING).tobytes())
+            to_disk(self.recordings)
+            # Its time says when the store last grew.
+            os.utime(self.folder / "store.json")
+        if self.errors:
+            with open(self.folder / "errors.jsonl", "a", encoding="utf-8") as file:
+                file.writelines("\n" + json.dumps(entry) for entry in self.errors)
+        self.entries, self.errors = [], []
+        self.committed = time.monotonic()
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    i: int
+    """The windows of a content: WINDOW [windows] and int16 [windows, samples]; or the reason for none.
+
+    What is not `is_final` may end otherwise another time.
+    """
+
+    sha256: str
     sample_rate: int = 0
     duration_s: float = 0.0
-    scales: tuple[float, ...] = ()
-    starts_s: tuple[float, ...] = ()
+    windows: np.ndarray = field(default_factory=lambda: np.empty(0, WINDOW))
+    samples: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int16))
     error: str = ""
+    is_final: bool = True
 
 
-def _decode_into_store(task: tuple[int, str], *, clips: Path, config: DataConfig) -> _Decoded:
-    """Write the windows of recording (i, path) to its rows of `clips`."""
-    i, path = task
+def _decode(task: tuple[str, str], *, config: DataConfig) -> _Decoded:
+    """Return the most active windows of the recording (SHA-256, path)."""
+    sha256, path = task
     try:
         samples, sample_rate = decode(path)
+        starts_s, windows = active_windows(samples, sample_rate, config)
     except DataError as error:
-        return _Decoded(i, error=str(error))
-    starts_s, windows = active_windows(samples, sample_rate, config)
+        # Unless the file has changed or cannot be read any more, this is of its content.
+        return _Decoded(sha256, error=str(error), is_final=content_hash(path) == sha256)
+    except MemoryError as error:
+        why = f"it does not fit into memory: {error}" if str(error) else "it does not fit into memory"
+        return _Decoded(sha256, error=why, is_final=False)
     scales = np.abs(windows).max(axis=1) / np.float32(32767)
     scales[scales == 0] = 1
-    with open(clips, "r+b") as file:
-        file.seek(2 * windows.shape[1] * i * config.windows_per_recording)
-        file.write(np.round(windows / scales[:, None]).astype("<i2").tobytes())
-    return _Decoded(i, sample_rate, len(samples) / sample_rate, tuple(scales.tolist()), starts_s)
+    of_windows = np.empty(len(windows), WINDOW)
+    of_windows["clip_id"] = int(sha256[:15], 16) + 1 + np.arange(len(windows), dtype=np.uint64)
+    of_windows["scale"], of_windows["start_s"] = scales, starts_s
+    rounded = np.round(windows / scales[:, None]).astype(np.int16)
+    return _Decoded(sha256, sample_rate, len(samples) / sample_rate, of_windows, rounded)
+
+
+def _ended_its_process(task: tuple[str, str], how: str) -> _Decoded:
+    why = f"decoding it ends the process ({how}); convert the file, or leave it out"
+    return _Decoded(task[0], error=why, is_final=False)
 
 
 def active_windows(
@@ -234,7 +389,10 @@ def active_windows(
     """
     recording = torch.from_numpy(samples)
     target, corner_hz = config.sample_rate, config.highpass_hz
-    ratio = resampling_ratio(sample_rate, target)
+    ratio = Fraction(target, sample_rate)
+    # Where samples before and after resampling coincide, so that a cut is resampled as the whole is. For an
+    # odd rate such as 8,012 Hz that is far between, and the cut lies up to half a sample off.
+    grid = ratio.denominator if ratio.denominator <= 1000 else 1
     starts = most_active_windows(
         recording,
         sample_rate,
@@ -243,18 +401,19 @@ def active_windows(
         band_hz=(corner_hz, target / 2),
     )
     n_window = round(config.window_s * target)
-    # What the filters reach back to and, for the resampler, ahead to, which is far less than 20 ms.
-    reach_s = 0.02 + (response_length(target, corner_hz) / target if corner_hz else 0)
+    # What the filters reach back to and, for the resampler, ahead to.
+    reach_s = RESAMPLER_REACH / min(sample_rate, target)
+    if corner_hz:
+        reach_s += response_length(target, corner_hz) / target
     n_reach = round(reach_s * sample_rate)
     windows, starts_s = [], []
     for start in starts:
-        # Where samples before and after resampling coincide, so that a cut is resampled as the whole is.
-        start -= start % ratio.denominator
+        start -= start % grid
         first = max(0, start - n_reach)
-        first -= first % ratio.denominator
+        first -= first % grid
         clip = resample(recording[first : start + math.ceil(n_window / ratio) + n_reach], sample_rate, target)
         if corner_hz:
             clip = highpass(clip, target, corner_hz)
-        windows.append(cut(clip, int((start - first) * ratio), n_window))
+        windows.append(cut(clip, round((start - first) * ratio), n_window))
         starts_s.append(round(start / sample_rate, 3))
     return tuple(starts_s), torch.stack(windows).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from birdnet_core.build import build_feature, picture_shape
+from birdnet_core.build import build_feature, input_shape
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.building import Progress, Workers, default_cache, locked, no_progress, short_hash
-from birdnet_core.data.clip_store import ClipStore, build_clip_store
+from birdnet_core.data.building import (
+    Progress,
+    Workers,
+    default_cache,
+    locked,
+    n_cpus,
+    no_progress,
+    short_hash,
+    to_disk,
+)
+from birdnet_core.data.clip_store import ClipStore, build_clips
 from birdnet_core.data.feature_store import (
     CHUNK,
     FeatureStore,
@@ -27,7 +37,10 @@ from birdnet_core.data.feature_store import (
 )
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.data.splits import assign_splits, crossing, groups, scatter_clips, strata
+from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records import LEAKAGE, Validation, read_json, write_json
+
+FORMAT = 2  # of a dataset's folder
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,12 @@ class Dataset:
     """The clips of one manifest under one config.
 
     Args:
-        features: of every clip, mapped from disk and shared by all who open it; None where they are not
-            stored but computed from `clips`.
+        features: the store that holds those of every clip, mapped and shared by all who open it; None where
+            they are not stored but computed from `clips`.
         input_shape: channels, bins and frames of a clip's features.
+        in_store: the row of every clip in `clips` and in `features`, which hold those of other datasets too.
         labels, recording: class index and recording index of every clip.
+        sha256: the content of every recording of the manifest; "" for one that could not be read.
         sides: ``train``, ``val`` or ``test`` of every clip.
         species: the name of each class.
         mean, deviation: of every channel over the training clips; 0 and 1 where the feature is not to be
@@ -50,8 +65,10 @@ class Dataset:
     clips_folder: Path
     features: FeatureStore | None
     input_shape: tuple[int, int, int]
+    in_store: np.ndarray
     labels: np.ndarray
     recording: np.ndarray
+    sha256: tuple[str, ...]
     sides: np.ndarray
     species: tuple[str, ...]
     mean: np.ndarray
@@ -60,21 +77,43 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: str | Path) -> Dataset:
-        """Map the dataset that `prepare` wrote to `folder`."""
-        folder = Path(folder)
-        meta = read_json(folder / "dataset.json")
-        with np.load(folder / "clips.npz") as arrays:
-            labels, recording, sides = arrays["labels"], arrays["recording"], arrays["sides"]
+        """Map the dataset that `prepare` wrote to `folder`.
+
+        Raises DataError where it is not whole: not there, of another version, cut short by a kill, or without
+        the stores that it was made with.
+        """
+        folder = Path(folder).absolute()
+        fault = f"the dataset {str(folder)!r} cannot be used"
+        try:
+            meta = read_json(folder / "dataset.json")
+        except RunFolderError as error:
+            raise DataError(f"{fault}: {error}; prepare the recordings again") from None
+        if meta.get("format") != FORMAT:
+            raise DataError(f"{fault}: it is of another version of birdtune; prepare the recordings again")
+        try:
+            with np.load(folder / "clips.npz") as arrays:
+                in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
+                sides, sha256, clip_ids = arrays["sides"], arrays["sha256"], arrays["clip_ids"]
+            channels, bins, frames = meta["input_shape"]
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{fault}: clips.npz: {error}; prepare the recordings again") from None
         cache = folder.parent.parent
-        stored = cache / "features" / meta["features"]
-        channels, bins, frames = meta["input_shape"]
+        try:
+            clips = ClipStore.open(cache / "clips" / meta["clips"])
+            features = FeatureStore.open(cache / "features" / meta["features"]) if meta["is_stored"] else None
+        except DataError as error:
+            raise DataError(f"{fault}: {error}") from None
+        if not all(store.holds(in_store, clip_ids) for store in (clips, features) if store):
+            raise DataError(f"{fault}: its stores were lost and made anew; prepare the recordings again")
         return cls(
             folder,
-            cache / "clips" / meta["clips"],
-            FeatureStore.open(stored) if stored.exists() else None,
+            clips.folder,
+            features,
             (channels, bins, frames),
+            in_store,
             labels,
             recording,
+            tuple(sha.decode() for sha in sha256.tolist()),
             np.array(SPLITS)[sides],
             tuple(meta["species"]),
             np.array(meta["mean"], dtype=np.float32),
@@ -84,8 +123,18 @@ class Dataset:
 
     @functools.cached_property
     def clips(self) -> ClipStore:
-        """The waveforms that the features are computed from."""
+        """The store of the waveforms that the features are computed from."""
         return ClipStore.open(self.clips_folder)
+
+    def waveforms(self, clips: np.ndarray) -> torch.Tensor:
+        """Return the waveforms of `clips`, float32 [clips, samples]."""
+        return self.clips.read(self.in_store[clips])
+
+    def stored_features(self, clips: np.ndarray) -> np.ndarray:
+        """Return the stored features of `clips`, float32 [clips, channels, bins, frames]."""
+        if self.features is None:
+            raise DataError(f"the dataset {str(self.folder)!r} was prepared without features")
+        return self.features.read(self.in_store[clips])
 
     @property
     def units(self) -> np.ndarray:
@@ -109,6 +158,15 @@ class Dataset:
         }
 
 
+def is_whole(folder: str | Path) -> bool:
+    """Return whether `Dataset.open` accepts `folder`."""
+    try:
+        Dataset.open(folder)
+    except DataError:
+        return False
+    return True
+
+
 def prepare(
     manifest: pd.DataFrame,
     config: TrainConfig,
@@ -124,27 +182,42 @@ def prepare(
     split_id, what is scored (``recordings``, or ``clips`` where these were split at random), counts of
     recordings, clips and species, of what is scored on each side and in training per species, durations,
     recordings per sample rate, files of equal content (paths, species and sides of each), strata, the columns
-    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left.
+    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left,
+    and ConfigError, before anything is made, for options that the feature refuses.
+
+    The work is shared by `workers` processes, by default one for each CPU, which give way to what else runs.
+    Of several calls that want the same at once, as the trials that start on a node, one makes it with its
+    workers; the others wait, and take what it has made.
     """
-    cache = default_cache() if cache is None else Path(cache)
-    with Workers((os.cpu_count() or 1) if workers is None else workers) as pool:
-        clips = build_clip_store(
-            manifest["path"].tolist(), config.data, cache, workers=pool, progress=progress
-        )
-        features = store_folder(clips, config.features, cache)
-        pays = is_worth_storing(clips, config.features)
-        if config.runtime.features == "stored" or (config.runtime.features == "auto" and pays):
-            build_feature_store(clips, config.features, cache, workers=pool, progress=progress)
+    cache = default_cache() if cache is None else Path(cache).absolute()
+    shape = input_shape(config)
+    with Workers(n_cpus() if workers is None else workers) as pool:
+        clips = build_clips(manifest["path"].tolist(), config.data, cache, workers=pool, progress=progress)
+        in_store, recording = clips.rows()
+        features = store_folder(clips.store, config.features, cache)
+        pays = is_worth_storing(clips.store, config.features)
+        is_stored = config.runtime.features == "stored" or (config.runtime.features == "auto" and pays)
+        if is_stored:
+            build_feature_store(
+                clips.store, in_store, config.features, cache, workers=pool, progress=progress
+            )
+    usable = clips.is_usable
     described = manifest.drop(columns="path").assign(sha256=clips.sha256)
     data_id = short_hash(described.to_numpy().tolist())
     options = config.data
     drawn = {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
-    key = short_hash([data_id, features.name, options.split, options.split_seed, *drawn.values()])
+    left_out = np.flatnonzero(~usable).tolist()
+    key = short_hash(
+        [FORMAT, data_id, left_out, features.name, options.split, options.split_seed, *drawn.values()]
+    )
     folder = cache / "datasets" / key
+    if _is_made(folder, is_stored):
+        return folder
     with locked(folder):
-        if not (folder / "dataset.json").exists():
-            usable = clips.n_windows > 0
-            _, recording = clips.rows()
+        if is_whole(folder):
+            meta = read_json(folder / "dataset.json")
+            write_json(folder / "dataset.json", {**meta, "is_stored": is_stored or meta["is_stored"]})
+        else:
             recordings = manifest.assign(sha256=described["sha256"])
             if options.split == "random-windows":
                 scored = recordings.iloc[recording]
@@ -172,8 +245,8 @@ def prepare(
                 "n_species": len(species),
                 **{f"n_{side}": int((split.sides == side).sum()) for side in SPLITS},
                 "n_skipped": int((~usable).sum()),
-                "durations": _durations(clips.recordings["duration_s"][usable]),
-                "sample_rates": _counts_by_rate(clips.recordings["sample_rate"][usable]),
+                "durations": _durations(clips.recordings["duration_s"]),
+                "sample_rates": _counts_by_rate(clips.recordings["sample_rate"]),
                 "duplicates": duplicates,
                 "train_counts": train_counts,
                 "strata": strata(train_counts),
@@ -189,21 +262,31 @@ def prepare(
             }
             mean, deviation = [0.0], [1.0]
             if config.features.kwargs.get("standardise") == "train":
-                of_train = np.flatnonzero(side_of_clip == "train")
-                mean, deviation = channel_statistics(_pictures(clips, features, config, of_train))
+                of_train = in_store[side_of_clip == "train"]
+                stored = features if is_stored else None
+                mean, deviation = channel_statistics(_pictures(clips.store, stored, config, of_train))
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez(
-                folder / "clips.npz",
-                labels=labels[recording],
-                recording=recording,
-                sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
-            )
+            new = folder / "clips.npz.new"
+            with open(new, "wb") as file:
+                np.savez(
+                    file,
+                    in_store=in_store,
+                    clip_ids=clips.store.windows["clip_id"][in_store],
+                    labels=labels[recording],
+                    recording=recording,
+                    sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
+                    sha256=np.array(clips.sha256, dtype="S64"),
+                )
+                to_disk(file)
+            os.replace(new, folder / "clips.npz")
             write_json(
                 folder / "dataset.json",
                 {
-                    "clips": clips.key,
+                    "format": FORMAT,
+                    "clips": clips.store.key,
                     "features": features.name,
-                    "input_shape": picture_shape(config.features, clips.sample_rate, clips.samples.shape[1]),
+                    "is_stored": is_stored,
+                    "input_shape": shape,
                     "species": species.tolist(),
                     "mean": mean,
                     "deviation": deviation,
@@ -213,22 +296,26 @@ def prepare(
     return folder
 
 
+def _is_made(folder: Path, is_stored: bool) -> bool:
+    """Return whether a dataset is whole, and has its features stored if `is_stored` asks for that."""
+    return is_whole(folder) and (not is_stored or Dataset.open(folder).features is not None)
+
+
 def _pictures(
-    clips: ClipStore, stored: Path, config: TrainConfig, wanted: np.ndarray
+    clips: ClipStore, stored: Path | None, config: TrainConfig, rows: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yield the features of the clips `wanted`, read where they are stored, computed elsewhere.
+    """Yield the features of `rows`, read where they are stored, computed elsewhere.
 
     Stores are opened for every batch: pages stay in the process's memory as long as they are mapped.
     """
     feature = build_feature(config.features, clips.sample_rate, clips.samples.shape[1])
-    rows, _ = clips.rows()
-    for first in range(0, len(wanted), CHUNK):
-        some = wanted[first : first + CHUNK]
-        if stored.exists():
+    for first in range(0, len(rows), CHUNK):
+        some = rows[first : first + CHUNK]
+        if stored is not None:
             yield FeatureStore.open(stored).read(some)
         else:
             with torch.inference_mode():
-                yield feature(ClipStore.open(clips.folder).read(rows[some])).numpy()
+                yield feature(ClipStore.open(clips.folder).read(some)).numpy()
 
 
 def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -258,8 +345,8 @@ def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
 
     Recordings of one group are not independent of each other (`splits.groups`).
     """
-    usable = dataset.clips.n_windows > 0
-    recordings = manifest.assign(sha256=dataset.clips.sha256)[usable]
+    usable = np.isin(np.arange(len(manifest)), dataset.recording)
+    recordings = manifest.assign(sha256=dataset.sha256)[usable]
     of_recording = np.full(len(manifest), -1)
     of_recording[usable] = groups(recordings.reset_index(drop=True))[0]
     of_clip: np.ndarray = of_recording[dataset.recording]

@@ -7,54 +7,83 @@ the range of one picture, a dozen times more exact: what is read back is what wo
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import os
+import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import Component
-from birdnet_core.data.building import Progress, Workers, locked, short_hash
-from birdnet_core.data.clip_store import ClipStore
-from birdnet_core.errors import DataError
+from birdnet_core.data.building import (
+    COMMIT_S,
+    Progress,
+    Workers,
+    locked,
+    mapped,
+    short_hash,
+    size_of,
+    to_disk,
+)
+from birdnet_core.data.clip_store import ClipStore, is_there
+from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records import read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 CHUNK = 32
 LEVELS = 65_534
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """An open feature store.
+    """An open feature store: a row for every row of a clip store, filled where a dataset has asked for it.
 
     Args:
-        values: int16 [clips, channels, bins, frames], mapped; feature = values * scale + offset.
-        scale, offset: float32 [clips, channels].
+        values: int16 [rows, channels, bins, frames], mapped; feature = values * scale + offset.
+        scale, offset: float32 [rows, channels].
+        clip_ids: the clip whose features are in a row, 0 where there are none.
     """
 
     folder: Path
     values: np.ndarray
     scale: np.ndarray
     offset: np.ndarray
+    clip_ids: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
-        shape = tuple(read_json(folder / "store.json")["shape"])
-        values, scales = folder / "features.i16", folder / "scales.f32"
-        if values.stat().st_size != 2 * math.prod(shape) or scales.stat().st_size != 8 * shape[0] * shape[1]:
-            raise DataError(f"the feature store {str(folder)!r} is damaged; delete it and prepare again")
-        scale_and_offset = np.memmap(scales, np.float32, "r", shape=(*shape[:2], 2))
-        return cls(
-            folder,
-            np.memmap(values, np.int16, "r", shape=shape),
-            scale_and_offset[..., 0],
-            scale_and_offset[..., 1],
-        )
+        try:
+            meta = read_json(folder / "store.json")
+            shape = (size_of(folder / "clips.u8") // 8, *meta["shape"])
+            values, scales = folder / "features.i16", folder / "scales.f32"
+            if size_of(values) < 2 * math.prod(shape) or size_of(scales) < 8 * shape[0] * shape[1]:
+                raise ValueError
+            scale_and_offset = mapped(scales, np.float32, (*shape[:2], 2))
+            return cls(
+                folder,
+                mapped(values, np.int16, shape),
+                scale_and_offset[..., 0],
+                scale_and_offset[..., 1],
+                mapped(folder / "clips.u8", np.uint64, shape[:1]),
+            )
+        except (RunFolderError, OSError, KeyError, ValueError):
+            raise DataError(
+                f"the feature store {str(folder)!r} is damaged or not there; prepare the recordings again"
+            ) from None
+
+    def holds(self, rows: np.ndarray, clip_ids: np.ndarray) -> bool:
+        """Return whether the features of these clips are in these rows."""
+        return is_there(self.clip_ids, rows, clip_ids)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the features of `rows`, float32 [rows, channels, bins, frames]."""
@@ -75,46 +104,106 @@ def is_worth_storing(clips: ClipStore, feature: Component) -> bool:
 
 
 def build_feature_store(
-    clips: ClipStore, feature: Component, cache: Path, *, workers: Workers, progress: Progress
+    clips: ClipStore,
+    rows: np.ndarray,
+    feature: Component,
+    cache: Path,
+    *,
+    workers: Workers,
+    progress: Progress,
 ) -> FeatureStore:
-    """Return the features of the filled rows of `clips`, computing what is not there yet."""
+    """Return the store with the features of these rows of `clips`, computing what is not there yet."""
     folder = store_folder(clips, feature, cache)
-    with locked(folder):
-        if not (folder / "store.json").exists():
-            partial = folder.with_suffix(".partial")
-            partial.mkdir(parents=True, exist_ok=True)
-            rows, _ = clips.rows()
-            shape = (len(rows), *picture_shape(feature, clips.sample_rate, clips.samples.shape[1]))
-            for name, size in (
-                ("features.i16", 2 * math.prod(shape)),
-                ("scales.f32", 8 * shape[0] * shape[1]),
-            ):
-                with open(partial / name, "ab") as file:
-                    file.truncate(size)
-            log = partial / "done.txt"
-            # A kill can cut the last line short; "12" of "123\n" must not pass for chunk 12.
-            lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-            finished = {int(line) for line in lines if line.endswith("\n")}
-            log.write_text("".join(f"{first}\n" for first in sorted(finished)))
-            todo = [
-                _Chunk(first, rows[first : first + CHUNK], clips.folder, feature, partial, shape)
-                for first in range(0, len(rows), CHUNK)
-                if first not in finished
-            ]
-            done, total = 0, sum(len(chunk.rows) for chunk in todo)
-            with open(log, "a") as journal:
-                for first, n in workers.map(_compute, todo, chunk=1):
-                    journal.write(f"{first}\n")
-                    journal.flush()
-                    done += n
-                    progress(f"computing {feature.name}", done, total)
-            write_json(
-                partial / "store.json",
-                {"format": FORMAT, "shape": shape, "feature": {"name": feature.name, **feature.kwargs}},
-            )
-            log.unlink()
-            partial.rename(folder)
-    return FeatureStore.open(folder)
+    try:
+        store = FeatureStore.open(folder)
+        is_whole = store.holds(rows, clips.windows["clip_id"][rows])
+    except DataError:
+        is_whole = False
+    if not is_whole:
+        with locked(folder):
+            _fill(folder, clips, rows, feature, workers, progress)
+        store = FeatureStore.open(folder)
+    return store
+
+
+def _fill(
+    folder: Path,
+    clips: ClipStore,
+    rows: np.ndarray,
+    feature: Component,
+    workers: Workers,
+    progress: Progress,
+) -> None:
+    """Compute the `rows` that the store lacks. A row counts as filled once it is on the disk."""
+    shape = picture_shape(feature, clips.sample_rate, clips.samples.shape[1])
+    wanted = clips.windows["clip_id"]
+    try:
+        store = FeatureStore.open(folder)
+        there = store.clip_ids[: len(wanted)]
+        is_of_these = bool(((there == 0) | (there == wanted[: len(there)])).all())
+    except DataError:
+        is_of_these = False
+    if not is_of_these:
+        _start_anew(folder, feature, shape)
+        store = FeatureStore.open(folder)
+    n_rows = max(len(wanted), len(store.clip_ids))
+    clip_ids = np.zeros(n_rows, np.uint64)
+    clip_ids[: len(store.clip_ids)] = store.clip_ids
+    missing = np.unique(rows[clip_ids[rows] == 0])
+    tasks = [
+        _Chunk(missing[first : first + CHUNK], clips.folder, feature, folder, (n_rows, *shape))
+        for first in range(0, len(missing), CHUNK)
+    ]
+    with (
+        open(folder / "features.i16", "r+b") as values,
+        open(folder / "scales.f32", "r+b") as scales,
+        open(folder / "clips.u8", "r+b") as filled,
+    ):
+        values.truncate(2 * n_rows * math.prod(shape))
+        scales.truncate(8 * n_rows * shape[0])
+        filled.truncate(8 * n_rows)  # last: its size says how many rows there are
+        waiting: list[np.ndarray] = []
+        n_done, committed = 0, time.monotonic()
+        try:
+            for done in workers.map(_compute, tasks, chunk=1):
+                waiting.append(done)
+                is_first, n_done = n_done == 0, n_done + len(done)
+                if is_first or time.monotonic() - committed >= COMMIT_S or n_done == len(missing):
+                    _commit(waiting, wanted, values, scales, filled)
+                    committed = time.monotonic()
+                    progress(f"computing {feature.name}", n_done, len(missing))
+        finally:
+            _commit(waiting, wanted, values, scales, filled)
+    # Its time says when the store last grew.
+    os.utime(folder / "store.json")
+
+
+def _start_anew(folder: Path, feature: Component, shape: tuple[int, int, int]) -> None:
+    """Make an empty store, in the place of one that is damaged or of clips that are no more."""
+    if folder.exists():
+        log.warning("the feature store %s does not fit its clips and is made anew", folder)
+        shutil.rmtree(folder)
+    new = folder.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name in ("features.i16", "scales.f32", "clips.u8"):
+        (new / name).touch()
+    of_feature = {"name": feature.name, **feature.kwargs}
+    write_json(new / "store.json", {"format": FORMAT, "shape": shape, "feature": of_feature})
+    new.rename(folder)
+
+
+def _commit(
+    waiting: list[np.ndarray], clip_ids: np.ndarray, values: BinaryIO, scales: BinaryIO, filled: BinaryIO
+) -> None:
+    """Say which clips the rows in `waiting` hold, after what they hold is on the disk."""
+    if waiting:
+        to_disk(values)
+        to_disk(scales)
+        rows = np.concatenate(waiting)
+        np.memmap(filled, np.uint64, "r+")[rows] = clip_ids[rows]
+        to_disk(filled)
+        waiting.clear()
 
 
 def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,7 +222,6 @@ def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 
 @dataclass(frozen=True)
 class _Chunk:
-    first: int
     rows: np.ndarray
     clips: Path
     feature: Component
@@ -141,19 +229,18 @@ class _Chunk:
     shape: tuple[int, ...]
 
 
-def _compute(task: _Chunk) -> tuple[int, int]:
+def _compute(task: _Chunk) -> np.ndarray:
     # Opened for every chunk, which costs little: pages stay in a process's memory as long as they are mapped.
     clips = ClipStore.open(task.clips)
     feature = _built(task.feature, clips.sample_rate, clips.samples.shape[1])
     with torch.inference_mode():
         values, scale, offset = quantised(feature(clips.read(task.rows)))
-    some = slice(task.first, task.first + len(task.rows))
     for name, dtype, shape, what in (
         ("features.i16", np.int16, task.shape, values),
         ("scales.f32", np.float32, (*task.shape[:2], 2), torch.stack([scale, offset], dim=-1)),
     ):
-        np.memmap(task.folder / name, dtype, "r+", shape=shape)[some] = what.numpy()
-    return task.first, len(task.rows)
+        np.memmap(task.folder / name, dtype, "r+", shape=shape)[task.rows] = what.numpy()
+    return task.rows
 
 
 _built = functools.lru_cache(maxsize=1)(build_feature)

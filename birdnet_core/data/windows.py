@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from birdnet_core.config import DataConfig
-from birdnet_core.data.audio import MIN_DURATION_S, Recording, cut, highpassed, resampled, resampling_ratio
-
-BLOCK_VALUES = 2**19  # samples over all channels that are decoded at once: 2 MiB
+from birdnet_core.data.audio import BLOCK_VALUES, MIN_DURATION_S, Recording, cut, highpassed, resampled
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,7 @@ def windows(recording: Recording, config: DataConfig, overlap_s: float = 0.0) ->
     """
     n_window = config.n_samples
     hop = n_window - round(overlap_s * config.sample_rate)
-    # A rate of odd ratio is rounded by `resample`: times count the samples that there are.
-    rate = float(recording.sample_rate * resampling_ratio(recording.sample_rate, config.sample_rate))
+    rate = config.sample_rate
     held, first = torch.empty(0), 0
     for block in _prepared(recording, config):
         held = torch.cat([held, block])

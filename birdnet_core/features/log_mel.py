@@ -8,6 +8,7 @@ import torch
 import torchaudio
 from torch import nn
 
+from birdnet_core.errors import ConfigError
 from birdnet_core.registry import features
 
 BAND_GROUPS = 4
@@ -35,6 +36,7 @@ class LogMel(nn.Module):
         standardise: Literal["clip", "train", "none"] = "clip",
     ) -> None:
         super().__init__()
+        check_mel(sample_rate, n_samples, n_mels, n_fft, hop, fmin_hz, fmax_hz)
         self.standardise = standardise
         self.shape = (1, n_mels, n_samples // hop + 1)
         self.mel = MelPower(sample_rate, n_mels, n_fft, hop, fmin_hz, fmax_hz)
@@ -43,6 +45,44 @@ class LogMel(nn.Module):
         """Return [batch, 1, mels, frames] for `waveform` [batch, samples]."""
         db = power_to_db(self.mel(waveform))
         return (standardised(db) if self.standardise == "clip" else db).unsqueeze(1)
+
+
+def check_mel(
+    sample_rate: int,
+    n_samples: int,
+    n_mels: int,
+    n_fft: int,
+    hop: int,
+    fmin_hz: float,
+    fmax_hz: float | None,
+) -> None:
+    """Raise ConfigError for options that `MelPower` cannot have for clips of `n_samples`."""
+    most = 2 * n_samples - 2
+    if n_fft % 2 or not 16 <= n_fft <= most:
+        raise ConfigError(
+            f"features.n_fft = {n_fft} is out of range; it takes even numbers from 16 to {most}, "
+            f"up to which a clip of {n_samples} samples can be reflected at its ends"
+        )
+    check_range("hop", hop, 1, n_samples, "the samples of a clip")
+    check_range("n_mels", n_mels, 1, n_fft // 2 + 1, f"the frequencies of n_fft = {n_fft}")
+    nyquist_hz = sample_rate / 2
+    half_the_rate = f"half of data.sample_rate = {sample_rate}"
+    highest_hz = nyquist_hz if fmax_hz is None else fmax_hz
+    if fmax_hz is not None:
+        check_range("fmax_hz", fmax_hz, 1, nyquist_hz, half_the_rate)
+    if not 0 <= fmin_hz < highest_hz:
+        why = half_the_rate if fmax_hz is None else "features.fmax_hz"
+        raise ConfigError(
+            f"features.fmin_hz = {fmin_hz:g} is out of range; it takes 0 to below {highest_hz:g}, {why}"
+        )
+
+
+def check_range(option: str, value: float, low: float, high: float, why: str) -> None:
+    """Raise ConfigError that names `option` where `value` is not within `low` to `high`."""
+    if not low <= value <= high:
+        raise ConfigError(
+            f"features.{option} = {value:g} is out of range; it takes {low:g} to {high:.15g}, {why}"
+        )
 
 
 class MelPower(nn.Module):

@@ -8,8 +8,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from birdnet_core.errors import ConfigError
-from birdnet_core.features.log_mel import MelPower, standardised
+from birdnet_core.features.log_mel import MelPower, check_mel, check_range, standardised
 from birdnet_core.registry import features
 
 
@@ -38,15 +37,13 @@ class Mfcc(nn.Module):
         standardise: Literal["clip", "train", "none"] = "train",
     ) -> None:
         super().__init__()
+        check_mel(sample_rate, n_samples, n_mels, n_fft, hop, fmin_hz, fmax_hz)
+        check_range("n_mfcc", n_mfcc, 1, n_mels, "which is features.n_mels")
         available = n_samples // hop + 1
         n_frames = available if n_frames is None else n_frames
-        if n_frames > available:
-            raise ConfigError(
-                f"features.n_frames = {n_frames} is more than the {available} frames of a clip of "
-                f"{n_samples / sample_rate:g} s; lengthen data.window_s or lower n_frames"
-            )
-        if n_mfcc > n_mels:
-            raise ConfigError(f"features.n_mfcc = {n_mfcc} is more than features.n_mels = {n_mels}")
+        check_range(
+            "n_frames", n_frames, 1, available, f"the frames of a clip of {n_samples / sample_rate:g} s"
+        )
         self.standardise = standardise
         self.shape = (3, n_mfcc, n_frames)
         self.first_frame = (available - n_frames) // 2

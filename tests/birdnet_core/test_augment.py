@@ -1,6 +1,7 @@
 """Every registered augmentation, by one contract; then each against what it promises, measured."""
 
 import logging
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -186,6 +187,14 @@ def test_an_option_out_of_range_is_a_config_error(name, options, accepted):
     message = rf"augment\.{name}\.{option} = {value} is out of range; it takes {accepted}$"
     with pytest.raises(ConfigError, match=message):
         made(name, **options)
+
+
+def test_no_option_may_be_nan():
+    for name in augmentations.names():
+        for option in augmentations[name].options.values():
+            if option.annotation is float:
+                with pytest.raises(ConfigError, match=rf"augment\.{name}\.{option.name} = nan"):
+                    made(name, **{"p": 0.5, option.name: math.nan})
 
 
 # ---- spec_augment
@@ -470,6 +479,13 @@ def test_pitch_shifted_multiplies_frequencies_and_keeps_the_timing(ratio):
     assert peak_hz(after[1][RATE : 3 * RATE]) == pytest.approx(1234 * ratio, rel=5e-4)
     # The vocoder lets neighbouring bins drift apart, which costs a sine up to 1 dB.
     assert 10 * np.log10((after[1][RATE : 3 * RATE] ** 2).mean() / 0.125) == pytest.approx(0, abs=1)
+
+
+def test_what_a_pitch_shift_lifts_beyond_half_the_sample_rate_is_gone():
+    """10.5 kHz two semitones up are 11.8 kHz, which would come back at 10.3 kHz."""
+    after = pitch_shifted(waveforms_of(sine(10_500, 4)), Fraction(55, 49), RATE)[0].numpy()[RATE : 3 * RATE]
+    window = np.blackman(len(after))
+    assert np.abs(np.fft.rfft(after * window)).max() / (window.sum() / 2) < 10 ** (-50 / 20)
 
 
 def test_pitch_shift_draws_one_shift_a_batch_within_its_range():

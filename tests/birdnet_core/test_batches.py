@@ -39,7 +39,7 @@ def test_pictures_are_the_stores_features_standardised(small_config, small_datas
     rows = small_dataset.rows("train")[[2, 4]]
     mean, deviation = (x[:, None, None] for x in (small_dataset.mean, small_dataset.deviation))
     np.testing.assert_allclose(
-        pictures.numpy(), (small_dataset.features.read(rows) - mean) / deviation, atol=1e-4
+        pictures.numpy(), (small_dataset.stored_features(rows) - mean) / deviation, atol=1e-4
     )
     assert classes.tolist() == small_dataset.labels[rows].tolist()
 

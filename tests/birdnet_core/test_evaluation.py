@@ -114,8 +114,8 @@ def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config,
     x = {
         name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
         for name, p in (
-            ("learnt", small_dataset.features.read(learnt)),
-            ("test", small_dataset.features.read(small_dataset.rows("test"))),
+            ("learnt", small_dataset.stored_features(learnt)),
+            ("test", small_dataset.stored_features(small_dataset.rows("test"))),
         )
     }
     scaler = StandardScaler().fit(x["learnt"])

@@ -1,5 +1,7 @@
 """Every registered feature, by one contract; then each against its definition in numpy, and librosa's."""
 
+import math
+
 import librosa
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from scipy.fft import dct
 
 from birdnet_core.build import build_feature, picture_shape
 from birdnet_core.config import TrainConfig, component
+from birdnet_core.data.dataset import prepare
+from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError
 from birdnet_core.registry import features
 
@@ -155,14 +159,57 @@ def test_deltas_are_regressions_over_nine_frames():
         np.testing.assert_allclose(delta, frames @ n / (n**2).sum(), atol=1e-3)
 
 
-def test_too_many_frames_for_the_clip_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"n_frames = 300 .* 173 frames"):
-        made("mfcc", n_frames=300)
+@pytest.mark.parametrize("name", features.names())
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hop": 0}, r"features\.hop = 0 .* 1 to 88200"),
+        ({"hop": -512}, r"features\.hop = -512 .* 1 to 88200"),
+        ({"n_fft": 0}, r"features\.n_fft = 0 .* 16 to 176398"),
+        ({"n_fft": -2048}, r"features\.n_fft = -2048 .* 16 to 176398"),
+        ({"n_fft": 1025}, r"features\.n_fft = 1025 .* even numbers"),
+        ({"n_mels": 0}, r"features\.n_mels = 0 .* 1 to 1025"),
+        ({"n_mels": 1026}, r"features\.n_mels = 1026 .* 1 to 1025"),
+        ({"fmin_hz": -1.0}, r"features\.fmin_hz = -1 .* 0 to below 11025"),
+        ({"fmin_hz": math.nan}, r"features\.fmin_hz = nan .* 0 to below 11025"),
+        ({"fmin_hz": 11_025.0}, r"features\.fmin_hz = 11025 .* 0 to below 11025"),
+        ({"fmin_hz": 9000.0, "fmax_hz": 8000.0}, r"features\.fmin_hz = 9000 .* 0 to below 8000"),
+        ({"fmax_hz": 12_000.0}, r"features\.fmax_hz = 12000 .* 1 to 11025"),
+        ({"fmax_hz": math.inf}, r"features\.fmax_hz = inf .* 1 to 11025"),
+    ],
+)
+def test_an_option_out_of_range_is_named_with_its_value_and_range(name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        made(name, **options)
 
 
-def test_too_many_coefficients_is_a_config_error():
-    with pytest.raises(ConfigError, match=r"n_mfcc = 80 .*n_mels = 64"):
-        made("mfcc", n_mfcc=80, n_mels=64)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_frames": 300}, r"features\.n_frames = 300 .* 1 to 173"),
+        ({"n_frames": 0}, r"features\.n_frames = 0 .* 1 to 173"),
+        ({"n_mfcc": 0}, r"features\.n_mfcc = 0 .* 1 to 128"),
+        ({"n_mfcc": 80, "n_mels": 64}, r"features\.n_mfcc = 80 .* 1 to 64"),
+    ],
+)
+def test_frames_and_coefficients_of_mfcc_are_what_the_clip_and_the_bands_give(options, words):
+    with pytest.raises(ConfigError, match=words):
+        made("mfcc", **options)
+
+
+def test_options_are_refused_before_anything_is_prepared(birds, small_config, tmp_path):
+    config = small_config.override({"data.window_s": 0.1, "features.n_fft": 8192})
+    with pytest.raises(ConfigError, match=r"features\.n_fft = 8192 .* 16 to 4408"):
+        prepare(read_manifest(birds), config, cache=tmp_path / "cache", workers=1)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("n_fft", [16, 1024, 4408])
+def test_every_window_that_is_accepted_gives_the_announced_shape(n_fft):
+    feature = build_feature(
+        component(features, "log_mel", {"n_fft": n_fft, "n_mels": 2, "hop": 245}), RATE, 2205
+    )
+    assert feature(torch.randn(2, 2205)).shape == (2, *feature.shape)
 
 
 def test_the_default_feature_is_the_mfcc_stack_standardised_by_training_statistics():

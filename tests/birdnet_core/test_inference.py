@@ -9,7 +9,6 @@ import pytest
 import soundfile
 import torch
 
-from birdnet_core.data.clip_store import ClipStore
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference import Classifier, audio_files, tempered
 from birdnet_core.model_folder import Member, read_model, write_model
@@ -55,8 +54,7 @@ def probabilities(frame, species):
 
 def test_clips_score_as_they_did_in_validation(session, classifier, small_dataset):
     expected, _ = session.predict("val")
-    rows = small_dataset.clips.rows()[0][small_dataset.rows("val")]
-    clips = ClipStore.open(small_dataset.clips_folder).read(rows)
+    clips = small_dataset.waveforms(small_dataset.rows("val"))
     # Stored features are rounded to 16 bits; one window a recording here.
     np.testing.assert_allclose(classifier.probabilities(clips), expected, atol=1e-3)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from birdnet_core.data.dataset import Dataset
+from birdnet_core.data.dataset import Dataset, is_whole
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError
 from birdnet_core.training import Session
@@ -130,6 +130,15 @@ def test_a_node_that_does_not_see_the_dataset_makes_it_from_the_audio(payload, e
     name = Path(elsewhere["dataset"]).name
     assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
     assert (tmp_path / "elsewhere" / "datasets" / name).exists()
+
+
+def test_a_dataset_that_a_killed_node_left_torn_is_not_taken(payload, elsewhere, birds, tmp_path):
+    torn = tmp_path / "elsewhere" / "datasets" / Path(elsewhere["dataset"]).name
+    torn.mkdir(parents=True)
+    trial = TrainTrial()
+    trial.setup({**elsewhere, "dataset": str(torn)}, manifest=read_manifest(birds))
+    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert is_whole(torn)
 
 
 def test_a_node_with_other_recordings_is_a_fault_and_not_a_failure(elsewhere, birds):

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -14,12 +15,13 @@ import torch
 
 from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
-from birdnet_core.data import clip_store, feature_store
+from birdnet_core.data import building, clip_store, feature_store
 from birdnet_core.data.building import Workers, content_hashes
-from birdnet_core.data.clip_store import ClipStore, build_clip_store
-from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
+from birdnet_core.data.clip_store import build_clips
+from birdnet_core.data.dataset import Dataset, is_whole, prepare, proof_of_split
 from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
 from birdnet_core.errors import DataError
+from tests.birdnet_core.data import faulty
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,76 +70,272 @@ def test_worker_processes_give_what_one_process_gives(birds, small_config, tmp_p
     alone, _ = stages(manifest, small_config, tmp_path / "one", workers=1)
     many, _ = stages(manifest, small_config, tmp_path / "two", workers=2)
     assert alone.name == many.name
-    np.testing.assert_array_equal(Dataset.open(alone).features.values, Dataset.open(many).features.values)
+    assert_equal_content(
+        by_recording(Dataset.open(alone), manifest), by_recording(Dataset.open(many), manifest)
+    )
+
+
+def by_recording(dataset, manifest):
+    """Return the stored features of every clip of a dataset, by the path of its recording."""
+    features = dataset.stored_features(np.arange(len(dataset.labels)))
+    paths = manifest["path"].to_numpy()[dataset.recording]
+    return {path: features[paths == path] for path in paths}
+
+
+def assert_equal_content(a, b):
+    assert a.keys() == b.keys()
+    for path, features in a.items():
+        np.testing.assert_array_equal(features, b[path])
+
+
+def copied(manifest, folder):
+    """Return a manifest of copies in `folder`."""
+    folder.mkdir()
+    paths = [shutil.copy(path, folder / Path(path).name) for path in manifest["path"]]
+    return manifest.assign(path=[str(path) for path in paths])
+
+
+def totals(manifest, config, cache, workers=1):
+    """Prepare; return the dataset and how much every stage had to do."""
+    seen = {}
+    folder = prepare(
+        manifest, config, cache=cache, workers=workers,
+        progress=lambda stage, done, total: seen.update({stage: total}),
+    )  # fmt: skip
+    return Dataset.open(folder), seen
+
+
+def test_a_changed_manifest_decodes_what_is_new_and_another_order_nothing(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    config = small_config.override({"data.windows_per_recording": 2})
+    most, first = manifest.iloc[:-2], manifest.iloc[:-5].reset_index(drop=True)
+    _, work = totals(first, config, tmp_path)
+    assert work["decoding recordings"] == len(first)
+    added, work = totals(most, config, tmp_path)
+    n_new = int((added.recording >= len(first)).sum())
+    assert work == {"hashing recordings": 3, "decoding recordings": 3, "computing mfcc": n_new}
+    turned = most.iloc[::-1].reset_index(drop=True)
+    other_order, work = totals(turned, config, tmp_path)
+    assert work == {} and other_order.folder != added.folder
+    fewer, work = totals(most.iloc[::3].reset_index(drop=True), config, tmp_path)
+    assert work == {}
+    whole, _ = totals(most, config, tmp_path / "other")
+    assert_equal_content(by_recording(added, most), by_recording(whole, most))
+    assert_equal_content(by_recording(other_order, turned), by_recording(whole, most))
+    np.testing.assert_allclose(other_order.mean, added.mean, rtol=1e-6)
+    # Nothing is on the disk twice.
+    (clips,) = tmp_path.glob("clips/*/clips.i16")
+    assert clips.stat().st_size == 2 * 22_050 * len(added.labels)
+    (features,) = tmp_path.glob("features/*/features.i16")
+    assert features.stat().st_size == added.features.values[:1].nbytes * len(added.labels)
 
 
 def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, monkeypatch):
     manifest = read_manifest(birds)
-    decode, decoded = clip_store.decode, []
+    monkeypatch.setattr(clip_store, "COMMIT_S", 0.0)
 
-    def dying(path):
-        if len(decoded) == 15:
+    def dying(stage, done, total):
+        if (stage, done) == ("decoding recordings", 15):
             raise KeyboardInterrupt
-        decoded.append(path)
-        return decode(path)
 
-    monkeypatch.setattr(clip_store, "decode", dying)
     with pytest.raises(KeyboardInterrupt):
-        prepare(manifest, small_config, cache=tmp_path, workers=1)
-    assert not list(tmp_path.glob("clips/*/store.json"))
-    decoded.clear()
-    monkeypatch.setattr(clip_store, "decode", lambda path: decoded.append(path) or decode(path))
-    folder = prepare(manifest, small_config, cache=tmp_path, workers=1)
-    assert len(decoded) == len(manifest) - 15
-    whole = Dataset.open(prepare(manifest, small_config, cache=tmp_path / "other", workers=1))
-    np.testing.assert_array_equal(Dataset.open(folder).features.values, whole.features.values)
+        prepare(manifest, small_config, cache=tmp_path, workers=1, progress=dying)
+    resumed, work = totals(manifest, small_config, tmp_path)
+    assert work["decoding recordings"] == len(manifest) - 15
+    whole, _ = totals(manifest, small_config, tmp_path / "other")
+    assert_equal_content(by_recording(resumed, manifest), by_recording(whole, manifest))
 
 
 def test_a_sigkill_half_way_costs_no_recording_twice(birds, small_config, tmp_path):
-    manifest = pd.concat([read_manifest(birds)] * 3, ignore_index=True)
-    folder = tmp_path / "birds"
-    folder.mkdir()
-    for i, path in enumerate(manifest["path"]):
-        manifest.loc[i, "path"] = str(shutil.copy(path, folder / f"{i}-{path.rsplit('/')[-1]}"))
-    manifest["recording_id"] = manifest["path"]
-    write_manifest(manifest, tmp_path / "clips.csv")
+    manifest = copied(read_manifest(birds), tmp_path / "birds")
     # Another process, in which decoding takes long enough for the kill to fall into the middle.
+    command, environment = slow_prepare(manifest, tmp_path, workers=1)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        for line in process.stdout:
+            stage, done, _ = line.rsplit(" ", 2)
+            if stage == "decoding recordings" and int(done) >= 10:
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    resumed, work = totals(manifest, small_config, tmp_path / "cache", workers=2)
+    # What is reported is on the disk.
+    assert 0 < work["decoding recordings"] <= len(manifest) - int(done)
+    assert "hashing recordings" not in work
+    whole, _ = totals(manifest, small_config, tmp_path / "other")
+    assert_equal_content(by_recording(resumed, manifest), by_recording(whole, manifest))
+
+
+def slow_prepare(manifest, folder, workers):
+    """Return command and environment of a process that prepares slowly into the cache in `folder`."""
+    write_manifest(manifest, folder / "clips.csv")
     script = (
-        "import sys, time\n"
-        "from birdnet_core.data import clip_store, dataset, manifest\n"
-        "from tests.settings import SMALL\n"
+        "import sys\n"
         "from birdnet_core.config import TrainConfig\n"
-        "decode = clip_store.decode\n"
-        "clip_store.decode = lambda path: (time.sleep(0.05), decode(path))[1]\n"
-        "config = TrainConfig().override(SMALL)\n"
+        "from birdnet_core.data import clip_store, dataset, manifest\n"
+        "from tests.birdnet_core.data import faulty\n"
+        "from tests.settings import SMALL\n"
+        "clip_store._decode = faulty.slowly\n"
         "frame = manifest.read_manifest(sys.argv[1])\n"
         "show = lambda stage, done, total: print(stage, done, total, flush=True)\n"
-        "dataset.prepare(frame, config, cache=sys.argv[2], workers=1, progress=show)\n"
+        "print('made', dataset.prepare(frame, TrainConfig().override(SMALL), cache=sys.argv[2],\n"
+        "      workers=int(sys.argv[3]), progress=show), 0)\n"
     )
-    cache = tmp_path / "cache"
-    command = [sys.executable, "-c", script, str(tmp_path / "clips.csv"), str(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        for line in process.stdout:
-            if line.startswith("decoding recordings 30 "):
-                process.kill()
-    assert process.returncode == -signal.SIGKILL
-    seen = []
-    prepare(
-        read_manifest(tmp_path / "clips.csv"), small_config, cache=cache, workers=2,
-        progress=lambda stage, done, total: seen.append((stage, done, total)),
+    command = [sys.executable, "-c", script, str(folder / "clips.csv"), str(folder / "cache"), str(workers)]
+    environment = {**os.environ, faulty.SLOW: str(folder / "pids"), "PYTHONPATH": str(ROOT)}
+    return command, environment
+
+
+def test_of_three_processes_that_prepare_the_same_one_builds_with_all_its_workers(
+    birds, small_config, tmp_path
+):
+    manifest = copied(read_manifest(birds), tmp_path / "birds")
+    command, environment = slow_prepare(manifest, tmp_path, workers=3)
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        for _ in range(3)
+    ]
+    output = [process.communicate()[0].splitlines() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    made = {line.split()[1] for lines in output for line in lines if line.startswith("made")}
+    assert len(made) == 1
+    for kind in ("clips", "features", "datasets"):
+        assert len([path for path in (tmp_path / "cache" / kind).iterdir() if path.is_dir()]) == 1
+    # Every recording was decoded once, by the workers of one of the processes.
+    decoded = [line.split(" ", 1) for line in (tmp_path / "pids").read_text().splitlines()]
+    assert sorted(path for _, path in decoded) == sorted(manifest["path"])
+    assert len({pid for pid, _ in decoded}) == 3
+    builders = [lines for lines in output if any("decoding" in line for line in lines)]
+    assert len(builders) == 1
+    (folder,) = made
+    alone, _ = totals(manifest, small_config, tmp_path / "other")
+    assert_equal_content(by_recording(Dataset.open(folder), manifest), by_recording(alone, manifest))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_recordings_that_end_their_process_or_fill_the_memory_are_skipped_by_name(
+    birds, small_config, tmp_path, monkeypatch, workers
+):
+    manifest = copied(read_manifest(birds), tmp_path / "birds")
+    bad = ["segfault-1.wav", "exit-1.wav", "segfault-2.wav", "memory-1.wav"]
+    rows = []
+    for i, name in enumerate(bad):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(i).standard_normal(30_000), 22_050)
+        rows.append({"path": str(tmp_path / name), "species": manifest["species"][0], "recording_id": name})
+    many = pd.concat([manifest, pd.DataFrame(rows)], ignore_index=True).fillna("")
+    many = many.sample(frac=1, random_state=0, ignore_index=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_store, "_decode", faulty.by_name)
+        facts = totals(many, small_config, tmp_path / "cache", workers)[0].facts
+    skipped = {Path(item["path"]).name: item["error"] for item in facts["skipped"]}
+    assert sorted(skipped) == sorted(bad)
+    assert "SIGSEGV" in skipped["segfault-1.wav"] and "SIGSEGV" in skipped["segfault-2.wav"]
+    assert "exit code 3" in skipped["exit-1.wav"]
+    assert "does not fit into memory" in skipped["memory-1.wav"] and "9.31 GiB" in skipped["memory-1.wav"]
+    assert facts["n_recordings"] == len(manifest)
+    # Only that call has skipped them: a decoder that is mended reads them.
+    mended, work = totals(many, small_config, tmp_path / "cache", workers)
+    assert work["decoding recordings"] == len(bad)
+    assert mended.facts["n_skipped"] == 0
+
+
+def test_what_cannot_be_decoded_is_remembered_by_its_content(birds, small_config, tmp_path):
+    manifest = copied(read_manifest(birds), tmp_path / "birds")
+    Path(manifest["path"][0]).write_text("no audio at all" * 10)
+    Path(manifest["path"][1]).unlink()
+    first, _ = totals(manifest, small_config, tmp_path / "cache")
+    second, work = totals(manifest, small_config, tmp_path / "cache")
+    assert work == {} and second.folder == first.folder
+    assert len(second.facts["skipped"]) == 2
+    # The same bytes under another name, and the absent one, which is there now.
+    shutil.copy(manifest["path"][0], tmp_path / "other.wav")
+    shutil.copy(read_manifest(birds)["path"][1], manifest["path"][1])
+    moved = manifest.assign(path=[str(tmp_path / "other.wav"), *manifest["path"][1:]])
+    third, work = totals(moved, small_config, tmp_path / "cache")
+    assert work["decoding recordings"] == 1
+    assert [item["path"] for item in third.facts["skipped"]] == [str(tmp_path / "other.wav")]
+    assert third.facts["skipped"][0]["error"] == first.facts["skipped"][0]["error"]
+
+
+DAMAGE = {
+    "an empty folder": lambda cache, folder: [path.unlink() for path in folder.iterdir()],
+    "no folder": lambda cache, folder: shutil.rmtree(folder),
+    "no list of clips": lambda cache, folder: (folder / "clips.npz").unlink(),
+    "half a list of clips": lambda cache, folder: cut_in_half(folder / "clips.npz"),
+    "half a description": lambda cache, folder: cut_in_half(folder / "dataset.json"),
+    "a description without its content": lambda cache, folder: (folder / "dataset.json").write_text("{}"),
+    "no clips": lambda cache, folder: shutil.rmtree(cache / "clips"),
+    "half of the clips": lambda cache, folder: cut_in_half(*cache.glob("clips/*/clips.i16")),
+    "half of the windows": lambda cache, folder: cut_in_half(*cache.glob("clips/*/windows.bin")),
+    "half of the recordings": lambda cache, folder: cut_in_half(*cache.glob("clips/*/recordings.bin")),
+    "no features": lambda cache, folder: shutil.rmtree(cache / "features"),
+    "half of the features": lambda cache, folder: cut_in_half(*cache.glob("features/*/features.i16")),
+    "half of their scales": lambda cache, folder: cut_in_half(*cache.glob("features/*/scales.f32")),
+    "half of them filled": lambda cache, folder: cut_in_half(*cache.glob("features/*/clips.u8")),
+}
+
+
+def cut_in_half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_torn_dataset_is_refused_by_name_and_prepared_again(birds, small_config, tmp_path, damage):
+    manifest = read_manifest(birds)
+    dataset, _ = totals(manifest, small_config, tmp_path)
+    assert is_whole(dataset.folder)
+    whole = by_recording(dataset, manifest)
+    DAMAGE[damage](tmp_path, dataset.folder)
+    assert not is_whole(dataset.folder)
+    with pytest.raises(DataError, match=rf"the dataset '{dataset.folder}' cannot be used"):
+        Dataset.open(dataset.folder)
+    # In another order, so that rows change places.
+    turned = manifest.iloc[::-1].reset_index(drop=True)
+    totals(turned, small_config, tmp_path)
+    again, _ = totals(manifest, small_config, tmp_path)
+    assert again.folder == dataset.folder
+    assert_equal_content(by_recording(again, manifest), whole)
+
+
+def test_a_dataset_of_stores_that_were_made_anew_is_not_taken(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    dataset, _ = totals(manifest, small_config, tmp_path)
+    shutil.rmtree(tmp_path / "clips")
+    totals(manifest.iloc[::-1].reset_index(drop=True), small_config, tmp_path)
+    with pytest.raises(DataError, match="stores were lost"):
+        Dataset.open(dataset.folder)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def flock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(building.fcntl, "flock", flock)
+    words = rf"file system of '{tmp_path}' cannot lock files \({os.strerror(number)}\).*BIRDTUNE_CACHE"
+    with pytest.raises(DataError, match=words), building.locked(tmp_path / "store"):
+        pass
+
+
+def test_a_relative_cache_is_one_folder_wherever_a_process_works(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIRDTUNE_CACHE", "cache")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert building.default_cache() == tmp_path / "cache"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert building.default_cache() == tmp_path / "cache"
+    script = "from birdnet_core.data.building import default_cache; print(default_cache())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    # The kill came after the line, so that one more may have been decoded.
-    (left,) = {total for stage, _, total in seen if stage == "decoding recordings"}
-    assert len(manifest) - 32 <= left <= len(manifest) - 30
-    assert not any(stage == "hashing recordings" for stage, _, _ in seen)
-    prepare(read_manifest(tmp_path / "clips.csv"), small_config, cache=tmp_path / "other", workers=1)
-    resumed, whole = (
-        ClipStore.open(path.parent)
-        for folder in (cache, tmp_path / "other")
-        for path in folder.glob("clips/*/store.json")
-    )
-    np.testing.assert_array_equal(resumed.samples, whole.samples)
-    np.testing.assert_array_equal(resumed.windows, whole.windows)
+    assert done.stdout.strip() == str(tmp_path / "cache"), done.stderr
+
+
+def test_the_file_of_hashes_is_named_where_it_is_damaged(tmp_path):
+    (tmp_path / "hashes.sqlite").write_text("no database" * 100)
+    with pytest.raises(DataError, match=r"hashes\.sqlite.*cannot be used: file is not a database"):
+        content_hashes([__file__], tmp_path, workers=1)
 
 
 def test_bad_recordings_are_listed_and_left_out(birds, small_config, tmp_path):
@@ -167,20 +365,24 @@ def test_nothing_that_decodes_is_an_error_that_lists_the_files(tmp_path, small_c
         prepare(index_folder(tmp_path / "a"), small_config, cache=tmp_path / "c", workers=1)
 
 
+def clips_of(paths, config, cache):
+    with Workers(1) as workers:
+        return build_clips(paths, config.data, cache, workers=workers, progress=lambda *a: None)
+
+
 def test_clips_keep_amplitude_and_count(birds, small_config, cache):
     manifest = read_manifest(birds)
     config = small_config.override({"data.windows_per_recording": 3})
-    store = build_clip_store(
-        manifest["path"].tolist(), config.data, cache, workers=Workers(1), progress=lambda *a: None
-    )
-    rows, recording = store.rows()
-    assert len(rows) == store.n_windows.sum() > len(manifest)
-    assert store.n_windows.max() == 3
+    found = clips_of(manifest["path"].tolist(), config, cache)
+    store, n_windows = found.store, found.recordings["n_windows"]
+    rows, recording = found.rows()
+    assert len(set(rows)) == len(rows) == n_windows.sum() > len(manifest)
+    assert n_windows.max() == 3
     clips = store.read(rows)
     assert clips.shape == (len(rows), 22_050)
     # 16 bits of each window's own range: the loudest sample of every window is full scale.
     np.testing.assert_allclose(np.abs(store.samples[rows]).max(axis=1), 32_767)
-    assert (np.bincount(recording) == store.n_windows).all()
+    assert (np.bincount(recording) == n_windows).all()
 
 
 def test_a_quiet_recording_keeps_its_resolution(tmp_path, small_config):
@@ -189,9 +391,7 @@ def test_a_quiet_recording_keeps_its_resolution(tmp_path, small_config):
     samples = (1e-4 * np.sin(2 * np.pi * 2000 * np.arange(22_050) / 22_050)).astype(np.float32)
     soundfile.write(folder / "q.wav", samples, 22_050, subtype="FLOAT")
     config = small_config.override({"data.highpass_hz": 0.0})
-    store = build_clip_store(
-        [str(folder / "q.wav")], config.data, tmp_path, workers=Workers(1), progress=lambda *a: None
-    )
+    store = clips_of([str(folder / "q.wav")], config, tmp_path).store
     np.testing.assert_allclose(store.read(np.array([0]))[0].numpy(), samples, atol=1e-8)
 
 
@@ -201,9 +401,7 @@ def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
     t = np.arange(22_050) / 22_050
     loud = (3 * np.sin(2 * np.pi * 4000 * t) + 3 * np.sin(2 * np.pi * 30 * t)).astype(np.float32)
     soundfile.write(folder / "l.wav", loud, 22_050, subtype="FLOAT")
-    store = build_clip_store(
-        [str(folder / "l.wav")], small_config.data, tmp_path, workers=Workers(1), progress=lambda *a: None
-    )
+    store = clips_of([str(folder / "l.wav")], small_config, tmp_path).store
     settled = store.read(np.array([0]))[0].numpy()[2000:]
     assert np.abs(settled).max() == pytest.approx(3, rel=0.02)
     spectrum = np.abs(np.fft.rfft(settled * np.hanning(len(settled))))
@@ -211,7 +409,7 @@ def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
 
 
 def test_statistics_come_from_the_training_side_alone(small_dataset):
-    train = small_dataset.features.read(small_dataset.rows("train")).astype(np.float64)
+    train = small_dataset.stored_features(small_dataset.rows("train")).astype(np.float64)
     np.testing.assert_allclose(small_dataset.mean, train.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(small_dataset.deviation, train.std(axis=(0, 2, 3)), rtol=1e-5)
 
@@ -225,15 +423,6 @@ def test_dataset_sides_agree_with_the_facts_and_the_proof(birds, small_config, s
     assert set(proof) == {"recording_id", "recordist", "site"}
     for column in facts["grouped_by"]:
         assert proof[column]["crossing"] == []
-
-
-def test_a_damaged_store_is_refused(birds, small_config, tmp_path):
-    folder = prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
-    for file, opened in (("features.i16", Dataset.open), ("clips.i16", None)):
-        (path,) = tmp_path.glob(f"*/*/{file}")
-        path.write_bytes(path.read_bytes()[:-2])
-        with pytest.raises(DataError, match="damaged"):
-            opened(folder) if opened else ClipStore.open(path.parent)
 
 
 def test_features_are_mapped_not_loaded(small_dataset):
@@ -300,9 +489,9 @@ def test_quantised_features_are_off_by_half_a_level_at_most():
 def test_stored_features_are_the_computed_ones_within_a_thousandth(feature, birds, small_config, cache):
     config = small_config.override({"features.name": feature, "features.standardise": "clip"})
     dataset = Dataset.open(prepare(read_manifest(birds), config, cache=cache, workers=1))
-    rows, _ = dataset.clips.rows()
-    computed = build_feature(config.features, 22_050, 22_050)(dataset.clips.read(rows)).numpy()
-    stored = dataset.features.read(np.arange(len(rows)))
+    clips = np.arange(len(dataset.labels))
+    computed = build_feature(config.features, 22_050, 22_050)(dataset.waveforms(clips)).numpy()
+    stored = dataset.stored_features(clips)
     assert np.abs(stored - computed).max() < 1e-3
     assert np.abs(computed).max() > 3
 
@@ -316,18 +505,21 @@ def test_a_killed_computation_of_features_goes_on_where_it_stopped(
     def dying(task):
         if len(computed) == 3:
             raise KeyboardInterrupt
-        computed.append(task.first)
+        computed.append(task.rows[0])
         return compute(task)
 
     monkeypatch.setattr(feature_store, "_compute", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
     computed.clear()
-    monkeypatch.setattr(feature_store, "_compute", lambda task: computed.append(task.first) or compute(task))
+    monkeypatch.setattr(
+        feature_store, "_compute", lambda task: computed.append(task.rows[0]) or compute(task)
+    )
     folder = prepare(read_manifest(birds), small_config, cache=tmp_path, workers=1)
     assert computed == [24, 32]
-    whole = Dataset.open(prepare(read_manifest(birds), small_config, cache=tmp_path / "other", workers=1))
-    np.testing.assert_array_equal(Dataset.open(folder).features.values, whole.features.values)
+    manifest = read_manifest(birds)
+    whole, _ = totals(manifest, small_config, tmp_path / "other")
+    assert_equal_content(by_recording(Dataset.open(folder), manifest), by_recording(whole, manifest))
 
 
 def test_pictures_larger_than_their_clips_are_not_stored(birds, small_config, tmp_path):
@@ -338,8 +530,8 @@ def test_pictures_larger_than_their_clips_are_not_stored(birds, small_config, tm
     assert dataset.features is None
     assert dataset.input_shape == (1, 128, 345)
     assert not (tmp_path / "features").exists()
-    rows = dataset.clips.rows()[0][dataset.rows("train")]
-    pictures = build_feature(config.features, 22_050, 22_050)(dataset.clips.read(rows)).numpy()
+    waveforms = dataset.waveforms(dataset.rows("train"))
+    pictures = build_feature(config.features, 22_050, 22_050)(waveforms).numpy()
     np.testing.assert_allclose(dataset.mean, [pictures.mean()], rtol=1e-4)
     np.testing.assert_allclose(dataset.deviation, [pictures.std()], rtol=1e-4)
     # Stored all the same where the user says so; the statistics stay.

@@ -41,9 +41,9 @@ def dataset_of(manifest, cache, **changes):
 
 def accuracy_of_the_nearest_training_clip(dataset):
     train, val = dataset.rows("train"), dataset.rows("val")
-    model = KNeighborsClassifier(1).fit(dataset.features.read(train).mean(axis=3).reshape(len(train), -1),
+    model = KNeighborsClassifier(1).fit(dataset.stored_features(train).mean(axis=3).reshape(len(train), -1),
                                         dataset.labels[train])  # fmt: skip
-    probabilities = model.predict_proba(dataset.features.read(val).mean(axis=3).reshape(len(val), -1))
+    probabilities = model.predict_proba(dataset.stored_features(val).mean(axis=3).reshape(len(val), -1))
     averaged, units = average_windows(probabilities, dataset.units[val])
     label_of = dict(zip(dataset.units.tolist(), dataset.labels.tolist(), strict=True))
     truth = np.array([label_of[unit] for unit in units.tolist()])
@@ -76,7 +76,7 @@ def test_the_two_splits_are_other_datasets_of_the_same_clips(tones, cache):
 
 
 def test_a_grouped_split_is_what_it_was(birds, small_config, small_dataset):
-    manifest = read_manifest(birds).assign(sha256=small_dataset.clips.sha256)
+    manifest = read_manifest(birds).assign(sha256=list(small_dataset.sha256))
     drawn = assign_splits(manifest, val_fraction=0.15, test_fraction=0.15, seed=0)
     np.testing.assert_array_equal(small_dataset.sides, drawn.sides[small_dataset.recording])
     facts = small_dataset.facts
