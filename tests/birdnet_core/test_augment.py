@@ -169,7 +169,7 @@ def test_nothing_to_learn_or_to_save(name):
 @pytest.mark.parametrize(
     ("name", "options", "accepted"),
     [
-        *((name, {"p": p}, "0 to 1") for name in augmentations.names() for p in (-0.1, 1.1, float("nan"))),
+        *((name, {"p": p}, "0 to 1") for name in augmentations.names() for p in (-0.1, 1.1)),
         ("spec_augment", {"max_bins": -1}, "0 or more"),
         ("spec_augment", {"max_frames": -1}, "0 or more"),
         ("mixup", {"alpha": 0.0}, "0.01 to 10"),
@@ -193,7 +193,9 @@ def test_no_option_may_be_nan():
     for name in augmentations.names():
         for option in augmentations[name].options.values():
             if option.annotation is float:
-                with pytest.raises(ConfigError, match=rf"augment\.{name}\.{option.name} = nan"):
+                with pytest.raises(
+                    ConfigError, match=f"'{option.name}' of augmentation '{name}' = nan is not a finite"
+                ):
                     made(name, **{"p": 0.5, option.name: math.nan})
 
 
