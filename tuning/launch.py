@@ -181,7 +181,6 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        _refuse_foreign_trials(journal, dataset)
         asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
         definition = asked.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
@@ -193,6 +192,7 @@ def sweep(
             "notes": list(dict.fromkeys(notes)),
         }
         _write_study(run, {**definition, "data": facts, "request": request}, command)
+        _refuse_foreign_trials(journal, dataset)
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:
