@@ -303,6 +303,7 @@ class _Asked:
             "epochs": first.training.most_epochs,
             "gates": [asdict(gate) for gate in study.gates],
             "base": {**self.config.difference(), **self.settings},
+            "base_id": self.config.config_id,  # under other defaults the same `base` is another config
         }
         if isinstance(study, Search):
             return {
@@ -487,8 +488,8 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         fixed = {
             "ablation": ("factors", "cells"),
             "search": (
-                "epochs", "base", "seeds", "space", "scheduler", "grace_epochs", "reduction_factor",
-                "asha_within", "also", "storage",
+                "epochs", "base", "base_id", "seeds", "space", "scheduler", "grace_epochs",
+                "reduction_factor", "asha_within", "also", "storage",
             ),
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", *fixed]

@@ -70,7 +70,7 @@ def test_trial_announced_again_on_resume_has_one_row(make_run):
     path = make_run([(CE, {0: 0.4})])
     first = load([path]).trials.iloc[0]
     RunFolder(path).append({"event": "trial", "study": "capacity", "trial_id": first["trial_id"],
-                            "number": 9, "factors": CE, "reused": True})  # fmt: skip
+                            "number": 9, "factors": CE, "reused": True, "status": "completed"})  # fmt: skip
     trials = load([path]).trials
     assert list(trials["number"]) == [0]
     assert not trials["reused"].iloc[0], "the study trained it itself"

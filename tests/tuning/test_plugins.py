@@ -27,7 +27,8 @@ REQUEST = {
     "study": "capacity", "source": None, "data": "synthetic", "base": None, "settings": {}, "options": {},
     "seeds": None, "trials": None, "quick": True, "cpus": 1, "gpus": None, "concurrent": None,
     "address": None, "workers": None, "sampler": "tpe", "scheduler": None, "storage": "sqlite",
-    "budget": {}, "trial_timeout": None, "keep_checkpoints": 0, "tensorboard": False, "plugins": [],
+    "budget": {}, "trial_timeout": None, "keep_checkpoints": 0, "tensorboard": False, "restarts": 3,
+    "plugins": [],
 }  # fmt: skip
 
 

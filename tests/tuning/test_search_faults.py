@@ -308,6 +308,16 @@ def test_a_search_whose_rules_storage_or_seed_change_is_refused(cluster, data, t
     assert len(RunFolder(run).records()) == 1
 
 
+def test_a_search_that_was_begun_under_other_defaults_is_refused(cluster, data, tmp_path):
+    study = Search(name="rates", question="?", space=rates, n_trials=1)
+    run = tmp_path / "run"
+    sweep(study, data, run, settings=SMALL, resources=ONE)
+    there = RunFolder(run).read_study("rates")
+    RunFolder(run).write_study({**there, "base_id": "0123456789"})  # as another version would have it
+    with pytest.raises(RunFolderError, match="other settings.*base_id"):
+        sweep(study, data, run, settings=SMALL, n_trials=2)
+
+
 def test_trials_are_trained_while_the_data_of_others_are_made(cluster, data, tmp_path, monkeypatch):
     """Half of the trials want windows that take as long to make as it takes to train the others."""
 
