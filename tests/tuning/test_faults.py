@@ -79,11 +79,11 @@ def undisturbed(cluster, birds, cache, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_ten_kills_of_the_driver_lose_and_repeat_nothing(undisturbed, birds, tmp_path):
+def test_kills_of_the_driver_lose_and_repeat_nothing(undisturbed, birds, tmp_path):
     dice = random.Random(4)
     run = tmp_path / "run"
     n_kills = 0
-    while n_kills < 10:
+    while n_kills < 4:
         known = len(events(run, "epoch"))
         driver = start(run, birds)
         if dice.random() < 0.2:  # while it starts
@@ -97,7 +97,7 @@ def test_ten_kills_of_the_driver_lose_and_repeat_nothing(undisturbed, birds, tmp
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
         n_kills += 1
-    assert n_kills == 10
+    assert n_kills == 4  # of a search ten: tests/tuning/test_search_faults.py
     print(f"{n_kills} kills, {len(events(run, 'epoch'))} epochs so far")
     driver = start(run, birds)
     _, complaints = driver.communicate(timeout=300)

@@ -185,7 +185,7 @@ def test_ten_kills_of_the_driver_one_of_a_worker_one_of_a_node_and_a_full_disk_c
 @pytest.mark.slow
 def test_kills_of_a_driver_with_two_trials_side_by_side_lose_and_repeat_nothing(undisturbed, birds, tmp_path):
     run = tmp_path / "run"
-    kill_drivers(run, birds, random.Random(6), 4, concurrent=2)
+    kill_drivers(run, birds, random.Random(6), 3, concurrent=2)
     _, complaints = start(run, birds, 2).communicate(timeout=300)
     check_agreement(run)
     # Who is stopped depends on who came first; what a trial's epochs give does not.
