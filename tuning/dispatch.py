@@ -319,6 +319,7 @@ class HaltingScheduler(StoppingScheduler):
             for trial in tune_controller.get_trials():
                 if trial.status == Trial.PENDING:
                     self.journal.interrupted.add(name_of(trial))
+                    trial.init_local_path()  # Ray reads it of every trial in the end
                     tune_controller.stop_trial(trial)
         chosen: Trial | None = super().choose_trial_to_run(tune_controller)
         return chosen
