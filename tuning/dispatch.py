@@ -84,6 +84,7 @@ class Dispatcher(Searcher):
         placement: says what each trial is given.
         prepare: returns whether the data of a payload is made, and enters it there; raises what its making
             raised.
+        concurrent: how many trials are trained side by side.
         restarts: deaths without progress that a trial survives.
         nodes: which machines are put aside.
     """
@@ -95,6 +96,7 @@ class Dispatcher(Searcher):
         placement: Placement,
         prepare: Callable[[Payload], bool] = lambda payload: True,
         *,
+        concurrent: int = 1,
         restarts: int = 0,
         nodes: Nodes | None = None,
     ) -> None:
@@ -103,6 +105,7 @@ class Dispatcher(Searcher):
         self.journal = journal
         self.placement = placement
         self.prepare = prepare
+        self.concurrent = concurrent
         self.restarts = restarts
         self.nodes = nodes or Nodes()
         self._running: dict[str, _Handed] = {}  # by Ray's id
@@ -137,7 +140,7 @@ class Dispatcher(Searcher):
 
         As many as are trained side by side may wait: more would be drawn without what the others teach.
         """
-        while len(self._waiting) < self.placement.concurrent:
+        while len(self._waiting) < self.concurrent:
             self._n_suggested += 1
             key = str(self._n_suggested)
             suggested = None

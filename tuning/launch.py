@@ -243,6 +243,7 @@ def sweep(
                         journal,
                         placement,
                         lambda payload: asked.prepare(payload, preparation),
+                        concurrent=concurrent,
                         restarts=resources.restarts,
                     )
                     _fit(dispatcher, scheduler, concurrent, data.manifest if address else None)

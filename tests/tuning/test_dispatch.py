@@ -43,6 +43,7 @@ class Sweep:
             self.journal,
             Placement(cpus=1, gpus=0.0, concurrent=2),
             prepare,
+            concurrent=2,
             restarts=restarts,
             nodes=Nodes(lambda: self.nodes),
         )
