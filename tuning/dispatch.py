@@ -124,6 +124,8 @@ class Dispatcher(Searcher):
     def suggest(self, trial_id: str) -> Payload | str | None:  # type: ignore[override]
         """Return the payload of the next trial, None while one may come, or Searcher.FINISHED."""
         finished: str = Searcher.FINISHED
+        # Ray's loop may stay here for minutes while nothing but data is to be waited for.
+        self.journal.halt.judge(self.journal.spent, {}, time.time())
         if self.journal.halt.reason:
             return finished
         handed = self._again.popleft() if self._again else self._prepared() or self._drawn()
@@ -178,6 +180,8 @@ class Dispatcher(Searcher):
         if not self.nodes.aside and not handed.avoid:
             return []
         able = set(self.nodes.able(handed.payload["resources"]))
+        if not able and not self.nodes.aside:
+            return []  # where it failed is gone, and others may join
         if not able:
             aside = ", ".join(self.nodes.aside.values())
             self.journal.halt.ask(f"no machine is left to train on: put aside are {aside}", is_fault=True)
@@ -217,7 +221,8 @@ class Dispatcher(Searcher):
 
     def _tell_source(self, handed: _Handed) -> None:
         """Tell the source how a trial ended, unless it is still to be trained."""
-        if record := self.journal.settled.get(handed.trial_id):
+        # Not any record that is settled: one that another study pruned, and that was not begun, is none here.
+        if record := self.journal.outcome(handed.trial_id, handed.payload["journal"]["study"]):
             with self._storage():
                 self.source.settle(handed.key, record)
 

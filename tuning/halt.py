@@ -68,8 +68,8 @@ class Halt:
         self.is_fault = False
 
     def ask(self, reason: str, *, is_fault: bool = False) -> None:
-        """Let the sweep end for `reason`; the first one counts. A fault is an error of the sweep itself."""
-        if self.reason is None:
+        """Let the sweep end for `reason`: the first one, or the first fault, an error of the sweep itself."""
+        if self.reason is None or (is_fault and not self.is_fault):
             self.reason, self.is_fault = reason, is_fault
 
     def judge(self, spent: Spent, metrics: dict[str, float], now: float | None = None) -> None:

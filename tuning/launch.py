@@ -52,6 +52,7 @@ from tuning.searcher import (
     DEFAULT_STORAGE,
     OptunaSearcher,
     PlannedSearcher,
+    is_of_storage,
     make_sampler,
     open_study,
 )
@@ -416,6 +417,8 @@ class _Asked:
                 choices = study.space(trial)
                 config = self.trial(choices, seed)
             except Exception as error:  # a trial's boundary too: `space` is the user's code
+                if is_of_storage(error):
+                    raise  # the sweep halts, and no trial has failed
                 unfit = _unfit(study.name, trial.number, self.config, error)
                 if unfit.trial_id not in journal.settled:
                     line = self.line(dict(trial.params), unfit.trial_id, trial.number, None)

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import math
 import os
+import traceback
 import uuid
 import warnings
 from collections import deque
@@ -280,6 +281,12 @@ def _run_id(run: RunFolder) -> str:
     if not path.exists():
         write_text(path, f"{uuid.uuid4().hex[:8]}\n")
     return path.read_text(encoding="utf-8").strip()
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Return whether Optuna's storage raised `error`, and not the code that draws from it."""
+    storages = str(Path(optuna.storages.__file__).parent)
+    return any(frame.filename.startswith(storages) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def pareto_front(study: optuna.Study) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 
 import pytest
 from ray.exceptions import RayActorError
@@ -10,7 +11,7 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.errors import DataError
 from birdnet_core.records import RunFolder, TrialRecord
 from tuning.dispatch import Dispatcher
-from tuning.halt import Halt
+from tuning.halt import Budget, Halt
 from tuning.journal import Journal
 from tuning.nodes import Nodes, TrialFault
 from tuning.placement import Placement
@@ -280,3 +281,44 @@ def test_the_end_of_a_trial_that_a_driver_was_killed_over_is_entered_by_the_next
     again.journal.begin("birdtune resume")
     ends = [e["status"] for e in again.run.events() if e["event"] == "end"]
     assert ends == (["completed"] if before == "record" else [])
+
+
+def test_a_trial_that_another_study_pruned_and_that_was_not_begun_is_still_to_be_trained(tmp_path):
+    """Ray stops a trial that waits, without a result, when the sweep halts."""
+    sweep = Sweep(tmp_path, n=1)
+    told = []
+    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+    sweep.n_suggested = 1
+    payload = sweep.dispatcher.suggest("ray1")
+    sweep.payloads["ray1"] = payload
+    record = TrialRecord.from_dict(json.loads(sweep.result("ray1", "pruned")["record"]))
+    sweep.journal.settled[record.trial_id] = record  # of another study
+    sweep.journal._trained_for[record.trial_id] = "other"
+    sweep.dispatcher.on_trial_complete("ray1", None)
+    assert told == []
+
+
+def test_where_the_node_that_a_trial_failed_on_is_gone_the_sweep_waits_for_others(tmp_path):
+    sweep = Sweep(tmp_path, n=1, nodes=("a",))
+    sweep.fault(sweep.suggest(), on="a")
+    sweep.nodes.clear()
+    key = sweep.suggest()
+    assert sweep.payloads[key]["avoid"] == [] and sweep.journal.halt.reason is None
+
+
+def test_a_full_disk_after_ctrl_c_is_a_fault_and_no_epoch_is_entered_twice(tmp_path):
+    halt = Halt()
+    halt.ask("interrupted (Ctrl-C)")
+    halt.ask("cannot write session.pt", is_fault=True)
+    assert (halt.reason, halt.is_fault) == ("cannot write session.pt", True)
+    halt.ask("cannot write the journal", is_fault=True)
+    assert halt.reason == "cannot write session.pt"
+
+
+def test_a_budget_ends_a_sweep_that_waits_for_data_only(tmp_path):
+    sweep = Sweep(tmp_path, n=1, prepare=lambda payload: False)
+    sweep.journal.halt.budget = Budget(hours=1e-9)
+    sweep.journal.begin("birdtune sweep")
+    time.sleep(0.01)
+    assert sweep.suggest() == FINISHED
+    assert "hours is used up" in sweep.journal.halt.reason

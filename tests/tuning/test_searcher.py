@@ -23,6 +23,7 @@ from search_spaces.study import Search
 from tuning.searcher import (
     SAMPLERS,
     OptunaSearcher,
+    is_of_storage,
     make_sampler,
     open_storage,
     open_study,
@@ -330,6 +331,30 @@ def test_failed_trials_are_retried_once_each_with_their_choices(tmp_path):
     assert third.searcher.retry_failed() == 1  # the one that failed again
     third.run()
     assert third.asked == [(6, first.asked[2][1])]
+
+
+def test_what_the_storage_raises_while_a_space_draws_is_told_from_what_the_space_raises(
+    tmp_path, monkeypatch
+):
+    driver = Driver(tmp_path / "run", storage="journal", n_trials=1)
+    trial = driver.searcher.study.ask()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(driver.searcher.study._storage._backend), "append_logs", full)
+        with pytest.raises(OSError) as caught:
+            space(trial)
+    assert is_of_storage(caught.value)
+
+    def missing(trial):
+        trial.suggest_float("optim.lr", 1e-4, 1e-2)
+        return Path("/nowhere/rates.txt").read_text()
+
+    with pytest.raises(OSError) as caught:
+        missing(trial)
+    assert not is_of_storage(caught.value)
 
 
 def record_of(name, status):
