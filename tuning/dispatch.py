@@ -140,9 +140,10 @@ class Dispatcher(Searcher):
     def _drawn(self) -> _Handed | None:
         """Return a new trial of the source whose data is there; those whose is not wait for it.
 
-        As many as are trained side by side may wait: more would be drawn without what the others teach.
+        One more than are trained side by side may wait, so that one trial alone does not keep the next from
+        starting. Yet more would be drawn without what the others teach.
         """
-        while len(self._waiting) < self.concurrent:
+        while len(self._waiting) <= self.concurrent:
             self._n_suggested += 1
             key = str(self._n_suggested)
             suggested = None

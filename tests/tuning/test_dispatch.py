@@ -226,7 +226,7 @@ def test_a_death_while_the_sweep_halts_leaves_the_trial_to_be_resumed(tmp_path):
 def test_a_trial_waits_for_its_data_while_others_are_handed_out(tmp_path):
     made = set()
     sweep = Sweep(tmp_path, n=4, prepare=lambda payload: payload["config"]["seed"] in made)
-    assert sweep.suggest() is None  # as many wait as are trained side by side
+    assert sweep.suggest() is None  # none has its data yet
     made |= {1}
     second = sweep.suggest()
     assert sweep.payloads[second]["config"]["seed"] == 1
@@ -236,6 +236,12 @@ def test_a_trial_waits_for_its_data_while_others_are_handed_out(tmp_path):
     for key in list(sweep.payloads):
         sweep.complete(key)
     assert sweep.suggest() == FINISHED
+
+
+def test_with_one_trial_at_a_time_the_next_starts_while_the_data_of_another_are_made(tmp_path):
+    sweep = Sweep(tmp_path, n=2, prepare=lambda payload: payload["config"]["seed"] == 1)
+    sweep.dispatcher.concurrent = 1
+    assert sweep.payloads[sweep.suggest()]["config"]["seed"] == 1
 
 
 def test_a_trial_whose_data_cannot_be_made_has_failed_and_the_others_go_on(tmp_path):
