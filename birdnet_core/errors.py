@@ -5,6 +5,7 @@ BirdtuneError
 ├── DataError        (ValueError)    a manifest, a recording or a store that cannot be used
 ├── RunFolderError   (ValueError)    a run folder that is missing, foreign or inconsistent
 ├── ModelFolderError (ValueError)    a model folder that is missing, cut short or altered
+├── MachineError     (OSError)       a machine that cannot do what it is asked for now
 └── TrialDiverged    (RuntimeError)  training met a loss, gradient, probability or monitor that is not finite
 
 Messages name three things: what was wrong, what was given, what would be accepted.
@@ -34,6 +35,10 @@ class RunFolderError(BirdtuneError, ValueError):
 
 class ModelFolderError(BirdtuneError, ValueError):
     """A model folder is missing, was cut short or altered, or is of another version."""
+
+
+class MachineError(BirdtuneError, OSError):
+    """A machine cannot do now what it is asked for: it lacks memory, locks, or a file that can be used."""
 
 
 class TrialDiverged(BirdtuneError, RuntimeError):

@@ -6,12 +6,11 @@ import contextlib
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import optuna
-from ray.exceptions import RayActorError
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -21,8 +20,10 @@ from tuning.journal import Journal, is_tried_alone, name_of
 from tuning.nodes import Nodes, TrialFault, fault_of, node_of_dead
 from tuning.placement import Placement
 from tuning.schedulers import Rule
+from tuning.searcher import is_of_storage
 from tuning.stopping import StoppingScheduler
 from tuning.trainable import bare_record
+from tuning.waiting import LOOK_EVERY_S
 
 Payload = dict[str, Any]
 
@@ -83,7 +84,7 @@ class Dispatcher(Searcher):
         journal: writes what becomes of them.
         placement: says what each trial is given.
         prepare: returns whether the data of a payload is made, and enters it there; raises what its making
-            raised.
+            raised. OSError and MemoryError are the machine's, others the trial's.
         concurrent: how many trials are trained side by side.
         restarts: deaths without progress that a trial survives.
         nodes: which machines are put aside.
@@ -161,8 +162,9 @@ class Dispatcher(Searcher):
         for handed in list(self._waiting):
             try:
                 is_made = self.prepare(handed.payload)
-            except OSError as error:
-                self.journal.halt.ask(f"cannot make the data of a trial: {error}", is_fault=True)
+            except (OSError, MemoryError) as error:  # this machine's, whatever the trial asks for
+                why = str(error) or "it does not fit into memory"
+                self.journal.halt.ask(f"cannot make the data of a trial: {why}", is_fault=True)
                 return None
             except Exception as error:  # a trial's boundary: its settings may not fit the recordings
                 self._waiting.remove(handed)
@@ -209,6 +211,9 @@ class Dispatcher(Searcher):
                 handed.payload = {**handed.payload, "resources": resources, "memory_cap": None}
                 self._again.append(handed)
                 return
+        elif not self.journal.halt.reason:  # it waited for a node, of which none is left
+            self._again.append(handed)
+            return
         self._tell_source(handed)
 
     def _take(self, handed: _Handed, result: dict[str, Any]) -> None:
@@ -241,7 +246,8 @@ class Dispatcher(Searcher):
             else bare_record(payload, "failed", error=None)
         )
         journal.enter(ray_id, payload)  # its process may have died before the trial started
-        at_fault = fault.at_fault if fault else "node" if isinstance(error, RayActorError) else "chance"
+        # Whatever else Ray says of a trial is that its process is gone.
+        at_fault = fault.at_fault if fault else "chance" if isinstance(error, RayTaskError) else "node"
         if at_fault == "node" and not getattr(error, "preempted", False):
             self._n_deaths[name] += 1
             if fault:
@@ -282,7 +288,10 @@ class Dispatcher(Searcher):
         """Let the sweep halt where Optuna's storage cannot be written, a full disk say."""
         try:
             yield
-        except (optuna.exceptions.StorageInternalError, OSError) as error:
+        except Exception as error:
+            # Whatever its type: Optuna raises RuntimeError where it cannot give back the lock of its journal.
+            if not is_of_storage(error):
+                raise
             self.journal.halt.ask(f"cannot write the Optuna study: {error}", is_fault=True)
 
     def save(self, checkpoint_path: str) -> None:
@@ -295,12 +304,15 @@ class Dispatcher(Searcher):
 class HaltingScheduler(StoppingScheduler):
     """Ends the trials that a rule ends; when the sweep halts, all of them.
 
-    Those that run end after the epoch they are in; those that wait for a worker or a node, at once.
+    Those that run end after the epoch they are in; those that wait for a worker or a node, at once. So is one
+    that waits for a node of which none is left, and the dispatcher hands it out anew.
     """
 
-    def __init__(self, rule: Rule, metric: str, journal: Journal) -> None:
+    def __init__(self, rule: Rule, metric: str, journal: Journal, nodes: Nodes) -> None:
         super().__init__(rule, metric)
         self.journal = journal
+        self.nodes = nodes
+        self._looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -324,11 +336,24 @@ class HaltingScheduler(StoppingScheduler):
         """
         halt = self.journal.halt
         halt.judge(self.journal.spent, {}, time.time())
-        if halt.reason:
-            for trial in tune_controller.get_trials():
-                if trial.status == Trial.PENDING:
-                    self.journal.interrupted.add(name_of(trial))
-                    trial.init_local_path()  # Ray reads it of every trial in the end
-                    tune_controller.stop_trial(trial)
+        for trial in self._in_vain(tune_controller.get_trials()):
+            if halt.reason:
+                self.journal.interrupted.add(name_of(trial))
+            trial.init_local_path()  # Ray reads it of every trial in the end
+            tune_controller.stop_trial(trial)
         chosen: Trial | None = super().choose_trial_to_run(tune_controller)
         return chosen
+
+    def _in_vain(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Return the trials that wait to be started and shall not be."""
+        if self.journal.halt.reason:
+            return [trial for trial in trials if trial.status == Trial.PENDING]
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return []
+        self._looked = time.monotonic()
+        return [
+            trial
+            for trial in trials
+            if trial.status == Trial.PENDING
+            and self.nodes.is_stranded(trial.config["resources"], trial.config["avoid"])
+        ]

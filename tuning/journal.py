@@ -27,6 +27,9 @@ from birdnet_core.records import (
 )
 from tuning.halt import Halt
 
+UNFIT = "unfit-"
+"""How the names of trials begin whose choices make no config."""
+
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
 
@@ -83,11 +86,16 @@ class Journal(tune.Callback):
         return self._members[study]
 
     def failed(self, study: str) -> set[str]:
-        """Return the trials of `study` that failed or diverged."""
+        """Return the trials of `study` that failed or diverged, but for those that could not be trials.
+
+        Where the space of a search is drawn from again, its trial has another number, and so another name.
+        """
         return {
             name
             for name in self._members[study]
-            if name in self.settled and self.settled[name].status in ("failed", "diverged")
+            if name in self.settled
+            and self.settled[name].status in ("failed", "diverged")
+            and not name.startswith(UNFIT)
         }
 
     def outcome(self, trial_id: str, study: str) -> TrialRecord | None:
@@ -298,7 +306,9 @@ class Journal(tune.Callback):
 
     def _checkpoints_of(self, study: str) -> list[tuple[float, str]]:
         """Return the completed trials of a study that have a checkpoint, the best first."""
-        done = [self.settled[name] for name in self._members[study] if name in self.settled]
+        # Of those that it trained: a trial that it shares with another study is the other one's to keep.
+        mine = [name for name, trained_for in self._trained_for.items() if trained_for == study]
+        done = [self.settled[name] for name in mine if name in self.settled]
         return sorted(
             self._place(study, record)
             for record in done

@@ -43,7 +43,8 @@ from search_spaces.study import (
 )
 from tuning.dispatch import Dispatcher, HaltingScheduler
 from tuning.halt import Budget, Halt, ended_by_signals
-from tuning.journal import Journal, Observer
+from tuning.journal import UNFIT, Journal, Observer
+from tuning.nodes import Nodes, take_low_memory_for_death
 from tuning.placement import Gpus, place
 from tuning.preparation import Preparation
 from tuning.resources import nodes_to_come, ray_session, scratch_folder
@@ -198,27 +199,31 @@ def sweep(
             observer({"event": "note", "text": note})
         if shorter:
             observer({"event": "note", "text": _continuing(asked, definition, run)})
-        if rerun_failed:
-            for name in sorted(journal.failed(study.name)):
-                journal.rerun(name)
+        failed = sorted(journal.failed(study.name)) if rerun_failed else []
 
         searcher: PlannedSearcher | OptunaSearcher
         if isinstance(study, Ablation):
+            for name in failed:
+                journal.rerun(name)
             searcher, n_reused = asked.planned(definition["seeds"], journal)
         else:
             n_reused = 0
             searcher = asked.sampled(study, definition["n_trials"], journal, sampler)
             if rerun_failed:
+                # First: after a driver that died in between they have failed, and can be asked for again.
                 searcher.retry_failed()
-        scheduler = HaltingScheduler(rule, study.metric, journal)
+            for name in failed:
+                journal.rerun(name)
+        nodes = Nodes()
+        scheduler = HaltingScheduler(rule, study.metric, journal, nodes)
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.spent, {})
         if searcher.n_left() and not halt.reason:
-            with ray_session(run.path / "ray.log", address) as nodes:
+            with ray_session(run.path / "ray.log", address) as there:
                 if address:
-                    nodes = [*nodes, *nodes_to_come(len(nodes) - 1)]
+                    there = [*there, *nodes_to_come(len(there) - 1)]
                 waits = bool(address and resources.concurrent)  # for nodes that may still join
-                placement = place(resources.gpus, resources.cpus, nodes, tried, data.folder, is_open=waits)
+                placement = place(resources.gpus, resources.cpus, there, tried, data.folder, is_open=waits)
                 if waits and resources.gpus is None and not placement.gpus:
                     observer({"event": "note", "text": NO_GPU_YET})
                 concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
@@ -246,6 +251,7 @@ def sweep(
                         lambda payload: asked.prepare(payload, preparation),
                         concurrent=concurrent,
                         restarts=resources.restarts,
+                        nodes=nodes,
                     )
                     _fit(dispatcher, scheduler, concurrent, data.manifest if address else None)
         if halt.reason:
@@ -436,7 +442,7 @@ class _Asked:
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
     """Return the record of a trial whose choices make no config: it is known by its study and number."""
-    name = f"unfit-{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}-s{base.seed}"
+    name = f"{UNFIT}{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}-s{base.seed}"
     if isinstance(error, ConfigError):
         why, trace = str(error), None
     else:
@@ -549,6 +555,7 @@ def _fit(
 
     `manifest` is for the nodes of a cluster, see `TrainTrial.setup`.
     """
+    take_low_memory_for_death()
     trainable = TrainTrial if manifest is None else tune.with_parameters(TrainTrial, manifest=manifest)
     with scratch_folder() as scratch:
         tune.Tuner(

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import errno
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
+from ray.air.execution._internal.actor_manager import RayActorManager
 
 MAX_FAULTS = 3
 """How many faults in a row, without an epoch between them, put a node aside."""
+
+_task_failed = RayActorManager._actor_task_failed
 
 AtFault = Literal["node", "process", "chance"]
 
@@ -117,6 +120,13 @@ class Nodes:
         self.aside[node] = names.get(node, node[:8])
         return True
 
+    def is_stranded(self, resources: Mapping[str, float], avoid: Collection[str]) -> bool:
+        """Return whether a trial waits in vain that keeps off the nodes in `avoid`: there are no others."""
+        if not avoid:
+            return False
+        able = set(self.able(resources))
+        return bool(able or self.aside) and able <= set(avoid)
+
     def able(self, resources: Mapping[str, float]) -> list[str]:
         """Return the living nodes that could hold `resources` (``cpu``, ``gpu``), but for those put aside."""
         return [
@@ -138,6 +148,20 @@ def placed(resources: Mapping[str, float], avoid: Sequence[str]) -> dict[str, An
     if not avoid:
         return {"bundles": bundles}
     return {"bundles": bundles, "bundle_label_selector": [{NODE_ID_LABEL: f"!in({','.join(avoid)})"}]}
+
+
+def take_low_memory_for_death() -> None:
+    """Let Ray Tune take a process that Ray's memory monitor ended for a dead one.
+
+    Ray raises OutOfMemoryError for it, which Tune does not expect (2.60): it would end the whole sweep.
+    """
+
+    def failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            exception = ray.exceptions.RayActorError(error_msg=str(exception).splitlines()[0])
+        _task_failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed  # type: ignore[method-assign]
 
 
 def fault_of(error: Exception | None) -> TrialFault | None:

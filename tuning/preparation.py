@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Wanted = tuple[object, object]
 
+LEAVE_AFTER_S = 10.0
+"""The thread ends when it next tells of its progress, which it does not while another process builds."""
+
 
 class _Stopped(Exception):
     """The sweep halts, and nobody waits for the dataset any more."""
@@ -45,7 +48,7 @@ class Preparation:
     def __exit__(self, *error: object) -> None:
         self._is_over = True
         self._configs.put(None)
-        self._thread.join()
+        self._thread.join(LEAVE_AFTER_S)
 
     def folder(self, config: TrainConfig) -> Path | None:
         """Return the dataset of `config`, None while it is being made; raises what its making raised."""

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from birdnet_core import plugins, registry
-from birdnet_core.errors import DataError
+from birdnet_core.errors import MachineError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,7 +73,7 @@ def short_hash(value: Any) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder` so that no two processes build it at once; a dead holder's is free.
 
-    Raises DataError where the file system has no locks.
+    Raises MachineError where the file system has no locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
@@ -82,7 +82,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            raise DataError(
+            raise MachineError(
                 f"the file system of {str(folder.parent)!r} cannot lock files ({error.strerror}); without "
                 "locks two processes could write there at once. Set BIRDTUNE_CACHE to a folder on one that "
                 "can, such as a local disk"
@@ -138,14 +138,14 @@ class Workers:
 
         `function` must be importable. At most a few chunks per worker are in flight, so memory does not grow
         with the number of tasks. Little work is done here, where starting processes would take longer. Raises
-        DataError where a worker process is ended from outside.
+        MachineError where a worker process is ended from outside.
         """
         if self.n <= 1 or (self._pool is None and len(tasks) <= 2 * chunk):
             yield from map(function, tasks)
             return
         lost = yield from self._through(function, _chunks(tasks, chunk), 3 * self.n)
         if lost:
-            raise DataError(
+            raise MachineError(
                 "a worker process ended while it prepared data, as the system ends one when memory runs out; "
                 f"free some, or use fewer than {self.n} workers"
             )
@@ -308,8 +308,8 @@ def content_hashes(
 ) -> list[str]:
     """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time.
 
-    Of several processes that ask for the same files at once, one reads them. Raises DataError where the file
-    of what is remembered cannot be used.
+    Of several processes that ask for the same files at once, one reads them. Raises MachineError where the
+    file of what is remembered cannot be used.
     """
     cache.mkdir(parents=True, exist_ok=True)
     remembered = cache / "hashes.sqlite"
@@ -322,7 +322,7 @@ def content_hashes(
                     hashes = _remembered(database, paths, stamps)
                     _hash_others(database, paths, stamps, hashes, workers, progress)
     except sqlite3.Error as error:
-        raise DataError(
+        raise MachineError(
             f"the hashes that are remembered in {str(remembered)!r} cannot be used: {error}; delete that "
             "file, or set BIRDTUNE_CACHE to a folder on a disk that this machine may write and lock"
         ) from None

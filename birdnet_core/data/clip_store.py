@@ -48,7 +48,7 @@ from birdnet_core.data.building import (
     size_of,
     to_disk,
 )
-from birdnet_core.errors import DataError, RunFolderError
+from birdnet_core.errors import DataError, MachineError, RunFolderError
 from birdnet_core.records import read_json, write_json
 
 FORMAT = 6  # of the files, and of how samples are computed: other roundings are other stores
@@ -220,7 +220,8 @@ def build_clips(
     errors = {i: why.get(hashes[i]) or _why_not_read(paths[i]) for i in undecoded}
     if len(errors) == len(paths):
         reasons = "\n".join(f"  {paths[i]}: {error}" for i, error in list(errors.items())[:20])
-        raise DataError(f"not one of {len(paths)} recordings can be decoded:\n{reasons[:2000]}")
+        kind = DataError if any(hashes) else MachineError  # none can be read: a disk that is not mounted
+        raise kind(f"not one of {len(paths)} recordings can be decoded:\n{reasons[:2000]}")
     return Clips(store, hashes, found, errors)
 
 

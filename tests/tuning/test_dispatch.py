@@ -4,11 +4,12 @@ import json
 import pickle
 import time
 
+import optuna
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnschedulableError, OutOfMemoryError, RayActorError
 
 from birdnet_core.config import TrainConfig
-from birdnet_core.errors import DataError
+from birdnet_core.errors import DataError, MachineError
 from birdnet_core.records import RunFolder, TrialRecord
 from tuning.dispatch import Dispatcher
 from tuning.halt import Budget, Halt
@@ -260,13 +261,21 @@ def test_a_trial_whose_data_cannot_be_made_has_failed_and_the_others_go_on(tmp_p
     )
 
 
-def test_data_that_a_full_disk_has_no_room_for_halts_the_sweep_and_fails_no_trial(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MachineError("a worker process ended while it prepared data"), "a worker process ended"),
+        (MemoryError(), "it does not fit into memory"),
+    ],
+)
+def test_a_machine_that_cannot_make_data_halts_the_sweep_and_fails_no_trial(tmp_path, error, words):
     def prepare(payload):
-        raise OSError(28, "No space left on device")
+        raise error
 
     sweep = Sweep(tmp_path, n=2, prepare=prepare)
     assert sweep.suggest() is None and sweep.suggest() == FINISHED
-    assert sweep.journal.halt.is_fault and "No space left" in sweep.journal.halt.reason
+    assert sweep.journal.halt.is_fault and words in sweep.journal.halt.reason
     assert sweep.statuses() == []
 
 
@@ -300,6 +309,7 @@ def test_a_trial_that_another_study_pruned_and_that_was_not_begun_is_still_to_be
     record = TrialRecord.from_dict(json.loads(sweep.result("ray1", "pruned")["record"]))
     sweep.journal.settled[record.trial_id] = record  # of another study
     sweep.journal._trained_for[record.trial_id] = "other"
+    sweep.journal.halt.ask("interrupted (Ctrl-C)")
     sweep.dispatcher.on_trial_complete("ray1", None)
     assert told == []
 
@@ -310,6 +320,52 @@ def test_where_the_node_that_a_trial_failed_on_is_gone_the_sweep_waits_for_other
     sweep.nodes.clear()
     key = sweep.suggest()
     assert sweep.payloads[key]["avoid"] == [] and sweep.journal.halt.reason is None
+
+
+def test_a_trial_waits_in_vain_where_every_other_node_is_gone_and_is_handed_out_anew(tmp_path):
+    sweep = Sweep(tmp_path, n=1)
+    sweep.fault(sweep.suggest(), on="a")
+    key = sweep.suggest()
+    payload = sweep.payloads[key]
+    assert not sweep.dispatcher.nodes.is_stranded(payload["resources"], payload["avoid"])
+    del sweep.nodes[1]
+    assert sweep.dispatcher.nodes.is_stranded(payload["resources"], payload["avoid"])
+    sweep.dispatcher.on_trial_complete(key)  # as Ray tells that it was stopped before it began
+    again = sweep.suggest()
+    assert sweep.payloads[again]["avoid"] == []
+    sweep.complete(again)
+    assert sweep.statuses() == ["completed"]
+
+
+def test_a_trial_that_keeps_off_the_only_nodes_put_aside_ends_the_sweep_that_would_wait(tmp_path):
+    sweep = Sweep(tmp_path, n=4)
+    for _ in range(3):
+        sweep.fault(sweep.suggest(), on="a", cause="node")
+    key = sweep.suggest()
+    del sweep.nodes[1]
+    assert sweep.dispatcher.nodes.is_stranded({"cpu": 1.0, "gpu": 0.0}, sweep.payloads[key]["avoid"])
+    sweep.dispatcher.on_trial_complete(key)
+    assert sweep.suggest() == FINISHED
+    assert sweep.journal.halt.reason == "no machine is left to train on: put aside are host-a"
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("Ray's monitor"), ActorUnschedulableError("?"), None])
+def test_whatever_ray_says_but_what_the_trial_raised_is_a_death_and_not_the_trials_fault(tmp_path, error):
+    sweep = Sweep(tmp_path, n=1, restarts=1)
+    sweep.fail(sweep.suggest(), error)
+    assert sweep.statuses() == []
+    sweep.fail(sweep.suggest(), error)
+    assert sweep.statuses() == ["killed"]
+
+
+def test_what_optunas_lock_raises_halts_the_sweep_and_what_a_space_raises_does_not(tmp_path):
+    sweep = Sweep(tmp_path, n=1)
+    lock = optuna.storages.journal.JournalFileOpenLock(str(tmp_path / "optuna.log"))
+    with sweep.dispatcher._storage():
+        lock.release()  # of nobody
+    assert sweep.journal.halt.is_fault and "did not possess lock" in sweep.journal.halt.reason
+    with pytest.raises(ZeroDivisionError), sweep.dispatcher._storage():
+        1 / 0  # noqa: B018
 
 
 def test_a_full_disk_after_ctrl_c_is_a_fault_and_no_epoch_is_entered_twice(tmp_path):

@@ -28,14 +28,11 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     dispatcher.suggest("ray-1")
     journal.keep_error(trial)
     dispatcher.on_trial_complete("ray-1", error=True)
-    assert [e["event"] for e in seen] == ["trial", "restart"]  # once more, in another process
-    dispatcher.suggest("ray-1")
-    dispatcher.on_trial_complete("ray-1", error=True)
-    assert [e["event"] for e in seen] == ["trial", "restart", "end"]
+    assert [e["event"] for e in seen] == ["trial", "end"]
     assert (seen[0]["cpus"], seen[0]["gpus"]) == (1.0, 0.0)
     assert journal.members("x") == {config.trial_id}
     record = RunFolder(tmp_path).records()[config.trial_id]
-    assert (record.status, record.epochs) == ("failed", 0)
+    assert (record.status, record.epochs) == ("killed", 0)
     assert record.config == config.to_dict()
 
 

@@ -20,7 +20,7 @@ from birdnet_core.data.building import Workers, content_hashes
 from birdnet_core.data.clip_store import build_clips
 from birdnet_core.data.dataset import Dataset, is_whole, prepare, proof_of_split
 from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
-from birdnet_core.errors import DataError
+from birdnet_core.errors import DataError, MachineError
 from tests.birdnet_core.data import faulty
 
 ROOT = Path(__file__).parents[3]
@@ -313,7 +313,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(building.fcntl, "flock", flock)
     words = rf"file system of '{tmp_path}' cannot lock files \({os.strerror(number)}\).*BIRDTUNE_CACHE"
-    with pytest.raises(DataError, match=words), building.locked(tmp_path / "store"):
+    with pytest.raises(MachineError, match=words), building.locked(tmp_path / "store"):
         pass
 
 
@@ -334,7 +334,7 @@ def test_a_relative_cache_is_one_folder_wherever_a_process_works(tmp_path, monke
 
 def test_the_file_of_hashes_is_named_where_it_is_damaged(tmp_path):
     (tmp_path / "hashes.sqlite").write_text("no database" * 100)
-    with pytest.raises(DataError, match=r"hashes\.sqlite.*cannot be used: file is not a database"):
+    with pytest.raises(MachineError, match=r"hashes\.sqlite.*cannot be used: file is not a database"):
         content_hashes([__file__], tmp_path, workers=1)
 
 
