@@ -21,11 +21,13 @@ import optuna
 
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import cached_synthetic_birds
-from birdnet_core.records import RunFolder
-from search_spaces.study import Search, load_study
-from tuning.launch import Data, sweep
-from tuning.searcher import open_storage
+from birdnet_core.demo.synthetic import cached_synthetic_birds
+from birdnet_core.records.run_folder import RunFolder
+from search_spaces.loading import load_study
+from search_spaces.study import Search
+from tuning.engine.launch import sweep
+from tuning.engine.preparation import Data
+from tuning.engine.searcher import open_storage
 
 # No patience, so that only the scheduler stops trials; a narrow network and one window a recording make for
 # short epochs.

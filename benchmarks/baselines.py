@@ -17,8 +17,8 @@ import numpy as np
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.evaluation import baseline_probabilities
-from birdnet_core.metrics import average_windows, score
+from birdnet_core.inference.evaluation import baseline_probabilities
+from birdnet_core.training.metrics import average_windows, score
 
 SHOWN = ("accuracy", "f1_macro", "f1_weighted", "map", "f1_rare", "f1_medium", "f1_common")
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from reports.predictions import Told, f1_intervals
+from reports.statistics.predictions import Told, f1_intervals
 
 N_RESAMPLES = 500
 

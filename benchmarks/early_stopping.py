@@ -27,11 +27,12 @@ from scipy.stats import spearmanr
 
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import cached_synthetic_birds
-from birdnet_core.records import RunFolder
-from search_spaces.study import load_study
-from tuning.launch import Data, sweep
-from tuning.schedulers import Rule, make_rule
+from birdnet_core.demo.synthetic import cached_synthetic_birds
+from birdnet_core.records.run_folder import RunFolder
+from search_spaces.loading import load_study
+from tuning.engine.launch import sweep
+from tuning.engine.preparation import Data
+from tuning.engine.schedulers import Rule, make_rule
 
 N_ORDERS, N_WORKERS, N_DRAWS = 100, 2, 5000
 METRIC, LOSS = "val/f1_macro", "val/loss"

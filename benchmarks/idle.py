@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from birdnet_core.records import RunFolder
+from birdnet_core.records.run_folder import RunFolder
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from birdnet_core.config import TrainConfig
-from birdnet_core.records import METRICS, RunFolder, TrialRecord, Validation
+from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord, Validation
 
 N_SEEDS, N_VAL = 20, 1662
 SPECIES = [f"species {i:02d}" for i in range(89)]

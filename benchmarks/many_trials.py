@@ -21,11 +21,12 @@ import optuna
 from optuna.trial import BaseTrial
 
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
-from birdnet_core.records import RunFolder
+from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
+from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Overrides, Search
-from tuning.launch import Data, sweep
-from tuning.searcher import make_sampler, open_study
+from tuning.engine.launch import sweep
+from tuning.engine.preparation import Data
+from tuning.engine.searcher import make_sampler, open_study
 
 TINY = {
     "data.window_s": 1.0,

@@ -19,11 +19,12 @@ import ray
 from ray import tune
 
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
-from birdnet_core.records import RunFolder
+from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
+from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Ablation
-from tuning.launch import Data, sweep
-from tuning.resources import ray_session
+from tuning.engine.cluster import ray_session
+from tuning.engine.launch import sweep
+from tuning.engine.preparation import Data
 
 TINY = {
     "data.window_s": 1.0,

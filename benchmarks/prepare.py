@@ -31,7 +31,7 @@ import soundfile
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import prepare
 from birdnet_core.data.manifest import index_folder, read_manifest
-from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
 
 RATE = 16_000
 # One-second clips and small pictures: what is asked is what grows with the number of recordings.

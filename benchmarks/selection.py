@@ -8,8 +8,8 @@ ablations of 4 to 12 configs and 3 seeds, residuals after the seed's own effect 
 spread of the true means 1.1 to 3.1. What a seed does to all configs alike does not matter here.
 
 Each method has its cost in trainings: the argmax of one seed each; the argmax of the mean of k seeds each;
-one seed each and then the race of `reports.confirmation.racing_rounds` on fresh seeds; and, for as many
-trainings, one seed of more configs.
+one seed each and then the race of `reports.selection.confirmation.racing_rounds` on fresh seeds; and, for as
+many trainings, one seed of more configs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from reports.confirmation import racing_rounds
-from reports.plots import OKABE_ITO, figure, save
+from reports.figures.drawing import OKABE_ITO, figure, save
+from reports.selection.confirmation import racing_rounds
 
 NOISE, SPREADS = 1.3, (1.1, 2.1, 3.1)
 N_CONFIGS, N_STUDIES = 20, 20_000

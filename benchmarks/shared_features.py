@@ -19,8 +19,8 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import cached_synthetic_birds
-from birdnet_core.training import Session
+from birdnet_core.demo.synthetic import cached_synthetic_birds
+from birdnet_core.training.session import Session
 
 FIELDS = ("Rss", "Pss", "Private_Clean", "Private_Dirty")
 

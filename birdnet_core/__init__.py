@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.audio import load_audio
     from birdnet_core.data.dataset import Dataset, prepare
-    from birdnet_core.inference import Classifier
-    from birdnet_core.training import Session, train
+    from birdnet_core.inference.classifier import Classifier
+    from birdnet_core.training.session import Session, train
 
 __all__ = ["Classifier", "Dataset", "Session", "TrainConfig", "load_audio", "prepare", "train"]
 
 _MODULES = {
-    "Classifier": "inference",
+    "Classifier": "inference.classifier",
     "Dataset": "data.dataset",
-    "Session": "training",
+    "Session": "training.session",
     "TrainConfig": "config",
     "load_audio": "data.audio",
     "prepare": "data.dataset",
-    "train": "training",
+    "train": "training.session",
 }
 
 

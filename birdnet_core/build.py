@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from birdnet_core import registry
 from birdnet_core.config import Component, TrainConfig
 from birdnet_core.errors import ConfigError
-from birdnet_core.optim import build_optimizer, parameter_groups
+from birdnet_core.training.optim import build_optimizer, parameter_groups
 
 
 @dataclass

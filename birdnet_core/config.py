@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 
 from birdnet_core import registry
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records import METRICS, metric_direction
+from birdnet_core.records.metrics import METRICS, metric_direction
 
 Flat = Mapping[str, Any]
 

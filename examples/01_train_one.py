@@ -2,12 +2,12 @@
 
 import sys
 
+from birdnet_core import train
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import cached_synthetic_birds
-from birdnet_core.training import train
+from birdnet_core.demo.synthetic import cached_synthetic_birds
 
 if __name__ == "__main__":  # data is prepared by worker processes, which import this file
     config = TrainConfig().override(

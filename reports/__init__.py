@@ -4,8 +4,8 @@
 writes.
 """
 
-from reports.report import write_report
+from reports.page.report import write_report
 from reports.runs import Runs, load
-from reports.selection import choose
+from reports.selection.choice import choose
 
 __all__ = ["Runs", "choose", "load", "write_report"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from birdnet_core.errors import BirdtuneError
-from reports.report import write_report
+from reports.page.report import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

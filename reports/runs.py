@@ -18,7 +18,10 @@ import numpy as np
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import METRICS, RunFolder, Spent, TrialRecord
+from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.records.usage import Spent
 
 RUNNING = "running"
 SET_ASIDE = "set aside"

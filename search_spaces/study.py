@@ -15,17 +15,17 @@ from typing import Any
 import optuna
 from optuna.trial import BaseTrial
 
-from birdnet_core import registry
-from birdnet_core.checks import A_NAME, is_name
-from birdnet_core.config import TrainConfig, component
+from birdnet_core.config import TrainConfig
 from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records import is_better, metric_direction, objective_direction
+from birdnet_core.records.checks import A_NAME, is_name
+from birdnet_core.records.metrics import is_better, metric_direction, objective_direction
 from birdnet_core.registry import checked_value
 from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
 from search_spaces.factors import Factors, faults_of, levels_of
 
 Overrides = dict[str, Any]
+
 
 # Few epochs of many small steps over several windows a recording: enough to see differences in minutes.
 QUICK: Overrides = {
@@ -156,7 +156,7 @@ SCHEDULERS: dict[str, str] = {
     "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
     "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
 }
-"""What may end trials of a search early; `tuning.schedulers` has the rules."""
+"""What may end trials of a search early; `tuning.engine.schedulers` has the rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,30 +222,6 @@ def _check_study(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
     for field_name, (value, least) in counts.items():
         if checked_value(value, int, field_name) < least:
             raise ConfigError(f"{field_name} = {value} is out of range; it takes {least} or more")
-
-
-def load_study(
-    name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None, source: str | None = None
-) -> Study:
-    """Return the study `name`, in its quick size if asked.
-
-    A name that ends in .yaml, .yml or .py is a file of the user's own; `source` is what it held before.
-    `options` are values for the study's keyword-only parameters. Raises ConfigError for an unknown name or
-    option, and for a file that holds no study.
-    """
-    from search_spaces.files.study_file import is_study_file, study_from_file  # which import this module
-
-    study: Study
-    if is_study_file(name):
-        study = study_from_file(name, options or {}, source)
-    else:
-        try:
-            entry = registry.studies[name]
-        except ConfigError as error:
-            raise ConfigError(f"{error}; a study of your own is a .yaml or .py file") from None
-        chosen = component(registry.studies, name, options or {})
-        study = replace(entry.make(**chosen.kwargs), name=name, question=entry.summary)
-    return in_quick_size(study) if quick else study
 
 
 def in_quick_size(study: Study) -> Study:

@@ -10,7 +10,7 @@ from birdnet_core import plugins, registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.synthetic import SyntheticBirds, write_synthetic_birds
+from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
 from tests.checkpoints import write_tiny_checkpoints
 from tests.settings import SMALL
 

@@ -120,7 +120,7 @@ def precision() -> Finding:
     """Tell what `training.precision = auto` will be."""
     import torch
 
-    from birdnet_core.training import has_fast_bf16, pick_precision
+    from birdnet_core.training.session import has_fast_bf16, pick_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = pick_precision("auto", device)
@@ -163,7 +163,7 @@ def ray_starts() -> Finding:
     """Start Ray on this machine and end it."""
     import ray
 
-    from tuning.resources import ray_session, scratch_folder
+    from tuning.engine.cluster import ray_session, scratch_folder
 
     try:
         with scratch_folder() as scratch, ray_session(scratch / "ray.log") as (node,):

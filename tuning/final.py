@@ -18,20 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from birdnet_core.calibration import calibration_error, fit_temperature, reliability, tempered
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ModelFolderError, RunFolderError
-from birdnet_core.metrics import score
-from birdnet_core.model_folder import MODEL_FILE, Member, write_model
-from birdnet_core.records import RunFolder, TrialRecord, provenance, read_json, write_json
-from birdnet_core.training import Session
+from birdnet_core.inference.calibration import calibration_error, fit_temperature, reliability, tempered
+from birdnet_core.inference.model_folder import MODEL_FILE, Member, write_model
+from birdnet_core.records.files import read_json, write_json
+from birdnet_core.records.provenance import provenance
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.training.metrics import score
+from birdnet_core.training.session import Session
 from search_spaces.designs import SingleConfig
 from search_spaces.study import Ablation
-from tuning.halt import Budget
-from tuning.journal import Observer
-from tuning.launch import Data, Resources, sweep
-from tuning.resources import ray_session
+from tuning.engine.cluster import ray_session
+from tuning.engine.halt import Budget
+from tuning.engine.journal import Observer
+from tuning.engine.launch import Resources, sweep
+from tuning.engine.preparation import Data
 
 SCHEMA = 1
 EVIDENCE_FILE = "evidence.json"

@@ -22,20 +22,11 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import RunFolderError
-from birdnet_core.probe import Probe, arm_id, by_arm, probe
-from birdnet_core.records import PRUNED_CHECKPOINT_BYTES, RunFolder
-from search_spaces.study import (
-    Ablation,
-    Search,
-    Study,
-    base_config,
-    cautions,
-    check,
-    group_of,
-    trial_config,
-)
-from tuning.packing import as_size, makespan, n_concurrent
-from tuning.placement import (
+from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
+from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
+from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
+from tuning.engine.packing import as_size, makespan, n_concurrent
+from tuning.engine.placement import (
     MOST_MEASURED,
     Gpus,
     Machine,
@@ -48,7 +39,7 @@ from tuning.placement import (
     to_measure,
     told_apart,
 )
-from tuning.schedulers import make_rule
+from tuning.engine.schedulers import make_rule
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
@@ -61,7 +52,7 @@ MOST_TRIALS = 500  # of one simulated search
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Trials whose steps take equal time and memory, see `birdnet_core.probe.arm_id`.
+    """Trials whose steps take equal time and memory, see `birdnet_core.training.probe.arm_id`.
 
     Args:
         settings: what tells the arm from the others.
@@ -190,8 +181,8 @@ def plan(
 
     Data are prepared as the sweep would (`folder_of` returns the folder of a config's dataset), and one
     config of each arm is measured, alone. Of many arms these are the largest and the quickest of each network
-    (`tuning.placement.to_measure`): the others need as much memory as the largest, and take seconds between
-    the two by their parameters and the values of a picture. The run folder is only read. `gpus_per_trial` as
+    (`placement.to_measure`): the others need as much memory as the largest, and take seconds between the two
+    by their parameters and the number of feature values. The run folder is only read. `gpus_per_trial` as
     for a sweep: None is a whole one where there are any, ``auto`` as many trials on one as its memory holds.
     Raises ConfigError for settings that the study cannot take and for trials that do not fit on the machine,
     and RunFolderError for a run folder on other data.

@@ -49,7 +49,7 @@ from birdnet_core.data.building import (
     to_disk,
 )
 from birdnet_core.errors import DataError, MachineError, RunFolderError
-from birdnet_core.records import read_json, write_json
+from birdnet_core.records.files import read_json, write_json
 
 FORMAT = 6  # of the files, and of how samples are computed: other roundings are other stores
 RESAMPLER_REACH = 200  # samples, at the lower rate, beyond which the resampler's filter is nothing

@@ -38,7 +38,8 @@ from birdnet_core.data.feature_store import (
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.data.splits import assign_splits, crossing, groups, scatter_clips, strata
 from birdnet_core.errors import DataError, RunFolderError
-from birdnet_core.records import LEAKAGE, Validation, read_json, write_json
+from birdnet_core.records.files import read_json, write_json
+from birdnet_core.records.trial import LEAKAGE, Validation
 
 FORMAT = 2  # of a dataset's folder
 

@@ -34,7 +34,7 @@ from birdnet_core.data.building import (
 )
 from birdnet_core.data.clip_store import ClipStore, is_there
 from birdnet_core.errors import DataError, RunFolderError
-from birdnet_core.records import read_json, write_json
+from birdnet_core.records.files import read_json, write_json
 
 FORMAT = 3
 CHUNK = 32

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from birdnet_core.errors import DataError, did_you_mean
-from birdnet_core.records import write_text
+from birdnet_core.records.files import write_text
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from birdnet_core.data.manifest import SPLITS
 from birdnet_core.errors import DataError
-from birdnet_core.records import LEAKAGE
+from birdnet_core.records.trial import LEAKAGE
 
 RARE_RULE = (
     "a species of one group is in train only: it can be learnt but not scored; "

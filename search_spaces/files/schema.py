@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
-from birdnet_core.checks import NAME
 from birdnet_core.config import COMPONENTS, TrainConfig
-from birdnet_core.records import COSTS, METRICS
+from birdnet_core.records.checks import NAME
+from birdnet_core.records.metrics import COSTS, METRICS
 from birdnet_core.registry import augmentations
 from search_spaces.designs import (
     Design,

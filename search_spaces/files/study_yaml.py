@@ -14,9 +14,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from birdnet_core.checks import A_NAME, is_name
 from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.records.checks import A_NAME, is_name
 from search_spaces.designs import Design, Range
 from search_spaces.factors import faults_of
 from search_spaces.files.schema import DESIGNS, SIZES, is_whole_number

@@ -11,7 +11,7 @@ from torch import nn
 from birdnet_core import registry
 from birdnet_core.build import build, build_model
 from birdnet_core.config import TrainConfig
-from birdnet_core.training import Session
+from birdnet_core.training.session import Session
 
 SMALL = {"audio_vit": {"model.size": "tiny"}, "audio_ast": {"model.size": "tiny"}}
 MODELS = registry.models.names()

@@ -1,4 +1,4 @@
-"""Plugins in one process; `tests/tuning/test_plugins.py` has the processes of a sweep."""
+"""Plugins in one process; `tests/tuning/engine/test_plugins.py` has the processes of a sweep."""
 
 import hashlib
 import importlib.metadata
@@ -12,15 +12,15 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, ModelFolderError
-from birdnet_core.inference import Classifier
-from birdnet_core.model_folder import read_model
-from birdnet_core.probe import probe
-from birdnet_core.records import provenance
-from birdnet_core.training import save_model, train
-from search_spaces.study import load_study
+from birdnet_core.inference.classifier import Classifier
+from birdnet_core.inference.model_folder import read_model
+from birdnet_core.records.provenance import provenance
+from birdnet_core.training.probe import probe
+from birdnet_core.training.session import save_model, train
+from search_spaces.loading import load_study
 from tests.plugged import STUDY, write_lab, write_study
 from tests.settings import SMALL
-from tuning.placement import measured_apart
+from tuning.engine.placement import measured_apart
 
 LOSS = '''from birdnet_core.registry import losses
 

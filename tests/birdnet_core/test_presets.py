@@ -4,7 +4,7 @@ from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError
 from birdnet_core.presets import PRESETS, preset
-from birdnet_core.training import Session
+from birdnet_core.training.session import Session
 
 ASKED = {
     "phase0", "phase1-balanced", "phase1-sqrt", "phase2a", "phase2b", "phase3-baseline", "phase3-full"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from birdnet_core.records import RunFolder, TrialRecord
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
 
 Ending = float | str | dict[str, Any]
 MakeRun = Callable[..., Path]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import reports
-import reports.aggregate
+import reports.statistics.aggregate
 from birdnet_core.errors import RunFolderError
-from birdnet_core.records import RunFolder
+from birdnet_core.records.run_folder import RunFolder
 from reports import load
 
 ROOT = Path(reports.__file__).parents[1]
@@ -132,7 +132,7 @@ def test_a_trial_of_other_data_or_split_is_set_aside_by_name(of_one_split, facts
     runs = load([of_one_split])
     assert list(runs.trials["status"]) == ["set aside", "completed", "completed", "completed"]
     assert runs.studies[0]["load_notes"] == [f"1 trial of {words} than the study, set aside: {trial_id}"]
-    (mean, _) = reports.aggregate.cells(runs.trials, runs.studies[0])["val/f1_macro"]
+    (mean, _) = reports.statistics.aggregate.cells(runs.trials, runs.studies[0])["val/f1_macro"]
     assert mean == 0.4  # of the other seed alone
     page = reports.write_report([of_one_split], of_one_split.parent / "out")
     assert runs.studies[0]["load_notes"][0] in page["studies"][0]["warnings"]

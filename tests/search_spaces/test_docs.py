@@ -8,7 +8,8 @@ import pytest
 from birdnet_core.config import TrainConfig
 from search_spaces.files.schema import DESIGNS, study_schema
 from search_spaces.files.study_yaml import parse_study
-from search_spaces.study import Ablation, base_config, check, load_study
+from search_spaces.loading import load_study
+from search_spaces.study import Ablation, base_config, check
 
 TEXT = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL) for kind in ("yaml", "python")}

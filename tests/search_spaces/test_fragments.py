@@ -3,7 +3,7 @@ import pytest
 
 from birdnet_core import registry
 from search_spaces import fragments
-from search_spaces.study import load_study
+from search_spaces.loading import load_study
 
 N = 300
 PRETRAINED = {"audio_ast": "ast-folder", "convnext": "convnext-folder"}

@@ -18,17 +18,8 @@ from search_spaces.designs import (
     Range,
     SingleConfig,
 )
-from search_spaces.study import (
-    Ablation,
-    Gate,
-    Search,
-    base_config,
-    cautions,
-    check,
-    group_of,
-    load_study,
-    trial_config,
-)
+from search_spaces.loading import load_study
+from search_spaces.study import Ablation, Gate, Search, base_config, cautions, check, group_of, trial_config
 
 STUDIES = registry.studies.names()
 SEARCHES = [name for name in STUDIES if isinstance(load_study(name), Search)]

@@ -8,8 +8,8 @@ import ray
 
 from birdnet_core.data.manifest import read_manifest
 from tuning import cli
-from tuning.launch import Data
-from tuning.resources import ray_session
+from tuning.engine.cluster import ray_session
+from tuning.engine.preparation import Data
 
 
 @pytest.fixture(scope="session")

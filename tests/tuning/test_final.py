@@ -7,16 +7,16 @@ import torch
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ModelFolderError, RunFolderError
-from birdnet_core.metrics import score
-from birdnet_core.model_folder import read_model
-from birdnet_core.records import RunFolder
-from birdnet_core.training import train
+from birdnet_core.inference.model_folder import read_model
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.training.metrics import score
+from birdnet_core.training.session import train
 from reports import write_report
 from tests.settings import SMALL
 from tuning import final
+from tuning.engine.halt import Budget
+from tuning.engine.preparation import Data
 from tuning.final import train_final
-from tuning.halt import Budget
-from tuning.launch import Data
 
 pytestmark = pytest.mark.ray
 
@@ -139,7 +139,7 @@ def test_a_seed_that_failed_is_told_and_makes_no_model(cluster, data, tmp_path):
 
 
 def test_a_single_model_is_not_replaced(made, small_config, small_dataset, data, tmp_path):
-    from birdnet_core.training import save_model
+    from birdnet_core.training.session import save_model
 
     save_model(train(small_config.override({"training.epochs": 1}), small_dataset), tmp_path / "single")
     with pytest.raises(ModelFolderError, match="a single training.*another --out"):

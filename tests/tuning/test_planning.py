@@ -11,13 +11,14 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, RunFolderError
-from birdnet_core.probe import Probe
-from birdnet_core.records import RunFolder, TrialRecord
-from birdnet_core.training import Session
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.training.probe import Probe
+from birdnet_core.training.session import Session
 from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation, Search, base_config, trial_config
 from tests.settings import SMALL
-from tuning.placement import Machine, place, this_machine
+from tuning.engine.placement import Machine, place, this_machine
 from tuning.planning import plan, simulated_epochs
 
 GIB = 2**30

@@ -2,10 +2,11 @@
 
 import pytest
 
-from birdnet_core.records import RunFolder
+from birdnet_core.records.run_folder import RunFolder
 from reports import choose, load, write_report
-from search_spaces.study import Ablation, load_study
-from tuning.launch import sweep
+from search_spaces.loading import load_study
+from search_spaces.study import Ablation
+from tuning.engine.launch import sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

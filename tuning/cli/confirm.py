@@ -33,9 +33,10 @@ def confirm(
     round was interrupted.
     """
     from birdnet_core.config import TrainConfig
-    from birdnet_core.records import write_json
+    from birdnet_core.records.files import write_json
     from reports import load
-    from reports.confirmation import (
+    from reports.selection.choice import check_rule, comparable
+    from reports.selection.confirmation import (
         CHOICE_FILE,
         FIRST_FRESH_SEED,
         FOLDER,
@@ -44,7 +45,6 @@ def confirm(
         shortlist,
         survivors,
     )
-    from reports.selection import check_rule, comparable
     from search_spaces.study import Ablation
 
     check_rule(by)

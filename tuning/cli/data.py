@@ -81,7 +81,7 @@ def data_prepare(
     import time
 
     from birdnet_core.data.building import start_workers
-    from tuning.live import StageBars
+    from tuning.views.live import StageBars
 
     start = time.perf_counter()
     if workers is None or workers > 1:
@@ -173,8 +173,8 @@ def _draw_collection(
     """Write the figures of `data describe` as PNG and SVG; return the PNG files."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import scored_rows
-    from reports.data_plots import counts_figure, species_counts, spectrograms_figure
-    from reports.plots import save
+    from reports.figures.data import counts_figure, species_counts, spectrograms_figure
+    from reports.figures.drawing import save
 
     counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
     config = TrainConfig().override(parse_settings(settings)).data

@@ -28,7 +28,7 @@ def demo_command(
 ) -> None:
     """Synthetic birds -> sweep -> report -> best config -> model in use, in minutes on two CPU cores."""
     from birdnet_core.data.building import default_cache
-    from birdnet_core.data.synthetic import cached_synthetic_birds, write_new_recordings
+    from birdnet_core.demo.synthetic import cached_synthetic_birds, write_new_recordings
 
     start = time.perf_counter()
     clips, run, best, model = out / "clips.csv", out / "run", out / "best.json", out / "model"

@@ -31,10 +31,11 @@ def train_and_tell(
 ) -> None:
     """Train the ensemble under a live view, and print how its seeds did before the final fit."""
     from birdnet_core.config import TrainConfig
+    from tuning.engine.halt import Budget
+    from tuning.engine.launch import Resources
+    from tuning.engine.preparation import Data
     from tuning.final import train_final
-    from tuning.halt import Budget
-    from tuning.launch import Data, Resources
-    from tuning.live import SweepView
+    from tuning.views.live import SweepView
 
     config = (read_config(start_from) if start_from else TrainConfig()).override(changes)
     view = SweepView(err_console)
@@ -52,7 +53,7 @@ def train_and_tell(
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,
         )
-    from reports.model_card import write_card
+    from reports.model.card import write_card
 
     write_card(out)
     tell({"model": str(out), **evidence}, as_json, _told(evidence, out, data))
@@ -76,13 +77,13 @@ def evaluate_command(
     MODEL_CARD.md into the folder.
     """
     from birdnet_core.data.dataset import Dataset, groups_of, prepare
-    from birdnet_core.evaluation import EVALUATION_FILE, check_split, evaluate, record_opening
-    from birdnet_core.model_folder import read_model
-    from birdnet_core.records import read_json, write_json
-    from birdnet_core.training import pick_device
-    from reports.evaluation_plots import write_figures
-    from reports.model_card import write_card
-    from tuning.live import StageBars
+    from birdnet_core.inference.evaluation import EVALUATION_FILE, check_split, evaluate, record_opening
+    from birdnet_core.inference.model_folder import read_model
+    from birdnet_core.records.files import read_json, write_json
+    from birdnet_core.training.session import pick_device
+    from reports.model.card import write_card
+    from reports.model.figures import write_figures
+    from tuning.views.live import StageBars
 
     trained = read_model(model)
     pick_device(trained.config.override({"runtime.device": device}).runtime)  # its faults open nothing
@@ -111,7 +112,7 @@ def evaluate_command(
 
 def _test_text(result: dict[str, Any]) -> str:
     """Return the scores of the test as a table of values, and the intervals of what prediction gives."""
-    from reports.model_card import TEST, differences
+    from reports.model.card import TEST, differences
 
     rows = {row["name"]: row["metrics"] for row in result["rows"]} | differences(result)
     width = max(map(len, rows))
@@ -140,7 +141,7 @@ _SHOWN = ("test/accuracy", "test/f1_macro", "test/f1_rare", "test/map", "test/au
 
 def _chosen(start_from: str | None) -> dict[str, Any] | None:
     """Return what best.json says of the choice, without the config; None for anything else."""
-    from birdnet_core.records import read_json
+    from birdnet_core.records.files import read_json
 
     if start_from is None or not Path(start_from).exists():
         return None

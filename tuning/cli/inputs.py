@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from birdnet_core.config import TrainConfig
     from search_spaces.study import Study
-    from tuning.live import StageBars
+    from tuning.views.live import StageBars
 
 
 def read_recordings(source: str) -> pd.DataFrame:
     """Return the manifest that ``--data`` names: a CSV, a folder per species, or synthetic birds."""
     from birdnet_core.data.building import default_cache
     from birdnet_core.data.manifest import index_folder, read_manifest
-    from birdnet_core.data.synthetic import cached_synthetic_birds
+    from birdnet_core.demo.synthetic import cached_synthetic_birds
 
     if source == "synthetic":
         return read_manifest(cached_synthetic_birds(default_cache()))
@@ -39,7 +39,7 @@ def read_config(source: str) -> TrainConfig:
     """Return the config of a preset, or in best.json, a trial's record or a config file."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.presets import PRESETS, preset
-    from birdnet_core.records import read_json
+    from birdnet_core.records.files import read_json
 
     if source in PRESETS:
         return preset(source)
@@ -61,7 +61,7 @@ def prepared(
     """Return the manifest, the dataset's facts and its folder, under a bar for each stage."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
-    from tuning.live import StageBars
+    from tuning.views.live import StageBars
 
     config = TrainConfig().override(parse_settings(settings))
     bars = bars or StageBars(err_console)
@@ -86,7 +86,8 @@ def find_study(
 
     import optuna
 
-    from search_spaces.study import Ablation, load_study
+    from search_spaces.loading import load_study
+    from search_spaces.study import Ablation
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study(name, quick=quick, options=options, source=source)

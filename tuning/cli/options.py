@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from birdnet_core import plugins
-from birdnet_core.checks import local_path
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.checks import local_path
 
 
 def local(given: Any) -> Any:

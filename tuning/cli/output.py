@@ -35,7 +35,7 @@ def list_skipped(skipped: list[dict[str, str]], fate: str = "left out") -> None:
 
 
 def list_failures(run: Path) -> None:
-    from birdnet_core.records import RunFolder
+    from birdnet_core.records.run_folder import RunFolder
 
     for record in RunFolder(run).records().values():
         if record.error:

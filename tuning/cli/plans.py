@@ -63,8 +63,8 @@ def plan_command(
     """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import prepare
-    from tuning.live import StageBars
     from tuning.planning import plan
+    from tuning.views.live import StageBars
 
     asked = find_study(
         study,
@@ -117,8 +117,8 @@ def plan_command(
 
 def _tell_plan(plan: Plan) -> None:
     """Print a plan: how much, how long, what each arm takes, what is on disk, what to read before."""
-    from tuning.live import clock, describe
-    from tuning.packing import as_size
+    from tuning.engine.packing import as_size
+    from tuning.views.live import clock, describe
 
     p = out_console.print
     machine, worst, expected = plan.machine, plan.worst, plan.expected

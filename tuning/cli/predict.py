@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from birdnet_core.config import DataConfig
-    from birdnet_core.inference import Ended
+    from birdnet_core.inference.classifier import Ended
 
 ModelArgument = Annotated[
     Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
@@ -66,7 +66,7 @@ def predict_command(
     # Before torch is loaded, which is when its threads read it: they sleep where they wait for each other
     # instead of spinning. That costs a tenth on an idle machine, and is three times as fast beside a sweep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from birdnet_core.inference import BATCH_SIZE, Classifier, audio_files, no_recording_read
+    from birdnet_core.inference.classifier import BATCH_SIZE, Classifier, audio_files, no_recording_read
 
     writer = _writer(format, out)
     if not 0 <= min_probability <= 1:
@@ -125,8 +125,8 @@ def export_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write the networks of a model as one ONNX file, checked against torch."""
-    from birdnet_core.model_folder import read_model
-    from birdnet_core.onnx_export import export_onnx
+    from birdnet_core.inference.model_folder import read_model
+    from birdnet_core.inference.onnx_export import export_onnx
 
     difference = export_onnx(read_model(model), out)
     result = {"onnx": str(out), "largest_difference": difference}

@@ -58,7 +58,7 @@ def report_command(
 ) -> None:
     """Write report.html, .md and .json, tables and figures, and print what they come to."""
     from reports import write_report
-    from reports.sentences import confirmed_choice
+    from reports.page.sentences import confirmed_choice
 
     runs = runs or []
     if not runs and imports is None:
@@ -122,7 +122,8 @@ def best_command(
     as_json: JsonOption = False,
 ) -> None:
     """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
-    from birdnet_core.records import RunFolder, write_json
+    from birdnet_core.records.files import write_json
+    from birdnet_core.records.run_folder import RunFolder
     from reports import choose, load
     from tuning.cli.sweeps import own_file, study_named
 
@@ -167,7 +168,7 @@ def gate_command(
     Of several studies the worst decides. 3 is for what cannot be told: no such run, no gates.
     """
     from reports import load
-    from reports.gates import DECISIONS, verdicts
+    from reports.selection.gates import DECISIONS, verdicts
 
     try:
         found = verdicts(load([run]), study)
@@ -278,9 +279,9 @@ def _train(
 ) -> dict[str, Any]:
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
-    from birdnet_core.training import save_model, train
-    from reports.model_card import write_card
-    from tuning.live import StageBars
+    from birdnet_core.training.session import save_model, train
+    from reports.model.card import write_card
+    from tuning.views.live import StageBars
 
     chosen = read_config(start_from) if start_from else TrainConfig()
     chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})

@@ -31,7 +31,7 @@ def list_names(
     """List what can be named in a config, with options and defaults."""
     from birdnet_core import registry
     from birdnet_core.presets import PRESETS
-    from birdnet_core.records import METRICS
+    from birdnet_core.records.metrics import METRICS
 
     if kind not in KINDS:
         raise ConfigError(f"cannot list {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
@@ -72,7 +72,8 @@ def list_names(
 def _study_row(name: str) -> dict[str, Any]:
     from birdnet_core import registry
     from birdnet_core.config import TrainConfig
-    from search_spaces.study import Ablation, base_config, load_study
+    from search_spaces.loading import load_study
+    from search_spaces.study import Ablation, base_config
 
     study = load_study(name)
     kind = "ablation" if isinstance(study, Ablation) else "search"
@@ -118,7 +119,7 @@ def study_show(
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
     from search_spaces.files.study_plain import to_yaml
-    from tuning.study_view import design_as_text, design_of
+    from tuning.views.study_view import design_as_text, design_of
 
     asked = find_study(study, quick=quick, options=parse_options(options))
     if as_yaml:

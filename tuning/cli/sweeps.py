@@ -43,9 +43,9 @@ from tuning.cli.options import (
 from tuning.cli.output import err_console, list_failures, out_console, tell
 
 if TYPE_CHECKING:
-    from birdnet_core.records import RunFolder
+    from birdnet_core.records.run_folder import RunFolder
     from search_spaces.study import Study
-    from tuning.journal import Observer
+    from tuning.engine.journal import Observer
 
 
 def sweep_command(
@@ -196,7 +196,7 @@ def extend_command(
     as_json: JsonOption = False,
 ) -> None:
     """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
-    from birdnet_core.records import RunFolder
+    from birdnet_core.records.run_folder import RunFolder
 
     folder = RunFolder.existing(run)
     names = folder.study_names()
@@ -238,7 +238,7 @@ def _requests_of(
     run: Path, files: list[str] | None, trust: bool, address: str | None = None
 ) -> list[dict[str, Any]]:
     """Return the request of every study of a run, before any of them runs; see `request_of`."""
-    from birdnet_core.records import RunFolder
+    from birdnet_core.records.run_folder import RunFolder
     from search_spaces.files.study_file import is_study_file
 
     for file in files or ():
@@ -285,14 +285,16 @@ def request_of(
     ConfigError where code of the run folder would run without the user's word, see `trust.load_code`; a
     cluster's address counts as such, because who answers there sends what is run here.
     """
-    from birdnet_core.records import RunFolder
+    from birdnet_core.records.run_folder import RunFolder
     from tuning.cli.trust import checked_request, load_code
 
     folder = RunFolder(run)
     request = checked_request(folder, study)
     if request is None:
         command = (folder.read_study(study).get("provenance") or {}).get("command")
-        again = f"repeat `{command}`" if command else "call tuning.launch.sweep again with its arguments"
+        again = (
+            f"repeat `{command}`" if command else "call sweep() again with its arguments"
+        )
         raise RunFolderError(
             f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`; {again}, which goes on"
         )
@@ -334,16 +336,16 @@ def train_study(
     import importlib
     import threading
 
-    from birdnet_core.records import RunFolder
-    from tuning.halt import Budget
-    from tuning.live import SweepView
-    from tuning.resources import ray_session
+    from birdnet_core.records.run_folder import RunFolder
+    from tuning.engine.cluster import ray_session
+    from tuning.engine.halt import Budget
+    from tuning.views.live import SweepView
 
     budget = Budget(**request.get("budget", {}))
     view = SweepView(err_console)
     observers: list[Observer] = [view]
     if request.get("tensorboard"):
-        from tuning.tensorboard import TensorBoardLog
+        from tuning.views.tensorboard import TensorBoardLog
 
         observers.append(TensorBoardLog(out / "tensorboard"))
 
@@ -357,10 +359,13 @@ def train_study(
         manifest = read_recordings(request["data"])
         if not request.get("address") and study.name not in RunFolder(out).study_names():
             # Ray takes seconds to start and torch seconds to load: here side by side.
-            threading.Thread(target=importlib.import_module, args=("tuning.launch",), daemon=True).start()
+            threading.Thread(
+                target=importlib.import_module, args=("tuning.engine.launch",), daemon=True
+            ).start()
             stack.enter_context(ray_session(out / "ray.log"))
         from birdnet_core.config import TrainConfig
-        from tuning.launch import Data, Resources, sweep
+        from tuning.engine.launch import Resources, sweep
+        from tuning.engine.preparation import Data
 
         data = Data(
             name=Path(request["data"]).stem,
@@ -423,7 +428,7 @@ def asked_study(request: dict[str, Any]) -> Study:
 def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
     """Print the trials that a sweep would train."""
     from birdnet_core.config import TrainConfig
-    from tuning.study_view import dry_run, dry_run_as_text
+    from tuning.views.study_view import dry_run, dry_run_as_text
 
     result = dry_run(
         asked_study(request),
@@ -468,7 +473,7 @@ def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _sweep_line(result: dict[str, Any]) -> str:
-    from tuning.live import clock
+    from tuning.views.live import clock
 
     states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
     reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from birdnet_core import plugins
-from birdnet_core.checks import check_fields
 from birdnet_core.errors import ConfigError, RunFolderError
-from birdnet_core.records import RunFolder
+from birdnet_core.records.checks import check_fields
+from birdnet_core.records.run_folder import RunFolder
 
 _NUMBER = (int, float)
 _NEEDED: dict[str, tuple[type, ...]] = {

@@ -23,8 +23,8 @@ def status_command(
     """Tell how a run stands, from another terminal while it runs, or after; reads only."""
     from dataclasses import asdict
 
-    from birdnet_core.records import RunFolder
-    from tuning.status import as_text, run_status
+    from birdnet_core.records.run_folder import RunFolder
+    from tuning.views.status import as_text, run_status
 
     folder = RunFolder.existing(run)
     if watch is None:
@@ -55,8 +55,8 @@ def dashboard_command(
     import contextlib
     import tempfile
 
-    from birdnet_core.records import RunFolder
-    from tuning.dashboard import copy_storage, serve
+    from birdnet_core.records.run_folder import RunFolder
+    from tuning.views.dashboard import copy_storage, serve
 
     folder = RunFolder.existing(run)
     with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:

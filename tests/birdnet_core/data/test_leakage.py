@@ -11,8 +11,8 @@ from birdnet_core.data.building import short_hash
 from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
 from birdnet_core.data.manifest import index_folder, read_manifest
 from birdnet_core.data.splits import assign_splits, scatter_clips
-from birdnet_core.metrics import average_windows, score
-from birdnet_core.training import Session
+from birdnet_core.training.metrics import average_windows, score
+from birdnet_core.training.session import Session
 from tests.settings import SMALL
 
 RATE = 22_050

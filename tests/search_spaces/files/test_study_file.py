@@ -9,8 +9,9 @@ import pytest
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from search_spaces.loading import load_study
 from search_spaces.space import declared
-from search_spaces.study import Ablation, base_config, load_study, trial_config
+from search_spaces.study import Ablation, base_config, trial_config
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
 

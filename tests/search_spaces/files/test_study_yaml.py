@@ -17,18 +17,9 @@ from search_spaces.designs import (
 )
 from search_spaces.files.study_plain import to_yaml
 from search_spaces.files.study_yaml import culprits, parse_study
+from search_spaces.loading import load_study
 from search_spaces.space import Parameter, Space, sample
-from search_spaces.study import (
-    QUICK,
-    Ablation,
-    Gate,
-    Search,
-    base_config,
-    check,
-    in_quick_size,
-    load_study,
-    trial_config,
-)
+from search_spaces.study import QUICK, Ablation, Gate, Search, base_config, check, in_quick_size, trial_config
 
 ABLATION = """
 question: Does MixUp help beside focal loss?

@@ -1,0 +1,310 @@
+"""Species of new recordings: a model folder, and audio files of any length.
+
+    classifier = Classifier.load("model/")
+    frame = classifier.predict(["dawn.wav"], overlap_s=1.0)
+
+Training picks the most active windows of a recording; prediction takes them all, one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from birdnet_core.build import build_feature
+from birdnet_core.data.audio import opened
+from birdnet_core.data.manifest import EXTENSIONS
+from birdnet_core.data.windows import Window, windows
+from birdnet_core.errors import ConfigError, DataError
+from birdnet_core.inference.calibration import tempered
+from birdnet_core.inference.model_folder import Model, read_model
+from birdnet_core.training.session import layout_of, logits_of, pick_device, pick_precision
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+MIN_HOP_S = 0.05
+SILENT_SHARE = 1e-6  # of the loudest sample so far: the filters leave no exact zeros next to sound
+
+Place = str | Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of one file: how much of it was read, and what is wrong with it; "" where all is well."""
+
+    file: str
+    seconds: float
+    fault: str
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Probabilities [windows, classes] of some windows, and the file, start and end of each.
+
+    `n_read` counts the files that were read so far, with the present one as its share.
+    """
+
+    files: list[str]
+    start_s: np.ndarray
+    end_s: np.ndarray
+    probabilities: np.ndarray
+    n_read: float
+
+    def table(self, species: Sequence[str], top_k: int) -> pd.DataFrame:
+        """Return a row for each of the `top_k` most probable species of every window."""
+        place = {"file": self.files, "start_s": self.start_s.round(3), "end_s": self.end_s.round(3)}
+        return ranked(place, self.probabilities, species, top_k)
+
+
+class Classifier:
+    """A model on a device, ready to score recordings in the precision that it was validated in."""
+
+    def __init__(self, model: Model, device: str = "auto") -> None:
+        self.model = model
+        config = model.config.override({"runtime.device": device})
+        self.device = pick_device(config.runtime)
+        self.precision = pick_precision(config.training.precision, self.device)
+        layout = layout_of(self.precision)
+        self.networks = [
+            network.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+            for network in model.networks()
+        ]
+        data = config.data
+        self.feature = build_feature(config.features, data.sample_rate, data.n_samples).to(self.device)
+        self.mean, self.deviation = (
+            torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+            for values in (model.mean, model.deviation)
+        )
+
+    @classmethod
+    def load(cls, folder: Place, *, device: str = "auto") -> Classifier:
+        """Return the model in `folder` on ``auto``, ``cpu`` or ``cuda``.
+
+        Raises ModelFolderError for a folder that cannot be used, and ConfigError for a GPU that is not there.
+        """
+        return cls(read_model(folder), device)
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """The name of each class."""
+        return self.model.species
+
+    def predict(
+        self,
+        paths: Place | Iterable[Place],
+        *,
+        overlap_s: float = 0.0,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+    ) -> pd.DataFrame:
+        """Return file, start_s, end_s, rank from 1, species and probability of every window of `paths`.
+
+        `paths` are files, or folders that are searched for audio. A file that cannot be read to its end is
+        logged with the reason, and its windows before the fault are kept. Windows of digital silence have no
+        rows. Raises DataError where no file gave a window.
+        """
+        faults: list[Ended] = []
+        tables = [
+            scores.table(self.species, top_k)
+            for scores in self.stream(paths, overlap_s=overlap_s, batch_size=batch_size, on_end=_told(faults))
+        ]
+        if not tables:
+            raise DataError(no_recording_read(faults))
+        return pd.concat(tables, ignore_index=True)
+
+    def predict_recordings(
+        self,
+        paths: Place | Iterable[Place],
+        *,
+        overlap_s: float = 0.0,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+    ) -> pd.DataFrame:
+        """Return file, n_windows, rank from 1, species and probability of every recording of `paths`.
+
+        As in validation, the members' probabilities are averaged over all windows; the temperature comes
+        last. A file that cannot be read to its end is logged and has no rows. Raises DataError where none is
+        left.
+        """
+        faults: list[Ended] = []
+        totals: dict[str, np.ndarray] = {}
+        counts: Counter[str] = Counter()
+        for scores in self._stream(paths, overlap_s, batch_size, _told(faults)):
+            for file, probabilities in zip(scores.files, scores.probabilities, strict=True):
+                totals[file] = totals.get(file, 0) + probabilities
+                counts[file] += 1
+        for ended in faults:
+            totals.pop(ended.file, None)
+        if not totals:
+            raise DataError(no_recording_read(faults))
+        means = np.stack([total / counts[file] for file, total in totals.items()])
+        place = {"file": list(totals), "n_windows": [counts[file] for file in totals]}
+        return ranked(place, tempered(means, self.model.temperature), self.species, top_k)
+
+    def stream(
+        self,
+        paths: Place | Iterable[Place],
+        *,
+        overlap_s: float = 0.0,
+        batch_size: int = BATCH_SIZE,
+        on_end: Callable[[Ended], None] | None = None,
+    ) -> Iterator[WindowScores]:
+        """Yield the scores of all windows of `paths` in order, a batch at a time, however long they are.
+
+        `on_end` is called after each file, before the batch that holds its last windows comes; without it,
+        faults are logged.
+        """
+        for scores in self._stream(paths, overlap_s, batch_size, on_end or _told([])):
+            yield replace(scores, probabilities=tempered(scores.probabilities, self.model.temperature))
+
+    def _stream(
+        self,
+        paths: Place | Iterable[Place],
+        overlap_s: float,
+        batch_size: int,
+        on_end: Callable[[Ended], None],
+    ) -> Iterator[WindowScores]:
+        """Yield scores without the temperature."""
+        window_s = self.model.config.data.window_s
+        if not 0 <= overlap_s <= window_s - MIN_HOP_S:
+            raise ConfigError(
+                f"overlap_s = {overlap_s:g} is not accepted; it takes 0 to {window_s - MIN_HOP_S:g} seconds, "
+                f"{MIN_HOP_S:g} less than a window"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size} is not accepted; it takes 1 or more")
+        waiting: list[tuple[str, Window]] = []
+        n_read = 0.0
+        files = audio_files(paths)
+        for n_before, path in enumerate(files):
+            for window, share in self._windows(path, overlap_s, on_end):
+                n_read = n_before + share
+                waiting.append((str(path), window))
+                if len(waiting) == batch_size:
+                    yield self._scored(waiting, n_read)
+                    waiting = []
+        if waiting:
+            yield self._scored(waiting, float(len(files)))
+
+    def _windows(
+        self, path: Path, overlap_s: float, on_end: Callable[[Ended], None]
+    ) -> Iterator[tuple[Window, float]]:
+        """Yield the windows of one file that hold sound, with the share of the file that was read."""
+        seconds, fault, loudest = 0.0, "", 0.0
+        try:
+            with opened(path) as recording:
+                for window in windows(recording, self.model.config.data, overlap_s):
+                    seconds = recording.n_read / recording.sample_rate
+                    peak = float(window.samples.abs().max())
+                    loudest = max(loudest, peak)
+                    if peak > SILENT_SHARE * loudest:
+                        yield window, min(1.0, recording.n_read / max(1, recording.promised))
+            if loudest == 0:
+                fault = "the recording is silent: every sample is 0"
+        except DataError as error:
+            fault = str(error)
+        on_end(Ended(str(path), seconds, fault))
+
+    def _scored(self, batch: Sequence[tuple[str, Window]], n_read: float) -> WindowScores:
+        waveforms = torch.stack([window.samples for _, window in batch])
+        return WindowScores(
+            files=[file for file, _ in batch],
+            start_s=np.array([window.start_s for _, window in batch]),
+            end_s=np.array([window.end_s for _, window in batch]),
+            probabilities=self.probabilities(waveforms),
+            n_read=n_read,
+        )
+
+    @torch.inference_mode()
+    def probabilities(self, waveforms: torch.Tensor) -> np.ndarray:
+        """Return the mean of the members' probabilities [windows, classes], without the temperature.
+
+        `waveforms` [windows, samples] are resampled and high-passed, as the windows of a dataset are.
+        """
+        pictures = (self.feature(waveforms.to(self.device)) - self.mean) / self.deviation
+        of_members = [
+            torch.softmax(logits_of(network, pictures, self.precision).double(), dim=1)
+            for network in self.networks
+        ]
+        mean: np.ndarray = torch.stack(of_members).mean(0).cpu().numpy()
+        return mean
+
+
+def ranked(
+    place: Mapping[str, Any],
+    probabilities: np.ndarray,
+    species: Sequence[str],
+    top_k: int,
+) -> pd.DataFrame:
+    """Return a row for each of the `top_k` most probable species of every row of `probabilities`.
+
+    The columns are those of `place`, one value a row of `probabilities` [rows, classes], then rank from 1,
+    species and probability. Equal probabilities keep the order of the classes.
+    """
+    if top_k < 1:
+        raise ConfigError(f"top_k = {top_k} is not accepted; it takes 1 or more")
+    top_k = min(top_k, len(species))
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return pd.DataFrame(
+        {
+            **{name: np.repeat(np.asarray(values), top_k) for name, values in place.items()},
+            "rank": np.tile(np.arange(1, top_k + 1), len(best)),
+            "species": np.asarray(species, dtype=object)[best.ravel()],
+            "probability": np.take_along_axis(probabilities, best, axis=1).ravel(),
+        }
+    )
+
+
+def audio_files(places: Place | Iterable[Place]) -> list[Path]:
+    """Return the files among `places`, and all audio in the folders among them at any depth, sorted.
+
+    Audio in folders is recognised by its extension; what is hidden is left out. A file that is named is
+    taken as it is, and told with the others if it cannot be read. Raises DataError for a folder without
+    audio.
+    """
+    found = []
+    for place in [places] if isinstance(places, (str, Path)) else places:
+        place = Path(place)
+        if not place.is_dir():
+            found.append(place)
+            continue
+        inside = [
+            file
+            for file in sorted(place.rglob("*"))
+            if file.suffix.lower() in EXTENSIONS
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(place).parts)
+        ]
+        if not inside:
+            raise DataError(
+                f"the folder {str(place)!r} holds no audio; expected files with an extension of "
+                f"{' '.join(EXTENSIONS)}"
+            )
+        found += inside
+    return found
+
+
+def no_recording_read(faults: Sequence[Ended]) -> str:
+    """Return the message for the case that not one file gave a window, with the first reasons."""
+    reasons = "".join(f"\n  {ended.file}: {ended.fault}" for ended in faults[:20])
+    return f"not one of {len(faults)} recordings can be scored:{reasons}"
+
+
+def _told(faults: list[Ended]) -> Callable[[Ended], None]:
+    """Return what logs each fault and adds it to `faults`."""
+
+    def tell(ended: Ended) -> None:
+        if ended.fault:
+            log.warning("%s: %s", ended.file, ended.fault)
+            faults.append(ended)
+
+    return tell

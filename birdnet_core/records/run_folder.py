@@ -1,0 +1,284 @@
+"""The files of a run folder, and the only code that reads or writes them.
+
+`tuning` writes them, `reports` reads them, and neither knows the other. Everything is JSON, so that another
+tool can read a run without birdtune:
+
+    RUN/studies/<study>.json      what was asked: question, metric, design, data, versions, command line
+    RUN/journal.jsonl             what happened, one line an event, appended by the one driver
+    RUN/trials/<trial_id>.json    how each trial ended
+    RUN/predictions/<trial_id>.json   what each completed trial told of the validation recordings
+    RUN/validation/<split_id>.json    what these recordings are
+    RUN/optuna.db                 the Optuna studies of the searches
+    RUN/checkpoints/<trial_id>/   what an unfinished trial goes on from, and those of the best
+    RUN/driver.lock               who writes the folder
+    RUN/ray.log                   what Ray had to say, if anything
+
+`docs/run-folder.md` describes every field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.checks import (
+    A_NAME,
+    checked_event,
+    checked_record,
+    checked_study,
+    is_name,
+    is_trial_id,
+    local_path,
+)
+from birdnet_core.records.files import drop_unfinished_line, read_json, without_nan, write_json, write_text
+from birdnet_core.records.trial import SCHEMA, STATUSES, TrialRecord, Validation
+
+PRUNED_CHECKPOINT_BYTES = 2**30
+"""How much room the checkpoints of a run's pruned trials may take together, before the oldest are deleted."""
+
+LINES_AT_ONCE = 1000  # of the journal: parsed together they take four fifths of the time
+RECORDS_AT_ONCE = 100
+
+
+class RunFolder:
+    """The paths of one run and the only code that reads or writes them."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = local_path(path)
+        self.journal_path = self.path / "journal.jsonl"
+        self.storage_path = self.path / "optuna.db"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.lock_path = self.path / "driver.lock"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Return the run at `path`; raises RunFolderError where there is none."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunFolderError(f"no run folder at {str(path)!r}: there is no such folder")
+        if not run.study_names():
+            raise RunFolderError(
+                f"{str(path)!r} is not a run folder: it holds no studies/*.json; "
+                "give the folder that `birdtune sweep --out` wrote"
+            )
+        run.check_journal()
+        return run
+
+    def check_journal(self) -> None:
+        """Raise RunFolderError where trials have records and the journal, which names them, is lost."""
+        n_records = len(self._files("trials"))
+        if not n_records or any(event["event"] == "trial" for event in self.events()):
+            return
+        state = "names no trial" if self.journal_path.exists() else "is missing"
+        raise RunFolderError(
+            f"{str(self.path)!r} holds {n_records} trial record{'s' * (n_records > 1)}, and "
+            f"{self.journal_path.name}, which says what they belong to, {state}: the folder was copied in "
+            "part or altered; copy the journal from where the run was made, or train anew into another --out"
+        )
+
+    @contextlib.contextmanager
+    def driven(self, command: str = "") -> Iterator[None]:
+        """Be the one driver of the folder while the block runs.
+
+        The lock is the operating system's, so a driver that was killed has given it up. Raises RunFolderError
+        that names the holder where another one lives.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.check_journal()
+        with open(self.lock_path, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if not is_held(error):
+                    raise RunFolderError(
+                        f"cannot lock {str(self.lock_path)!r}: {error.strerror}; the lock keeps a second "
+                        "driver out, and this file system has none: give an --out on a local disk or on NFS, "
+                        "or mount this one with locks (Lustre: -o flock)"
+                    ) from None
+                raise RunFolderError(
+                    f"{str(self.path)!r} is being written by another driver: {self._holder()}; wait for it, "
+                    "end it, or give another --out"
+                ) from None
+            lock.truncate(0)
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "host": platform.node(), "started": started, "command": command}
+            lock.write(json.dumps(holder) + "\n")
+            lock.flush()
+            yield
+
+    def _holder(self) -> str:
+        try:
+            holder = read_json(self.lock_path)
+        except RunFolderError:
+            return "it has only just started"
+        pid, host, started = (holder.get(key, "?") for key in ("pid", "host", "started"))
+        return f"process {pid} on {host}, started {started}"
+
+    def _file(self, folder: str, name: str) -> Path:
+        """Return where the file of `name` lies; RunFolderError for a name that would lead elsewhere."""
+        if not is_name(name):
+            raise RunFolderError(
+                f"{str(self.path)!r}: {name!r:.120} cannot name a file in {folder}/; a name holds {A_NAME}"
+            )
+        return self.path / folder / f"{name}.json"
+
+    def _files(self, folder: str) -> list[Path]:
+        """Return the files of a folder that are named like ours."""
+        fits = is_trial_id if folder in ("trials", "predictions") else is_name
+        return sorted(p for p in (self.path / folder).glob("*.json") if fits(p.stem))
+
+    def strays(self) -> list[Path]:
+        """Return what lies among the run's files and is not named like one: it is never read."""
+        found = []
+        for folder in ("studies", "trials", "predictions", "validation"):
+            if (self.path / folder).is_dir():
+                ours = set(self._files(folder))
+                found += [p for p in sorted((self.path / folder).iterdir()) if p not in ours]
+        # What is hidden is the system's, or was being written when a driver was killed.
+        return [path for path in found if not path.name.startswith(".")]
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know of the folder itself, in sentences."""
+        strays = [str(path.relative_to(self.path)) for path in self.strays()]
+        if not strays:
+            return []
+        few = ", ".join(strays[:3]) + (", ..." if len(strays) > 3 else "")
+        what = "1 file is" if len(strays) == 1 else f"{len(strays)} files are"
+        return [f"{what} not named like a file of birdtune's, and left out: {few}"]
+
+    def checkpoint_path(self, trial_id: str) -> Path:
+        """Return the folder of a trial's checkpoint."""
+        return self.checkpoints_path / self._file("checkpoints", trial_id).stem
+
+    def study_names(self) -> list[str]:
+        return sorted(path.stem for path in self._files("studies"))
+
+    def read_study(self, name: str) -> dict[str, Any]:
+        """Return the content of a study's file; RunFolderError where it is none."""
+        path = self._file("studies", name)
+        return checked_study(path, read_json(path), SCHEMA)
+
+    def write_study(self, study: dict[str, Any]) -> None:
+        write_json(self._file("studies", study["name"]), {"schema": SCHEMA, **study})
+
+    def write_record(self, record: TrialRecord) -> None:
+        write_json(self._file("trials", record.trial_id), record.to_dict())
+
+    def records(self) -> dict[str, TrialRecord]:
+        """Return every trial's record by trial_id; RunFolderError for a file that is none."""
+        paths = self._files("trials")
+        blocks = (paths[i : i + RECORDS_AT_ONCE] for i in range(0, len(paths), RECORDS_AT_ONCE))
+        values = itertools.chain.from_iterable(map(_read_together, blocks))
+        return {
+            path.stem: TrialRecord.from_dict(checked_record(path, value, SCHEMA, STATUSES))
+            for path, value in zip(paths, values, strict=True)
+        }
+
+    def write_predictions(self, trial_id: str, predicted: Sequence[int]) -> None:
+        """Keep the class that a completed trial told of each validation recording, in their order."""
+        content = json.dumps({"predicted": list(predicted)})
+        write_text(self._file("predictions", trial_id), content + "\n")
+
+    def predictions(self, trial_id: str) -> list[int] | None:
+        """Return what `write_predictions` kept; None for a trial without, such as one of an older version."""
+        path = self._file("predictions", trial_id)
+        return _whole_numbers(path, read_json(path), "predicted") if path.exists() else None
+
+    def write_validation(self, split_id: str, validation: Validation) -> None:
+        write_text(self._file("validation", split_id), json.dumps(asdict(validation)) + "\n")
+
+    def validation(self, split_id: str) -> Validation | None:
+        """Return the validation recordings of a split, None for one of a run of an older version."""
+        path = self._file("validation", split_id)
+        if not path.exists():
+            return None
+        content = read_json(path)
+        species = content.get("species")
+        truth, recording = (_whole_numbers(path, content, key) for key in ("truth", "recording"))
+        if not isinstance(species, list) or not all(isinstance(name, str) for name in species):
+            raise RunFolderError(f"{str(path)!r}: 'species' is {species!r:.80}; it takes a list of names")
+        if len(truth) != len(recording) or not all(0 <= number < len(species) for number in truth):
+            raise RunFolderError(
+                f"{str(path)!r}: 'truth' takes the class of each of {len(recording)} recordings, from 0 to "
+                f"{len(species) - 1}"
+            )
+        return Validation(species=species, truth=truth, recording=recording)
+
+    def append(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Add one event to the journal, hand it to the operating system at once, and return it as written."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        written: dict[str, Any] = without_nan({**event, "time": round(time.time(), 3)})
+        line = json.dumps(written, ensure_ascii=False) + "\n"
+        with open(self.journal_path, "ab+") as journal:
+            drop_unfinished_line(journal)
+            journal.write(line.encode())
+        return written
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield the journal's events in order.
+
+        A last line cut off by a kill is left out; a line elsewhere that is broken, or is no event of
+        birdtune, raises RunFolderError.
+        """
+        if not self.journal_path.exists():
+            return
+        known_ids = set[str]()
+        # A byte that is no UTF-8 becomes a sign of its own, and its line is told as any that was altered.
+        with open(self.journal_path, encoding="utf-8", errors="replace") as journal:
+            number = 1
+            while lines := list(itertools.islice(journal, LINES_AT_ONCE)):
+                whole = lines if lines[-1].endswith("\n") else lines[:-1]
+                for n, event in enumerate(self._parsed(whole, number), start=number):
+                    yield checked_event(f"{self.journal_path} line {n}", event, STATUSES, known_ids)
+                if whole is not lines:
+                    return  # what a driver writes meanwhile would begin within that line
+                number += len(lines)
+
+    def _parsed(self, lines: list[str], first: int) -> list[Any]:
+        """Return the values of whole lines, the first of which has the number `first`."""
+        with contextlib.suppress(json.JSONDecodeError):
+            events: list[Any] = json.loads(f"[{','.join(lines)}]")
+            if len(events) == len(lines):
+                return events
+        for number, line in enumerate(lines, start=first):
+            try:
+                json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RunFolderError(
+                    f"{self.journal_path} line {number} is not JSON ({error.msg}); "
+                    "the journal was altered: remove that line to read the rest"
+                ) from None
+        return [json.loads(line) for line in lines]
+
+
+def _read_together(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return what `read_json` does of each, parsed at once: names that repeat are kept once."""
+    with contextlib.suppress(OSError, ValueError):
+        values = json.loads(f"[{','.join(path.read_text(encoding='utf-8') for path in paths)}]")
+        if len(values) == len(paths) and all(isinstance(value, dict) for value in values):
+            return list(values)
+    return [read_json(path) for path in paths]
+
+
+def _whole_numbers(path: Path, content: dict[str, Any], key: str) -> list[int]:
+    values = content.get(key)
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise RunFolderError(f"{str(path)!r}: {key!r} is {values!r:.80}; it takes a list of whole numbers")
+    return values
+
+
+def is_held(error: OSError) -> bool:
+    """Return whether a lock was refused because another process holds it, and not for want of locks."""
+    return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)

@@ -1,0 +1,91 @@
+"""How a trial ended, and what its predictions are held against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+SCHEMA = 2
+
+
+Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
+
+
+STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "killed")
+
+
+LEAKAGE = "LEAKAGE"
+"""What a note on a split begins with if scores on it do not hold; reports show it before any score."""
+
+
+@dataclass(kw_only=True)
+class TrialRecord:
+    """How one trial ended.
+
+    Args:
+        metrics: every metric at the best epoch, by `training.monitor` of the config.
+        epochs: epochs trained; `best_epoch` counts from 1.
+        f1_per_species: validation F1 of every species present in truth, at the best epoch.
+        started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
+        gpus, cpus: what the trial was given; with `seconds`, its gpu_hours and cpu_hours.
+        peak_memory_mb: the most during the trial, of the process on the CPU (None where the system does not
+            tell), of torch's allocator on the GPU.
+        provenance: versions, git commit, host, device, data and split hashes.
+    """
+
+    trial_id: str
+    config_id: str
+    seed: int
+    status: Status
+    config: dict[str, Any]
+    epochs: int = 0
+    best_epoch: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    f1_per_species: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    traceback: str | None = None
+    n_params: int | None = None
+    started: str = ""
+    seconds: float = 0.0
+    gpus: float = 0.0
+    cpus: float = 0.0
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    peak_memory_mb: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def objective(self, name: str) -> float:
+        """Return a metric at the best epoch, or a cost; nan where the trial never came to know it."""
+        if name == "hours":
+            return self.seconds / 3600
+        if name == "n_params":
+            return math.nan if self.n_params is None else float(self.n_params)
+        return self.metrics.get(name, math.nan)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialRecord:
+        """Read a record back; keys that this version does not know are left out."""
+        known = {f.name for f in fields(cls)}
+        record = cls(**{k: v for k, v in values.items() if k in known})
+        for scores in (record.metrics, record.f1_per_species):
+            scores.update({name: math.nan for name, value in scores.items() if value is None})
+        return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The validation side of a split: what the predictions of trials are held against.
+
+    Args:
+        species: the name of each class.
+        truth: the class of each scored recording (or clip, where these were split at random).
+        recording: a number a recording_id; entries of one number are no independent samples.
+    """
+
+    species: list[str]
+    truth: list[int]
+    recording: list[int]

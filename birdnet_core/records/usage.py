@@ -1,0 +1,45 @@
+"""What a run has cost, in hours of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Spent:
+    """What a run has cost so far, from the events of its journal."""
+
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    hours: float = 0.0
+    n_epochs: int = 0
+    _shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _last: float = math.nan
+
+    @classmethod
+    def of(cls, events: Iterable[dict[str, Any]]) -> Spent:
+        """Return the cost of `events`; time between two sessions of drivers is free."""
+        spent = cls()
+        for event in events:
+            spent.take(event)
+        return spent
+
+    def hours_until(self, now: float) -> float:
+        """Return the hours of a run whose driver still drives it `now` (Unix time)."""
+        return self.hours + (0.0 if math.isnan(self._last) else max(0.0, now - self._last) / 3600)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Add one event of the journal."""
+        if event["event"] != "session":
+            self.hours = self.hours_until(event["time"])
+        self._last = event["time"]
+        if event["event"] == "trial":
+            self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
+        elif event["event"] == "epoch":
+            gpus, cpus = self._shares.get(event["trial_id"], (0.0, 0.0))
+            self.gpu_hours += gpus * event["epoch_s"] / 3600
+            self.cpu_hours += cpus * event["epoch_s"] / 3600
+            self.n_epochs += 1

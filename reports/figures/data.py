@@ -1,0 +1,106 @@
+"""Figures of a collection before anything is trained on it: how many recordings of what, and their look."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from reports.figures.drawing import OKABE_ITO, STYLE
+
+SIDES = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2]}
+LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the axis is logarithmic
+COLUMN_OF = 45  # species; more are drawn in several columns
+
+
+def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
+    """Return recordings or clips per species, commonest first: index species, columns train, val and test.
+
+    `scored` has a row each, with `species` and `side`.
+    """
+    counts = pd.crosstab(scored["species"], scored["side"])
+    counts = counts.reindex(columns=list(SIDES), fill_value=0)
+    order = (
+        counts.sum(axis=1).rename("n").reset_index().sort_values(["n", "species"], ascending=[False, True])
+    )
+    return counts.loc[order["species"]]
+
+
+def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
+    """Return bars of `species_counts`, the sides stacked, in columns of at most `COLUMN_OF` species.
+
+    `of` says what was counted. All columns share one axis, logarithmic for a long tail. There the length of a
+    stacked part says nothing, its end says how many it and those before it hold.
+    """
+    n_columns = math.ceil(len(counts) / COLUMN_OF)
+    rows = math.ceil(len(counts) / n_columns)
+    totals = counts.sum(axis=1)
+    is_log = bool(totals.max() >= LONG_TAIL * totals.min())
+    with mpl.rc_context(STYLE):
+        # A line of text of 7 points takes a tenth of an inch, and a little air.
+        figure = Figure(figsize=(max(5.6, 4.0 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
+        axes = figure.subplots(1, n_columns, squeeze=False, sharex=True)[0]
+        for column, ax in enumerate(axes):
+            _count_bars(ax, counts.iloc[column * rows : (column + 1) * rows], rows, is_log)
+            ax.set_xlabel(f"{of} (log scale, stacked)" if is_log else of)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
+    return figure
+
+
+def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None:
+    y = np.arange(len(counts))
+    drawn = np.zeros(len(counts))
+    for side, colour in SIDES.items():
+        n = counts[side].to_numpy()
+        ax.barh(y, n, left=drawn, height=0.72, color=colour, label=side)
+        drawn = drawn + n
+    if is_log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(left=0.8)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.set_yticks(y, [_short(str(species)) for species in counts.index], fontsize=7)
+    ax.set_ylim(rows - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+
+
+def spectrograms_figure(
+    examples: list[tuple[str, np.ndarray]], *, seconds: float, sample_rate: int
+) -> Figure:
+    """Return one panel for each (title, picture), side by side on one scale.
+
+    A picture is [frequencies, frames] in dB, 0 for its loudest point, from 0 Hz to half the sample rate.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(max(5.6, 3.1 * len(examples)), 2.7), layout="constrained")
+        axes = figure.subplots(1, len(examples), squeeze=False, sharey=True)[0]
+        for ax, (title, picture) in zip(axes, examples, strict=True):
+            image = ax.imshow(
+                picture,
+                origin="lower",
+                aspect="auto",
+                cmap="magma",
+                vmin=-80,
+                vmax=0,
+                extent=(0, seconds, 0, sample_rate / 2000),
+                interpolation="nearest",
+            )
+            ax.set_title(title)
+            ax.set_xlabel("seconds")
+        axes[0].set_ylabel("kHz")
+        figure.colorbar(image, ax=axes, label="dB", pad=0.01)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 34 else name[:33] + "…"

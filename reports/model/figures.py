@@ -1,0 +1,99 @@
+"""Figures of a model's test: how far its probabilities can be believed, and which species it knows.
+
+Both read what `birdtune evaluate` writes to evaluation.json.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from reports.figures.drawing import FAINT, INK, OKABE_ITO, STYLE, save
+
+STRATA = {"common": OKABE_ITO[0], "medium": OKABE_ITO[4], "rare": OKABE_ITO[1]}
+COLUMN_OF = 45  # species; more are drawn in several columns
+
+
+def write_figures(evaluation: dict[str, Any], folder: Path) -> list[str]:
+    """Write the figures as PNG and SVG into `folder`; return their names without an ending."""
+    figures = {
+        "reliability": reliability_figure(evaluation),
+        "species": species_figure(evaluation["species"]),
+    }
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    return list(figures)
+
+
+def reliability_figure(evaluation: dict[str, Any]) -> Figure:
+    """Return accuracy over confidence before and after the temperature, above the recordings of each bin."""
+    tables = evaluation["reliability"]
+    temperature = evaluation["temperature"]
+    styles = {
+        "before": ("mean of the members", OKABE_ITO[1], "o--"),
+        "after": (f"at temperature {temperature:.3g}", OKABE_ITO[0], "D-"),
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 5.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        above.plot([0, 1], [0, 1], ":", color=FAINT, label="as promised", zorder=1)
+        for side, (which, (label, colour, style)) in enumerate(styles.items()):
+            known = [row for row in tables[which] if row["n"]]
+            above.plot(
+                [row["confidence"] for row in known], [row["accuracy"] for row in known], style,
+                color=colour, label=label, markersize=5, markerfacecolor="white" if side == 0 else colour,
+            )  # fmt: skip
+            _count_bars(below, tables[which], colour, side)
+        above.set_ylim(-0.03, 1.03)
+        above.set_xlim(0, 1)
+        above.set_ylabel("accuracy")
+        below.set_ylabel(evaluation["scored"])
+        below.set_xlabel("probability of the most probable species")
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    return figure
+
+
+def _count_bars(ax: Axes, table: list[dict[str, Any]], colour: str, side: int) -> None:
+    """Draw how many recordings each bin has: one half of the bin's width each for before and after."""
+    half = 0.45 * (table[0]["high"] - table[0]["low"])
+    middles = [(row["low"] + row["high"]) / 2 + (side - 0.5) * half for row in table]
+    ax.bar(middles, [row["n"] for row in table], half, color=colour, alpha=0.55 if side == 0 else 1)
+    ax.grid(axis="x", visible=False)
+
+
+def species_figure(species: list[dict[str, Any]]) -> Figure:
+    """Return a bar of F1 for every species of the test side, from the commonest in training to the rarest.
+
+    The numbers are recordings in training and in the test. Species that the test side lacks are left out.
+    """
+    shown = sorted((s for s in species if s["n_test"]), key=lambda s: (-s["n_train"], s["species"]))
+    n_columns = math.ceil(len(shown) / COLUMN_OF)
+    rows = math.ceil(len(shown) / n_columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(5.6, 4.2 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
+        axes = figure.subplots(1, n_columns, squeeze=False)[0]
+        for column, ax in enumerate(axes):
+            _f1_bars(ax, shown[column * rows : (column + 1) * rows], rows)
+        patches = [Patch(color=colour, label=name) for name, colour in STRATA.items()]
+        figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))
+    return figure
+
+
+def _f1_bars(ax: Axes, species: list[dict[str, Any]], rows: int) -> None:
+    y = range(len(species))
+    ax.barh(y, [s["f1"] for s in species], 0.75, color=[STRATA[s["stratum"]] for s in species])
+    for place, s in enumerate(species):
+        text = f"{s['n_train']} / {s['n_test']}"
+        ax.text(1.02, place, text, fontsize=6.5, va="center", color=INK)
+    ax.set_yticks(y, [s["species"] for s in species], fontsize=7)
+    ax.set_ylim(rows - 0.4, -0.6)
+    ax.set_xlim(0, 1)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("test F1; right: training / test recordings")

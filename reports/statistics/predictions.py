@@ -1,0 +1,175 @@
+"""What trials told of each validation recording: F1 of species and strata with intervals, and confusions.
+
+The intervals of `aggregate` are over seeds: would another seed score like this? Those here are over
+recordings: would other recordings of the same species? A species with two validation recordings has no
+reliable F1, however many seeds agree on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.intervals import bootstrap_interval
+from birdnet_core.records.run_folder import RunFolder
+
+N_RESAMPLES = 2000
+N_PAIRS = 15
+OVERALL = "all species"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the completed trials of one cell told of the validation recordings.
+
+    Args:
+        species: the name of each class.
+        truth: [recordings], classes.
+        recording: [recordings], a number a recording_id.
+        predicted: [trials, recordings], classes.
+    """
+
+    species: list[str]
+    truth: np.ndarray
+    recording: np.ndarray
+    predicted: np.ndarray
+
+
+def told_by(trials: pd.DataFrame, cell: pd.Series[Any]) -> Told | None:
+    """Return the predictions of a cell's completed trials, None where one of them kept none.
+
+    Runs of an older birdtune kept none. Raises RunFolderError for files that do not fit each other.
+    """
+    mine = trials[trials["trial_id"].isin(cell["trial_ids"])]
+    kept = []
+    for run, trial_id, made_from in zip(mine["run"], mine["trial_id"], mine["provenance"], strict=True):
+        predicted = RunFolder(run).predictions(trial_id)
+        side = RunFolder(run).validation(str(made_from.get("split_id")))
+        if predicted is None or side is None:
+            return None
+        if len(predicted) != len(side.truth):
+            raise RunFolderError(
+                f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation side "
+                f"of split {made_from.get('split_id')} holds {len(side.truth)}; one of them was altered"
+            )
+        kept.append((predicted, side))
+    if not kept or any(side != kept[0][1] for _, side in kept):
+        return None
+    side = kept[0][1]
+    return Told(
+        side.species,
+        np.array(side.truth),
+        np.array(side.recording),
+        np.array([predicted for predicted, _ in kept]),
+    )
+
+
+def f1_intervals(
+    told: Told, strata: Mapping[str, list[str]], *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """Return F1 of all species, of each stratum and of each species in truth, with bootstrap intervals.
+
+    Columns: `kind` (``all``, ``stratum``, ``species``), `name`, `n_val` (recordings in truth), `f1` (mean
+    over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro over the
+    species in truth or prediction, a stratum's over its species in truth.
+
+    The interval, `intervals.bootstrap_interval`, is of other recordings; those of one recording_id are drawn
+    together. The trials stay as they are. What a resample lacks in truth has no F1 there, and its means leave
+    it out. With fewer than two recordings in truth there is no interval: nan. docs/statistics.md says how
+    often it holds the F1 of unlimited recordings.
+    """
+    n_classes = len(told.species)
+    group = np.unique(told.recording, return_inverse=True)[1]
+    n_groups = int(group.max()) + 1
+    chances = np.full(n_groups, 1 / n_groups)
+    drawn = np.random.default_rng(seed).multinomial(n_groups, chances, size=n_resamples)
+    # The first column is the sample itself.
+    weights = np.vstack([np.ones(n_groups), drawn]).T[group].astype(np.float32)
+    ones = np.ones(len(told.truth))
+    n_true = _sums(told.truth, ones, n_classes, weights)
+    per_class = np.zeros((n_classes, 1 + n_resamples))
+    macro = np.zeros(1 + n_resamples)
+    of_stratum = {name: np.zeros(1 + n_resamples) for name in strata}
+    in_truth = np.isin(np.arange(n_classes), told.truth)
+    members = {name: np.isin(told.species, list(those)) & in_truth for name, those in strata.items()}
+    for predicted in told.predicted:
+        hits = _sums(told.truth, predicted == told.truth, n_classes, weights)
+        total = n_true + _sums(predicted, ones, n_classes, weights)
+        with np.errstate(invalid="ignore"):
+            f1 = np.where(total > 0, 2 * hits / total, np.nan)
+        macro += _mean(f1)
+        f1[n_true == 0] = np.nan
+        for name, those in members.items():
+            of_stratum[name] += _mean(f1[those])
+        per_class += f1
+    n_trials = len(told.predicted)
+    counts = np.bincount(told.truth, minlength=n_classes)
+    rows = [_row("all", OVERALL, len(told.truth), macro / n_trials)]
+    for name, those in members.items():
+        rows.append(_row("stratum", name, int(counts[those].sum()), of_stratum[name] / n_trials))
+    for c in in_truth.nonzero()[0]:
+        rows.append(_row("species", told.species[c], int(counts[c]), per_class[c] / n_trials))
+    return pd.DataFrame(rows)
+
+
+def _sums(classes: np.ndarray, counted: np.ndarray, n_classes: int, weights: np.ndarray) -> np.ndarray:
+    """Return `weights` [recordings, resamples] summed by class [classes, resamples], of the counted."""
+    places = (classes, np.arange(len(classes)))
+    matrix = csr_array((counted.astype(np.float32), places), shape=(n_classes, len(classes)))
+    sums: np.ndarray = matrix @ weights
+    return sums
+
+
+def _mean(f1: np.ndarray) -> np.ndarray:
+    """Return the mean over the classes that have an F1 [classes, resamples], nan where none has."""
+    known = np.isfinite(f1)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(known, f1, 0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _row(kind: str, name: str, n_val: int, values: np.ndarray) -> dict[str, Any]:
+    low = high = math.nan
+    if n_val > 1:
+        low, high = bootstrap_interval(values[0], values[1:], lowest=0, highest=1)
+    return {"kind": kind, "name": name, "n_val": n_val, "f1": values[0], "low": low, "high": high}
+
+
+def confusions(told: Told, n: int = N_PAIRS) -> pd.DataFrame:
+    """Return the `n` pairs of species that are taken for each other most, one direction a row.
+
+    Columns: `truth`, `predicted`, `n_val` (recordings of the truth), `count` (mean over the trials), `share`
+    of `n_val`. By count, then by share.
+    """
+    matrix = confusion_matrix(told)
+    n_val = np.bincount(told.truth, minlength=len(told.species))
+    rows = [
+        {
+            "truth": told.species[i],
+            "predicted": told.species[j],
+            "n_val": int(n_val[i]),
+            "count": matrix[i, j],
+            "share": matrix[i, j] / n_val[i],
+        }
+        for i, j in np.argwhere(matrix > 0)
+        if i != j
+    ]
+    frame = pd.DataFrame(rows, columns=["truth", "predicted", "n_val", "count", "share"])
+    return (
+        frame.sort_values(["count", "share"], ascending=False, kind="stable").head(n).reset_index(drop=True)
+    )
+
+
+def confusion_matrix(told: Told) -> np.ndarray:
+    """Return how many recordings of class i were told as class j [classes, classes], mean over trials."""
+    matrix = np.zeros((len(told.species),) * 2)
+    for predicted in told.predicted:
+        np.add.at(matrix, (told.truth, predicted), 1 / len(told.predicted))
+    return matrix

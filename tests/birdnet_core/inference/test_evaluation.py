@@ -1,0 +1,148 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from birdnet_core.data.dataset import groups_of
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.errors import DataError
+from birdnet_core.inference import evaluation
+from birdnet_core.inference.evaluation import (
+    COMPARED,
+    baseline_probabilities,
+    check_split,
+    evaluate,
+    member_probabilities,
+    record_opening,
+    resampled,
+)
+from birdnet_core.inference.model_folder import Member, read_model, write_model
+from birdnet_core.training.metrics import Scores, score
+from birdnet_core.training.session import train
+
+RNG = np.random.default_rng(0)
+STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
+
+
+def test_recordings_of_a_group_are_drawn_together():
+    # Twenty groups of two recordings that are both right, or both wrong.
+    truth = RNG.integers(0, 5, 20).repeat(2)
+    is_right = np.tile([1, 0], 20).repeat(2)[:40].astype(bool)
+    probabilities = np.full((40, 6), 0.1)
+    probabilities[np.arange(40), np.where(is_right, truth, (truth + 1) % 6)] = 0.5
+    alone = resampled({"a": Scores(probabilities, truth, STRATA)}, np.arange(40), 400)["a"]
+    pairs = resampled({"a": Scores(probabilities, truth, STRATA)}, np.arange(20).repeat(2), 400)["a"]
+    # The standard error of a share of n independent ones is sqrt(p (1 - p) / n).
+    assert alone["test/accuracy"].std() == pytest.approx((0.25 / 40) ** 0.5, rel=0.15)
+    assert pairs["test/accuracy"].std() == pytest.approx((0.25 / 20) ** 0.5, rel=0.15)
+
+
+@pytest.fixture(scope="module")
+def made(small_config, small_dataset, tmp_path_factory):
+    """The folder of a model of two seeds, and their sessions."""
+    folder = tmp_path_factory.mktemp("evaluated") / "model"
+    sessions = [train(small_config.override({"seed": seed}), small_dataset) for seed in (0, 1)]
+    write_model(
+        folder,
+        config=small_config,
+        species=small_dataset.species,
+        input_shape=small_dataset.input_shape,
+        mean=small_dataset.mean.tolist(),
+        deviation=small_dataset.deviation.tolist(),
+        members=[Member(s.best_weights, s.config.seed, 2, s.config.trial_id) for s in sessions],
+        temperature=2.0,
+        provenance={"split_id": small_dataset.facts["split_id"]},
+    )
+    return folder, sessions
+
+
+def test_members_score_as_their_sessions_do(made, small_dataset):
+    folder, sessions = made
+    of_members, truth, _ = member_probabilities(read_model(folder), small_dataset, "val")
+    for probabilities, session in zip(of_members, sessions, strict=True):
+        expected, expected_truth = session.predict("val")
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+        assert truth.tolist() == expected_truth.tolist()
+
+
+def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, small_dataset, birds):
+    folder, _ = made
+    model = read_model(folder)
+    groups = groups_of(read_manifest(birds), small_dataset)
+    result = evaluate(model, small_dataset, groups, with_baseline=True, n_resamples=20)
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", "logistic regression"]
+    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    of_members, truth, _ = member_probabilities(model, small_dataset, "test")
+    mean = of_members.mean(0)
+    assert result["n"] == len(truth) == small_dataset.facts["n_test"]
+    assert rows["ensemble"]["test/accuracy"]["value"] == (mean.argmax(1) == truth).mean()
+    powers = mean**0.5  # at temperature 2
+    expected = score(powers / powers.sum(1, keepdims=True), truth, small_dataset.strata())
+    assert rows["ensemble, calibrated"]["test/loss"]["value"] == pytest.approx(expected["loss"])
+    assert rows["ensemble, calibrated"]["test/f1_macro"] == rows["ensemble"]["test/f1_macro"]
+    seeds = [rows[f"seed {s}"]["test/loss"]["value"] for s in (0, 1)]
+    difference = rows["ensemble"]["test/loss"]["value"] - np.mean(seeds)
+    assert result["difference"]["test/loss"]["value"] == pytest.approx(difference)
+    over = result["over_baseline"]["test/map"]
+    assert over["value"] == pytest.approx(
+        rows["ensemble, calibrated"]["test/map"]["value"] - rows["logistic regression"]["test/map"]["value"]
+    )
+    notes = " ".join(result["notes"])
+    for key, shown in COMPARED.items():
+        is_ahead = rows["logistic regression"][key]["value"] > rows["ensemble, calibrated"][key]["value"]
+        assert (f"{shown} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
+    without = evaluate(model, small_dataset, groups, n_resamples=2)
+    assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
+    for metrics in rows.values():
+        for value in metrics.values():
+            assert np.isnan(value["value"]) or value["low"] <= value["value"] <= value["high"]
+    n_few = (np.bincount(truth)[np.unique(truth)] < 5).sum()
+    assert f"{n_few} of {len(np.unique(truth))} species have fewer than 5 recordings" in notes
+    assert sum(row["n_test"] for row in result["species"]) == result["n"]
+    assert sum(row["n"] for row in result["reliability"]["after"]) == result["n"]
+    json.dumps(result)
+
+
+def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config, small_dataset):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
+    learnt = np.flatnonzero(small_dataset.sides != "test")
+    x = {
+        name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
+        for name, p in (
+            ("learnt", small_dataset.stored_features(learnt)),
+            ("test", small_dataset.stored_features(small_dataset.rows("test"))),
+        )
+    }
+    scaler = StandardScaler().fit(x["learnt"])
+    fitted = LogisticRegression(max_iter=5000).fit(
+        scaler.transform(x["learnt"]), small_dataset.labels[learnt]
+    )
+    expected = fitted.predict_proba(scaler.transform(x["test"]))
+    np.testing.assert_allclose(probabilities[:, fitted.classes_], expected, atol=2e-3)
+
+
+def test_another_split_is_refused(made, small_dataset):
+    model = read_model(made[0])
+    check_split(model, small_dataset)
+    facts = {**small_dataset.facts, "split_id": "other"}
+    with pytest.raises(DataError, match="trained on split .*split as other.*may hold what the model"):
+        check_split(model, replace(small_dataset, facts=facts))
+    empty = replace(small_dataset, sides=np.where(small_dataset.sides == "test", "val", small_dataset.sides))
+    with pytest.raises(DataError, match="test side of the split holds no recordings"):
+        check_split(model, empty)
+
+
+def test_every_opening_is_counted(made, small_dataset, tmp_path):
+    model = read_model(made[0])
+    first = record_opening(tmp_path, model, small_dataset, "birdtune evaluate a")
+    second = record_opening(tmp_path, model, small_dataset, "birdtune evaluate b")
+    assert (first["number"], second["number"]) == (1, 2)
+    content = json.loads((tmp_path / evaluation.TESTS_FILE).read_text())
+    assert content["openings"] == [first, second]
+    assert second["config_id"] == model.config.config_id
+    assert second["split_id"] == small_dataset.facts["split_id"]

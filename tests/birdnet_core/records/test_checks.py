@@ -1,0 +1,232 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.checks import is_name, is_trial_id, local_path
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import SCHEMA, TrialRecord
+
+STUDY = {
+    "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
+    "seeds": [0], "n_trials": 3,
+}  # fmt: skip
+NOW = {"schema": SCHEMA}
+TRIAL = {
+    "event": "trial", "study": "rates", "trial_id": "ab-s0", "number": 0, "factors": {}, "reused": False,
+    "time": 1.0,
+}  # fmt: skip
+EPOCH = {
+    "event": "epoch", "trial_id": "ab-s0", "epoch": 1, "metrics": {"val/loss": 1.0}, "epoch_s": 2.0,
+    "time": 2.0,
+}  # fmt: skip
+
+
+def record(trial_id="ab-s0"):
+    return TrialRecord(trial_id=trial_id, config_id="ab", seed=0, status="completed", config={})
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.write_study(STUDY)
+    run.append({k: v for k, v in TRIAL.items() if k != "time"})
+    run.write_record(record())
+    return run
+
+
+OUTSIDE = [
+    "../x",
+    "a/b",
+    "/etc/passwd",
+    "..",
+    ".",
+    "",
+    "a\0b",
+    "a\nb",
+    "a\n",
+    ".hidden",
+    "a b",
+    "x" * 101,
+    None,
+    3,
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_path_is_made_of_a_name_that_leads_out_of_the_folder(name, tmp_path):
+    assert not is_name(name) and not is_trial_id(name)
+    run = RunFolder(tmp_path)
+    for reads in (
+        run.read_study,
+        run.predictions,
+        run.validation,
+        run.checkpoint_path,
+        lambda name: run.write_study({**STUDY, "name": name}),
+        lambda name: run.write_predictions(name, [0]),
+    ):
+        with pytest.raises(RunFolderError, match=r"cannot name a file in \w+/; a name holds letters"):
+            reads(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("s3://bucket/run", "s3://bucket/run"),
+        (Path("gs://b/r"), "gs://b/r"),
+        ("s3:/bucket/run", "s3://bucket/run"),
+        ("file:///tmp/x", "file://tmp/x"),
+    ],
+)
+def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RunFolderError, match=rf"'{shown}' is an address, and birdtune reads and writes folders"
+    ):
+        RunFolder(given)
+    assert list(tmp_path.iterdir()) == []
+    assert str(local_path("a:b/c")) == "a:b/c"  # a colon alone is a file's name
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({}, "lacks 'name', 'kind', 'metric', 'direction', 'epochs', 'seeds'"),
+        (
+            {**STUDY, **NOW, "name": "../../x"},
+            r"its name is '\.\./\.\./x', and the file's is 'rates'",
+        ),
+        ({**STUDY, "schema": 9}, "schema = 9; this version reads 2"),
+        (STUDY, "schema = None; this version reads 2"),
+        ({**STUDY, **NOW, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
+        (
+            {**STUDY, **NOW, "epochs": "four"},
+            "epochs = 'four' is not accepted; it takes a whole number",
+        ),
+        ({**STUDY, **NOW, "seeds": ["a"]}, r"seeds = \['a'\]"),
+        (
+            {**STUDY, **NOW, "n_trials": None},
+            "lacks 'n_trials', which a study of kind 'search' has",
+        ),
+        (
+            {**STUDY, **NOW, "kind": "ablation", "cells": [{}]},
+            "a cell: it lacks 'config_id', 'factors'",
+        ),
+    ],
+)
+def test_a_foreign_study_is_named_with_what_is_wrong(run, content, expected):
+    (run.path / "studies" / "rates.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match=rf"studies/rates\.json' is no study of birdtune.*{expected}"):
+        run.read_study("rates")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"trial_id": "../evil-s0"}, r"its trial_id is '\.\./evil-s0', not that of the file"),
+        ({"status": "fine"}, "status = 'fine'; it takes completed"),
+        ({"config": None}, "config = None is not accepted; it takes an object"),
+        ({"seconds": "long"}, "seconds = 'long' is not accepted; it takes a number"),
+        ({"metrics": {"val/loss": "low"}}, "'val/loss' = 'low' is not accepted; it takes a number"),
+        ({"schema": 0}, "schema = 0; this version reads 2"),
+    ],
+)
+def test_a_foreign_record_is_named_with_what_is_wrong(run, change, expected):
+    file = run.path / "trials" / "ab-s0.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(RunFolderError, match=rf"trials/ab-s0\.json' is no trial's record: {expected}"):
+        run.records()
+
+
+def test_what_is_not_named_like_ours_is_left_out_and_counted(run):
+    (run.path / "predictions").mkdir()
+    for name in (
+        "trials/notes.json",
+        "trials/ab-s0 (copy).json",
+        "trials/x.txt",
+        "studies/a b.json",
+        "predictions/x.json",
+    ):
+        (run.path / name).write_text("{}")
+    (run.path / "trials" / "._ab-s0.json").write_bytes(b"\0\5")  # what macOS leaves on other file systems
+    assert list(run.records()) == ["ab-s0"] and run.study_names() == ["rates"]
+    (note,) = run.notes()
+    assert note.startswith(
+        "5 files are not named like a file of birdtune's, and left out: studies/a b.json, trials/"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("[]", "it is a list, not an object"),
+        ("3", "it is a whole number, not an object"),
+        ({"hello": 1}, "lacks 'event' .text. or 'time'"),
+        ({"event": "epoch", "time": 1}, "'epoch',: it lacks 'trial_id', 'epoch', 'metrics', 'epoch_s'"),
+        ({**EPOCH, "epoch": "one"}, "epoch = 'one' is not accepted; it takes a whole number"),
+        ({**EPOCH, "metrics": {"val/loss": "x"}}, "'val/loss' = 'x' is not accepted"),
+        ({**EPOCH, "trial_id": "../../x-s0"}, r"has trial_id = '\.\./\.\./x-s0'"),
+        ({**EPOCH, "trial_id": "a/b-s0"}, "has trial_id = 'a/b-s0'"),
+        ({**TRIAL, "number": None}, "number = None is not accepted"),
+        ({**TRIAL, "gpus": "all"}, "gpus = 'all' is not accepted"),
+        ({"event": "end", "trial_id": "ab-s0", "status": "odd", "time": 1}, "status = 'odd'"),
+    ],
+)
+def test_an_event_that_is_none_is_named_with_its_line(run, line, expected):
+    with open(run.journal_path, "a") as journal:
+        journal.write((line if isinstance(line, str) else json.dumps(line)) + "\n")
+        journal.write(json.dumps(EPOCH) + "\n")
+    with pytest.raises(RunFolderError, match=rf"journal\.jsonl line 2.*{expected}"):
+        list(run.events())
+
+
+def test_kinds_of_event_of_a_later_version_are_passed_on(run):
+    run.append({"event": "applause", "loud": True})
+    run.append({k: v for k, v in EPOCH.items() if k != "time"})
+    assert [e["event"] for e in run.events()] == ["trial", "applause", "epoch"]
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line(run):
+    run.journal_path.write_bytes(run.journal_path.read_bytes() + b'{"event": "\xff\xfe\n{}\n')
+    with pytest.raises(RunFolderError, match="line 2 is not JSON"):
+        list(run.events())
+
+
+@pytest.mark.parametrize("content", [None, "", '{"event": "session", "pid": 1, "time": 1}\n'])
+def test_a_journal_that_is_lost_is_no_run_without_trials(run, content):
+    run.journal_path.unlink()
+    if content is not None:
+        run.journal_path.write_text(content)
+    state = "is missing" if content is None else "names no trial"
+    with pytest.raises(RunFolderError, match=rf"holds 1 trial record, and journal\.jsonl, .* {state}"):
+        RunFolder.existing(run.path)
+    with pytest.raises(RunFolderError, match="holds 1 trial record"), run.driven():
+        pass
+
+
+@pytest.mark.parametrize("content", [{}, {"predicted": 3}, {"predicted": ["a"]}, {"predicted": [True]}])
+def test_foreign_predictions_are_named(run, content):
+    (run.path / "predictions").mkdir()
+    (run.path / "predictions" / "ab-s0.json").write_text(json.dumps(content))
+    with pytest.raises(
+        RunFolderError, match=r"ab-s0\.json': 'predicted' is .* takes a list of whole numbers"
+    ):
+        run.predictions("ab-s0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"species": ["wren"], "truth": [0], "recording": [0, 1]},
+        {"species": ["wren"], "truth": [1], "recording": [0]},
+        {"species": "wren", "truth": [0], "recording": [0]},
+    ],
+)
+def test_a_foreign_validation_side_is_named(run, content):
+    (run.path / "validation").mkdir()
+    (run.path / "validation" / "abc.json").write_text(json.dumps(content))
+    with pytest.raises(RunFolderError, match=r"validation/abc\.json': "):
+        run.validation("abc")

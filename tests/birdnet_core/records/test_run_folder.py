@@ -1,0 +1,160 @@
+import errno
+import json
+import math
+import os
+
+import pytest
+
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.metrics import METRICS, is_better, metric_direction, objective_direction
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.records.usage import Spent
+
+
+def record(**changes):
+    values = {"trial_id": "ab-s0", "config_id": "ab", "seed": 0, "status": "completed", "config": {}}
+    return TrialRecord(**{**values, **changes})
+
+
+def test_record_round_trips_with_nan(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_record(record(metrics={"val/f1_rare": math.nan, "val/f1_macro": 0.5}))
+    text = (tmp_path / "trials" / "ab-s0.json").read_text()
+    assert json.loads(text)["metrics"]["val/f1_rare"] is None
+    back = run.records()["ab-s0"]
+    assert math.isnan(back.metrics["val/f1_rare"])
+    assert back.metrics["val/f1_macro"] == 0.5
+    assert set(run.records()) == {"ab-s0"}
+
+
+def test_many_records_are_read_and_a_broken_one_among_them_is_named(tmp_path):
+    run = RunFolder(tmp_path)
+    names = [f"{n:03d}-s0" for n in range(250)]
+    for name in names:
+        run.write_record(record(trial_id=name))
+    assert list(run.records()) == names
+    assert [r.trial_id for r in run.records().values()] == names
+    for content, told in (
+        ("{", "not JSON"),
+        ("[1]", "holds a list"),
+        ("", "not JSON"),
+        ("{}, {}", "not JSON"),
+    ):
+        (tmp_path / "trials" / "120-s0.json").write_text(content)
+        with pytest.raises(RunFolderError, match=rf"120-s0\.json' .*{told}"):
+            run.records()
+
+
+def test_fields_of_a_later_version_are_left_out():
+    assert TrialRecord.from_dict({**record().to_dict(), "mood": "good"}) == record()
+
+
+def epoch(n, trial_id="ab-s0"):
+    return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": {"val/loss": 0.5}, "epoch_s": 1.5}
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_event_stands_alone(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append(epoch(1))
+    with open(run.journal_path, "a") as journal:
+        journal.write('{"event": "epo')
+    assert [e["epoch"] for e in run.events()] == [1]
+    run.append(epoch(2))
+    assert [e["epoch"] for e in run.events()] == [1, 2]
+
+
+def test_a_journal_altered_in_the_middle_is_refused_with_its_line(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append({"event": "a"})
+    run.journal_path.write_text(run.journal_path.read_text() + "nonsense\n")
+    with pytest.raises(RunFolderError, match="line 2"):
+        list(run.events())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path, there):
+    folder = tmp_path / "nowhere"
+    if there:
+        folder.mkdir()
+    with pytest.raises(RunFolderError, match="nowhere"):
+        RunFolder.existing(folder)
+
+
+def test_a_broken_study_file_is_refused_by_name(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "x.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"x\.json"):
+        RunFolder.existing(tmp_path).read_study("x")
+
+
+def test_direction_is_the_metrics_own():
+    assert metric_direction("val/f1_macro") == "maximize"
+    assert metric_direction("val/loss") == "minimize"
+    with pytest.raises(ConfigError, match="did you mean 'val/accuracy'"):
+        metric_direction("val/acuracy")
+
+
+@pytest.mark.parametrize(
+    ("value", "than", "direction", "expected"),
+    [
+        (0.2, 0.1, "maximize", True),
+        (0.1, 0.1, "maximize", False),
+        (0.1, 0.2, "minimize", True),
+        (math.nan, None, "maximize", False),
+        (0.0, None, "minimize", True),
+    ],
+)
+def test_is_better(value, than, direction, expected):
+    assert is_better(value, than, direction) is expected
+
+
+def test_every_metric_says_what_it_is():
+    assert all(summary for _, summary in METRICS.values())
+    assert all(name.split("/")[0] in ("train", "val") for name in METRICS)
+
+
+def test_objectives_are_metrics_at_the_best_epoch_and_costs():
+    known = record(metrics={"val/f1_macro": 0.5}, n_params=1200, seconds=5400.0)
+    assert [known.objective(o) for o in ("val/f1_macro", "n_params", "hours")] == [0.5, 1200.0, 1.5]
+    unknown = record()
+    assert math.isnan(unknown.objective("val/f1_macro")) and math.isnan(unknown.objective("n_params"))
+    assert [objective_direction(o) for o in ("val/f1_macro", "val/loss", "n_params", "hours")] == [
+        "maximize", "minimize", "minimize", "minimize",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"'hour'; did you mean 'hours'"):
+        objective_direction("hour")
+
+
+def test_the_time_since_the_last_event_counts_while_a_driver_runs():
+    assert Spent().hours_until(7200.0) == 0  # no driver has begun
+    begun = Spent.of([{"event": "session", "time": 3600.0}])
+    assert (begun.hours, begun.hours_until(7200.0)) == (0, 1)
+    resumed = Spent.of(
+        [
+            {"event": "session", "time": 0.0},
+            {"event": "halt", "time": 3600.0},
+            {"event": "session", "time": 36_000.0},  # in between nobody drove it
+        ]
+    )
+    assert (resumed.hours, resumed.hours_until(37_800.0)) == (1, 1.5)
+    assert resumed.hours_until(35_000.0) == 1  # a clock that was set back
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EAGAIN, "is being written by another driver"),
+        (errno.EACCES, "is being written by another driver"),
+        (errno.ENOSYS, "cannot lock .*this file system has none"),
+        (errno.ENOLCK, "cannot lock .*No locks available"),
+        (errno.EOPNOTSUPP, "cannot lock .*this file system has none"),
+    ],
+)
+def test_a_file_system_without_locks_is_not_another_driver(tmp_path, monkeypatch, code, expected):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("birdnet_core.records.run_folder.fcntl.flock", flock)
+    with pytest.raises(RunFolderError, match=expected), RunFolder(tmp_path).driven():
+        pass

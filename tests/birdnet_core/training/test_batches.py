@@ -1,0 +1,102 @@
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from birdnet_core.training.batches import ClipBatches, epoch_order, fits_on
+
+CPU = torch.device("cpu")
+
+
+def clips(config, dataset, **options):
+    return ClipBatches(
+        config, dataset, ("train",), CPU, **{"is_computed": False, "is_resident": False, **options}
+    )
+
+
+@pytest.mark.parametrize("is_computed", [False, True])
+def test_resident_batches_equal_mapped_ones(small_config, small_dataset, is_computed):
+    """The GPU path keeps the values on the device; its logic is the same on the CPU."""
+    mapped, resident = (
+        clips(small_config, small_dataset, is_computed=is_computed, is_resident=r) for r in (False, True)
+    )
+    index = torch.tensor([5, 0, 3])
+    for a, b in zip(mapped.pictures(mapped.raw(index)), resident.pictures(resident.raw(index)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_batches_are_standardised_by_the_training_side(small_config, small_dataset):
+    whole = torch.cat([batch for batch, _ in clips(small_config, small_dataset).in_order(8)])
+    torch.testing.assert_close(whole.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(whole.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_pictures_are_the_stores_features_standardised(small_config, small_dataset):
+    batches = clips(small_config, small_dataset)
+    pictures, classes = batches.pictures(batches.raw(torch.tensor([2, 4])))
+    rows = small_dataset.rows("train")[[2, 4]]
+    mean, deviation = (x[:, None, None] for x in (small_dataset.mean, small_dataset.deviation))
+    np.testing.assert_allclose(
+        pictures.numpy(), (small_dataset.stored_features(rows) - mean) / deviation, atol=1e-4
+    )
+    assert classes.tolist() == small_dataset.labels[rows].tolist()
+
+
+@pytest.mark.parametrize("n_batches", [1, 2, 3, 7])
+@pytest.mark.parametrize("is_prefetched", [True, False])
+def test_batches_come_in_the_order_asked_for(
+    small_config, small_dataset, n_batches, is_prefetched, monkeypatch
+):
+    batches = clips(small_config, small_dataset)
+    monkeypatch.setattr("birdnet_core.training.batches.memory_size", lambda: 1 if is_prefetched else 10**12)
+    threads = set()
+    raw = batches.raw
+    batches.raw = lambda index: threads.add(threading.current_thread()) or raw(index)
+    indices = list(torch.randperm(len(batches)).split(math.ceil(len(batches) / n_batches)))
+    found = list(batches.batches(indices))
+    assert len(found) == len(indices)
+    for found_raw, index in zip(found, indices, strict=True):
+        assert torch.equal(found_raw.values, raw(index).values)
+        assert torch.equal(found_raw.classes, batches.labels[index])
+    assert (threading.main_thread() in threads) != is_prefetched
+
+
+def test_an_error_while_reading_ahead_is_raised(small_config, small_dataset, monkeypatch):
+    monkeypatch.setattr("birdnet_core.training.batches.memory_size", lambda: 1)
+    batches = clips(small_config, small_dataset)
+    with pytest.raises(IndexError):
+        list(batches.batches([torch.tensor([0]), torch.tensor([10_000])]))
+
+
+LABELS = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "weights"),
+    [("class_balanced", [1, 1, 1]), ("square_root", [math.sqrt(900), math.sqrt(90), math.sqrt(10)])],
+)
+def test_sampling_draws_classes_by_its_rule(sampling, weights):
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([epoch_order(LABELS, sampling, generator) for _ in range(60)])
+    shares = torch.bincount(LABELS[drawn]).double() / len(drawn)
+    expected = torch.tensor(weights, dtype=torch.double) / sum(weights)
+    deviation = (expected * (1 - expected) / len(drawn)).sqrt()
+    assert ((shares - expected).abs() < 4 * deviation).all()
+    # Within a class every clip is as likely as any other.
+    of_rarest = torch.bincount(drawn[LABELS[drawn] == 2] - 990, minlength=10)
+    assert of_rarest.min() > 0.7 * of_rarest.double().mean()
+
+
+def test_instance_sampling_has_every_clip_once():
+    drawn = epoch_order(LABELS, "instance", torch.Generator().manual_seed(0))
+    assert sorted(drawn.tolist()) == list(range(len(LABELS)))
+    assert drawn.tolist() != sorted(drawn.tolist())
+
+
+def test_values_live_on_a_gpu_only_where_they_fit(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    assert fits_on(torch.device("cuda"), 500)
+    assert not fits_on(torch.device("cuda"), 501)
+    assert not fits_on(CPU, 1)

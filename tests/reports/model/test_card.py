@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from reports.model.figures import reliability_figure, species_figure, write_figures
+from reports.model.card import test_table as table_of_test
+from reports.model.card import write_card
+
+CONFIG = {
+    "data": {
+        "window_s": 4.0, "sample_rate": 22050, "highpass_hz": 500.0, "windows_per_recording": 1,
+    },
+    "model": {"name": "audio_cnn"}, "loss": {"name": "focal"}, "features": {"name": "mfcc"},
+    "training": {"learn_from": "train", "epochs": 50, "monitor": "val/f1_macro"},
+}  # fmt: skip
+METRICS = ("accuracy", "top5", "f1_macro", "f1_weighted", "map", "auroc", "f1_rare", "f1_medium", "f1_common",
+           "loss", "ece")  # fmt: skip
+
+
+def write(folder, name, content):
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def model(tmp_path):
+    member = {"file": "member-0.safetensors", "seed": 3, "epochs": 12, "trial_id": "abc-s3"}
+    provenance = {
+        "versions": {"torch": "2.13"}, "git_commit": None, "device": "cpu", "precision": "fp32",
+        "data_id": "d", "split_id": "s",
+    }  # fmt: skip
+    write(tmp_path, "model", {
+        "config": CONFIG, "species": ["owl", "a_wren|x"], "temperature": 1.0, "members": [member],
+        "n_params": 343801, "provenance": provenance,
+    })  # fmt: skip
+    return tmp_path
+
+
+def evaluation(n_species=2, n_bins=15):
+    value = {"value": 0.5, "low": 0.25, "high": 0.75}
+    metrics = {f"test/{name}": dict(value) for name in METRICS}
+    metrics["test/f1_rare"] = {"value": None, "low": None, "high": None}
+    bins = [
+        {"low": b / n_bins, "high": (b + 1) / n_bins, "n": b % 3, "confidence": (b + 0.5) / n_bins,
+         "accuracy": b / n_bins}
+        for b in range(n_bins)
+    ]  # fmt: skip
+    strata = ("rare", "medium", "common")
+    names = ["owl", "a_wren|x", *(f"Genusnamus longepithetus {i:03d}" for i in range(2, n_species))]
+    species = [
+        {"species": s, "stratum": strata[i % 3], "n_train": i, "n_test": i % 5, "f1": 0.5 if i % 5 else None}
+        for i, s in enumerate(names)
+    ]
+    return {
+        "rows": [{"name": "seed 3", "metrics": metrics}, {"name": "ensemble", "metrics": metrics}],
+        "difference": metrics, "species": species, "reliability": {"before": bins, "after": bins},
+        "temperature": 1.5, "scored": "recordings", "n": 10, "n_species": 2, "n_groups": 4,
+        "bootstrap": {"n_resamples": 1000}, "notes": ["few groups"],
+    }  # fmt: skip
+
+
+def test_the_card_of_a_single_training_says_what_is_not_known(model):
+    text = write_card(model).read_text()
+    for words in (
+        "which of 2 species", "windows of 4 s at 22050 Hz, high-pass at 500 Hz", "343,801 trainable values",
+        "Not recorded: training started from a config", "| member-0.safetensors | 3 | 12 | abc-s3 |",
+        "The test side has not been opened", "Not calibrated", "a_wren\\|x",
+    ):  # fmt: skip
+        assert words in text, words
+    write(model, "record", {"seed": 3, "metrics": {"val/accuracy": 0.625, "val/loss": 1.25}})
+    assert "| seed 3 | 0.625 | – | – | – | – | – | 1.250 |" in write_card(model).read_text()
+
+
+def test_the_card_counts_openings_and_warns_of_the_second(model):
+    opening = {"number": 1, "date": "2026-01-01", "command": "birdtune evaluate model"}
+    write(model, "tests", {"openings": [opening]})
+    assert "Opened 1 time:" in write_card(model).read_text()
+    assert "evaluation did not come to its end" in write_card(model).read_text()
+    write(model, "tests", {"openings": [opening, {**opening, "number": 2}]})
+    write(model, "evaluation", evaluation())
+    text = write_card(model).read_text()
+    assert "> **Warning.** The test side was opened 2 times." in text
+    assert "| accuracy | 0.500 \\[0.250, 0.750\\] |" in text and "- few groups" in text
+
+
+def test_absent_scores_are_dashes():
+    table = table_of_test(evaluation()).set_index("metric")
+    assert table.loc["F1 rare", "ensemble"] == "–"
+    assert table.loc["mAP", "ensemble − mean of seeds"] == "0.500 [0.250, 0.750]"
+
+
+@pytest.mark.parametrize("n_species", [2, 12, 89, 150])
+def test_every_tested_species_has_a_bar_and_no_names_overlap(n_species, tmp_path):
+    species = evaluation(n_species)["species"]
+    figure = species_figure(species)
+    assert write_figures(evaluation(n_species), tmp_path) == ["reliability", "species"]
+    figure.canvas.draw()
+    names = []
+    for ax in figure.axes:
+        labels = [label for label in ax.get_yticklabels() if label.get_text()]
+        names += [label.get_text() for label in labels]
+        boxes = [label.get_window_extent() for label in labels]
+        assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert sorted(names) == sorted(s["species"] for s in species if s["n_test"])
+    assert (tmp_path / "species.svg").read_text().startswith("<?xml")
+
+
+def test_the_reliability_diagram_draws_the_bins_that_hold_recordings():
+    tested = evaluation()
+    above, below = reliability_figure(tested).axes
+    known = [row for row in tested["reliability"]["after"] if row["n"]]
+    assert above.lines[2].get_xdata().tolist() == [row["confidence"] for row in known]
+    assert above.lines[2].get_ydata().tolist() == [row["accuracy"] for row in known]
+    assert sum(bar.get_height() for bar in below.patches) == 2 * sum(row["n"] for row in known)

@@ -1,0 +1,113 @@
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.experiment import Trial
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from tuning.engine.dispatch import Dispatcher
+from tuning.engine.journal import Journal
+from tuning.engine.placement import Placement
+from tuning.engine.searcher import PlannedSearcher
+
+
+def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
+    config = TrainConfig()
+    line = {"study": "x", "trial_id": config.trial_id, "number": 0, "factors": {}}
+    trial = SimpleNamespace(
+        trial_id="ray-1",
+        config={"config": config.to_dict(), "journal": line, "resources": {"cpu": 1.0, "gpu": 0.0}},
+        last_result=None,
+        pickled_error_file=None,
+    )
+    seen = []
+    journal = Journal(RunFolder(tmp_path), seen.append)
+    dispatcher = Dispatcher(
+        PlannedSearcher([trial.config]), journal, Placement(cpus=1, gpus=0.0, concurrent=1), restarts=0
+    )
+    dispatcher.suggest("ray-1")
+    journal.keep_error(trial)
+    dispatcher.on_trial_complete("ray-1", error=True)
+    assert [e["event"] for e in seen] == ["trial", "end"]
+    assert (seen[0]["cpus"], seen[0]["gpus"]) == (1.0, 0.0)
+    assert journal.members("x") == {config.trial_id}
+    record = RunFolder(tmp_path).records()[config.trial_id]
+    assert (record.status, record.epochs) == ("killed", 0)
+    assert record.config == config.to_dict()
+
+
+def test_what_ray_keeps_of_a_trial_is_dropped_at_its_end(tmp_path):
+    trial = Trial("TrainTrial", stub=True)
+    trial.update_last_result({"val/f1_macro": 0.5, "record": "x" * 10_000, "training_iteration": 1})
+    before = len(trial.get_json_state()[1])
+    Journal(RunFolder(tmp_path), print).on_trial_complete(0, [trial], trial)
+    assert len(trial.get_json_state()[1]) < before - 10_000
+    assert (trial.last_result, trial.metric_analysis) == ({"done": True, "trial_id": trial.trial_id}, {})
+
+
+def record_of(name, status, **metrics):
+    return TrialRecord(trial_id=name, config_id=name[:-3], seed=0, status=status, config={}, metrics=metrics)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path)
+    study = {"kind": "ablation", "metric": "val/loss", "direction": "minimize", "epochs": 1}
+    run.write_study({"name": "s", "question": "?", "seeds": [0], "cells": [], **study})
+    return run
+
+
+def end(journal, name, status, n_bytes, **metrics):
+    """Let a trial end that has a checkpoint of `n_bytes`."""
+    folder = journal.run.checkpoints_path / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "session.pt").write_bytes(bytes(n_bytes))
+    payload = {"journal": {"study": "s", "trial_id": name, "number": 0, "factors": {}}}
+    payload["resources"] = {"cpu": 1.0, "gpu": 0.0}
+    journal.enter(name, payload)
+    journal.settle(record_of(name, status, **metrics), payload)
+
+
+def kept(run):
+    return sorted(path.parent.name for path in run.checkpoints_path.glob("*/session.pt"))
+
+
+def test_checkpoints_of_pruned_trials_are_kept_while_there_is_room_the_newest_first(run, monkeypatch):
+    monkeypatch.setattr("tuning.engine.journal.PRUNED_CHECKPOINT_BYTES", 250)
+    journal = Journal(run, lambda event: None)
+    for name in ("a-s0", "b-s0", "c-s0"):
+        end(journal, name, "pruned", 100)
+    assert kept(run) == ["b-s0", "c-s0"]
+    resumed = Journal(run, lambda event: None)  # which counts what it finds
+    end(resumed, "d-s0", "pruned", 100)
+    assert len(kept(run)) == 2 and "d-s0" in kept(run)
+
+
+def test_the_best_completed_trials_keep_their_checkpoints_over_sessions(run):
+    losses = {"a-s0": 0.5, "b-s0": 0.3, "c-s0": 0.4, "d-s0": 0.6}
+    journal = Journal(run, lambda event: None, keep=2)
+    for name, loss in list(losses.items())[:2]:
+        end(journal, name, "completed", 10, **{"val/loss": loss})
+    resumed = Journal(run, lambda event: None, keep=2)
+    for name, loss in list(losses.items())[2:]:
+        end(resumed, name, "completed", 10, **{"val/loss": loss})
+    assert kept(run) == ["b-s0", "c-s0"]
+    end(resumed, "e-s0", "failed", 10)
+    assert kept(run) == ["b-s0", "c-s0"]
+
+
+def test_a_failed_trial_that_is_run_again_is_not_over_should_the_driver_die(run):
+    journal = Journal(run, lambda event: None)
+    end(journal, "a-s0", "failed", 10)
+    assert journal.failed("s") == {"a-s0"}
+    journal.rerun("a-s0")
+    assert Journal(run, lambda event: None).settled == {}
+    assert run.records()["a-s0"].error == "the trial is trained again"
+
+
+def test_a_pruned_trial_is_over_for_its_own_study_and_to_be_trained_on_for_another(run):
+    journal = Journal(run, lambda event: None)
+    end(journal, "a-s0", "pruned", 10)
+    assert journal.outcome("a-s0", "s").status == "pruned"
+    assert journal.outcome("a-s0", "other") is None

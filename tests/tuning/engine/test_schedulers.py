@@ -1,0 +1,524 @@
+"""Stopping rules: by hand, against Ray's own, on simulated learning curves, and on a real Ray."""
+
+import heapq
+import math
+import random
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from birdnet_core.errors import ConfigError
+from search_spaces.study import SCHEDULERS
+from tuning.engine.schedulers import make_rule
+from tuning.engine.stopping import StoppingScheduler
+
+METRIC = "val/f1_macro"
+
+
+def rule(name, *, direction="maximize", max_epochs=27, grace_epochs=3, reduction_factor=3):
+    return make_rule(
+        name,
+        direction=direction,
+        max_epochs=max_epochs,
+        grace_epochs=grace_epochs,
+        reduction_factor=reduction_factor,
+    )
+
+
+def train(a_rule, trial, values, group=None):
+    """Report `values` from epoch 1 on and return the epoch at which the trial was stopped, or None."""
+    for epoch, value in enumerate(values, start=1):
+        if a_rule.is_stopped(trial, group, epoch, value):
+            return epoch
+    return None
+
+
+# All rules
+
+
+def test_an_unknown_scheduler_is_refused_with_the_near_one():
+    with pytest.raises(
+        ConfigError, match=r"'ahsa'; did you mean 'asha'\? \(known: fifo, asha, hyperband, med"
+    ):
+        rule("ahsa")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"), [({"grace_epochs": 0}, "1 or"), ({"reduction_factor": 1}, "2 or")]
+)
+def test_numbers_out_of_range_are_refused(numbers, words):
+    with pytest.raises(ConfigError, match=f"{next(iter(numbers))} = .* it takes {words} more"):
+        rule("asha", **numbers)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_best_trial_of_each_group_is_never_stopped(name):
+    a_rule = rule(name)
+    for n in range(6):
+        for group, level in (("small", 0.5), ("large", 0.1)):
+            assert train(a_rule, f"{group}-{n}", [level + n / 100] * 27, group) is None
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_trials_that_fall_behind_are_stopped_in_either_direction(name, direction):
+    sign = 1 if direction == "maximize" else -1
+    a_rule = rule(name, direction=direction)
+    stopped = [train(a_rule, str(n), [-sign * n] * 27) for n in range(40)]  # each worse than the one before
+    if name == "asha":
+        assert stopped == [None] + [3] * 39
+    elif name == "median":
+        assert stopped == [None] * 3 + [3] * 37
+    else:
+        brackets = [a_rule.bracket(str(n)) for n in range(40)]
+        firsts = {brackets.index(s) for s in range(3)}
+        rungs = (3, 9, None)  # the last bracket would begin at the budget
+        assert stopped == [None if n in firsts else rungs[s] for n, s in enumerate(brackets)]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_an_epoch_that_is_reported_again_is_answered_as_before_and_not_recorded(name):
+    once, twice = rule(name), rule(name)
+    rng = random.Random(0)
+    stopped = Counter()
+    for n in range(60):
+        values = [rng.random() for _ in range(27)]
+        end = train(once, str(n), values)
+        for epoch, value in enumerate(values, start=1):
+            is_stopped = twice.is_stopped(str(n), None, epoch, value)
+            assert is_stopped == (epoch == end)
+            # The worker died: all is reported again, and not to the last digit the same.
+            for e in range(1, epoch + 1):
+                assert twice.is_stopped(str(n), None, e, -9.0) == (e == end)
+            if is_stopped:
+                break
+        stopped[end] += 1
+    assert (len(stopped) == 1) == (name == "fifo")
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_the_worst(name, direction, value):
+    a_rule = rule(name, direction=direction)
+    for n in range(3):
+        assert train(a_rule, f"sound-{n}", [0.5] * 27) is None
+    assert train(a_rule, "broken", [value] * 27) == 3
+    assert train(a_rule, "as good", [0.5] * 27) is None
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_among_broken_trials_none_is_stopped_until_a_sound_one_came(name):
+    a_rule = rule(name)
+    for n in range(5):
+        assert train(a_rule, f"broken-{n}", [math.nan] * 27) is None
+    assert train(a_rule, "sound", [0.1] * 27) is None
+
+
+# ASHA and HyperBand
+
+
+def test_asha_compares_with_the_quantile_of_those_before():
+    a_rule = rule("asha", max_epochs=4, grace_epochs=1, reduction_factor=2)
+    assert a_rule.rungs == [1, 2]
+    # The cutoffs by hand, medians of what came before: none, 4, 3, 4, 3.95
+    for n, (value, is_stopped) in enumerate(
+        ((4.0, False), (2.0, True), (5.0, False), (3.9, True), (3.95, False))
+    ):
+        assert a_rule.is_stopped(str(n), None, 1, value) == is_stopped
+    # The second rung has its own.
+    assert not a_rule.is_stopped("2", None, 2, 6.0)
+    assert a_rule.is_stopped("0", None, 2, 5.9)
+    assert not a_rule.is_stopped("4", None, 3, 5.97)  # at its first epoch past the rung: 5.95
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_trial_of_asha_is_judged_by_its_best_epoch_so_far(direction):
+    sign = 1 if direction == "maximize" else -1
+    a_rule = rule("asha", direction=direction)
+    assert train(a_rule, "steady", [sign * 0.3] * 27) is None
+    assert (
+        train(a_rule, "collapses at the rungs", [sign * (0.1 if e in (3, 9) else 0.4) for e in range(1, 28)])
+        is None
+    )
+    assert train(a_rule, "was never as good", [sign * 0.35] * 27) == 3
+    assert train(a_rule, "is good too late", [sign * (0.1 if e <= 3 else 0.9) for e in range(1, 28)]) == 3
+
+
+def test_the_loss_decides_between_equal_values_at_the_cutoff_of_asha():
+    a_rule = rule("asha", max_epochs=4, grace_epochs=1, reduction_factor=2)
+    # Networks that tell one species only, all with an F1 of 0.1. The medians of the losses before: none, 4,
+    # 3, 4, 3.95.
+    for n, (loss, is_stopped) in enumerate(
+        ((4.0, False), (2.0, False), (5.0, True), (3.9, False), (3.97, True))
+    ):
+        assert a_rule.is_stopped(str(n), None, 1, 0.1, loss) == is_stopped
+    # Two that are better leave a place and a half among the best three and a half to the other five: the
+    # cutoff is 3.91.
+    for n, loss in enumerate((9.0, 9.0), start=5):
+        assert not a_rule.is_stopped(str(n), None, 1, 0.2, loss), "a better value goes on whatever its loss"
+    assert a_rule.is_stopped("7", None, 1, 0.1, 3.95)
+    assert not a_rule.is_stopped("8", None, 1, 0.1, 1.0)
+    assert a_rule.is_stopped("9", None, 1, 0.1, math.nan)
+    assert a_rule.is_stopped("10", None, 1, 0.05, 0.5), "a worse value ends whatever its loss"
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_where_early_values_are_equal_asha_stops_as_many_as_where_they_differ(share):
+    rng = random.Random(1)
+    a_rule = rule("asha")
+    n_stopped = 0
+    for n in range(300):
+        value = 0.036 if rng.random() < share else rng.uniform(0, 0.1)
+        n_stopped += a_rule.is_stopped(str(n), None, 3, value, rng.uniform(1, 3))
+    assert 170 <= n_stopped <= 230  # two of three
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "grace", "factor", "rungs"),
+    [(50, 3, 3, [3, 9, 27]), (27, 3, 3, [3, 9]), (8, 3, 3, [3]), (3, 3, 3, []), (2, 3, 3, [])],
+)
+def test_rungs_lie_below_the_budget(max_epochs, grace, factor, rungs):
+    a_rule = rule("asha", max_epochs=max_epochs, grace_epochs=grace, reduction_factor=factor)
+    assert a_rule.rungs == rungs
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize(("max_epochs", "grace", "factor"), [(27, 1, 3), (50, 3, 3), (20, 2, 2), (16, 1, 4)])
+@pytest.mark.parametrize("digits", [1, 6])  # one digit makes ties
+def test_asha_decides_as_ray_does(direction, max_epochs, grace, factor, digits):
+    rng = random.Random(f"{max_epochs} {digits}")
+    ours = rule(
+        "asha", direction=direction, max_epochs=max_epochs, grace_epochs=grace, reduction_factor=factor
+    )
+    rays = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=METRIC,
+        mode=direction[:3],
+        max_t=max_epochs,
+        grace_period=grace,
+        reduction_factor=factor,
+        brackets=1,
+    )
+    waiting = [SimpleNamespace(trial_id=str(n)) for n in range(150)]
+    running: dict[str, list] = {}
+    means = {trial.trial_id: rng.random() for trial in waiting}
+    best: dict[str, float] = {}
+    better = max if direction == "maximize" else min
+    decided = Counter()
+    while waiting or running:
+        if waiting and len(running) < 8:
+            trial = waiting.pop()
+            rays.on_trial_add(None, trial)
+            running[trial.trial_id] = [trial, 0]
+        name = rng.choice(sorted(running))
+        trial, epoch = running[name]
+        running[name][1] = epoch = epoch + 1
+        value = round(rng.gauss(means[name], 0.2), digits)
+        best[name] = value if name not in best else better(best[name], value)
+        result = {"epoch": epoch, METRIC: best[name]}  # Ray takes the epoch's own value
+        theirs = rays.on_trial_result(None, trial, result) == TrialScheduler.STOP
+        is_stopped = ours.is_stopped(name, None, epoch, value)
+        is_last = epoch == max_epochs  # where Ray stops every trial, and ours have ended themselves
+        assert is_stopped == (theirs and not is_last)
+        decided[epoch, is_stopped] += 1
+        if theirs:
+            rays.on_trial_complete(None, trial, result)
+            del running[name]
+    at_rungs = [epoch for epoch, is_stopped in decided if is_stopped]
+    assert sorted(at_rungs) == ours.rungs
+    assert all(decided[epoch, False] > 3 for epoch in ours.rungs)
+
+
+def test_hyperband_has_the_brackets_of_the_paper():
+    a_rule = rule("hyperband", max_epochs=81, grace_epochs=1)
+    # Li et al. 2018, table 1: n of the brackets s = 4 to 0 for R = 81 and eta = 3
+    assert a_rule.weights == [81, 34, 15, 8, 5]
+    drawn = Counter(a_rule.bracket(f"{n:010x}-s0") for n in range(14_300))
+    for bracket, weight in enumerate(a_rule.weights):
+        assert drawn[bracket] == pytest.approx(100 * weight, rel=0.15)
+
+
+def test_a_bracket_of_hyperband_judges_from_its_own_first_rung_among_its_own_trials():
+    a_rule = rule("hyperband", max_epochs=50)
+    assert (a_rule.rungs, a_rule.weights) == ([3, 9, 27], [9, 5, 3])
+    names = {s: [n for n in map(str, range(200)) if a_rule.bracket(n) == s][:2] for s in range(3)}
+    for s, rung in enumerate(a_rule.rungs):
+        good, bad = names[s]
+        assert train(a_rule, good, [0.9 - s / 10] * 50) is None  # worse than the trials of other brackets
+        assert train(a_rule, bad, [0.1] * 50) == rung
+
+
+def test_hyperband_without_room_for_a_second_bracket_is_asha():
+    assert rule("hyperband", max_epochs=8).weights == [1]
+    assert rule("hyperband", max_epochs=2).weights == [1]
+
+
+# Median
+
+
+def test_median_compares_the_best_value_with_the_others_running_averages():
+    a_rule = rule("median", max_epochs=5, grace_epochs=2)
+    for trial, values in {"a": [0.0, 0.2], "b": [0.2, 0.4], "c": [0.4, 0.8]}.items():
+        assert train(a_rule, trial, values) is None
+    # Averages after two epochs: 0.1, 0.3, 0.6; and of "behind" 0.145, so that the next median is 0.2225.
+    assert train(a_rule, "behind", [0.29, 0.0]) == 2
+    assert train(a_rule, "early peak", [0.23, 0.0]) is None
+    # Nobody but "a" goes on: too few others to judge by.
+    assert train(a_rule, "a", [0.0, 0.2, 0.9]) is None
+    assert train(a_rule, "low", [0.3, 0.3, 0.3]) is None
+
+
+def test_median_waits_for_three_others_of_the_group_and_ends_none_at_its_last_epoch():
+    a_rule = rule("median", max_epochs=3, grace_epochs=3)
+    for n in range(4):
+        assert train(a_rule, f"good-{n}", [0.9] * 3, "large") is None
+    assert train(a_rule, "low", [0.1] * 3, "large") is None
+    a_rule = rule("median", max_epochs=4, grace_epochs=3)
+    for n in range(2):
+        assert train(a_rule, f"good-{n}", [0.9] * 4, "large") is None
+        assert train(a_rule, f"small-{n}", [0.9] * 4, "small") is None
+    assert train(a_rule, "second", [0.1] * 4, "large") is None
+    assert train(a_rule, "third", [0.1] * 4, "large") == 3
+
+
+# Small networks that lead early and end low, large ones that start late and end high
+
+
+def curve(name, quality, epoch):
+    if name == "small":
+        return 0.45 * quality * (1 - math.exp(-epoch / 2))
+    return 0.75 * quality / (1 + math.exp(-(epoch - 12) / 2.5))
+
+
+def simulate(scheduler, *, grouped, seed, max_epochs=27):
+    """Train 24 trials, half of them large, four at a time; return the completed ones and all epochs.
+
+    An epoch of a large network takes three times as long. Completed are (value, model, quality).
+    """
+    rng = random.Random(seed)
+    a_rule = rule(scheduler, max_epochs=max_epochs)
+    trials = [(("small", "large")[n % 2], rng.uniform(0.6, 1.0)) for n in range(24)]
+    waiting = list(enumerate(trials))[::-1]
+    clock = []  # (time at which an epoch ends, number of the trial, epoch)
+
+    def start(now):
+        if waiting:
+            number, (model, _) = waiting.pop()
+            heapq.heappush(clock, (now + seconds(model), number, 1))
+
+    def seconds(model):
+        return {"small": 1.0, "large": 3.0}[model] * rng.uniform(0.95, 1.05)
+
+    for _ in range(4):
+        start(0.0)
+    completed, n_epochs = [], 0
+    while clock:
+        now, number, epoch = heapq.heappop(clock)
+        model, quality = trials[number]
+        value = curve(model, quality, epoch) + rng.gauss(0, 0.005)
+        n_epochs += 1
+        group = model if grouped else None
+        if a_rule.is_stopped(f"{seed}-{number}", group, epoch, value):
+            start(now)
+        elif epoch == max_epochs:
+            completed.append((value, model, quality))
+            start(now)
+        else:
+            heapq.heappush(clock, (now + seconds(model), number, epoch + 1))
+    return completed, n_epochs, max(q for m, q in trials if m == "large")
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_among_all_models_early_stopping_picks_the_wrong_one(scheduler, seed):
+    completed, _, _ = simulate(scheduler, grouped=False, seed=seed)
+    assert {model for _, model, _ in completed} == {"small"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    # The median rule compares with averages, which curves that rise leave behind: it spares little.
+    ("scheduler", "share"),
+    [("asha", 0.6), ("hyperband", 0.8), ("median", 0.99)],
+)
+def test_within_a_model_the_right_one_wins_and_epochs_are_still_saved(scheduler, share, seed):
+    completed, n_epochs, best_quality = simulate(scheduler, grouped=True, seed=seed)
+    value, model, quality = max(completed)
+    assert model == "large"
+    assert value > max(v for v, m, _ in completed if m == "small") + 0.1
+    assert quality > best_quality - 0.1
+    assert n_epochs < share * 24 * 27
+    assert simulate("fifo", grouped=True, seed=seed)[1] == 24 * 27
+
+
+# Under Ray
+
+
+def ray_trial(name, group=None):
+    line = {"study": "x", "trial_id": name, **({"group": group} if group else {})}
+    return SimpleNamespace(trial_id=f"ray-{name}", config={"journal": line})
+
+
+def test_a_result_without_the_metric_and_a_trial_that_ended_itself_are_not_stopped():
+    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    ask = scheduler.on_trial_result
+    assert ask(None, ray_trial("a"), {"epoch": 3, METRIC: 0.9, "status": None}) == "CONTINUE"
+    assert ask(None, ray_trial("b"), {"epoch": 3, "status": "failed"}) == "CONTINUE"
+    assert ask(None, ray_trial("c"), {"epoch": 3, METRIC: 0.1, "status": "completed"}) == "CONTINUE"
+    assert ask(None, ray_trial("d", "other"), {"epoch": 3, METRIC: 0.1}) == "CONTINUE"
+    assert ask(None, ray_trial("e"), {"epoch": 3, METRIC: 0.2, "status": None}) == "STOP"
+    # Recorded were 0.9, 0.1 and 0.2: two thirds up lies 0.43.
+    assert ask(None, ray_trial("f"), {"epoch": 3, METRIC: 0.44, "status": None}) == "CONTINUE"
+
+
+def test_the_loss_of_a_result_decides_between_equal_values():
+    ask = StoppingScheduler(rule("asha"), METRIC).on_trial_result
+    assert ask(None, ray_trial("a"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.0}) == "CONTINUE"
+    assert ask(None, ray_trial("b"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.1}) == "STOP"
+    assert ask(None, ray_trial("c"), {"epoch": 3, METRIC: 0.1, "val/loss": 1.9}) == "CONTINUE"
+
+
+def test_the_last_result_of_a_trial_that_ended_itself_counts_for_the_others():
+    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    scheduler.on_trial_complete(None, ray_trial("a"), {"epoch": 3, METRIC: 0.9, "status": "completed"})
+    assert scheduler.on_trial_result(None, ray_trial("b"), {"epoch": 3, METRIC: 0.8}) == "STOP"
+
+
+def replay(a_rule, history, cut):
+    """Return the journal of the first `cut` of `history`, and the decisions of `a_rule` on the rest."""
+    events, seen = [], set()
+    for trial, group, epoch, value, loss in history[:cut]:
+        if trial not in seen:
+            events.append(
+                {"event": "trial", "study": "x", "trial_id": trial, "group": group, "reused": False}
+            )
+            seen.add(trial)
+        metrics = {"val/loss": loss, METRIC: None if math.isnan(value) else value}
+        events.append({"event": "epoch", "trial_id": trial, "epoch": epoch, "metrics": metrics})
+        if epoch % 4 == 0:
+            events.append({"event": "end", "trial_id": trial, "status": "killed"})
+            events.append(dict(events[-2], metrics={METRIC: -1.0}))  # trained again, another number
+    scheduler = StoppingScheduler(a_rule, METRIC)
+    scheduler.rebuild(events, "x")
+    return [a_rule.is_stopped(*step) for step in history[cut:]]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("cut", [0, 57, 400])
+def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut):
+    rng = random.Random(cut)
+    epochs, history = Counter(), []
+    for _ in range(800):
+        n = rng.randrange(60)
+        epochs[n] += 1
+        value = math.nan if rng.random() < 0.03 else round(rng.gauss(n / 60, 0.1), 1)  # many are equal
+        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.random()))
+    alive = rule(name)
+    decisions = [alive.is_stopped(*step) for step in history]
+    assert any(decisions[400:]) == (name != "fifo")
+    assert replay(rule(name), history, cut) == decisions[cut:]
+    if cut == 400 and name != "fifo":
+        ignorant = rule(name)
+        assert [ignorant.is_stopped(*step) for step in history[cut:]] != decisions[cut:]
+
+
+def test_rebuild_takes_only_what_was_trained_for_the_study():
+    def entered(study, trial, reused=False):
+        return {"event": "trial", "study": study, "trial_id": trial, "group": None, "reused": reused}
+
+    def trained(trial, value):
+        return {"event": "epoch", "trial_id": trial, "epoch": 3, "metrics": {METRIC: value}}
+
+    others = [entered("y", "a"), trained("a", 0.9), entered("x", "a", reused=True)]
+    failed = [entered("x", "b"), entered("y", "b"), trained("b", 0.9)]  # began for x, was trained for y
+    without = [entered("x", "c"), {**trained("c", 0.9), "metrics": {}}]
+    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    scheduler.rebuild([*others, *failed, *without], "x")
+    assert not scheduler.rule.is_stopped("new", None, 3, 0.1)
+    scheduler.rebuild([entered("x", "d"), trained("d", 0.9)], "x")
+    assert scheduler.rule.is_stopped("newer", None, 3, 0.2)
+
+
+@pytest.mark.ray
+class Given(Searcher):
+    """Hands out payloads in their order."""
+
+    def __init__(self, payloads):
+        super().__init__()
+        self.left = list(payloads)
+
+    def suggest(self, trial_id):
+        return self.left.pop(0) if self.left else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        """Nothing depends on it."""
+
+    def save(self, checkpoint_path):
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path):
+        """Nothing to restore."""
+
+
+def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
+    class Constant(tune.Trainable):
+        def setup(self, config):
+            self.payload = config
+
+        def reset_config(self, new_config):
+            self.payload = new_config
+            return True
+
+        def step(self):
+            last = self.payload["last"]
+            if self.iteration + 1 == last and self.payload["fails"]:
+                return {"epoch": last - 1, "status": "failed", "done": True}
+            status = "completed" if self.iteration + 1 == last else None
+            values = {METRIC: self.payload["value"], "status": status, "done": status is not None}
+            return {"epoch": self.iteration + 1, **values}
+
+    # (name, group, value, its own last epoch, whether it fails there) -> epochs it shall train
+    planned = {
+        ("first", "small", 0.5, 9, False): 9,
+        ("behind", "small", 0.4, 9, False): 3,
+        ("large", "large", 0.1, 9, False): 9,
+        ("fails", "small", 0.9, 3, True): 2,
+        ("early", "small", 0.8, 3, False): 3,
+        # Recorded at epoch 3: 0.5, 0.4, 0.8. Two thirds up lies 0.6; without "early" it would lie at 0.47.
+        ("between", "small", 0.55, 9, False): 3,
+        ("ahead", "small", 0.7, 9, False): 9,
+    }
+    payloads = [
+        {
+            "journal": {"study": "x", "trial_id": name, "group": group},
+            "value": value,
+            "last": last,
+            "fails": fails,
+        }
+        for name, group, value, last, fails in planned
+    ]
+    scheduler = StoppingScheduler(rule("asha", max_epochs=9), METRIC)
+    results = tune.Tuner(
+        tune.with_resources(Constant, {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=Given(payloads),
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="constants",
+            storage_path=str(tmp_path),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+    trained = {r.config["journal"]["trial_id"]: r.metrics["epoch"] for r in results}
+    assert trained == {name: epochs for (name, *_), epochs in planned.items()}
+    assert not results.errors

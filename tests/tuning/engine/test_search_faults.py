@@ -1,0 +1,415 @@
+"""What a search survives: its Optuna study, its records and its journal agree whatever was killed."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import prepare
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.run_folder import RunFolder
+from search_spaces.study import Ablation, Search
+from tests.settings import SMALL
+from tests.tuning.engine import driver
+from tests.tuning.engine.test_faults import events, wait_for
+from tuning.engine import launch
+from tuning.engine.halt import Budget
+from tuning.engine.launch import Resources, sweep
+from tuning.engine.searcher import open_storage
+from tuning.views.status import run_status
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[3]
+STATE_OF = {"completed": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "diverged": "FAIL"}
+
+
+def optuna_trials(run, name="rates"):
+    run = RunFolder(run)
+    storage = open_storage(run.read_study(name)["storage"], run)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+    storage.remove_session()
+    return trials
+
+
+def check_agreement(run, name="rates", n_trials=12):
+    """Every trial has one record, one state in Optuna that agrees with it, and each of its epochs once."""
+    records = RunFolder(run).records()
+    trials = optuna_trials(run, name)
+    assert len(trials) == n_trials
+    by_number = {e["number"]: e["trial_id"] for e in events(run, "trial") if e["study"] == name}
+    assert {t.number: t.user_attrs["trial_id"] for t in trials} == by_number
+    assert set(records) == set(by_number.values())
+    for trial in trials:
+        assert trial.state.name == STATE_OF[records[trial.user_attrs["trial_id"]].status], trial
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert set(trained.values()) <= {1}
+    for trial in trials:
+        name_of = trial.user_attrs["trial_id"]
+        epochs = sorted(epoch for who, epoch in trained if who == name_of)
+        assert epochs == list(range(1, records[name_of].epochs + 1)) == sorted(trial.intermediate_values)
+    (study,) = [s for s in run_status(RunFolder(run)).studies if s.name == name]
+    assert study.n_left == 0 and study.counts == dict(
+        Counter(records[by_number[n]].status for n in by_number)
+    )
+
+
+def table(run):
+    """Return what is known of every trial, without what depends on the clock."""
+    records = RunFolder(run).records()
+    return {
+        t.number: (
+            t.params, t.state.name, t.values, t.intermediate_values,
+            *(getattr(records[t.user_attrs["trial_id"]], fact)
+              for fact in ("trial_id", "status", "epochs", "best_epoch", "metrics", "f1_per_species")),
+        )
+        for t in optuna_trials(run)
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, birds, cache, tmp_path_factory):
+    """What becomes of the twelve trials without an accident."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIRDTUNE_CACHE", str(cache))  # that of the tests: this fixture is made before theirs
+        driver.search(run, birds)
+    check_agreement(run)
+    assert {record.status for record in RunFolder(run).records().values()} == {"completed", "pruned"}
+    return table(run)
+
+
+def start(run, birds, concurrent=1):
+    command = [sys.executable, "-m", "tests.tuning.engine.driver", run, birds, "search", str(concurrent)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def kill_drivers(run, birds, dice, n_kills, concurrent=1):
+    """Start drivers and end each by SIGKILL after a few epochs, some of them while they start."""
+    for _ in range(n_kills):
+        known = len(events(run, "epoch"))
+        process = start(run, birds, concurrent)
+        if dice.random() < 0.2:
+            time.sleep(dice.uniform(0.5, 8))
+        else:
+            more = known + dice.randint(0, 2)
+            wait_for(lambda: len(events(run, "epoch")) >= more or process.poll() is not None)  # noqa: B023
+            time.sleep(dice.uniform(0, 0.3))
+        assert process.poll() is None, process.communicate()
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+CLUSTER = """
+import os, signal, sys
+from pathlib import Path
+import ray
+from ray._private import state
+from ray.cluster_utils import Cluster
+from tests.tuning.engine import driver
+
+run, birds = map(Path, sys.argv[1:])
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+ones = [nodes.add_node(num_cpus=1) for _ in range(3)]
+ray.init(address=nodes.address, log_to_driver=False)
+n_epochs = 0
+
+def harm(event):
+    global n_epochs
+    if event["event"] != "epoch" or event["epoch"] % 2 == 0:  # where the rule ends a trial, or it ends
+        return
+    n_epochs += 1
+    (actor,) = [a for a in state.actors().values() if a["State"] == "ALIVE"]
+    if n_epochs == 1:
+        return
+    if n_epochs == 2:
+        os.kill(actor["Pid"], signal.SIGKILL)
+    elif n_epochs == 3:
+        (node,) = [n for n in ones if n.node_id == actor["Address"]["NodeID"]]
+        nodes.remove_node(node, allow_graceful=False)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+driver.search(run, birds, observer=harm)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_ten_kills_of_the_driver_one_of_a_worker_one_of_a_node_and_a_full_disk_change_nothing(
+    undisturbed, birds, tmp_path
+):
+    dice = random.Random(5)
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", small], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        run, ballast = small / "run", small / "ballast"
+        kill_drivers(run, birds, dice, 5)
+        done = subprocess.run(  # it ends by the tenth kill
+            [sys.executable, "-c", CLUSTER, run, birds], capture_output=True, text=True, cwd=ROOT, timeout=300
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert len(events(run, "restart")) == 2
+        process = start(run, birds)
+        known = len(events(run, "epoch"))
+        wait_for(lambda: len(events(run, "epoch")) > known)
+        with contextlib.suppress(OSError), open(ballast, "wb") as file:
+            while True:
+                file.write(bytes(4096))
+        _, complaints = process.communicate(timeout=120)
+        assert "the sweep was stopped: cannot write" in complaints, complaints
+        assert any(t.state.name == "RUNNING" for t in optuna_trials(run))
+        ballast.unlink()
+        kill_drivers(run, birds, dice, 4)
+        _, complaints = start(run, birds).communicate(timeout=300)
+        check_agreement(run)
+        assert table(run) == undisturbed
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.slow
+def test_kills_of_a_driver_with_two_trials_side_by_side_lose_and_repeat_nothing(undisturbed, birds, tmp_path):
+    run = tmp_path / "run"
+    kill_drivers(run, birds, random.Random(6), 3, concurrent=2)
+    _, complaints = start(run, birds, 2).communicate(timeout=300)
+    check_agreement(run)
+    # Who is stopped depends on who came first; what a trial's epochs give does not.
+    for number, (params, _, _, values, *_) in table(run).items():
+        expected_params, _, _, expected, *_ = undisturbed[number]
+        assert params == expected_params
+        both = set(values) & set(expected)
+        assert both and all(values[epoch] == expected[epoch] for epoch in both)
+
+
+# ----------------------------------------------------------------- what a search does with its trials
+
+
+ONE = Resources(concurrent=1)
+
+
+def rates(trial):
+    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-1, log=True)}
+
+
+def test_a_bad_sample_is_one_failed_trial_and_the_next_driver_does_not_meet_it_again(cluster, data, tmp_path):
+    """The space passes the samples of the check; then it raises, and then makes an impossible config."""
+
+    def space(trial):
+        choices = rates(trial)
+        if trial.study.study_name == "rates":  # not that of the check
+            if trial.number == 1:
+                raise KeyError("no such species")
+            if trial.number == 2:
+                choices["model.widht"] = 3
+        return choices
+
+    run = tmp_path / "run"
+    search = Search(name="rates", question="?", space=space, n_trials=4, scheduler="fifo")
+    summary = sweep(search, data, run, settings=SMALL, resources=ONE)
+    assert summary.counts == {"completed": 2, "failed": 2}
+    failed = [r for r in RunFolder(run).records().values() if r.status == "failed"]
+    raised, impossible = sorted(failed, key=lambda r: r.traceback is None)
+    assert raised.error == "the space of study 'rates' raised KeyError: 'no such species'"
+    assert "no such species" in raised.traceback
+    assert "has no option 'widht'" in impossible.error
+    assert [t.state.name for t in optuna_trials(run)] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    lr = [t.params["optim.lr"] for t in optuna_trials(run)]
+    factors = {e["number"]: e["factors"] for e in events(run, "trial")}
+    assert [factors[n]["optim.lr"] for n in range(4)] == lr
+    (study,) = run_status(RunFolder(run)).studies
+    assert (study.counts, study.n_left) == ({"completed": 2, "failed": 2}, 0)
+    again = sweep(search, data, run, settings=SMALL, n_trials=5, resources=ONE, rerun_failed=True)
+    assert again.counts == {"completed": 5, "failed": 2}  # what replaces them has numbers of its own
+
+
+def test_a_space_that_raises_at_once_is_refused_with_its_line_before_anything_is_made(data, tmp_path):
+    def space(trial):
+        return {"optim.lr": 1 / 0}
+
+    with pytest.raises(ConfigError, match=r"study 'rates' raised ZeroDivisionError: .*line \d+"):
+        sweep(Search(name="rates", question="?", space=space), data, tmp_path / "run", settings=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
+    """Twelve trials of five configs under ASHA; then an ablation of these configs, which trains them on."""
+    levels = (1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
+
+    def space(trial):
+        return {"optim.lr": trial.suggest_categorical("optim.lr", levels)}
+
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 4}
+    search = Search(
+        name="rates",
+        question="?",
+        space=space,
+        n_trials=12,
+        metric="val/loss",
+        grace_epochs=1,
+        reduction_factor=2,
+    )
+    sweep(search, data, run, settings=settings, sampler="random", resources=ONE)
+    trials = optuna_trials(run)
+    by_config = {}
+    for trial in trials:
+        by_config.setdefault(trial.user_attrs["trial_id"], []).append(trial)
+    assert len(by_config) >= 3 and any(t.state.name == "PRUNED" for t in trials)
+    for same in by_config.values():
+        assert len({(t.state, str(t.values)) for t in same}) == 1
+        if same[0].state.name == "PRUNED":
+            assert len({str(t.intermediate_values) for t in same}) == 1
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert set(trained.values()) == {1}
+    (study,) = run_status(RunFolder(run)).studies
+    assert study.n_left == 0 and sum(study.counts.values()) == 12
+
+    ablation = Ablation(name="all", question="?", factors={"optim.lr": levels}, metric="val/loss")
+    sweep(ablation, data, run, settings=settings, n_seeds=1, resources=ONE)
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert len(trained) == 5 * 4 and set(trained.values()) == {1}
+    assert {r.status for r in RunFolder(run).records().values()} == {"completed"}
+    fresh = tmp_path / "fresh"
+    sweep(ablation, data, fresh, settings=settings, n_seeds=1, resources=ONE)
+    for name, record in RunFolder(fresh).records().items():
+        assert RunFolder(run).records()[name].metrics == record.metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"grace_epochs": 2}, "grace_epochs"),
+        ({"reduction_factor": 4}, "reduction_factor"),
+        ({"storage": "journal"}, "storage"),
+        ({"seed": 1}, "seeds"),
+    ],
+)
+def test_a_search_whose_rules_storage_or_seed_change_is_refused(cluster, data, tmp_path, change, words):
+    study = Search(name="rates", question="?", space=rates, n_trials=1, grace_epochs=1)
+    run = tmp_path / "run"
+    sweep(study, data, run, settings=SMALL, storage="sqlite", resources=ONE)
+    storage = change.pop("storage", "sqlite")
+    settings = {**SMALL, **({"seed": change.pop("seed")} if "seed" in change else {})}
+    with pytest.raises(RunFolderError, match=f"other settings.*{words}"):
+        sweep(replace(study, **change), data, run, settings=settings, storage=storage, n_trials=2)
+    assert len(RunFolder(run).records()) == 1
+
+
+def test_a_search_that_was_begun_under_other_defaults_is_refused(cluster, data, tmp_path):
+    study = Search(name="rates", question="?", space=rates, n_trials=1)
+    run = tmp_path / "run"
+    sweep(study, data, run, settings=SMALL, resources=ONE)
+    there = RunFolder(run).read_study("rates")
+    RunFolder(run).write_study({**there, "base_id": "0123456789"})  # as another version would have it
+    with pytest.raises(RunFolderError, match="other settings.*base_id"):
+        sweep(study, data, run, settings=SMALL, n_trials=2)
+
+
+def test_trials_are_trained_while_the_data_of_others_are_made(cluster, data, tmp_path, monkeypatch):
+    """Half of the trials want windows that take as long to make as it takes to train the others."""
+
+    def space(trial):
+        n_mfcc = (16, 12)[trial.number % 2]
+        return {"features.n_mfcc": n_mfcc, **rates(trial)}
+
+    settings = {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
+    data.folder(TrainConfig().override({**SMALL, "training.monitor": "val/f1_macro"}))
+    n_epochs_when = {}
+
+    def slow(manifest, config, **options):
+        if config.flat()["features.n_mfcc"] == 12:
+            n_epochs_when["begun"] = len(events(run, "epoch"))
+            wait_for(lambda: len(events(run, "epoch")) >= n_epochs_when["begun"] + 2, 60)
+            n_epochs_when["ended"] = len(events(run, "epoch"))
+        return prepare(manifest, config, **options)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(launch, "prepare", slow)
+    search = Search(name="rates", question="?", space=space, n_trials=6, scheduler="fifo")
+    summary = sweep(search, data, run, settings=settings, resources=ONE)
+    assert summary.counts == {"completed": 6}
+    assert n_epochs_when["ended"] >= n_epochs_when["begun"] + 2
+
+
+def test_a_search_that_halts_does_not_wait_for_data_that_are_being_made(cluster, data, tmp_path, monkeypatch):
+    def space(trial):
+        return {"features.n_mfcc": (16, 11)[trial.number % 2], **rates(trial)}
+
+    def endless(manifest, config, progress, **options):
+        if config.flat()["features.n_mfcc"] == 11:
+            end = time.monotonic() + 120
+            while time.monotonic() < end:
+                progress("features", 1, 2)
+                time.sleep(0.05)
+        return prepare(manifest, config, progress=progress, **options)
+
+    monkeypatch.setattr(launch, "prepare", endless)
+    settings = {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
+    search = Search(name="rates", question="?", space=space, n_trials=40, scheduler="fifo")
+    start = time.monotonic()
+    until = Budget(until="train/loss<=100")
+    summary = sweep(search, data, tmp_path / "run", settings=settings, resources=ONE, budget=until)
+    assert summary.halted.startswith("train/loss <= 100") and time.monotonic() - start < 60
+
+
+SICK_NODE = """
+import os
+if os.environ.get("SICK"):
+    import io
+    whole = io.open
+    def broken(file, *arguments, **options):
+        if f"{os.sep}datasets{os.sep}" in str(file):
+            raise OSError(5, "Input/output error", str(file))
+        return whole(file, *arguments, **options)
+    io.open = broken
+"""
+
+TWO_NODES = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from tests.tuning.engine import driver
+
+run, birds = map(Path, sys.argv[1:])
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes.add_node(num_cpus=1, env_vars={"SICK": "1"})
+nodes.add_node(num_cpus=1)
+ray.init(address=nodes.address, log_to_driver=False)
+try:
+    driver.run(run, birds, observer=driver.print_note)
+finally:
+    ray.shutdown()
+    nodes.shutdown()
+"""
+
+
+def test_a_node_whose_disk_fails_is_put_aside_and_takes_no_trial_with_it(cache, birds, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SICK_NODE)
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, run, birds],
+        capture_output=True, text=True, cwd=ROOT, timeout=400,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is given no more trials" in done.stdout and "Input/output error" in done.stdout
+    records = RunFolder(run).records()
+    assert [r.status for r in records.values()] == ["completed"] * 12
+    assert len(events(run, "restart")) == 3

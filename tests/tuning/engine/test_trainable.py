@@ -1,0 +1,395 @@
+"""The trainable without Ray: what it does about a session that hangs, is killed or cannot be saved."""
+
+import errno
+import functools
+import json
+import pickle
+import platform
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from birdnet_core.data.dataset import Dataset, is_whole
+from birdnet_core.data.manifest import read_manifest
+from birdnet_core.errors import ConfigError
+from birdnet_core.training.session import Session
+from tests.spellings import OUT_OF_MEMORY
+from tuning.engine import trainable
+from tuning.engine.nodes import TrialFault
+from tuning.engine.trainable import RUN_ID, TrainTrial, await_memory
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def payload(small_config, small_dataset, tmp_path):
+    (tmp_path / RUN_ID).write_text("abc")
+    return {
+        "config": small_config.to_dict(),
+        "dataset": str(small_dataset.folder),
+        "journal": {"study": "s", "trial_id": small_config.trial_id, "number": 0, "factors": {}},
+        "resources": {"cpu": 1.0, "gpu": 0.0},
+        "memory_cap": None,
+        "timeout_s": None,
+        "plugins": [],
+        "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
+    }
+
+
+def steps(trial):
+    """Return all results of a trial."""
+    results = [trial.step()]
+    while not results[-1]["done"]:
+        results.append(trial.step())
+    return results
+
+
+def told(results):
+    return [{k: v for k, v in r.items() if k.startswith(("val/", "train/"))} for r in results]
+
+
+def test_a_trial_in_a_new_process_tells_the_epochs_before_and_goes_on(payload):
+    whole = steps(TrainTrial(payload))
+    assert [r["replayed"] for r in whole] == [False, False]
+    again = steps(TrainTrial(payload))  # it was killed after its last epoch, before the driver knew
+    assert [r["replayed"] for r in again] == [True, True]
+    assert [r["epoch"] for r in again] == [1, 2]
+    assert [r["status"] for r in again] == [None, "completed"]
+    assert json.dumps(told(again)) == json.dumps(told(whole))
+    was, now = (json.loads(r[-1]["record"]) for r in (whole, again))
+    for fact in ("metrics", "f1_per_species", "best_epoch", "epochs"):
+        assert was[fact] == now[fact]
+
+
+def test_a_damaged_checkpoint_starts_the_trial_anew_and_says_so(payload, small_config, tmp_path, caplog):
+    first = TrainTrial(payload)
+    first.step()
+    checkpoint = tmp_path / small_config.trial_id / "session.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    results = steps(TrainTrial(payload))
+    assert [r["replayed"] for r in results] == [False, False]
+    assert "starts anew" in caplog.text and "damaged" in caplog.text
+
+
+def test_a_node_that_does_not_see_the_run_folder_keeps_its_own_checkpoints(payload, small_config, tmp_path):
+    (tmp_path / RUN_ID).write_text("another run")
+    TrainTrial(payload).step()
+    own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
+    assert own.exists() and not (tmp_path / small_config.trial_id).exists()
+    assert Session.load(own, Dataset.open(payload["dataset"])).epoch == 1
+
+
+@pytest.mark.parametrize("ended", ["completed", "by the scheduler", "out of memory"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_node_drops_its_own_checkpoints_of_trials_that_are_over(
+    payload, small_config, tmp_path, monkeypatch, ended, keep
+):
+    (tmp_path / RUN_ID).write_text("another run")
+    payload["checkpoints"]["keep"] = keep
+    trial = TrainTrial(payload)
+    own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
+    trial.step()
+    if ended == "completed":
+        steps(trial)
+    elif ended == "out of memory":
+
+        def runs_out(session):
+            raise torch.OutOfMemoryError("too large")
+
+        monkeypatch.setattr(Session, "step", runs_out)
+        assert trial.step()["out_of_memory"]
+    assert own.exists()
+    other = small_config.override({"seed": small_config.seed + 1})
+    line = {**payload["journal"], "trial_id": other.trial_id}
+    assert trial.reset_config({**payload, "config": other.to_dict(), "journal": line})
+    may_be_needed = ended == "out of memory" or (ended == "completed" and keep)
+    assert own.exists() == may_be_needed
+
+
+def test_a_node_leaves_checkpoints_in_the_run_folder_to_the_driver(payload, small_config, tmp_path):
+    trial = TrainTrial(payload)
+    trial.step()
+    assert trial.reset_config(payload)
+    assert (tmp_path / small_config.trial_id / "session.pt").exists()
+
+
+@pytest.fixture
+def elsewhere(payload, small_dataset, tmp_path, monkeypatch):
+    """The payload as on a node that sees neither the driver's cache nor another one."""
+    monkeypatch.setenv("BIRDTUNE_CACHE", str(tmp_path / "elsewhere"))
+    return {**payload, "dataset": str(tmp_path / "unseen" / small_dataset.folder.name)}
+
+
+def test_a_node_that_does_not_see_the_dataset_makes_it_from_the_audio(payload, elsewhere, birds, tmp_path):
+    trial = TrainTrial()
+    trial.setup(elsewhere, manifest=read_manifest(birds))
+    name = Path(elsewhere["dataset"]).name
+    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert (tmp_path / "elsewhere" / "datasets" / name).exists()
+
+
+def test_a_dataset_that_a_killed_node_left_torn_is_not_taken(payload, elsewhere, birds, tmp_path):
+    torn = tmp_path / "elsewhere" / "datasets" / Path(elsewhere["dataset"]).name
+    torn.mkdir(parents=True)
+    trial = TrainTrial()
+    trial.setup({**elsewhere, "dataset": str(torn)}, manifest=read_manifest(birds))
+    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert is_whole(torn)
+
+
+def test_a_node_with_other_recordings_is_a_fault_and_not_a_failure(elsewhere, birds):
+    manifest = read_manifest(birds)
+    fewer, none = manifest.copy(), manifest.copy()
+    fewer.loc[0, "path"] = none["path"] = "/nowhere.wav"
+    for given, words in (
+        (fewer, r"make another dataset \(\w+, with 1 of 40 recordings unreadable\)"),
+        (none, "cannot make it: .*"),
+    ):
+        trial = TrainTrial()
+        trial.setup(elsewhere, manifest=given)
+        with pytest.raises(TrialFault, match=f"does not see {elsewhere['dataset']}, and .*{words}") as caught:
+            trial.step()
+        assert caught.value.at_fault == "node" and caught.value.host == platform.node()
+
+
+def test_a_trial_that_fails_at_once_is_raised_and_one_that_has_trained_is_recorded(payload, monkeypatch):
+    """What fails at once may be the process's fault; Ray ends a process that raises."""
+
+    def fail(session):
+        raise RuntimeError("strange")
+
+    step = Session.step
+    monkeypatch.setattr(Session, "step", fail)
+    with pytest.raises(TrialFault, match="RuntimeError: strange") as caught:
+        TrainTrial(payload).step()
+    assert caught.value.at_fault == "chance"
+    fault = pickle.loads(pickle.dumps(caught.value))
+    assert json.loads(fault.record)["status"] == "failed"
+    assert "in fail" in json.loads(fault.record)["traceback"]
+
+    monkeypatch.setattr(Session, "step", step)
+    trial = TrainTrial(payload)
+    assert trial.step()["status"] is None
+    monkeypatch.setattr(Session, "step", fail)
+    assert trial.step()["status"] == "failed"
+
+
+def test_a_refused_setting_is_recorded_at_once(payload, monkeypatch):
+    def refuse(session):
+        raise ConfigError("no such thing")
+
+    monkeypatch.setattr(Session, "step", refuse)
+    result = TrainTrial(payload).step()
+    assert (result["status"], json.loads(result["record"])["error"]) == (
+        "failed",
+        "ConfigError: no such thing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_node"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (TimeoutError("no epoch came"), False),
+    ],
+)
+def test_faults_of_the_machine_are_told_from_those_of_a_trial(payload, monkeypatch, error, is_of_node):
+    def fail(session):
+        try:
+            raise error
+        except Exception as inner:
+            raise ValueError("while reading") from inner
+
+    trial = TrainTrial(payload)
+    trial.step()
+    monkeypatch.setattr(Session, "step", fail)
+    if is_of_node:
+        with pytest.raises(TrialFault, match="ValueError: while reading"):
+            trial.step()
+    else:
+        assert trial.step()["status"] == "failed"
+
+
+def test_a_dataset_that_the_driver_opened_and_this_machine_cannot_is_a_fault_of_the_machine(payload):
+    with pytest.raises(TrialFault, match="cannot read /nowhere") as caught:
+        TrainTrial({**payload, "dataset": "/nowhere"}).step()
+    assert caught.value.at_fault == "node"
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("freed", "waited_s", "told"),
+    [
+        ([(0, 8)], 0, None),
+        ([(0, 1), (3, 8)], 3, None),
+        ([(0, 1), (3, 2), (7, 3), (11, 4)], 11, None),  # a process that ends takes its time
+        ([(0, 1)], 5, "1.0 GiB were free of the 4.0 GiB of its share"),  # others': it never comes back
+        ([(0, 1), (3, 2)], 8, "2.0 GiB were free of the 4.0 GiB of its share"),
+        ([(second, second * 0.01) for second in range(100)], 60, "614.4 MiB were free of the 4.0 GiB of its"),
+    ],
+)
+def test_a_trial_waits_for_memory_as_long_as_more_comes_back(freed, waited_s, told):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    def free():
+        return int([gib for second, gib in freed if second <= now[0]][-1] * GIB)
+
+    missing = await_memory(4 * GIB, free, timeout_s=60, clock=lambda: now[0], sleep=sleep)
+    assert (missing or "").startswith(told or "") and (missing is None) == (told is None)
+    assert now[0] == pytest.approx(waited_s, abs=0.25)
+
+
+class FakeGpu:
+    """A GPU of ten GiB by torch.cuda's functions; nothing is computed on it."""
+
+    def __init__(self, monkeypatch):
+        self.total, self.others, self.context, self.held = 10 * GIB, 0, GIB // 2, 0
+        self.caps, self.waits = [], []
+        for name, value in {
+            "is_available": lambda: True,
+            "empty_cache": lambda: None,
+            "memory_allocated": lambda: self.held,
+            "memory_reserved": lambda: self.held,
+            "get_device_properties": lambda device: types.SimpleNamespace(total_memory=self.total),
+            "mem_get_info": lambda: (self.total - self.others - self.context - self.held, self.total),
+            "set_per_process_memory_fraction": self.caps.append,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    # No waiting for real: the clock goes on by what would be slept.
+    made = FakeGpu(monkeypatch)
+    monkeypatch.setattr(
+        trainable, "await_memory", functools.partial(await_memory, clock=lambda: sum(made.waits),
+                                                     sleep=made.waits.append)
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("cap", [None, 0.25])
+def test_a_gpu_of_its_own_is_waited_for_by_nobody(payload, gpu, cap):
+    trial = TrainTrial({**payload, "memory_cap": cap})
+    assert trial.gpu_memory is None and trial.reset_config({**payload, "memory_cap": cap})
+    assert trial.gpu_memory is None and gpu.waits == []
+    assert gpu.caps == [cap or 1.0] * 2
+
+
+def test_what_others_hold_from_the_start_is_waited_for_once_and_briefly(payload, gpu):
+    gpu.others = 3 * GIB
+    trial = TrainTrial(payload)
+    assert sum(gpu.waits) == pytest.approx(5, abs=0.25)
+    assert trial.gpu_memory == "6.5 GiB were free of the 8.5 GiB of its share"
+    for _ in range(3):
+        assert trial.reset_config(payload)
+    assert sum(gpu.waits) == pytest.approx(5, abs=0.25)
+    with pytest.raises(TrialFault) as caught:  # there is no GPU to train on
+        trial.step()
+    assert json.loads(caught.value.record)["provenance"]["actor"]["gpu_memory"] == trial.gpu_memory
+
+
+def test_what_a_library_keeps_is_recorded_and_what_a_trial_leaves_is_not_carried_on(payload, gpu):
+    gpu.held = 100 * 2**20  # before the first trial: no fault of one
+    trial = TrainTrial({**payload, "memory_cap": 0.25})
+    gpu.held += 8 * 2**20
+    assert trial.reset_config({**payload, "memory_cap": 0.25}) is True
+    assert trial.gpu_memory == "8.0 MiB of the trials before were still held"
+    gpu.held += GIB
+    assert trial.reset_config({**payload, "memory_cap": 0.25}) is True
+    held = r"it still holds 1.0 GiB of the trials .* 5% of the 2.5 GiB"
+    with pytest.raises(TrialFault, match=held) as caught:
+        trial.step()
+    assert caught.value.at_fault == "process"
+
+
+def test_a_gpu_without_room_for_a_context_is_waited_for_and_the_trial_says_so(payload, gpu, monkeypatch):
+    def full():
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    assert TrainTrial(payload).gpu_memory == "0 B were free of the 8.5 GiB of its share"
+    assert sum(gpu.waits) == pytest.approx(5, abs=0.25)
+
+
+def test_a_process_whose_context_is_broken_is_not_used_again(payload, gpu, monkeypatch):
+    trial = TrainTrial(payload)
+
+    def broken():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    assert trial.reset_config(payload) is True
+    with pytest.raises(TrialFault, match="cannot train on the GPU any more: CUDA error: an illegal mem"):
+        trial.step()
+
+
+@pytest.mark.parametrize(("kind", "text"), OUT_OF_MEMORY)
+def test_every_spelling_of_out_of_memory_is_told(payload, monkeypatch, kind, text):
+    def runs_out(session):
+        raise kind(text)
+
+    monkeypatch.setattr(Session, "step", runs_out)
+    result = TrainTrial(payload).step()
+    assert (result["status"], result["out_of_memory"]) == ("failed", True)
+    assert json.loads(result["record"])["error"] == f"{kind.__name__}: {text}"
+
+
+def test_a_trial_that_goes_on_elsewhere_runs_as_it_is_asked_to_there(payload, small_config):
+    TrainTrial(payload).step()
+    there = small_config.override({"runtime.features": "computed"})
+    trial = TrainTrial({**payload, "config": there.to_dict()})
+    trial.step()
+    assert trial.session.config == there and trial.session.train_clips.feature is not None
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payload, small_config, tmp_path):
+    (tmp_path / small_config.trial_id).write_text("a file in the way")
+    result = TrainTrial(payload).step()
+    assert (result["status"], result["done"]) == (None, False)
+    assert result["fault"].startswith("cannot write ")
+
+
+def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload, tmp_path):
+    (tmp_path / "payload.json").write_text(json.dumps(payload))
+    script = (
+        "import json, sys, time\n"
+        "import torch._dynamo\n"  # as the first optimizer of a process does, which takes seconds
+        "from birdnet_core.training.session import Session\n"
+        "from tuning.engine.trainable import TrainTrial\n"
+        "def stuck_for_ever(session):\n"
+        "    time.sleep(600)\n"
+        "payload = json.load(open(sys.argv[1]))\n"
+        "payload['timeout_s'] = 100.0\n"
+        "if sys.argv[2] == 'hang':\n"
+        "    payload['timeout_s'] = 5.0\n"
+        "    Session.step = stuck_for_ever\n"
+        "result = TrainTrial(payload).step()\n"
+        "print(json.dumps([result['status'], json.loads(result['record'])['error']]))\n"
+    )
+
+    def process(how):
+        command = [sys.executable, "-c", script, tmp_path / "payload.json", how]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+    assert process("hang").returncode == 1
+    status, error = json.loads(process("run").stdout)
+    assert status == "failed"
+    assert error.startswith("TimeoutError: no epoch came within 100 s (--trial-timeout)")
+    assert "stuck_for_ever" in error
+    assert json.loads(process("run").stdout)[0] is None  # nothing is left of it

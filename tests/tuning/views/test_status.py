@@ -1,0 +1,278 @@
+"""Journals written by hand, and what they say."""
+
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.run_folder import RunFolder
+from tuning.views.status import as_text, run_status
+
+ROOT = Path(__file__).parents[3]
+
+SEARCH = {
+    "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
+    "n_trials": 6, "cells": None, "seeds": [0],
+}  # fmt: skip
+ABLATION = {
+    "name": "losses", "kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 2,
+    "n_trials": None, "cells": [{"factors": {"x": i}, "config_id": c} for i, c in enumerate("abb")],
+    "seeds": [0, 1],
+}  # fmt: skip
+
+
+def begin(trial_id, number, study="rates", *, reused=False, cpus=2, gpus=0.5):
+    factors = {"optim.lr": number / 1000}
+    line = {"study": study, "trial_id": trial_id, "number": number, "factors": factors, "reused": reused}
+    line |= {"status": "completed"} if reused else {}
+    return {"event": "trial", **line, "cpus": cpus, "gpus": gpus}
+
+
+def epoch(trial_id, n, value, epoch_s=10.0):
+    metrics = {"val/loss": value, "val/f1_macro": value}
+    return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": metrics, "epoch_s": epoch_s}
+
+
+def end(trial_id, status):
+    return {"event": "end", "trial_id": trial_id, "status": status}
+
+
+def hold_the_lock(run):
+    """Start a process that drives `run` as far as its lock goes."""
+    code = (
+        "import fcntl, json, os, platform, sys, time\n"
+        f"lock = open({str(run.path / 'driver.lock')!r}, 'a+')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "lock.write(json.dumps({'pid': os.getpid(), 'host': platform.node(), 'started': 'now',"
+        " 'command': 'birdtune sweep rates'}) + '\\n')\n"
+        "lock.flush()\n"
+        "print('held', flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write studies and events; return the run folder."""
+
+    def make(studies, events):
+        run = RunFolder(tmp_path / "run")
+        for study in studies:
+            run.write_study(study)
+        for event in events:
+            run.append(event)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def driven():
+    """Make a run folder look driven while the test runs."""
+    processes = []
+
+    def drive(run):
+        processes.append(hold_the_lock(run))
+        return processes[-1]
+
+    yield drive
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def text(status):
+    out = io.StringIO()
+    Console(file=out, width=160).print(as_text(status))
+    return out.getvalue()
+
+
+MIXED = [
+    begin("a-s0", 0), epoch("a-s0", 1, 0.9), epoch("a-s0", 2, 0.4), epoch("a-s0", 3, 0.5),
+    epoch("a-s0", 4, 0.6), end("a-s0", "completed"),
+    begin("b-s0", 1), epoch("b-s0", 1, 0.8), epoch("b-s0", 2, 0.7), end("b-s0", "pruned"),
+    begin("c-s0", 2), epoch("c-s0", 1, 0.1), end("c-s0", "diverged"),
+    begin("d-s0", 3), epoch("d-s0", 1, 0.95, 20.0),
+    begin("e-s0", 4),
+]  # fmt: skip
+
+
+def test_a_search_in_progress(write, driven):
+    run = write([SEARCH], MIXED)
+    driven(run)
+    status = run_status(run)
+    (study,) = status.studies
+    assert study.counts == {"completed": 1, "pruned": 1, "diverged": 1, "running": 2}
+    assert (study.n_trials, study.n_left) == (6, 1)
+    assert [(t.trial_id, t.epoch, t.value, t.epoch_s) for t in study.running] == [
+        ("d-s0", 1, 0.95, 20.0),
+        ("e-s0", 0, None, None),
+    ]
+    # The diverged trial's 0.1 is not a result.
+    assert (study.best.value, study.best.trial_id, study.best.epoch) == (0.4, "a-s0", 2)
+    assert study.best.factors == {"optim.lr": 0.0}
+    # 8 epochs in 90 s. To train: 3 of d, 4 of e, and one trial of (4 + 2) / 2 epochs; two side by side.
+    assert (study.n_epochs, study.epoch_s) == (8, 90 / 8)
+    assert study.eta_s == pytest.approx((3 + 4 + 3) * 90 / 8 / 2)
+    assert status.gpu_hours == pytest.approx(0.5 * 90 / 3600)
+    assert status.cpu_hours == pytest.approx(2 * 90 / 3600)
+    shown = text(status)
+    assert "rates (search): 6 trials, 1 completed, 1 diverged, 1 pruned, 2 running, 1 left" in shown
+    assert "best val/loss 0.4000 at epoch 2: optim.lr=0" in shown
+    assert "8 epochs, 11.2 s/epoch, about 56 s left" in shown
+    assert "starting" in shown and "is driven by process" in shown
+
+
+def test_trials_that_ran_when_the_driver_died_are_interrupted_and_nothing_is_foretold(write, driven):
+    run = write([SEARCH], MIXED)
+    driver = driven(run)
+    assert run_status(run).driver.is_alive is True
+    driver.kill()
+    driver.wait()
+    status = run_status(run)
+    assert status.driver.is_alive is False
+    assert status.driver.pid == driver.pid
+    (study,) = status.studies
+    assert study.counts == {"completed": 1, "pruned": 1, "diverged": 1, "interrupted": 2}
+    assert (study.running, study.eta_s) == ([], None)
+    assert f"no driver runs; the last was process {driver.pid} on {platform.node()}" in text(status)
+
+
+def test_a_run_without_a_lock_has_no_driver(write):
+    status = run_status(write([SEARCH], MIXED))
+    assert status.driver is None
+    assert status.studies[0].counts["interrupted"] == 2
+
+
+def test_a_lock_that_is_free_is_a_dead_driver_even_if_its_number_lives_on(write):
+    run = write([SEARCH], [])
+    held = {"pid": os.getpid(), "host": platform.node(), "started": "then", "command": ""}
+    (run.path / "driver.lock").write_text(json.dumps(held))
+    assert run_status(run).driver.is_alive is False
+
+
+def test_a_driver_on_another_host_is_not_judged(write):
+    run = write([SEARCH], MIXED)
+    held = {"pid": 1, "host": "elsewhere", "started": "then", "command": "birdtune sweep"}
+    (run.path / "driver.lock").write_text(json.dumps(held))
+    status = run_status(run)
+    assert status.driver.is_alive is None
+    assert status.studies[0].counts["running"] == 2
+    assert "may be driven by process 1 on elsewhere, started then (only elsewhere can tell)" in text(status)
+
+
+def test_a_lock_without_a_name_yet_is_a_driver_that_starts(write, driven):
+    run = write([SEARCH], [])
+    driven(run)
+    (run.path / "driver.lock").write_text("")
+    status = run_status(run)
+    assert (status.driver.is_alive, status.driver.pid) == (True, None)
+    assert "a driver has only just started" in text(status)
+
+
+def test_cells_with_equal_configs_are_one_trial_and_reused_ones_cost_nothing(write):
+    events = [
+        begin("a-s0", 0, "earlier"), epoch("a-s0", 1, 0.3), epoch("a-s0", 2, 0.5), end("a-s0", "completed"),
+        begin("a-s0", 0, "losses", reused=True),
+        begin("b-s0", 1, "losses"), epoch("b-s0", 1, 0.4), end("b-s0", "failed"),
+    ]  # fmt: skip
+    (study,) = run_status(write([ABLATION], events)).studies
+    assert study.n_trials == 4  # a and b by two seeds; the third cell is the second
+    assert study.counts == {"completed": 1, "failed": 1}
+    assert (study.n_reused, study.n_left, study.n_epochs) == (1, 2, 1)
+    assert study.best.value == 0.5
+
+
+def test_a_trial_trained_again_is_counted_once_and_its_first_hours_are_not_forgotten(write):
+    events = [
+        begin("a-s0", 0, "losses"), epoch("a-s0", 1, 0.9), end("a-s0", "killed"),
+        begin("a-s0", 0, "losses"), epoch("a-s0", 1, 0.2), epoch("a-s0", 2, 0.3), end("a-s0", "completed"),
+    ]  # fmt: skip
+    status = run_status(write([ABLATION], events))
+    (study,) = status.studies
+    assert (study.counts, study.n_epochs) == ({"completed": 1}, 2)
+    assert study.best.value == 0.3  # of what counts: the first attempt's 0.9 was overwritten
+    assert status.cpu_hours == pytest.approx(2 * 30 / 3600)
+
+
+def test_a_retry_takes_the_place_of_the_failed_trial_and_a_config_drawn_twice_is_two(write):
+    events = [
+        begin("a-s0", 0), end("a-s0", "failed"),
+        begin("b-s0", 1), end("b-s0", "completed"),
+        begin("a-s0", 2), end("a-s0", "completed"),
+        begin("b-s0", 3, reused=True),
+    ]  # fmt: skip
+    (study,) = run_status(write([SEARCH], events)).studies
+    assert study.counts == {"completed": 3}
+    assert (study.n_reused, study.n_left) == (1, 3)
+
+
+def test_metrics_that_are_not_numbers_are_passed_over(write):
+    events = [begin("a-s0", 0), epoch("a-s0", 1, None), epoch("a-s0", 2, 0.7), end("a-s0", "completed")]
+    (study,) = run_status(write([SEARCH], events)).studies
+    assert study.best.value == 0.7
+
+
+def test_a_study_that_has_not_begun_is_all_left(write):
+    status = run_status(write([SEARCH, ABLATION], []))
+    assert [(s.name, s.n_left, s.best, s.epoch_s) for s in status.studies] == [
+        ("losses", 4, None, None),
+        ("rates", 6, None, None),
+    ]
+    assert "rates (search): 6 trials, 6 left" in text(status)
+
+
+def test_nothing_in_the_run_folder_is_written(write, driven):
+    run = write([SEARCH], MIXED)
+    driven(run)
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.path.rglob("*") if p.is_file()}
+    with open(run.journal_path, "ab") as journal:
+        journal.write(b'{"event": "epo')
+    before[run.journal_path] = (run.journal_path.stat().st_mtime_ns, run.journal_path.read_bytes())
+    run_status(run)
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.path.rglob("*") if p.is_file()}
+
+
+def test_an_altered_journal_is_refused(write):
+    run = write([SEARCH], MIXED[:2])
+    run.journal_path.write_text("not JSON\n" + run.journal_path.read_text())
+    with pytest.raises(RunFolderError, match="line 1 is not JSON"):
+        run_status(run)
+
+
+def test_a_journal_of_a_hundred_thousand_epochs_is_read_in_seconds(write):
+    run = write([{**SEARCH, "n_trials": 2000, "epochs": 50}], [])
+    with open(run.journal_path, "w") as journal:
+        for number in range(2000):
+            name = f"{number}-s0"
+            lines = [
+                begin(name, number),
+                *(epoch(name, n, 0.5) for n in range(1, 51)),
+                end(name, "completed"),
+            ]
+            journal.writelines(json.dumps({**line, "time": 0}) + "\n" for line in lines)
+    start = time.perf_counter()
+    (study,) = run_status(run).studies
+    assert time.perf_counter() - start < 10
+    assert (study.n_epochs, study.counts) == (100_000, {"completed": 2000})
+
+
+def test_status_imports_none_of_the_heavy_libraries():
+    code = (
+        "import sys, tuning.cli, tuning.views.status\n"
+        "print([m for m in ('ray', 'torch', 'optuna', 'pandas', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,116 @@
+"""When a sweep ends before its trials do: a budget, a goal, Ctrl-C, or a disk that is full."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.usage import Spent
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run may cost over all of its sessions, and when it is good enough.
+
+    Args:
+        hours: wall time during which a driver ran.
+        gpu_hours: of training; a trial with half a GPU uses half an hour an hour.
+        until: a goal such as ``val/f1_macro>=0.5``: the sweep ends when an epoch of any trial meets it.
+    """
+
+    hours: float | None = None
+    gpu_hours: float | None = None
+    until: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "gpu_hours"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"a budget of {value:g} {name} cannot train anything; give more than 0")
+        self.goal()
+
+    def goal(self) -> tuple[str, str, float] | None:
+        """Return the metric, the comparison and the value of `until`; ConfigError for another form."""
+        if self.until is None:
+            return None
+        parts = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", self.until)
+        try:
+            metric, comparison, value = parts.groups() if parts else ("", "", "")
+            number = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"--until {self.until!r} is not METRIC>=VALUE or METRIC<=VALUE; for example val/f1_macro>=0.5"
+            ) from None
+        if metric not in METRICS:
+            raise ConfigError(
+                f"--until {self.until!r} names an unknown metric {metric!r}{did_you_mean(metric, METRICS)} "
+                f"(known: {', '.join(METRICS)})"
+            )
+        return metric, comparison, number
+
+
+class Halt:
+    """Why a sweep shall end. Trials that run end with the epoch they are in; no other is started."""
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
+        self.reason: str | None = None
+        self.is_fault = False
+
+    def ask(self, reason: str, *, is_fault: bool = False) -> None:
+        """Let the sweep end for `reason`: the first one, or the first fault, an error of the sweep itself."""
+        if self.reason is None or (is_fault and not self.is_fault):
+            self.reason, self.is_fault = reason, is_fault
+
+    def judge(self, spent: Spent, metrics: dict[str, float], now: float | None = None) -> None:
+        """End the sweep where its budget is used up, or an epoch's `metrics` meet the goal.
+
+        `now` (Unix time) counts the time since the last event of a driver that runs.
+        """
+        budget = self.budget
+        hours = spent.hours if now is None else spent.hours_until(now)
+        if budget.hours is not None and hours >= budget.hours:
+            self.ask(f"the budget of {budget.hours:g} hours is used up")
+        if budget.gpu_hours is not None and spent.gpu_hours >= budget.gpu_hours:
+            self.ask(f"the budget of {budget.gpu_hours:g} GPU-hours is used up")
+        if goal := budget.goal():
+            metric, comparison, wanted = goal
+            value = metrics.get(metric, math.nan)
+            if _COMPARISONS[comparison](value, wanted):
+                self.ask(f"{metric} {comparison} {wanted:g} is reached: {value:.4f}")
+
+
+@contextlib.contextmanager
+def ended_by_signals(halt: Halt, tell: Callable[[str], None]) -> Iterator[None]:
+    """End the sweep at the first Ctrl-C or SIGTERM, when its epochs are done; at the second, now.
+
+    `tell` is given a line to show. Signals reach the main thread alone; elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+        if halt.reason is not None:
+            raise KeyboardInterrupt
+        halt.ask(f"interrupted ({name})")
+        tell(f"{name}: finishing the epochs in progress; once more to stop now")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

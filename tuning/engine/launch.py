@@ -1,0 +1,550 @@
+"""From a study to a filled run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import Trial
+from ray import tune
+
+from birdnet_core import plugins
+from birdnet_core.build import input_shape, rehearse
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset, validation_side
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.checks import is_name
+from birdnet_core.records.files import write_text
+from birdnet_core.records.metrics import metric_direction
+from birdnet_core.records.provenance import provenance
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.training.optim import is_open_ended
+from search_spaces.designs import Range
+from search_spaces.files.study_plain import space_facts
+from search_spaces.study import (
+    Ablation,
+    Overrides,
+    Search,
+    Study,
+    base_config,
+    cautions,
+    check,
+    group_of,
+    trial_config,
+)
+from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
+from tuning.engine.dispatch import Dispatcher, HaltingScheduler
+from tuning.engine.halt import Budget, Halt, ended_by_signals
+from tuning.engine.journal import UNFIT, Journal, Observer
+from tuning.engine.nodes import Nodes, take_low_memory_for_death
+from tuning.engine.placement import Gpus, place
+from tuning.engine.preparation import Data, Preparation
+from tuning.engine.schedulers import Fifo, Rule, make_rule
+from tuning.engine.searcher import (
+    DEFAULT_STORAGE,
+    OptunaSearcher,
+    PlannedSearcher,
+    is_of_storage,
+    make_sampler,
+    open_study,
+)
+from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
+from tuning.engine.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+NO_GPU_YET = (
+    "no node of the cluster has a GPU yet, and the trials ask for none; where nodes with GPUs will join, "
+    "give --gpus-per-trial"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial may use.
+
+    Args:
+        cpus: also the number of torch's threads.
+        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
+        concurrent: the most trials side by side; None takes as many as fit.
+        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
+        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
+        checkpoints: how many completed trials, the best of the study, keep theirs.
+    """
+
+    cpus: int = 1
+    gpus: Gpus = None
+    concurrent: int | None = None
+    restarts: int = 3
+    timeout_s: float | None = None
+    checkpoints: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended: trials of the study by status, those that were there before, wall time.
+
+    `halted` says why it ended before all of its trials did.
+    """
+
+    study: str
+    counts: dict[str, int]
+    n_reused: int
+    seconds: float
+    halted: str | None = None
+
+
+def sweep(
+    study: Study,
+    data: Data,
+    out: str | Path,
+    *,
+    base: TrainConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    n_seeds: int | None = None,
+    n_trials: int | None = None,
+    resources: Resources | None = None,
+    budget: Budget | None = None,
+    rerun_failed: bool = False,
+    shorter: int | None = None,
+    sampler: str = "tpe",
+    storage: str = DEFAULT_STORAGE,
+    address: str | None = None,
+    request: Mapping[str, Any] | None = None,
+    command: str = "",
+    observer: Observer = lambda event: None,
+) -> Summary:
+    """Train the trials of `study` that the run folder `out` does not hold yet.
+
+    A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
+    latter two unless `rerun_failed`; one that was interrupted or killed goes on after its last epoch. With
+    `shorter`, trials go on from the checkpoints of the same configs with that budget, where these are kept.
+    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
+    of a Ray cluster; nodes that do not see the cache make the dataset themselves.
+    `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
+    written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
+    the study cannot take, before anything is trained, and RunFolderError for a folder that holds other data,
+    or this study with other settings, that another driver writes, or that cannot be written any more.
+    """
+    start = time.perf_counter()
+    resources = resources or Resources()
+    settings = dict(settings or {})
+    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
+    tried = check(study, config, settings)
+    rule = _rule(study, tried[0].training.most_epochs)
+    if isinstance(study, Search):
+        make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
+    first = min(tried, key=lambda each: each.data.split != "grouped")
+    dataset = Dataset.open(data.folder(first))
+    for each in tried:
+        rehearse(each, input_shape(each), len(dataset.species))
+    for caution in cautions(study, tried):
+        log.warning(caution)
+    run = RunFolder(out)
+    with run.driven(command):
+        halt = Halt(budget)
+        journal = Journal(run, observer, halt, keep=resources.checkpoints)
+        asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
+        definition = asked.definition(first, n_seeds, n_trials)
+        # An ablation may vary the split; what has to be said of any of its cells is said of the study.
+        folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
+        notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
+        facts = {
+            "name": data.name,
+            **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
+            "notes": list(dict.fromkeys(notes)),
+        }
+        _write_study(run, {**definition, "data": facts, "request": request}, command)
+        _refuse_foreign_trials(journal, dataset)
+        for note in (definition["design"] or {}).get("notes", []):
+            observer({"event": "note", "text": note})
+        if shorter:
+            observer({"event": "note", "text": _continuing(asked, definition, run)})
+        failed = sorted(journal.failed(study.name)) if rerun_failed else []
+
+        searcher: PlannedSearcher | OptunaSearcher
+        if isinstance(study, Ablation):
+            for name in failed:
+                journal.rerun(name)
+            searcher, n_reused = asked.planned(definition["seeds"], journal)
+        else:
+            n_reused = 0
+            searcher = asked.sampled(study, definition["n_trials"], journal, sampler)
+            if rerun_failed:
+                # First: after a driver that died in between they have failed, and can be asked for again.
+                searcher.retry_failed()
+            for name in failed:
+                journal.rerun(name)
+        nodes = Nodes()
+        scheduler = HaltingScheduler(rule, study.metric, journal, nodes)
+        scheduler.rebuild(run.events(), study.name)
+        halt.judge(journal.spent, {})
+        if searcher.n_left() and not halt.reason:
+            with ray_session(run.path / "ray.log", address) as there:
+                if address:
+                    there = [*there, *nodes_to_come(len(there) - 1)]
+                waits = bool(address and resources.concurrent)  # for nodes that may still join
+                placement = place(resources.gpus, resources.cpus, there, tried, data.folder, is_open=waits)
+                if waits and resources.gpus is None and not placement.gpus:
+                    observer({"event": "note", "text": NO_GPU_YET})
+                concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
+                if waits:
+                    concurrent = resources.concurrent or concurrent
+                observer(
+                    {
+                        "event": "sweep",
+                        "n_left": searcher.n_left(),
+                        "n_reused": n_reused,
+                        "epochs": first.training.most_epochs,
+                        "concurrent": concurrent,
+                        "metric": study.metric if first.training.is_validated else "train/loss",
+                    }
+                )
+                journal.begin(command)
+                with (
+                    ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})),
+                    Preparation(data, halt) as preparation,
+                ):
+                    dispatcher = Dispatcher(
+                        searcher,
+                        journal,
+                        placement,
+                        lambda payload: asked.prepare(payload, preparation),
+                        concurrent=concurrent,
+                        restarts=resources.restarts,
+                        nodes=nodes,
+                    )
+                    _fit(dispatcher, scheduler, concurrent, data.manifest if address else None)
+        if halt.reason:
+            journal.write({"event": "halt", "reason": halt.reason})
+        if halt.is_fault:
+            raise RunFolderError(
+                f"the sweep was stopped: {halt.reason}\nwhat was finished is kept; once that is mended, "
+                f"`birdtune resume {run.path}` goes on"
+            )
+        trials = journal.members(study.name)
+        statuses: Counter[str] = Counter(
+            record.status for name, record in run.records().items() if name in trials
+        )
+    return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
+
+
+def _rule(study: Study, epochs: int) -> Rule:
+    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
+    direction = metric_direction(study.metric)
+    if isinstance(study, Ablation):
+        return Fifo(direction=direction)
+    return make_rule(
+        study.scheduler,
+        direction=direction,
+        max_epochs=epochs,
+        grace_epochs=study.grace_epochs,
+        reduction_factor=study.reduction_factor,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A study with everything that the user set: from it follows what each trial is."""
+
+    study: Study
+    config: TrainConfig
+    settings: Overrides
+    data: Data
+    resources: Resources
+    run: RunFolder
+    checkpoints: dict[str, str]
+    shorter: int | None
+    storage: str
+    _described: set[Path] = field(default_factory=set)
+
+    def trial(self, choices: Overrides, seed: int) -> TrainConfig:
+        return trial_config(self.config, self.settings, choices).override({"seed": seed})
+
+    def definition(self, first: TrainConfig, n_seeds: int | None, n_trials: int | None) -> dict[str, Any]:
+        """Return what the study's file says of the design; `first` is any trial's config."""
+        study, seed = self.study, self.config.seed
+        common = {
+            "name": study.name,
+            "question": study.question,
+            "metric": study.metric,
+            "direction": metric_direction(study.metric),
+            "epochs": first.training.most_epochs,
+            "gates": [asdict(gate) for gate in study.gates],
+            "base": {**self.config.difference(), **self.settings},
+            "base_id": self.config.config_id,  # under other defaults the same `base` is another config
+        }
+        if isinstance(study, Search):
+            return {
+                **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
+                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
+                "also": list(study.also), "asha_within": study.asha_within,
+                "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
+                "space": space_facts(study.space), "storage": self.storage,
+            }  # fmt: skip
+        cells = [
+            {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
+            for cell in study.cells()
+        ]
+        return {
+            **common, "kind": "ablation", "scheduler": "fifo",
+            "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
+            "design": study.design_facts(),
+            "factors": {
+                name: asdict(levels) if isinstance(levels, Range) else list(levels)
+                for name, levels in study.levels().items()
+            },
+            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
+            "asha_within": None, "storage": None,
+        }  # fmt: skip
+
+    def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
+        """Return what Ray ships to a trial: plain JSON, but for the dataset, which `prepare` enters.
+
+        `factors` is what tables call it by.
+        """
+        within = self.study.asha_within if isinstance(self.study, Search) else None
+        return {
+            "config": config.to_dict(),
+            "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
+            "timeout_s": self.resources.timeout_s,
+            "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
+            "checkpoints": {
+                **self.checkpoints,
+                "shorter": self.shorter_id(config),
+                "keep": self.resources.checkpoints > 0,
+            },
+        }
+
+    def line(self, factors: dict[str, Any], trial_id: str, number: int, group: str | None) -> dict[str, Any]:
+        """Return what the journal says of a trial."""
+        return {
+            "study": self.study.name,
+            "trial_id": trial_id,
+            "number": number,
+            "factors": factors,
+            "group": group,
+        }
+
+    def prepare(self, payload: dict[str, Any], preparation: Preparation) -> bool:
+        """Enter the dataset of a payload, and return True, once it is made.
+
+        What the trial will predict is described in the run folder first. Raises what the making raised.
+        """
+        folder = preparation.folder(TrainConfig.from_dict(payload["config"]))
+        if folder is None:
+            return False
+        payload["dataset"] = str(folder)
+        if folder not in self._described:
+            split_id = Dataset.open(folder).facts["split_id"]
+            self.run.write_validation(split_id, validation_side(self.data.manifest, folder))
+            self._described.add(folder)
+        return True
+
+    def shorter_id(self, config: TrainConfig) -> str:
+        """Return the trial of `config` with the shorter budget, "" where there is none."""
+        return config.override({"training.epochs": self.shorter}).trial_id if self.shorter else ""
+
+    def planned(self, seeds: list[int], journal: Journal) -> tuple[PlannedSearcher, int]:
+        """Return the searcher of an ablation's unfinished trials, and how many are finished.
+
+        Seeds are the outer loop, so that every cell is seen early. Cells with equal configs are trained once.
+        """
+        assert isinstance(self.study, Ablation)
+        todo, known = [], journal.members(self.study.name)
+        n_reused = 0
+        taken: set[str] = set()
+        for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
+            payload = self.payload(cell, self.trial(self.study.overrides(cell), seed), number)
+            name = payload["journal"]["trial_id"]
+            record = journal.settled.get(name)
+            if record and record.status != "pruned":  # a search's: every cell trains its whole budget
+                n_reused += record.status == "completed"
+                if name not in known:
+                    journal.reuse(payload["journal"])
+            elif name not in taken:
+                taken.add(name)
+                todo.append(payload)
+        return PlannedSearcher(todo), n_reused
+
+    def sampled(self, study: Search, n_trials: int, journal: Journal, sampler: str) -> OptunaSearcher:
+        """Return the searcher of a search, going on from what its Optuna study holds."""
+        opened = open_study(
+            journal.run,
+            study,
+            seed=self.config.seed,
+            n_trials=n_trials,
+            sampler=sampler,
+            storage=self.storage,
+        )
+        seed = self.config.seed
+
+        def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
+            try:
+                choices = study.space(trial)
+                config = self.trial(choices, seed)
+            except Exception as error:  # a trial's boundary too: `space` is the user's code
+                if is_of_storage(error):
+                    raise  # the sweep halts, and no trial has failed
+                unfit = _unfit(study.name, trial.number, self.config, error)
+                if unfit.trial_id not in journal.settled:
+                    line = self.line(dict(trial.params), unfit.trial_id, trial.number, None)
+                    journal.settle_unfit(unfit, line)
+                return unfit
+            payload = self.payload(choices, config, trial.number)
+            record = journal.outcome(config.trial_id, study.name)
+            if record is None:
+                return payload
+            journal.reuse(payload["journal"])
+            return record
+
+        return OptunaSearcher(opened, study.objectives, make_payload, journal, n_trials)
+
+
+def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
+    """Return the record of a trial whose choices make no config: it is known by its study and number."""
+    name = f"{UNFIT}{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}-s{base.seed}"
+    if isinstance(error, ConfigError):
+        why, trace = str(error), None
+    else:
+        why = f"the space of study {study!r} raised {type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+    payload = {"config": base.to_dict(), "journal": {"trial_id": name}}
+    return bare_record(payload, "failed", error=why, traceback=trace)
+
+
+def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
+    """Return how many trials of a longer budget go on from the checkpoints of the shorter one, in words."""
+    if isinstance(asked.study, Search):
+        return "configs that are sampled again go on from their checkpoints, where these are kept"
+    cells = [asked.study.overrides(cell) for cell in asked.study.cells()]
+    trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
+    kept = [
+        trial
+        for trial in trials
+        if (run.checkpoints_path / asked.shorter_id(trial) / "session.pt").exists()
+        and is_open_ended(trial.optim)
+    ]
+    why = "" if len(kept) == len(trials) else (
+        "; the others train from the start: a checkpoint is kept with --keep-checkpoints, and helps where "
+        "optim.schedule does not follow the budget (constant, step, plateau)"
+    )  # fmt: skip
+    return f"{len(kept)} of {len(trials)} trials go on from their checkpoints{why}"
+
+
+def _checkpoints(run: RunFolder) -> dict[str, str]:
+    """Return where the run's checkpoints lie, and the id by which a worker knows the folder again."""
+    mark = run.checkpoints_path / RUN_ID
+    if not mark.exists():
+        write_text(mark, uuid.uuid4().hex)
+    run_id = mark.read_text(encoding="utf-8")
+    if not is_name(run_id):  # it names a folder of the workers
+        raise RunFolderError(f"{str(mark)!r} holds {run_id!r:.80}, which is no id of a run; remove that file")
+    return {"folder": str(run.checkpoints_path.absolute()), "run_id": run_id}
+
+
+def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
+    """Write what was asked, unless the folder holds something that contradicts it."""
+    for name in run.study_names():
+        there = run.read_study(name)
+        known = there.get("data") or {}
+        if known.get("data_id") != definition["data"]["data_id"]:
+            raise RunFolderError(
+                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
+                f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
+                "give another --out"
+            )
+        if name != definition["name"]:
+            continue
+        fixed = {
+            "ablation": ("factors", "cells"),
+            "search": (
+                "epochs", "base", "base_id", "seeds", "space", "scheduler", "grace_epochs",
+                "reduction_factor", "asha_within", "also", "storage",
+            ),
+        }[definition["kind"]]  # fmt: skip
+        compared = ["kind", "metric", *fixed]
+        if any(there.get(key) != definition[key] for key in compared):
+            shown = ["epochs", "base", *(key for key in compared if key != "cells")]
+            was, now = _differing(
+                {key: there.get(key) for key in shown}, {key: definition[key] for key in shown}
+            )
+            raise RunFolderError(
+                f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "
+                f"this asks for {now or 'others'}; give another --out, or the settings it was started with"
+            )
+    run.write_study(
+        {
+            **definition,
+            "provenance": {**provenance(), "command": command},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+
+
+def _refuse_foreign_trials(journal: Journal, dataset: Dataset) -> None:
+    """Raise RunFolderError where a record is of other recordings: it would be taken for one of the study."""
+    for name, record in journal.settled.items():
+        data_id = record.provenance.get("data_id")
+        if data_id not in (None, dataset.facts["data_id"]):
+            raise RunFolderError(
+                f"the record of trial {name!r} in {str(journal.run.path)!r} is of other recordings (data "
+                f"{data_id}) than this run (data {dataset.facts['data_id']}): it was copied there; move it "
+                "away, and the trial is trained"
+            )
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the two mappings without what they share, at any depth."""
+    only: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            a, b = _differing(a, b)
+        for kept, mapping, value in ((only[0], one, a), (only[1], other, b)):
+            if key in mapping:
+                kept[key] = value
+    return only
+
+
+def _fit(
+    searcher: Dispatcher, scheduler: HaltingScheduler, concurrent: int, manifest: pd.DataFrame | None
+) -> None:
+    """Run Ray Tune over what `searcher` suggests. Ray's own state is thrown away: ours is the journal.
+
+    `manifest` is for the nodes of a cluster, see `TrainTrial.setup`.
+    """
+    take_low_memory_for_death()
+    trainable = TrainTrial if manifest is None else tune.with_parameters(TrainTrial, manifest=manifest)
+    with scratch_folder() as scratch:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[searcher.journal, Waiting(searcher.journal.observer)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()

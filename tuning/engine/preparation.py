@@ -1,0 +1,108 @@
+"""The datasets of a sweep: made when first asked for, or in the background while trials train."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.building import Progress, no_progress
+from birdnet_core.data.dataset import prepare
+from tuning.engine.halt import Halt
+
+Wanted = tuple[object, object]
+
+LEAVE_AFTER_S = 10.0
+"""The thread ends when it next tells of its progress, which it does not while another process builds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The recordings of a sweep, by the name they are shown under, and how stores of them are built."""
+
+    name: str
+    manifest: pd.DataFrame
+    cache: Path | None = None
+    workers: int | None = None
+    progress: Progress = no_progress
+    _folders: dict[tuple[Any, Any], Path] = field(default_factory=dict)
+
+    def folder(self, config: TrainConfig, progress: Progress | None = None) -> Path:
+        """Return the dataset of `config`, made when first asked for."""
+        made = self.known(config)
+        if made is None:
+            made = prepare(
+                self.manifest,
+                config,
+                cache=self.cache,
+                workers=self.workers,
+                progress=progress or self.progress,
+            )
+            self._folders[config.data, config.features] = made
+        return made
+
+    def known(self, config: TrainConfig) -> Path | None:
+        """Return the dataset of `config` if it was asked for before."""
+        return self._folders.get((config.data, config.features))
+
+
+class _Stopped(Exception):
+    """The sweep halts, and nobody waits for the dataset any more."""
+
+
+class Preparation:
+    """Makes datasets one after the other in a thread, while the block runs.
+
+    The thread starts processes that do the work, so that Ray's loop, which must not wait, does not. When the
+    sweep halts, a dataset that is being made is left as it is, and its making continues when it is asked for
+    again.
+    """
+
+    def __init__(self, data: Data, halt: Halt) -> None:
+        self.data = data
+        self.halt = halt
+        self._is_over = False
+        self._asked: set[Wanted] = set()
+        self._failed: dict[Wanted, BaseException] = {}
+        self._configs: queue.SimpleQueue[TrainConfig | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="preparation", daemon=True)
+
+    def __enter__(self) -> Preparation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over = True
+        self._configs.put(None)
+        self._thread.join(LEAVE_AFTER_S)
+
+    def folder(self, config: TrainConfig) -> Path | None:
+        """Return the dataset of `config`, None while it is being made; raises what its making raised."""
+        wanted = (config.data, config.features)
+        if (made := self.data.known(config)) is not None:
+            return made
+        if wanted in self._failed:
+            raise self._failed[wanted]
+        if wanted not in self._asked:
+            self._asked.add(wanted)
+            self._configs.put(config)
+        return None
+
+    def _work(self) -> None:
+        while (config := self._configs.get()) is not None:
+            try:
+                self.data.folder(config, self._progress)
+            except _Stopped:
+                return
+            except BaseException as error:  # handed over to whoever asks for the dataset
+                self._failed[config.data, config.features] = error
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        if self._is_over or self.halt.reason is not None:
+            raise _Stopped
+        self.data.progress(stage, done, total)

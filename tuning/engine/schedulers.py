@@ -1,0 +1,242 @@
+"""Which trials end early: rules that know a trial by its own name, without Ray.
+
+Ray's schedulers know trials by ids that Ray draws anew in every process, and forget their rungs when the
+driver dies. They also let every trial compete with every other, so that networks that learn fast and end low
+put an end to those that start slowly and end high. The rules here are plain Python over trial_ids, keep what
+they compare within a group, and can be rebuilt from a run's journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from abc import ABC, abstractmethod
+from array import array
+from collections import defaultdict
+
+import numpy as np
+
+from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.records.metrics import Direction
+from search_spaces.study import SCHEDULERS
+
+TIES_BY = "val/loss"
+"""What decides between trials of the same value. F1 is the same to the last digit of all networks that tell
+one species only, as many do in their first epochs."""
+
+Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
+
+
+class Rule(ABC):
+    """Records the value of each epoch and decides whether its trial ends there.
+
+    Args:
+        direction: whether a higher or a lower value is better.
+    """
+
+    def __init__(self, *, direction: Direction) -> None:
+        self._sign = 1.0 if direction == "maximize" else -1.0
+        self._scores: dict[str, dict[int, Score]] = {}
+        self._stopped: set[tuple[str, int]] = set()
+
+    def is_stopped(
+        self, trial: str, group: str | None, epoch: int, value: float, loss: float = math.nan
+    ) -> bool:
+        """Record `value` after `epoch` (from 1) and return whether `trial` is stopped.
+
+        Only trials of the same `group` are compared. A value that is not finite counts as the worst, and so
+        does a `loss`, which decides between equal values. An epoch that was recorded before is answered as it
+        was then: a trial whose worker died reports its first epochs a second time, and a driver may die
+        before it has ended a trial.
+        """
+        scores = self._scores.setdefault(trial, {})
+        if epoch not in scores:
+            # inf as well as nan, because a journal keeps both as null.
+            scores[epoch] = (
+                self._sign * value if math.isfinite(value) else -math.inf,
+                -loss if math.isfinite(loss) else -math.inf,
+            )
+            if self._is_behind(trial, group, epoch):
+                self._stopped.add((trial, epoch))
+        return (trial, epoch) in self._stopped
+
+    @abstractmethod
+    def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
+        """Return whether `trial` is stopped at `epoch`, whose score (higher is better) is recorded."""
+
+
+class Fifo(Rule):
+    """Never stops a trial."""
+
+    def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
+        return False
+
+
+class _Rung:
+    """The trials that were judged at a rung, and their scores, in a form that numpy reads without a copy."""
+
+    def __init__(self) -> None:
+        self.trials: set[str] = set()
+        self.values, self.ties = array("d"), array("d")
+
+    def add(self, trial: str, score: Score) -> None:
+        self.trials.add(trial)
+        self.values.append(score[0])
+        self.ties.append(score[1])
+
+
+class ASHA(Rule):
+    """Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), the variant that stops trials.
+
+    Rungs lie at ``grace_epochs * reduction_factor ** k`` epochs, below `max_epochs`. A trial is stopped at a
+    rung where its best value so far is worse than the (1 - 1 / reduction_factor) quantile of those that were
+    recorded there before it. The decisions are those of Ray's AsyncHyperBandScheduler with one bracket, but
+
+    - for the best value so far, where Ray takes the one of that epoch: a trial is worth its best epoch, and
+      at high learning rates many an epoch between collapses;
+    - for nan, which Ray never stops;
+    - for a value that equals the quantile, which Ray lets go on: here, of the trials that share it, those
+      with the lower loss, as many as are among the best 1 / reduction_factor.
+    """
+
+    def __init__(
+        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+    ) -> None:
+        super().__init__(direction=direction)
+        self.reduction_factor = reduction_factor
+        self.rungs: list[int] = []
+        rung = grace_epochs
+        while rung < max_epochs:
+            self.rungs.append(rung)
+            rung *= reduction_factor
+        self._recorded: defaultdict[tuple[int, str | None, int], _Rung] = defaultdict(_Rung)
+
+    def bracket(self, trial: str) -> int:
+        """Return how many of the first rungs `trial` skips."""
+        return 0
+
+    def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
+        bracket = self.bracket(trial)
+        reached = [rung for rung in self.rungs[bracket:] if rung <= epoch]
+        if not reached:
+            return False
+        rung = self._recorded[bracket, group, reached[-1]]
+        if trial in rung.trials:
+            return False
+        score = max(score for at, score in self._scores[trial].items() if at <= epoch)
+        behind = bool(rung.trials) and self._is_below(score, rung)
+        rung.add(trial, score)
+        return behind
+
+    def _is_below(self, score: Score, rung: _Rung) -> bool:
+        """Return whether `score` is not among the best 1 / reduction_factor that `rung` holds."""
+        values, ties = np.frombuffer(rung.values), np.frombuffer(rung.ties)
+        # numpy finds nan between -inf and anything: like -inf, the limit, a cutoff that stops nothing.
+        with np.errstate(invalid="ignore"):
+            # Ray's expression to the letter: a quantile that is rounded otherwise decides otherwise.
+            cutoff = np.percentile(values, (1 - 1 / self.reduction_factor) * 100)
+            tied = ties[values == cutoff]
+            if score[0] != cutoff or not len(tied):
+                return bool(score[0] < cutoff)
+            places = len(values) / self.reduction_factor - (values > cutoff).sum()
+            return bool(score[1] < np.percentile(tied, 100 * np.clip(1 - places / len(tied), 0, 1)))
+
+
+class HyperBand(ASHA):
+    """Asynchronous HyperBand (Li et al. 2020, section 3.3): ASHA with brackets that start at later rungs.
+
+    Bracket s has its first rung at ``grace_epochs * reduction_factor ** s``, and the last may have none. It
+    hedges against curves that cross after ASHA's first rung, for more epochs. A trial's bracket is drawn by
+    the hash of its trial_id, so that a resumed run draws it again, with the shares of trials that HyperBand
+    gives its brackets (Li et al. 2018, JMLR 18-185, algorithm 1).
+
+    Asynchronous, because synchronous HyperBand pauses trials until a rung is full: workers wait for the
+    slowest trial, and every pause swaps a checkpoint out of the actor and another one in.
+    """
+
+    def __init__(
+        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+    ) -> None:
+        super().__init__(
+            direction=direction,
+            max_epochs=max_epochs,
+            grace_epochs=grace_epochs,
+            reduction_factor=reduction_factor,
+        )
+        # The paper's brackets begin at rungs of up to max_epochs, and the last then trains without a rung.
+        ends_on_rung = grace_epochs * reduction_factor ** len(self.rungs) == max_epochs
+        n_brackets = max(1, len(self.rungs) + ends_on_rung)
+        self.weights = [
+            math.ceil(n_brackets * reduction_factor**s / (s + 1)) for s in reversed(range(n_brackets))
+        ]
+
+    def bracket(self, trial: str) -> int:
+        """Return how many of the first rungs `trial` skips, drawn by its name."""
+        draw = int.from_bytes(hashlib.sha256(trial.encode()).digest()) % sum(self.weights)
+        for bracket, weight in enumerate(self.weights):
+            draw -= weight
+            if draw < 0:
+                return bracket
+        raise AssertionError("a draw below the sum of the weights falls into one of them")
+
+
+class Median(Rule):
+    """The median stopping rule of Google Vizier (Golovin et al. 2017, section 3.2.2).
+
+    From `grace_epochs` on, a trial is stopped after an epoch when its best value so far is worse than the
+    median, over the other trials that reached that epoch, of their average value up to it. Vizier compares
+    with completed trials only; here those that still run count too, and 3 others are needed.
+    """
+
+    N_OTHERS = 3
+
+    def __init__(self, *, direction: Direction, max_epochs: int, grace_epochs: int) -> None:
+        super().__init__(direction=direction)
+        self.max_epochs = max_epochs
+        self.grace_epochs = grace_epochs
+        self._averages: defaultdict[tuple[str | None, int], list[float]] = defaultdict(list)
+
+    def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
+        scores = [score for at, (score, _) in self._scores[trial].items() if at <= epoch]
+        others = self._averages[group, epoch]
+        behind = (
+            self.grace_epochs <= epoch < self.max_epochs
+            and len(others) >= self.N_OTHERS
+            and max(scores) < statistics.median(others)
+        )
+        others.append(statistics.fmean(scores))
+        return behind
+
+
+def make_rule(
+    name: str, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+) -> Rule:
+    """Return the rule `name`, one of `SCHEDULERS`.
+
+    Args:
+        direction: whether a higher or a lower value is better.
+        max_epochs: the budget of a trial; none is stopped at its last epoch.
+        grace_epochs: what every trial may train before it is judged.
+        reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor go on at each rung.
+
+    Raises ConfigError for an unknown name and for numbers out of range.
+    """
+    if name not in SCHEDULERS:
+        raise ConfigError(
+            f"unknown scheduler {name!r}{did_you_mean(name, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
+        )
+    if grace_epochs < 1:
+        raise ConfigError(f"grace_epochs = {grace_epochs!r} is out of range; it takes 1 or more")
+    if reduction_factor < 2:
+        raise ConfigError(f"reduction_factor = {reduction_factor!r} is out of range; it takes 2 or more")
+    if name == "fifo":
+        return Fifo(direction=direction)
+    if name == "median":
+        return Median(direction=direction, max_epochs=max_epochs, grace_epochs=grace_epochs)
+    return {"asha": ASHA, "hyperband": HyperBand}[name](
+        direction=direction,
+        max_epochs=max_epochs,
+        grace_epochs=grace_epochs,
+        reduction_factor=reduction_factor,
+    )

@@ -1,0 +1,457 @@
+"""Optuna on Ray, with the states that Optuna itself would have recorded.
+
+Ray's own OptunaSearch tells a trial that ASHA stopped as COMPLETE with its truncated value, so that
+importance and best-value plots mix training lengths. Here it is PRUNED, with its intermediate values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import math
+import os
+import traceback
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
+from birdnet_core.records.files import drop_unfinished_line, write_text
+from birdnet_core.records.metrics import Direction, objective_direction
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from search_spaces.study import Search
+from tuning.engine.journal import Journal
+
+log = logging.getLogger(__name__)
+
+Payload = dict[str, Any]
+
+SAMPLERS: dict[str, str] = {
+    "tpe": "tree-structured Parzen estimators; learn from pruned trials too (Bergstra et al. 2011)",
+    "random": "independent draws, the yardstick of the others (Bergstra and Bengio 2012)",
+    "gp": "Gaussian process with expected improvement, for few and costly trials; learns from completed "
+    "trials alone, and draws at random what not every trial has (Jones et al. 1998)",
+    "cmaes": "CMA-ES, for many trials over numbers; draws choices among names, and what not every trial has, "
+    "at random; one objective; needs the package cmaes (Hansen 2016)",
+    "nsga2": "NSGA-II, a genetic algorithm for several objectives; learns from completed trials alone "
+    "(Deb et al. 2002)",
+}
+
+STORAGES: dict[str, str] = {
+    "journal": "RUN/optuna.jsonl, Optuna's journal file",
+    "sqlite": "RUN/optuna.db; slow to suggest beside hundreds of running trials, and not for NFS",
+    "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
+}
+DEFAULT_STORAGE = "journal"
+STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
+
+
+def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) -> BaseSampler:
+    """Return the sampler `name` of SAMPLERS for a study of `n_trials`.
+
+    A quarter of the trials, at least 4 and at most 10, are random before TPE or the Gaussian process model
+    anything. Raises ConfigError for a name that is not known, and for `cmaes` where its package is missing or
+    there are several objectives.
+    """
+    if name not in SAMPLERS:
+        raise ConfigError(
+            f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (known: {', '.join(SAMPLERS)})"
+        )
+    if name == "cmaes" and n_objectives > 1:
+        raise ConfigError(
+            f"sampler 'cmaes' takes one objective, and the study has {n_objectives}; take nsga2, tpe or gp"
+        )
+    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise ConfigError(
+            "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
+        )
+    n_startup = min(10, max(4, n_trials // 4))
+    with warnings.catch_warnings():
+        # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
+        # interactions and trials that are still running; consider_pruned_trials of CMA-ES.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
+            )
+        if name == "random":
+            return NumberedRandomSampler(seed)
+        if name == "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False
+            )
+        if name == "cmaes":
+            # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
+            # pruned trial was worse at its last rung than those that went on.
+            return optuna.samplers.CmaEsSampler(
+                seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
+            )
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=n_startup)
+
+
+class NumberedRandomSampler(BaseSampler):
+    """Independent draws: each a function of the seed, the trial's number and the name of the setting alone.
+
+    So a search that was killed and resumed draws what it would have drawn otherwise. A generator that is
+    carried from trial to trial does not.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        digest = hashlib.sha256(f"{self.seed} {trial.number} {param_name}".encode()).digest()
+        drawn = optuna.samplers.RandomSampler(seed=int.from_bytes(digest[:4]))
+        return drawn.sample_independent(study, trial, param_name, param_distribution)
+
+
+def open_storage(spec: str, run: RunFolder) -> BaseStorage:
+    """Return the Optuna storage that `spec` names: one of STORAGES, or the URL of a database.
+
+    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. What is asked for is kept in the
+    run folder and can be seen in a list of processes, so a URL that holds a password is refused: it goes into
+    the environment variable BIRDTUNE_STORAGE, with `spec` ``env``, and stays out of the run folder. Raises
+    ConfigError for that, for an unknown name, and for a database that cannot be opened.
+    """
+    if spec == "journal":
+        return _open_journal(run.path / "optuna.jsonl")
+    url = _database_url(spec, run)
+    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        return RDBStorage(url.render_as_string(hide_password=False))
+    except ImportError:
+        raise ConfigError(
+            f"storage {url.drivername!r} needs a Python driver that is not installed; for PostgreSQL: "
+            "pip install 'birdtune[postgresql]'"
+        ) from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        where = f"{url.drivername} database {url.database!r}" + (f" on {url.host}" if url.host else "")
+        raise ConfigError(f"cannot open the storage, {where}: {str(error).splitlines()[0]}") from None
+
+
+def _open_journal(file: Path) -> JournalStorage:
+    """Return Optuna's journal, without what a driver that was killed may have left of it.
+
+    That is the lock, for which Optuna would wait for 30 s, and half a line, after which it reads no more. The
+    driver is the only writer, so that neither can be another's.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    with open(file, "ab+") as journal:
+        drop_unfinished_line(journal)
+    try:
+        return JournalStorage(_WholeLines(file))
+    except (ValueError, KeyError, TypeError) as error:  # what Optuna raises for lines that are not its own
+        raise ConfigError(f"cannot read {file}, which is no journal of Optuna's: {error}") from None
+
+
+class _WholeLines(JournalFileBackend):
+    """Optuna's journal file, which holds whole lines only, also after a disk that was full for a while.
+
+    A part of a line in the middle would make all of the file unreadable.
+    """
+
+    def __init__(self, file: Path) -> None:
+        # Exclusive creation of a file is right on NFS since version 3, and there are file systems without
+        # symbolic links, which Optuna's other lock needs.
+        super().__init__(str(file), JournalFileOpenLock(str(file)))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append `logs` whole, or raise OSError and leave the file as it was."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
+
+
+def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
+    if spec == "sqlite":
+        return sqlalchemy.URL.create("sqlite", database=str(run.storage_path))
+    text = os.environ.get(STORAGE_VARIABLE, "") if spec == "env" else spec
+    if not text:
+        raise ConfigError(
+            f"storage 'env' reads the URL of a database from the environment variable {STORAGE_VARIABLE}, "
+            "which is not set; for example postgresql+psycopg://user:password@host/database"
+        )
+    if spec != "env" and "://" not in spec:
+        raise ConfigError(
+            f"unknown storage {spec!r}{did_you_mean(spec, STORAGES)} (known: {', '.join(STORAGES)}, or a URL "
+            "such as postgresql+psycopg://user@host/database)"
+        )
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # The text may hold a password, so it is not repeated.
+        raise ConfigError(
+            "the storage's URL cannot be read; for example postgresql+psycopg://user@host/database"
+        ) from None
+    if spec != "env" and (url.password or any("pass" in key.lower() for key in url.query)):
+        raise ConfigError(
+            f"the URL of the storage on {url.host!r} holds a password, which would be kept in the run "
+            f"folder; put the URL into the environment variable {STORAGE_VARIABLE} and give storage 'env', "
+            "or leave the password to the database's own means, such as PGPASSFILE"
+        )
+    return url
+
+
+def open_study(
+    run: RunFolder,
+    search: Search,
+    *,
+    seed: int,
+    n_trials: int,
+    sampler: str = "tpe",
+    storage: str = DEFAULT_STORAGE,
+) -> optuna.Study:
+    """Return the Optuna study of `search` in a run, created if new.
+
+    A sampler that learns starts from `seed` plus the number of trials that the study holds: started from
+    `seed` again after a kill, it would repeat its draws. A random draw depends on its trial's number instead.
+    Trials that an earlier driver left RUNNING are as it left them; `OptunaSearcher` takes them up again. In a
+    database of its own a study has its own name; in one that other runs may share, the run's id follows,
+    which RUN/optuna_id keeps.
+    """
+    n_objectives = len(search.objectives)
+    make_sampler(sampler, seed, n_trials, n_objectives=n_objectives)  # before anything is created
+    opened = open_storage(storage, run)
+    directions = [objective_direction(objective) for objective in search.objectives]
+    name = search.name if storage in ("sqlite", "journal") else f"{search.name}-{_run_id(run)}"
+    study = optuna.create_study(
+        storage=opened,
+        study_name=name,
+        directions=directions,
+        load_if_exists=True,
+    )
+    _check_objectives(study, search, directions)
+    n_there = len(study.get_trials(deepcopy=False))
+    begun = seed if sampler == "random" else seed + n_there
+    study.sampler = make_sampler(sampler, begun, n_trials, n_objectives=n_objectives)
+    return study
+
+
+def _check_objectives(study: optuna.Study, search: Search, directions: list[Direction]) -> None:
+    """Raise RunFolderError if the study was created for other objectives than those of `search`."""
+    objectives = list(search.objectives)
+    there = [direction.name.lower() for direction in study.directions]
+    if there != directions or study.metric_names not in (None, objectives):
+        was = study.metric_names or there
+        raise RunFolderError(
+            f"the storage holds study {study.study_name!r} with other objectives: it has {was}, this asks "
+            f"for {objectives} ({', '.join(directions)}); give another --out"
+        )
+    if search.also:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(objectives)
+
+
+def _run_id(run: RunFolder) -> str:
+    path = run.path / "optuna_id"
+    if not path.exists():
+        write_text(path, f"{uuid.uuid4().hex[:8]}\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Return whether Optuna's storage raised `error`, and not the code that draws from it."""
+    storages = str(Path(optuna.storages.__file__).parent)
+    return any(frame.filename.startswith(storages) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def pareto_front(study: optuna.Study) -> list[str]:
+    """Return the trial_ids of the completed trials that no other one dominates, in the order of the study.
+
+    A trial dominates another that is better in no objective and worse in one. Of one objective, the front is
+    the best trial, or those that share the best value.
+    """
+    return list(dict.fromkeys(trial.user_attrs["trial_id"] for trial in study.best_trials))
+
+
+class OptunaSearcher:
+    """Asks Optuna for trials and tells it how they went.
+
+    Args:
+        study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
+            left by a driver that is gone: they are suggested first, with the number and the choices they had.
+        objectives: what Optuna is given; the first is the metric whose value is reported every epoch.
+        make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when its
+            choices make no config, or one that needs no training: Optuna is told, and the next one drawn.
+        journal: enters the trials that end as another one of their config did.
+        n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
+            which everything fails comes to an end; `retry_failed` asks for them again.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        objectives: tuple[str, ...],
+        make_payload: Callable[[Trial], Payload | TrialRecord],
+        journal: Journal,
+        n_trials: int,
+    ) -> None:
+        self.study = study
+        self.objectives = objectives
+        self.make_payload = make_payload
+        self.journal = journal
+        self.n_trials = n_trials
+        self._trials: dict[str, tuple[Trial, Payload]] = {}
+        self._reported: dict[str, set[int]] = {}
+        # Trials with the config of one that is being trained: they end as it does.
+        self._twins: dict[str, list[tuple[Trial, Payload]]] = {}
+        trials = study.get_trials(deepcopy=False)
+        self._left_running = deque(t for t in trials if t.state == TrialState.RUNNING)
+        self._n_enqueued = sum(t.state == TrialState.WAITING for t in trials)
+        # Counted on, and not anew from the study: a thousand trials would be looked at at each of their ends.
+        self._n_counted = len(trials) - self._n_enqueued - len(self._left_running) - len(_retried(trials))
+        # The Optuna trial of each config that was pruned, whose intermediate values its twins take over.
+        self._pruned = {
+            t.user_attrs["trial_id"]: t.intermediate_values
+            for t in trials
+            if t.state == TrialState.PRUNED and "trial_id" in t.user_attrs
+        }
+
+    def n_left(self) -> int:
+        """Return how many trials are still to be suggested, with those left RUNNING and those enqueued."""
+        return max(self._n_enqueued + len(self._left_running), self.n_trials - self._n_counted)
+
+    def retry_failed(self) -> int:
+        """Enqueue the choices of every trial that failed and was not tried again; return how many.
+
+        A retry is a new trial of the study and takes the place of the one that failed.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        retried = _retried(trials)
+        failed = [t for t in trials if t.state == TrialState.FAIL and t.number not in retried]
+        for trial in failed:
+            self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        self._n_enqueued += len(failed)
+        self._n_counted -= len(failed)
+        return len(failed)
+
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
+        while self.n_left():
+            trial = self._next()
+            made = self.make_payload(trial)
+            name = made.trial_id if isinstance(made, TrialRecord) else made["journal"]["trial_id"]
+            trial.set_user_attr("trial_id", name)
+            if isinstance(made, TrialRecord):
+                if name not in self.journal.settled:
+                    return None  # its record could not be written, and the sweep halts
+                if made.status == "pruned" and name not in self._pruned:
+                    # Its driver died after it wrote the record and before it told Optuna.
+                    self._pruned[name] = self.journal.curve(name, self.objectives[0])
+                self._tell(trial, made)
+            elif name in self._twins:
+                self._twins[name].append((trial, made))
+            else:
+                self._twins[name] = []
+                self._trials[key] = trial, made
+                self._reported[key] = set(self._frozen(trial).intermediate_values)
+                return made
+        return None
+
+    def _next(self) -> Trial:
+        if self._left_running:
+            # The choices stand in the storage, and suggest_* returns them instead of drawing.
+            trial = Trial(self.study, self._left_running.popleft()._trial_id)
+        else:
+            trial = self.study.ask()
+            self._n_enqueued -= self._n_enqueued > 0  # Optuna hands these out first
+        self._n_counted += 1
+        return trial
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Give Optuna the value of an epoch, once."""
+        metric = self.objectives[0]
+        # Optuna keeps no intermediate values of several objectives.
+        if metric not in result or len(self.objectives) > 1:
+            return
+        epoch = int(result["epoch"])
+        if epoch not in self._reported[key]:
+            self._reported[key].add(epoch)
+            self._trials[key][0].report(result[metric], epoch)
+
+    def settle(self, key: str, record: TrialRecord) -> None:
+        """Tell Optuna how a trial ended, and those that have its config."""
+        trial, payload = self._trials.pop(key)
+        del self._reported[key]
+        self._tell(trial, record)
+        for twin, its_payload in self._twins.pop(payload["journal"]["trial_id"]):
+            self.journal.reuse(its_payload["journal"])
+            self._tell(twin, record)
+
+    def _tell(self, trial: Trial, record: TrialRecord) -> None:
+        """Tell Optuna what a record says: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
+        if record.status == "pruned":
+            there = self._frozen(trial).intermediate_values
+            values = self._pruned.setdefault(record.trial_id, there)
+            if len(self.objectives) == 1:
+                for epoch, value in values.items():
+                    if epoch not in there:
+                        trial.report(value, epoch)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif record.status == "completed":
+            reached = [record.objective(name) for name in self.objectives]
+            if any(math.isnan(value) for value in reached):
+                log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, reached)
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                self.study.tell(trial, reached)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study._storage.get_trial(trial._trial_id)
+
+
+def _retried(trials: list[FrozenTrial]) -> set[int]:
+    return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
+
+
+class PlannedSearcher:
+    """Hands out the trials of an ablation in their order."""
+
+    def __init__(self, payloads: list[Payload]) -> None:
+        self._left = deque(payloads)
+
+    def n_left(self) -> int:
+        """Return how many trials are still to be handed out."""
+        return len(self._left)
+
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
+        return self._left.popleft() if self._left else None
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Nothing depends on how a planned trial gets on."""
+
+    def settle(self, key: str, record: TrialRecord) -> None:
+        """Nothing depends on how a planned trial ends."""

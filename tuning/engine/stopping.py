@@ -1,0 +1,75 @@
+"""The Ray scheduler that asks a rule of `tuning.engine.schedulers` which trials end early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from tuning.engine.schedulers import TIES_BY, Rule
+
+
+class StoppingScheduler(FIFOScheduler):
+    """Starts Ray's trials in their order and stops those that a rule stops.
+
+    Args:
+        rule: decides.
+        metric: the value it decides on, a key of the trainable's result.
+
+    The trial's config holds ``journal`` with its ``trial_id`` and perhaps its ``group``; a result holds
+    ``epoch`` and, unless the trial failed, the metric.
+    """
+
+    def __init__(self, rule: Rule, metric: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rule = rule
+        # Not Ray's `_metric`: Ray raises for a result without it, which is how a failed trial ends.
+        self._decides = metric
+
+    def rebuild(self, events: Iterable[dict[str, Any]], study: str) -> None:
+        """Record what an earlier driver trained for `study`, from the journal's events in their order.
+
+        Then later decisions are those of a driver that never died. What was trained for another study,
+        before this one reused it, is left out, as that driver has left it out; epochs that were trained
+        again count once.
+        """
+        groups: dict[str, str | None] = {}  # of the trials that are being trained for this study
+        for event in events:
+            if event["event"] == "trial":
+                groups.pop(event["trial_id"], None)
+                if event["study"] == study:
+                    groups[event["trial_id"]] = event.get("group")
+            elif event["event"] == "epoch" and event["trial_id"] in groups:
+                if self._decides not in event["metrics"]:
+                    continue
+                name = event["trial_id"]
+                value, loss = (event["metrics"].get(metric) for metric in (self._decides, TIES_BY))
+                self.rule.is_stopped(name, groups[name], event["epoch"], _number(value), _number(loss))
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Return STOP or CONTINUE. A trial that ended itself is never stopped."""
+        is_stopped = self._record(trial, result) and not result.get("status")
+        return str(self.STOP if is_stopped else self.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Record the last result of a trial that ended itself, of which Ray does not ask."""
+        self._record(trial, result)
+
+    def _record(self, trial: Trial, result: dict[str, Any]) -> bool:
+        if self._decides not in result:
+            return False
+        line = trial.config["journal"]
+        return self.rule.is_stopped(
+            line["trial_id"],
+            line.get("group"),
+            int(result["epoch"]),
+            _number(result[self._decides]),
+            _number(result.get(TIES_BY)),
+        )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,338 @@
+"""How a run stands, from its journal: while it is being made, from another terminal or machine, or after.
+
+Reads only, and imports neither Ray nor torch nor Optuna, so that it can be asked every second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.files import read_json
+from birdnet_core.records.metrics import is_better
+from birdnet_core.records.run_folder import RunFolder, is_held
+from tuning.views.live import clock, describe
+
+Event = dict[str, Any]
+
+FAULTS = ("failed", "diverged", "killed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """Who writes the run folder, or did so last; `is_alive` is None where this machine cannot tell."""
+
+    is_alive: bool | None
+    pid: int | None = None
+    host: str | None = None
+    started: str | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A trial in training; `epoch` is its last finished one, 0 before the first."""
+
+    trial_id: str
+    factors: dict[str, Any]
+    epoch: int
+    value: float | None
+    epoch_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best value of the study's metric in any epoch of a trial that did not fail."""
+
+    value: float
+    trial_id: str
+    epoch: int
+    factors: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """How one study stands.
+
+    Args:
+        n_trials: that it asks for; `counts` says what became of those begun, `n_left` how many are not. A
+            trial that was in training when its driver died counts as ``interrupted``, and is not among
+            `running`.
+        epochs: the budget of a trial; `n_epochs` were trained for this study, `epoch_s` seconds each.
+        eta_s: seconds until the study is trained, with as many trials side by side as now; None where nothing
+            runs or no epoch is finished. Trials not yet begun are taken to be as long as those that ended.
+    """
+
+    name: str
+    kind: str
+    metric: str
+    epochs: int
+    n_trials: int
+    counts: dict[str, int]
+    n_left: int
+    n_reused: int
+    running: list[Running]
+    best: Best | None
+    n_epochs: int
+    epoch_s: float | None
+    eta_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How a run stands; hours are those of finished epochs, weighted by what each trial was given.
+
+    `notes` are of the folder itself (`RunFolder.notes`).
+    """
+
+    run: str
+    driver: Driver | None
+    studies: list[StudyStatus]
+    gpu_hours: float
+    cpu_hours: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Trial:
+    """One trial of a study as the journal tells it."""
+
+    trial_id: str
+    factors: dict[str, Any]
+    status: str
+    is_reused: bool
+
+
+@dataclass
+class _Told:
+    """What a journal tells, gathered in one pass."""
+
+    # By study; an ablation's trials by trial_id, a search's by number, as it may draw a config twice.
+    trials: dict[str, dict[Any, _Trial]] = field(default_factory=dict)
+    # By trial_id and epoch: of a trial that was trained again the last occurrence counts.
+    epochs: dict[str, dict[int, Event]] = field(default_factory=dict)
+    running: dict[str, list[_Trial]] = field(default_factory=dict)
+    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    gpu_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+def run_status(run: RunFolder) -> RunStatus:
+    """Return how `run` stands.
+
+    Raises RunFolderError for a study file or a journal that cannot be read, and for a journal that is lost.
+    """
+    # Before the journal: a driver that ends in between has then written all that it had to say.
+    driver = _driver(run)
+    studies = [run.read_study(name) for name in run.study_names()]
+    searches = {study["name"] for study in studies if study["kind"] == "search"}
+    told = _gather(run.events(), searches)
+    is_dead = driver is None or driver.is_alive is False
+    return RunStatus(
+        run=str(run.path),
+        driver=driver,
+        studies=[_study_status(study, told, is_dead) for study in studies],
+        gpu_hours=told.gpu_s / 3600,
+        cpu_hours=told.cpu_s / 3600,
+        notes=run.notes(),
+    )
+
+
+def _driver(run: RunFolder) -> Driver | None:
+    """Return who holds RUN/driver.lock, or held it last; None where no driver ever did."""
+    path = run.path / "driver.lock"
+    if not path.exists():
+        return None
+    try:
+        holder = read_json(path)
+    except RunFolderError:
+        holder = {}  # a driver that has only just started has not written its name yet
+    pid, *texts = (holder.get(key) for key in ("pid", "host", "started", "command"))
+    pid = pid if type(pid) is int else None
+    host, started, command = (text if isinstance(text, str) else None for text in texts)
+
+    def driver(is_alive: bool | None) -> Driver:
+        return Driver(is_alive=is_alive, pid=pid, host=host, started=started, command=command)
+
+    if holder and host != platform.node():
+        return driver(None)  # not every network file system passes locks on
+    if pid is not None and not _exists(pid):
+        return driver(False)
+    with open(path, encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return driver(True if is_held(error) else None)  # this file system has no locks
+    return driver(False)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _gather(events: Iterable[Event], searches: set[str]) -> _Told:
+    told = _Told()
+    for event in events:
+        kind, trial_id = event["event"], event.get("trial_id", "")
+        if kind == "trial":
+            _begin(told, event, event["study"] in searches)
+        elif kind == "epoch":
+            told.epochs.setdefault(trial_id, {})[event["epoch"]] = event
+            gpus, cpus = told.shares.get(trial_id, (0.0, 0.0))
+            told.gpu_s += gpus * event["epoch_s"]
+            told.cpu_s += cpus * event["epoch_s"]
+        elif kind == "end":
+            for trial in told.running.pop(trial_id, []):
+                trial.status = event["status"]
+    return told
+
+
+def _begin(told: _Told, event: Event, is_search: bool) -> None:
+    trials, trial_id = told.trials.setdefault(event["study"], {}), event["trial_id"]
+    is_reused = event["reused"]
+    trial = _Trial(trial_id, event["factors"], event["status"] if is_reused else "running", is_reused)
+    if not is_reused:
+        told.shares[trial_id] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
+        told.running.setdefault(trial_id, []).append(trial)
+        # A retry of a search has a number of its own, and takes the place of the trial that failed.
+        for key in [k for k, t in trials.items() if t.trial_id == trial_id and t.status in FAULTS]:
+            del trials[key]
+    trials[event["number"] if is_search else trial_id] = trial
+
+
+def _study_status(study: dict[str, Any], told: _Told, is_dead: bool) -> StudyStatus:
+    trials = told.trials.get(study["name"], {})
+    if study["kind"] == "search":
+        n_trials = max(study["n_trials"], len(trials))
+    else:
+        planned = {f"{cell['config_id']}-s{seed}" for cell in study["cells"] for seed in study["seeds"]}
+        n_trials = len(planned | set(trials))
+    counts = Counter(
+        "interrupted" if is_dead and t.status == "running" else t.status for t in trials.values()
+    )
+    running = [] if is_dead else [t for t in trials.values() if t.status == "running"]
+    trained = {t.trial_id: told.epochs.get(t.trial_id, {}) for t in trials.values() if not t.is_reused}
+    seconds = [event["epoch_s"] for epochs in trained.values() for event in epochs.values()]
+    epoch_s = sum(seconds) / len(seconds) if seconds else None
+    n_left = n_trials - len(trials)
+    eta_s = None
+    if running and epoch_s is not None:
+        ended = [
+            len(trained[t.trial_id])
+            for t in trials.values()
+            if t.status in ("completed", "pruned") and not t.is_reused
+        ]
+        length = sum(ended) / len(ended) if ended else study["epochs"]
+        to_train = n_left * length + sum(study["epochs"] - len(trained[t.trial_id]) for t in running)
+        eta_s = to_train * epoch_s / len(running)
+    return StudyStatus(
+        name=study["name"],
+        kind=study["kind"],
+        metric=study["metric"],
+        epochs=study["epochs"],
+        n_trials=n_trials,
+        counts=dict(counts),
+        n_left=n_left,
+        n_reused=sum(t.is_reused for t in trials.values()),
+        running=[_running(t, trained[t.trial_id], study["metric"]) for t in running],
+        best=_best(study, trials.values(), told),
+        n_epochs=len(seconds),
+        epoch_s=epoch_s,
+        eta_s=eta_s,
+    )
+
+
+def _running(trial: _Trial, epochs: dict[int, Event], metric: str) -> Running:
+    last = epochs[max(epochs)] if epochs else None
+    return Running(
+        trial_id=trial.trial_id,
+        factors=trial.factors,
+        epoch=last["epoch"] if last else 0,
+        value=last["metrics"].get(metric) if last else None,
+        epoch_s=last["epoch_s"] if last else None,
+    )
+
+
+def _best(study: dict[str, Any], trials: Iterable[_Trial], told: _Told) -> Best | None:
+    best: Best | None = None
+    for trial in trials:
+        if trial.status in FAULTS:
+            continue
+        for epoch, event in told.epochs.get(trial.trial_id, {}).items():
+            value = event["metrics"].get(study["metric"])
+            if value is not None and is_better(value, best.value if best else None, study["direction"]):
+                best = Best(value=value, trial_id=trial.trial_id, epoch=epoch, factors=trial.factors)
+    return best
+
+
+# -------------------------------------------------------------------------------------------- as text
+
+
+def as_text(status: RunStatus) -> Group:
+    """Return what a person reads: the driver, each study with its running trials, and what it has cost."""
+    lines: list[Text | Table] = [Text(f"{status.run}: {_driver_line(status.driver)}")]
+    for study in status.studies:
+        lines += [Text(), Text(f"{study.name} ({study.kind}): {_counts_line(study)}", style="bold")]
+        if study.best:
+            lines.append(
+                Text(
+                    f"best {study.metric} {study.best.value:.4f} at epoch {study.best.epoch}: "
+                    f"{describe(study.best.factors)}"
+                )
+            )
+        if study.epoch_s is not None:
+            left = f", about {clock(study.eta_s)} left" if study.eta_s is not None else ""
+            lines.append(Text(f"{study.n_epochs:,} epochs, {study.epoch_s:.1f} s/epoch{left}"))
+        if study.running:
+            lines.append(_running_table(study))
+    lines += [Text(f"note: {note}", style="yellow") for note in status.notes]
+    lines += [Text(), Text(f"{status.gpu_hours:.2f} GPU-hours and {status.cpu_hours:.2f} CPU-hours used")]
+    return Group(*lines)
+
+
+def _driver_line(driver: Driver | None) -> str:
+    if driver is None:
+        return "no driver runs"
+    if driver.pid is None:
+        return "a driver has only just started" if driver.is_alive else "no driver runs"
+    who = f"process {driver.pid} on {driver.host}, started {driver.started}"
+    state = {True: "is driven by", False: "no driver runs; the last was", None: "may be driven by"}
+    return f"{state[driver.is_alive]} {who}" + (
+        f" (only {driver.host} can tell)" if driver.is_alive is None else ""
+    )
+
+
+def _counts_line(study: StudyStatus) -> str:
+    states = "".join(f", {n} {status}" for status, n in sorted(study.counts.items()))
+    reused = f" ({study.n_reused} reused)" if study.n_reused else ""
+    return f"{study.n_trials} trials{states}{reused}, {study.n_left} left"
+
+
+def _running_table(study: StudyStatus) -> Table:
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for column in ("trial", "epoch", study.metric, "s/epoch"):
+        table.add_column(column, justify="left" if column == "trial" else "right", header_style="dim")
+    for trial in study.running:
+        table.add_row(
+            Text(describe(trial.factors)),
+            f"{trial.epoch}/{study.epochs}",
+            "" if trial.value is None else f"{trial.value:.4f}",
+            "starting" if trial.epoch_s is None else f"{trial.epoch_s:.1f}",
+        )
+    return table
