@@ -28,7 +28,7 @@ REPEATS = 5
 
 
 class Trained:
-    """A network of its own for one length of picture, and its optimizer."""
+    """A network of its own for one length of spectrogram, and its optimizer."""
 
     def __init__(self, frames: int, layout: torch.memory_format) -> None:
         torch.manual_seed(0)
@@ -41,9 +41,9 @@ class Trained:
     def timed_step(self, clips: torch.Tensor, classes: torch.Tensor, is_mixed: bool) -> float:
         """Return the seconds of one training step, padding included."""
         start = time.perf_counter()
-        pictures = nn.functional.pad(clips, (0, self.missing)).contiguous(memory_format=self.layout)
+        features = nn.functional.pad(clips, (0, self.missing)).contiguous(memory_format=self.layout)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
-            logits = self.model(pictures)
+            logits = self.model(features)
         self.optimizer.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(logits.float(), classes).backward()
         self.optimizer.step()

@@ -1,6 +1,6 @@
 """What a network has to beat: the commonest species, and logistic regression on averages of the log-mel bins.
 
-Both are scored on the validation side of the same split as a sweep, recordings with their windows averaged:
+Both are scored in the validation split of the same split as a sweep, recordings with their windows averaged:
 
     python benchmarks/baselines.py clips.csv --windows 5
 
@@ -45,9 +45,9 @@ def main() -> None:
     facts = dataset.facts
     print(f"{facts['n_train']} train, {facts['n_val']} val {facts['scored']}, {facts['n_species']} species")
     print(f"{'':24}" + "".join(f"{name:>12}" for name in SHOWN))
-    _, first = np.unique(dataset.units[val], return_index=True)
+    _, first = np.unique(dataset.scored_ids[val], return_index=True)
     truth = dataset.labels[val][first]
-    averaged, _ = average_windows(majority, dataset.units[val])
+    averaged, _ = average_windows(majority, dataset.scored_ids[val])
     for name, probabilities in (("majority class", averaged), ("logistic regression", regression)):
         scores = score(probabilities, truth, dataset.strata())
         print(f"{name:24}" + "".join(f"{scores[s]:12.4f}" for s in SHOWN))

@@ -2,9 +2,9 @@
 
     python benchmarks/coverage.py [N_STUDIES]
 
-By simulation: a network with a known confusion matrix tells validation sides with fixed numbers of recordings
-a species, as a stratified split gives them. It tells common species well and rare ones badly, and takes one
-half of the others for any other species, one half for a common one.
+By simulation: a network with a known confusion matrix predicts validation splits with fixed numbers of
+recordings a species, as a stratified split gives them. It predicts common species well and rare ones badly, and
+takes one half of the others for any other species, one half for a common one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def size(n_val: int) -> str:
 
 def main() -> None:
     n_studies = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    sides = {
+    splits = {
         "89 species, 1,662 recordings": long_tail(89, 1662, 0.95),
         "89 species, 300 recordings": long_tail(89, 300, 0.95),
         "12 species, 120 recordings": long_tail(12, 120, 0.8),
@@ -50,9 +50,9 @@ def main() -> None:
         "12 species of 30 recordings": np.full(12, 30),
     }
     by_size: defaultdict[str, list[bool]] = defaultdict(list)
-    print("| validation side | all species: held | low by | rare third: held | low by |")
+    print("| validation split | all species: held | low by | rare third: held | low by |")
     print("|---|---|---|---|---|")
-    for name, counts in sides.items():
+    for name, counts in splits.items():
         rng = np.random.default_rng(0)
         k = len(counts)
         joint = counts[:, None] * confusion(counts)
@@ -66,8 +66,8 @@ def main() -> None:
         held, below = defaultdict(list), defaultdict(list)
         for _ in range(n_studies):
             told = np.array([rng.choice(k, p=row) for row in confusion(counts)[truth]])
-            side = Told(species, truth, np.arange(len(truth)), told[None])
-            found = f1_intervals(side, {"rare": species[-(k // 3) :]}, n_resamples=N_RESAMPLES)
+            split = Told(species, truth, np.arange(len(truth)), told[None])
+            found = f1_intervals(split, {"rare": species[-(k // 3) :]}, n_resamples=N_RESAMPLES)
             for row in found.dropna(subset="low").itertuples():
                 is_held = row.low <= true[row.name] <= row.high
                 if row.kind == "species":

@@ -34,7 +34,7 @@ from birdnet_core.data.manifest import index_folder, read_manifest
 from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
 
 RATE = 16_000
-# One-second clips and small pictures: what is asked is what grows with the number of recordings.
+# One-second clips and small features: what is asked is what grows with the number of recordings.
 SMALL = {
     "data.window_s": 1.0,
     "data.sample_rate": RATE,
@@ -105,8 +105,8 @@ def compare_speed(manifest: pd.DataFrame, rounds: int) -> None:
 
 def part_of(manifest: pd.DataFrame) -> pd.DataFrame:
     """Return a part of a manifest with a split, since a part cannot always be split anew."""
-    sides = np.where(np.arange(len(manifest)) % 2 == 0, "train", "val")
-    return manifest.reset_index(drop=True).assign(split=sides)
+    splits = np.where(np.arange(len(manifest)) % 2 == 0, "train", "val")
+    return manifest.reset_index(drop=True).assign(split=splits)
 
 
 def write_chirps(folder: Path, n: int) -> Path:

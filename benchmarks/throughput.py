@@ -118,9 +118,9 @@ def main() -> None:
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.npy" for i in range(len(rows))]
-        mean, deviation = (x[:, None, None] for x in (dataset.mean, dataset.deviation))
+        mean, std = (x[:, None, None] for x in (dataset.mean, dataset.std))
         for path, row in zip(paths, rows, strict=True):
-            np.save(path, (dataset.stored_features(np.array([row]))[0] - mean) / deviation)
+            np.save(path, (dataset.stored_features(np.array([row]))[0] - mean) / std)
         files = NpyFiles(paths, dataset.labels[rows].tolist())
         for name in ("audio_cnn", "audio_cnn_v2"):
             session = Session(config.override({"model.name": name}), dataset)

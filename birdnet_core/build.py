@@ -29,19 +29,19 @@ class Parts:
 
 
 def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Module:
-    """Return the module that turns [batch, n_samples] waveforms into pictures of its `shape`."""
+    """Return the module that turns [batch, n_samples] waveforms into features of its `shape`."""
     return _made(registry.features, feature, sample_rate, n_samples)
 
 
 @functools.lru_cache(maxsize=64)
-def picture_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
+def feature_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
     """Return the channels, bins and frames that `feature` makes of a clip of `n_samples`."""
     return cast(tuple[int, int, int], build_feature(feature, sample_rate, n_samples).shape)
 
 
 def input_shape(config: TrainConfig) -> tuple[int, int, int]:
-    """Return the channels, bins and frames of the pictures that `config` trains on."""
-    return picture_shape(config.features, config.data.sample_rate, config.data.n_samples)
+    """Return the channels, bins and frames of the features that `config` trains on."""
+    return feature_shape(config.features, config.data.sample_rate, config.data.n_samples)
 
 
 def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
@@ -55,8 +55,8 @@ def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
 
 
 def build_augmentations(config: TrainConfig, device: torch.device) -> dict[str, list[nn.Module]]:
-    """Return the augmentations that are on, under ``waveform``, ``picture`` and ``mixture``."""
-    built: dict[str, list[nn.Module]] = {"waveform": [], "picture": [], "mixture": []}
+    """Return the augmentations that are on, under ``waveform``, ``spectrogram`` and ``mixture``."""
+    built: dict[str, list[nn.Module]] = {"waveform": [], "spectrogram": [], "mixture": []}
     for augmentation in config.augment:
         if augmentation.kwargs["p"]:
             module = _made(registry.augmentations, augmentation, config.data.sample_rate).to(device)

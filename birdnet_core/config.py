@@ -54,8 +54,8 @@ class DataConfig:
         windows_per_recording: the most active windows of each recording; each trains on its own, and
             their probabilities are averaged when the recording is scored.
         highpass_hz: corner of the high-pass filter; 0 turns it off.
-        split: ``grouped`` keeps recordings, and where known recordists and sites, on one side.
-            ``random-windows`` splits clips at random, so that clips of one recording stand on several sides
+        split: ``grouped`` keeps recordings, and where known recordists and sites, in one split.
+            ``random-windows`` splits clips at random, so that clips of one recording stand in several splits
             and are scored one by one: leakage on purpose, to see how much of a score it can be.
         val_fraction, test_fraction: shares of the recordings of a species, or of its clips.
         split_seed: draws the split; not the training seed, so that all seeds share one split.
@@ -146,7 +146,7 @@ class TrainingConfig:
     Args:
         epochs: the budget, which the schedule of the learning rate follows.
         stop_after: end after so many epochs of that budget, as if the run were cut there; 0 trains all of it.
-        learn_from: the sides of the split whose clips are learnt. Under ``train+val`` nothing honest is left
+        train_on: the splits whose clips are learnt. Under ``train+val`` nothing honest is left
             to validate on: there are no validation metrics and no patience, and the last epoch counts. For
             final training, with `stop_after` at the epoch that validation has chosen before.
         batch_size: clips a step of the optimizer.
@@ -166,7 +166,7 @@ class TrainingConfig:
 
     epochs: int = 50
     stop_after: int = 0
-    learn_from: Literal["train", "train+val"] = "train"
+    train_on: Literal["train", "train+val"] = "train"
     batch_size: int = 32
     micro_batch_size: int | None = None
     sampling: Literal["instance", "class_balanced", "square_root"] = "instance"
@@ -214,14 +214,14 @@ class TrainingConfig:
         return self.stop_after or self.epochs
 
     @property
-    def sides(self) -> tuple[str, ...]:
-        """The sides of the split that are learnt."""
-        return tuple(self.learn_from.split("+"))
+    def train_splits(self) -> tuple[str, ...]:
+        """The splits that are learnt."""
+        return tuple(self.train_on.split("+"))
 
     @property
     def is_validated(self) -> bool:
-        """Whether the validation side is kept to validate on."""
-        return "val" not in self.sides
+        """Whether the validation split is kept to validate on."""
+        return "val" not in self.train_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,7 @@ class RuntimeConfig:
         device: ``auto`` takes the GPU where there is one.
         threads: CPU threads of torch. Results on the CPU repeat to the last digit for equal threads.
         features: ``stored`` reads features from disk, ``computed`` computes them on the batch, on the
-            device; ``auto`` computes what a store would not pay for: pictures larger than their clips.
+            device; ``auto`` computes what a store would not pay for: features larger than their clips.
             Training clips whose waveform is augmented are always computed.
     """
 
@@ -305,9 +305,9 @@ class TrainConfig:
         _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
         if self.optim.schedule == "plateau" and not self.training.is_validated:
             raise ConfigError(
-                "optim.schedule = 'plateau' follows a validation metric, and training.learn_from = "
-                f"{self.training.learn_from!r} leaves nothing to validate on; take another schedule, or keep "
-                "the validation side: training.learn_from = 'train' (--keep-val of `birdtune train`)"
+                "optim.schedule = 'plateau' follows a validation metric, and training.train_on = "
+                f"{self.training.train_on!r} leaves nothing to validate on; take another schedule, or keep "
+                "the validation split: training.train_on = 'train' (--keep-val of `birdtune train`)"
             )
 
     def override(self, flat: Flat) -> TrainConfig:

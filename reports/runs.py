@@ -21,7 +21,7 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
-from birdnet_core.records.usage import Spent
+from birdnet_core.records.usage import Usage
 
 RUNNING = "running"
 SET_ASIDE = "set aside"
@@ -50,13 +50,13 @@ class Runs:
             columns named like the metric. A trial that two studies share has two rows.
         epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
             occurrence of an epoch counts.
-        spent: what each run folder has cost, by its path.
+        usage: what each run folder has cost, by its path.
     """
 
     studies: list[dict[str, Any]]
     trials: pd.DataFrame
     epochs: pd.DataFrame
-    spent: dict[str, Spent] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
 
     def trials_of(self, study: dict[str, Any]) -> pd.DataFrame:
         """Return the rows of one study, by number."""
@@ -87,12 +87,12 @@ def load(paths: Iterable[str | Path]) -> Runs:
     studies: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
     epochs: list[pd.DataFrame] = []
-    spent: dict[str, Spent] = {}
+    usage: dict[str, Usage] = {}
     for path in dict.fromkeys(str(Path(folder)) for folder in folders):
         folder = RunFolder.existing(path)
         in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
         names = {study["name"] for study in in_folder}
-        of_trials, of_epochs, spent[path] = _read_journal(folder, path, names)
+        of_trials, of_epochs, usage[path] = _read_journal(folder, path, names)
         for study in in_folder:
             mine = [row for row in of_trials if row["study"] == study["name"]]
             study["load_notes"] = [*folder.notes(), *_set_aside(study, mine)]
@@ -104,22 +104,22 @@ def load(paths: Iterable[str | Path]) -> Runs:
         studies,
         _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
         pd.concat(epochs, ignore_index=True).reindex(columns=[*EPOCH_COLUMNS, *metrics]),
-        spent,
+        usage,
     )
 
 
 def _read_journal(
     folder: RunFolder, run: str, studies: set[str]
-) -> tuple[list[dict[str, Any]], pd.DataFrame, Spent]:
+) -> tuple[list[dict[str, Any]], pd.DataFrame, Usage]:
     """Return the trial rows and the epochs of one folder, and what it has cost."""
-    spent = Spent()
+    usage = Usage()
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
     # Of the epochs: there may be a million, so that their values are packed now and then.
     trial_ids, numbers = list[str](), list[int]()
     blocks, rows = list[np.ndarray](), list[list[float | None]]()
     for event in folder.events():
-        spent.take(event)
+        usage.add(event)
         if event["event"] == "trial" and event["study"] in studies:
             # A resumed trial, or a searcher that samples one config twice, comes here again: the first
             # number names it, and it counts as reused only if this study never trained it.
@@ -152,7 +152,7 @@ def _read_journal(
     frame = frame.iloc[place]
     # Epochs beyond the recorded ones are left from an earlier attempt that went further.
     recorded = frame["trial_id"].map({name: r.epochs for name, r in records.items() if r.epochs > 0})
-    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), spent
+    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), usage
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -61,7 +61,7 @@ def model(trial: BaseTrial, names: Sequence[str], checkpoints: Mapping[str, str]
 def features(trial: BaseTrial, model: str) -> Overrides:
     """Draw the features for `model`; log-mel, undrawn, for one that can be pretrained.
 
-    Those read pictures: their weights come from photographs or spectrograms, and neighbouring bins of an MFCC
+    Those read features: their weights come from photographs or spectrograms, and neighbouring bins of an MFCC
     have nothing in common.
     """
     if _has("model", model, "pretrained"):

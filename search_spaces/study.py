@@ -298,7 +298,7 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     is_compared = isinstance(study, Search) or study.design.has_factors
     if is_compared and not all(config.training.is_validated for config in configs):
         faults.append(
-            f"study {study.name!r} decides by {study.metric}, and training.learn_from = 'train+val' leaves "
+            f"study {study.name!r} decides by {study.metric}, and training.train_on = 'train+val' leaves "
             "nothing to validate on; that is for final training (`birdtune train --seeds`)"
         )
     within = study.asha_within if isinstance(study, Search) else None

@@ -9,7 +9,7 @@ TOKENS = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "
 
 
 def tiny_networks() -> dict[str, tuple[Any, Any, Any, tuple[int, int, int]]]:
-    """Return for every model: the class of its checkpoints, its config, the base class, a picture."""
+    """Return for every model: the class of its checkpoints, its config, the base class, a spectrogram."""
     import transformers
 
     return {

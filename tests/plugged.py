@@ -20,8 +20,8 @@ class LabLinear(nn.Module):
         self.scale = scale
         self.head = nn.Linear(channels * bins, n_classes)
 
-    def forward(self, pictures):
-        return self.head(pictures.mean(FIRST).flatten(1)) * self.scale
+    def forward(self, features):
+        return self.head(features.mean(FIRST).flatten(1)) * self.scale
 '''
 
 FEATURE = '''"""A laboratory's feature, which worker processes of `prepare` compute."""

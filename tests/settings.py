@@ -1,6 +1,6 @@
 """Settings that several test files share."""
 
-# Pictures of 16 x 24 and one-second clips: a test trains in a second.
+# Features of 16 x 24 and one-second clips: a test trains in a second.
 SMALL = {
     "data.window_s": 1.0,
     "features.n_mfcc": 16,

@@ -1,6 +1,6 @@
 """Final training: one config on several seeds becomes a model folder.
 
-Two sweeps of that config alone, in the folder's own run: `validate` on the training side, which says how
+Two sweeps of that config alone, in the folder's own run: `validate` in the training split, which says how
 long to train and how far the probabilities can be believed, then `final` on training and validation together,
 whose last weights are the members. What is known of them before the test lies in evidence.json.
 """
@@ -57,14 +57,14 @@ def train_final(
 ) -> dict[str, Any]:
     """Train the members of a model, write the folder `out`, and return what its evidence.json holds.
 
-    Seeds are `n_seeds` from the config's own. With `keep_val` nothing is trained on the validation side: the
+    Seeds are `n_seeds` from the config's own. With `keep_val` nothing is trained in the validation split: the
     members are the best epochs of the first sweep. `chosen` is how the config was chosen, for the record.
     An interrupted call goes on from the run in `out`; a finished one trains nothing again. Raises
     ModelFolderError where `out` holds another model, and RunFolderError where training stopped or failed
     before every seed was trained.
     """
-    config = config.override({"training.learn_from": "train", "training.stop_after": 0})
-    final = config if keep_val else config.override({"training.learn_from": "train+val"})
+    config = config.override({"training.train_on": "train", "training.stop_after": 0})
+    final = config if keep_val else config.override({"training.train_on": "train+val"})
     dataset = Dataset.open(data.folder(config))
     asked = {
         "config_id": config.config_id,
@@ -106,7 +106,7 @@ def train_final(
             trained = train_each(f"final-{n_epochs}-epochs", "The members of the model", final)
 
     validation = _validation(run, validated, dataset)
-    spent = {record.trial_id: record for record in (*validated, *trained)}.values()
+    of_seeds = {record.trial_id: record for record in (*validated, *trained)}.values()
     evidence = {
         "schema": SCHEMA,
         "asked": asked,
@@ -117,17 +117,17 @@ def train_final(
         "data": run.read_study("validate")["data"],
         "validation": validation,
         "final": {
-            "learn_from": final.training.learn_from,
+            "train_on": final.training.train_on,
             "established_epochs": n_epochs,
             "epochs_of_seeds": [_best_epoch(record) for record in validated],
             "trial_ids": [record.trial_id for record in trained],
-            "gpu_hours": sum(record.gpu_hours for record in spent),
-            "cpu_hours": sum(record.cpu_hours for record in spent),
+            "gpu_hours": sum(record.gpu_hours for record in of_seeds),
+            "cpu_hours": sum(record.cpu_hours for record in of_seeds),
         },
     }
     write_json(out / EVIDENCE_FILE, evidence)
     _write_members(out, run, trained, dataset, validation, chosen)
-    for record in spent:  # the members hold their weights now
+    for record in of_seeds:  # the members hold their weights now
         shutil.rmtree(run.checkpoints_path / record.trial_id, ignore_errors=True)
     return read_json(out / EVIDENCE_FILE)
 
@@ -190,7 +190,7 @@ def _session(run: RunFolder, record: TrialRecord, dataset: Dataset) -> Session:
 
 
 def _validation(run: RunFolder, records: Sequence[TrialRecord], dataset: Dataset) -> dict[str, Any]:
-    """Return what the validation side says of each seed and of their ensemble, and its temperature.
+    """Return what the validation split says of each seed and of their ensemble, and its temperature.
 
     Of the sessions that did not learn it, at their best epochs. The ensemble is the mean of probabilities.
     """
@@ -243,7 +243,7 @@ def _write_members(
         species=dataset.species,
         input_shape=dataset.input_shape,
         mean=dataset.mean.tolist(),
-        deviation=dataset.deviation.tolist(),
+        std=dataset.std.tolist(),
         members=members,
         temperature=validation["temperature"],
         calibration={

@@ -14,8 +14,8 @@ from birdnet_core.registry import augmentations
 class Gain(nn.Module):
     """Make a clip louder or softer by up to `max_db`, uniform in dB. Usual p: 0.5.
 
-    A picture that is standardised per clip, or in dB below the clip's own maximum, as log_mel is, does not
-    show it. Nothing is clipped.
+    A spectrogram that is standardised per clip, or in dB below the clip's own maximum, as log_mel is, does
+    not show it. Nothing is clipped.
     """
 
     domain = "waveform"

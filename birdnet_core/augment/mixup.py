@@ -12,9 +12,9 @@ from birdnet_core.registry import augmentations
 
 @augmentations.register("mixup")
 class Mixup(nn.Module):
-    """Mix a picture and its target with those of another clip of the batch (Zhang et al. 2018). Usual p: 0.6.
+    """Mix features and target of a clip with those of another (mixup, Zhang et al. 2018). Usual p: 0.6.
 
-    The clip keeps a share lambda ~ Beta(alpha, alpha), drawn for each clip, of the picture and of the target;
+    The clip keeps a share lambda ~ Beta(alpha, alpha), drawn for each clip, of its features and its target;
     the rest is the partner's, which a random permutation of the batch names, now and then the clip itself.
     """
 
@@ -28,17 +28,17 @@ class Mixup(nn.Module):
         self.alpha = alpha
 
     def forward(
-        self, pictures: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+        self, features: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `pictures` [batch, channels, bins, frames] and `targets` [batch, classes], some mixed."""
-        is_chosen = chosen(pictures, self.p, generator)
-        alphas = torch.full((2, len(pictures)), self.alpha, dtype=torch.float64, device=pictures.device)
+        """Return `features` [batch, channels, bins, frames] and `targets` [batch, classes], some mixed."""
+        is_chosen = chosen(features, self.p, generator)
+        alphas = torch.full((2, len(features)), self.alpha, dtype=torch.float64, device=features.device)
         # Beta from two gammas, because torch.distributions draws from the global generator only. In float64,
         # because gammas of a small alpha are often too small for float32.
         own, others = torch._standard_gamma(alphas, generator=generator)
         share = torch.where(is_chosen, own / (own + others), 1.0).float()
-        partner = torch.randperm(len(pictures), generator=generator, device=pictures.device)
-        return _mixed(pictures, partner, share), _mixed(targets, partner, share)
+        partner = torch.randperm(len(features), generator=generator, device=features.device)
+        return _mixed(features, partner, share), _mixed(targets, partner, share)
 
 
 def _mixed(batch: torch.Tensor, partner: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

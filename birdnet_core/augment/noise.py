@@ -20,7 +20,7 @@ MAX_RECORDINGS_S = 600
 # How fast the amplitude falls with the frequency; the power falls twice as fast in dB.
 EXPONENTS = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 # Below the lowest audible frequency the spectrum is flat: brown noise down to 1 Hz would hold nearly all of
-# its power where neither a bird nor a picture of one is.
+# its power where neither a bird nor a spectrogram of one is.
 FLAT_BELOW_HZ = 20.0
 
 _logger = logging.getLogger(__name__)

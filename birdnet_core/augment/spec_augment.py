@@ -14,11 +14,11 @@ from birdnet_core.registry import augmentations
 class SpecAugment(nn.Module):
     """Mask one band of bins and one span of frames (Park et al. 2019, without warping). Usual p: 0.8.
 
-    Widths are uniform on 0 to `max_bins` and 0 to `max_frames`, but no more than the picture has, and a
-    mask lies anywhere within the picture. It covers all channels and is filled with each channel's mean.
+    Widths are uniform on 0 to `max_bins` and 0 to `max_frames`, but no more than the spectrogram has, and a
+    mask lies anywhere within the spectrogram. It covers all channels and is filled with each channel's mean.
     """
 
-    domain = "picture"
+    domain = "spectrogram"
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, max_bins: int = 15, max_frames: int = 35) -> None:
         super().__init__()
@@ -29,20 +29,20 @@ class SpecAugment(nn.Module):
         self.max_bins = max_bins
         self.max_frames = max_frames
 
-    def forward(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return `pictures` [batch, channels, bins, frames], some of them masked."""
-        is_chosen = chosen(pictures, self.p, generator)
-        bins = _mask(pictures, 2, self.max_bins, generator)[:, None, :, None]
-        frames = _mask(pictures, 3, self.max_frames, generator)[:, None, None, :]
-        # The sum over a picture of half precision would overflow.
-        means = pictures.float().mean(dim=(2, 3), keepdim=True).to(pictures.dtype)
-        return keep_others(is_chosen, torch.where(bins | frames, means, pictures), pictures)
+    def forward(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `features` [batch, channels, bins, frames], some of them masked."""
+        is_chosen = chosen(features, self.p, generator)
+        bins = _mask(features, 2, self.max_bins, generator)[:, None, :, None]
+        frames = _mask(features, 3, self.max_frames, generator)[:, None, None, :]
+        # The sum over a spectrogram of half precision would overflow.
+        means = features.float().mean(dim=(2, 3), keepdim=True).to(features.dtype)
+        return keep_others(is_chosen, torch.where(bins | frames, means, features), features)
 
 
-def _mask(pictures: torch.Tensor, dim: int, max_width: int, generator: torch.Generator) -> torch.Tensor:
+def _mask(features: torch.Tensor, dim: int, max_width: int, generator: torch.Generator) -> torch.Tensor:
     """Return bool [batch, size of `dim`], true over one span of each clip."""
-    size = pictures.shape[dim]
-    width = integers(pictures, min(max_width, size) + 1, generator)
-    start = integers(pictures, size - width + 1, generator)
-    position = torch.arange(size, device=pictures.device)
+    size = features.shape[dim]
+    width = integers(features, min(max_width, size) + 1, generator)
+    start = integers(features, size - width + 1, generator)
+    position = torch.arange(size, device=features.device)
     return (position >= start[:, None]) & (position < (start + width)[:, None])

@@ -12,12 +12,12 @@ from birdnet_core.registry import augmentations
 
 @augmentations.register("time_shift")
 class TimeShift(nn.Module):
-    """Shift a picture along its frames, the end coming round to the beginning. Usual p: 0.5.
+    """Shift a spectrogram along its frames, the end coming round to the beginning. Usual p: 0.5.
 
     By a whole number of frames, uniform from minus to plus `max_share` of them, which includes 0.
     """
 
-    domain = "picture"
+    domain = "spectrogram"
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, max_share: float = 0.5) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class TimeShift(nn.Module):
         self.p = p
         self.max_share = max_share
 
-    def forward(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return `pictures` [batch, channels, bins, frames], some of them shifted."""
-        n_frames = pictures.shape[3]
+    def forward(self, features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return `features` [batch, channels, bins, frames], some of them shifted."""
+        n_frames = features.shape[3]
         max_shift = int(self.max_share * n_frames)
-        is_chosen = chosen(pictures, self.p, generator)
-        shift = integers(pictures, 2 * max_shift + 1, generator) - max_shift
-        source = (torch.arange(n_frames, device=pictures.device) - shift[:, None]) % n_frames
-        shifted = pictures.gather(3, source[:, None, None, :].expand_as(pictures))
-        return keep_others(is_chosen, shifted, pictures)
+        is_chosen = chosen(features, self.p, generator)
+        shift = integers(features, 2 * max_shift + 1, generator) - max_shift
+        source = (torch.arange(n_frames, device=features.device) - shift[:, None]) % n_frames
+        shifted = features.gather(3, source[:, None, None, :].expand_as(features))
+        return keep_others(is_chosen, shifted, features)

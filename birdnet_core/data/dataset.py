@@ -41,7 +41,7 @@ from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records.files import read_json, write_json
 from birdnet_core.records.trial import LEAKAGE, Validation
 
-FORMAT = 2  # of a dataset's folder
+FORMAT = 3  # of a dataset's folder
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Dataset:
         in_store: the row of every clip in `clips` and in `features`, which hold those of other datasets too.
         labels, recording: class index and recording index of every clip.
         sha256: the content of every recording of the manifest; "" for one that could not be read.
-        sides: ``train``, ``val`` or ``test`` of every clip.
+        splits: ``train``, ``val`` or ``test`` of every clip.
         species: the name of each class.
-        mean, deviation: of every channel over the training clips; 0 and 1 where the feature is not to be
+        mean, std: of every channel over the training clips; 0 and 1 where the feature is not to be
             standardised by them.
         facts: what `data describe` prints and records keep, see `prepare`.
     """
@@ -70,10 +70,10 @@ class Dataset:
     labels: np.ndarray
     recording: np.ndarray
     sha256: tuple[str, ...]
-    sides: np.ndarray
+    splits: np.ndarray
     species: tuple[str, ...]
     mean: np.ndarray
-    deviation: np.ndarray
+    std: np.ndarray
     facts: dict[str, Any]
 
     @classmethod
@@ -94,7 +94,7 @@ class Dataset:
         try:
             with np.load(folder / "clips.npz") as arrays:
                 in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
-                sides, sha256, clip_ids = arrays["sides"], arrays["sha256"], arrays["clip_ids"]
+                splits, sha256, clip_ids = arrays["splits"], arrays["sha256"], arrays["clip_ids"]
             channels, bins, frames = meta["input_shape"]
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{fault}: clips.npz: {error}; prepare the recordings again") from None
@@ -115,10 +115,10 @@ class Dataset:
             labels,
             recording,
             tuple(sha.decode() for sha in sha256.tolist()),
-            np.array(SPLITS)[sides],
+            np.array(SPLITS)[splits],
             tuple(meta["species"]),
             np.array(meta["mean"], dtype=np.float32),
-            np.array(meta["deviation"], dtype=np.float32),
+            np.array(meta["std"], dtype=np.float32),
             meta["facts"],
         )
 
@@ -138,17 +138,17 @@ class Dataset:
         return self.features.read(self.in_store[clips])
 
     @property
-    def units(self) -> np.ndarray:
+    def scored_ids(self) -> np.ndarray:
         """What each clip is scored as part of: its recording; itself where clips were split at random."""
         return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
 
-    def rows(self, *sides: str) -> np.ndarray:
+    def rows(self, *splits: str) -> np.ndarray:
         """Return the clips of ``train``, ``val`` or ``test``, or of several of them, in their order."""
-        return np.flatnonzero(np.isin(self.sides, sides))
+        return np.flatnonzero(np.isin(self.splits, splits))
 
-    def class_counts(self, *sides: str) -> np.ndarray:
-        """Return the number of clips of every class on the given sides together."""
-        return np.bincount(self.labels[self.rows(*sides)], minlength=len(self.species))
+    def class_counts(self, *splits: str) -> np.ndarray:
+        """Return the number of clips of every class on the given splits together."""
+        return np.bincount(self.labels[self.rows(*splits)], minlength=len(self.species))
 
     def strata(self) -> dict[str, np.ndarray]:
         """Return the class indices of the rare, medium and common species."""
@@ -181,10 +181,10 @@ def prepare(
     Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
     loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
     split_id, what is scored (``recordings``, or ``clips`` where these were split at random), counts of
-    recordings, clips and species, of what is scored on each side and in training per species, durations,
-    recordings per sample rate, files of equal content (paths, species and sides of each), strata, the columns
-    that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing is left,
-    and ConfigError, before anything is made, for options that the feature refuses.
+    recordings, clips and species, of what is scored in each split and in training per species, durations,
+    recordings per sample rate, files of equal content (paths, species and splits of each), strata, the
+    columns that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing
+    is left, and ConfigError, before anything is made, for options that the feature refuses.
 
     The work is shared by `workers` processes, by default one for each CPU, which give way to what else runs.
     Of several calls that want the same at once, as the trials that start on a node, one makes it with its
@@ -223,28 +223,28 @@ def prepare(
             if options.split == "random-windows":
                 scored = recordings.iloc[recording]
                 split = scatter_clips(scored, **drawn, seed=options.split_seed)
-                side_of_clip = split.sides
-                drawn_sides = [recording.tolist(), side_of_clip.tolist()]
+                split_of_clip = split.assigned
+                drawn_splits = [recording.tolist(), split_of_clip.tolist()]
             else:
                 scored = recordings[usable]
                 split = assign_splits(scored.reset_index(drop=True), **drawn, seed=options.split_seed)
-                sides = np.full(len(manifest), "", dtype="<U5")
-                sides[usable] = split.sides
-                side_of_clip = sides[recording]
-                drawn_sides = [sides.tolist()]
-            scored = scored.assign(side=split.sides)
+                splits = np.full(len(manifest), "", dtype="<U5")
+                splits[usable] = split.assigned
+                split_of_clip = splits[recording]
+                drawn_splits = [splits.tolist()]
+            scored = scored.assign(split=split.assigned)
             labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
             duplicates = _duplicates(scored)
-            counts = scored["species"][scored["side"] == "train"].value_counts()
+            counts = scored["species"][scored["split"] == "train"].value_counts()
             train_counts = {str(s): int(counts.get(s, 0)) for s in species}
             facts = {
                 "data_id": data_id,
-                "split_id": short_hash([described["sha256"].tolist(), *drawn_sides]),
+                "split_id": short_hash([described["sha256"].tolist(), *drawn_splits]),
                 "scored": "clips" if options.split == "random-windows" else "recordings",
                 "n_recordings": int(usable.sum()),
                 "n_clips": len(recording),
                 "n_species": len(species),
-                **{f"n_{side}": int((split.sides == side).sum()) for side in SPLITS},
+                **{f"n_{name}": int((split.assigned == name).sum()) for name in SPLITS},
                 "n_skipped": int((~usable).sum()),
                 "durations": _durations(clips.recordings["duration_s"]),
                 "sample_rates": _counts_by_rate(clips.recordings["sample_rate"]),
@@ -261,11 +261,11 @@ def prepare(
                     {"path": manifest["path"].iloc[i], "error": error} for i, error in clips.errors.items()
                 ],
             }
-            mean, deviation = [0.0], [1.0]
+            mean, std = [0.0], [1.0]
             if config.features.kwargs.get("standardise") == "train":
-                of_train = in_store[side_of_clip == "train"]
+                of_train = in_store[split_of_clip == "train"]
                 stored = features if is_stored else None
-                mean, deviation = channel_statistics(_pictures(clips.store, stored, config, of_train))
+                mean, std = channel_statistics(_stored_features(clips.store, stored, config, of_train))
             folder.mkdir(parents=True, exist_ok=True)
             new = folder / "clips.npz.new"
             with open(new, "wb") as file:
@@ -275,7 +275,7 @@ def prepare(
                     clip_ids=clips.store.windows["clip_id"][in_store],
                     labels=labels[recording],
                     recording=recording,
-                    sides=np.array([SPLITS.index(side) for side in side_of_clip], dtype=np.int8),
+                    splits=np.array([SPLITS.index(name) for name in split_of_clip], dtype=np.int8),
                     sha256=np.array(clips.sha256, dtype="S64"),
                 )
                 to_disk(file)
@@ -290,7 +290,7 @@ def prepare(
                     "input_shape": shape,
                     "species": species.tolist(),
                     "mean": mean,
-                    "deviation": deviation,
+                    "std": std,
                     "facts": facts,
                 },
             )
@@ -302,7 +302,7 @@ def _is_made(folder: Path, is_stored: bool) -> bool:
     return is_whole(folder) and (not is_stored or Dataset.open(folder).features is not None)
 
 
-def _pictures(
+def _stored_features(
     clips: ClipStore, stored: Path | None, config: TrainConfig, rows: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yield the features of `rows`, read where they are stored, computed elsewhere.
@@ -320,19 +320,19 @@ def _pictures(
 
 
 def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the manifest's row and the `side` of everything that a dataset scores: recordings, or clips.
+    """Return the manifest's row and the `split` of everything that a dataset scores: recordings, or clips.
 
     Recordings that were left out have no row.
     """
     dataset = Dataset.open(folder)
-    first = np.unique(dataset.units, return_index=True)[1]
-    return manifest.iloc[dataset.recording[first]].assign(side=dataset.sides[first])
+    first = np.unique(dataset.scored_ids, return_index=True)[1]
+    return manifest.iloc[dataset.recording[first]].assign(split=dataset.splits[first])
 
 
-def validation_side(manifest: pd.DataFrame, folder: Path) -> Validation:
-    """Return the validation side of a dataset, in the order in which a `Session` predicts it."""
+def validation_split(manifest: pd.DataFrame, folder: Path) -> Validation:
+    """Return the validation split of a dataset, in the order in which a `Session` predicts it."""
     scored = scored_rows(manifest, folder)
-    scored = scored[scored["side"] == "val"]
+    scored = scored[scored["split"] == "val"]
     species = list(Dataset.open(folder).species)
     return Validation(
         species=species,
@@ -355,7 +355,7 @@ def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
 
 
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Return how many groups the split of a dataset separates, and every value found on two sides.
+    """Return how many groups the split of a dataset separates, and every value found in two splits.
 
     For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
     ``crossing`` ones, which are [] where the split holds.
@@ -364,7 +364,7 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     return {
         column: {
             "n": int(scored.loc[scored[column] != "", column].nunique()),
-            "crossing": crossing(scored, scored["side"].to_numpy(), column),
+            "crossing": crossing(scored, scored["split"].to_numpy(), column),
         }
         for column in ("recording_id", "recordist", "site")
         if (scored[column] != "").any()
@@ -386,7 +386,7 @@ def _counts_by_rate(rates: np.ndarray) -> dict[str, int]:
 
 
 def _duplicates(scored: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the paths, species and sides of every set of recordings with the same content."""
+    """Return the paths, species and splits of every set of recordings with the same content."""
     files = scored.drop_duplicates("path")
     copied = files["sha256"][files["sha256"].duplicated()]
     copies = scored[scored["sha256"].isin(set(copied))]
@@ -394,7 +394,7 @@ def _duplicates(scored: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "paths": same["path"].unique().tolist(),
             "species": sorted(set(same["species"])),
-            "sides": [side for side in SPLITS if side in set(same["side"])],
+            "splits": [split for split in SPLITS if split in set(same["split"])],
         }
         for _, same in copies.groupby("sha256", sort=False)
     ]
@@ -412,12 +412,12 @@ def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
 
 
 def _absences(scored: pd.DataFrame, species: pd.Index) -> list[str]:
-    """Return a note for each side on which species are missing."""
+    """Return a note for each split on which species are missing."""
     notes = []
-    for side in SPLITS:
-        there = scored["species"][scored["side"] == side]
+    for split in SPLITS:
+        there = scored["species"][scored["split"] == split]
         missing = sorted(set(species) - set(there))
         if missing and len(there):
             named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            notes.append(f"{len(missing)} of {len(species)} species have no recording in {side}: {named}")
+            notes.append(f"{len(missing)} of {len(species)} species have no recording in {split}: {named}")
     return notes

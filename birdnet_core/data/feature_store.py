@@ -1,7 +1,7 @@
 """The features of every clip on disk, memory-mapped and shared by all trials of a machine.
 
 A value is an int16 with the scale and offset of its clip and channel. That is as small as float16 and, over
-the range of one picture, a dozen times more exact: what is read back is what would be computed.
+the range of one spectrogram, a dozen times more exact: what is read back is what would be computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from birdnet_core.build import build_feature, picture_shape
+from birdnet_core.build import build_feature, feature_shape
 from birdnet_core.config import Component
 from birdnet_core.data.building import (
     COMMIT_S,
@@ -98,9 +98,9 @@ def store_folder(clips: ClipStore, feature: Component, cache: Path) -> Path:
 
 
 def is_worth_storing(clips: ClipStore, feature: Component) -> bool:
-    """Return whether a picture takes no more room than its clip; beyond that reading costs too much."""
+    """Return whether a spectrogram takes no more room than its clip; beyond that reading costs too much."""
     n_samples: int = clips.samples.shape[1]
-    return math.prod(picture_shape(feature, clips.sample_rate, n_samples)) <= n_samples
+    return math.prod(feature_shape(feature, clips.sample_rate, n_samples)) <= n_samples
 
 
 def build_feature_store(
@@ -135,7 +135,7 @@ def _fill(
     progress: Progress,
 ) -> None:
     """Compute the `rows` that the store lacks. A row counts as filled once it is on the disk."""
-    shape = picture_shape(feature, clips.sample_rate, clips.samples.shape[1])
+    shape = feature_shape(feature, clips.sample_rate, clips.samples.shape[1])
     wanted = clips.windows["clip_id"]
     try:
         store = FeatureStore.open(folder)
@@ -246,14 +246,14 @@ def _compute(task: _Chunk) -> np.ndarray:
 _built = functools.lru_cache(maxsize=1)(build_feature)
 
 
-def channel_statistics(pictures: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Return mean and deviation of every channel over batches [clips, channels, bins, frames], in float64."""
+def channel_statistics(features: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Return mean and std of every channel over batches [clips, channels, bins, frames], in float64."""
     n, total, squares = 0, np.zeros(()), np.zeros(())
-    for some in pictures:
+    for some in features:
         exact = some.astype(np.float64)
         n += exact.size // exact.shape[1]
         total = total + exact.sum(axis=(0, 2, 3))
         squares = squares + np.square(exact).sum(axis=(0, 2, 3))
     mean = total / n
-    deviation = np.sqrt(np.maximum(squares / n - np.square(mean), 1e-12))
-    return np.atleast_1d(mean).tolist(), np.atleast_1d(deviation).tolist()
+    std = np.sqrt(np.maximum(squares / n - np.square(mean), 1e-12))
+    return np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist()

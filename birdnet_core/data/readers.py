@@ -116,7 +116,7 @@ def _metadata_not_read(folder: Path) -> tuple[str, ...]:
         return ()
     return (
         f"{', '.join(named)} in {folder} not read: `birdtune data index {folder / named[0]}` takes "
-        "recordists and sites from a CSV, which belong on one side of the split",
+        "recordists and sites from a CSV, which belong in one split",
     )
 
 

@@ -1,7 +1,7 @@
 """Who is trained on, who is validated on, who is kept for the end.
 
 A split is drawn over groups: recordings that share a recording_id or have the same content, and where known
-a recordist or a site, stay on one side, because a model recognises a recordist's microphone as readily as a
+a recordist or a site, stay in one split, because a model recognises a recordist's microphone as readily as a
 bird.
 """
 
@@ -26,15 +26,15 @@ MAX_GROUP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Split:
-    """The side of every recording, and how it came about.
+    """The split of every recording, and how it came about.
 
     Args:
-        sides: ``train``, ``val`` or ``test`` for each row of the manifest, in its order.
-        grouped_by: the columns whose values never stand on two sides.
+        assigned: ``train``, ``val`` or ``test`` for each row of the manifest, in its order.
+        grouped_by: the columns whose values never stand in two splits.
         notes: what the reader of a result must know, in sentences.
     """
 
-    sides: np.ndarray
+    assigned: np.ndarray
     grouped_by: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -46,13 +46,13 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
     the manifest has that column of the files' contents. Recordist or site is left out when one component of
     it would hold more than half of all recordings (one person recorded everything): it cannot be separated,
     and `notes` says so. The assignment minimises the chi-square distance between
-    the wanted and the given number of recordings of each species on each side, by single moves of groups in
+    the wanted and the given number of recordings of each species in each split, by single moves of groups in
     random order until none helps (iterative stratification in the spirit of Sechidis et al. 2011), under
     `RARE_RULE`. Raises DataError where nothing would be left to validate on.
     """
     if (manifest["split"] != "").all():
         given = manifest["split"].to_numpy(dtype=str)
-        missing = [side for side in ("train", "val") if side not in given]
+        missing = [split for split in ("train", "val") if split not in given]
         if missing:
             raise DataError(f"the manifest's split column has no {' and no '.join(missing)} recordings")
         notes = ["the split was given by the manifest, not drawn"]
@@ -61,7 +61,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
         crossed = [c for c in known if crossing(manifest, given, c)]
         if crossed:
             shared = " and ".join("file content" if c == "sha256" else c for c in crossed)
-            notes.append(f"{LEAKAGE}: the given split has the same {shared} on several sides")
+            notes.append(f"{LEAKAGE}: the given split has the same {shared} in several splits")
         return Split(given, tuple(c for c in known if c not in crossed), tuple(notes))
 
     group, grouped_by, notes = groups(manifest)
@@ -83,14 +83,14 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
     total = np.bincount(species, minlength=n_species)
     n_starts = max(1, min(8, 4000 // n_groups))
     starts = [_stratify(counts, total, wanted_share, penalty, rng) for _ in range(n_starts)]
-    side_of_group = min(starts, key=lambda start: start[1])[0]
-    sides = np.array(SPLITS)[side_of_group[group]]
-    if not (sides == "val").any():
+    split_of_group = min(starts, key=lambda start: start[1])[0]
+    splits = np.array(SPLITS)[split_of_group[group]]
+    if not (splits == "val").any():
         raise DataError(
             f"{len(manifest)} recordings in {n_groups} groups of {n_species} species leave nothing to "
             f"validate on ({RARE_RULE}); add recordings, or give a split column"
         )
-    return Split(sides, grouped_by, tuple(notes))
+    return Split(splits, grouped_by, tuple(notes))
 
 
 def scatter_clips(clips: pd.DataFrame, *, val_fraction: float, test_fraction: float, seed: int) -> Split:
@@ -102,8 +102,8 @@ def scatter_clips(clips: pd.DataFrame, *, val_fraction: float, test_fraction: fl
     """
     alone = pd.DataFrame({"species": clips["species"].to_numpy()})
     alone = alone.assign(recording_id=alone.index.astype(str), recordist="", site="", split="")
-    sides = assign_splits(alone, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed).sides
-    train, val = clips[sides == "train"], clips[sides == "val"]
+    splits = assign_splits(alone, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed).assigned
+    train, val = clips[splits == "train"], clips[splits == "val"]
     shared = {
         column: int(val[column].isin(set(train[column]) - {""}).sum())
         for column in ("recording_id", "recordist", "site")
@@ -118,14 +118,14 @@ def scatter_clips(clips: pd.DataFrame, *, val_fraction: float, test_fraction: fl
         notes.append("with one window a recording, clips split at random are recordings split at random")
     if (clips["split"] != "").any():
         notes.append("the manifest's split column was not used")
-    return Split(sides, (), tuple(notes))
+    return Split(splits, (), tuple(notes))
 
 
-def crossing(manifest: pd.DataFrame, sides: np.ndarray, column: str) -> list[str]:
-    """Return the values of `column` that stand on more than one side: the proof of a split is []."""
+def crossing(manifest: pd.DataFrame, splits: np.ndarray, column: str) -> list[str]:
+    """Return the values of `column` that stand in more than one split: the proof of a split is []."""
     known = manifest[column].to_numpy() != ""
-    n_sides = pd.Series(sides[known]).groupby(manifest.loc[known, column].to_numpy()).nunique()
-    return sorted(n_sides.index[n_sides > 1])
+    n_splits = pd.Series(splits[known]).groupby(manifest.loc[known, column].to_numpy()).nunique()
+    return sorted(n_splits.index[n_splits > 1])
 
 
 def groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
@@ -136,7 +136,7 @@ def groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[st
     label = pd.factorize(manifest["recording_id"])[0]
     used, notes = ["recording_id"], []
     if "sha256" in manifest and manifest["sha256"].duplicated().any():
-        # Always: copies of one file on two sides are the same clip, learnt and asked.
+        # Always: copies of one file in two splits are the same clip, learnt and asked.
         label = _join(label, pd.factorize(manifest["sha256"])[0], (manifest["sha256"] != "").to_numpy())
         used.append("sha256")
     for column in ("recordist", "site"):
@@ -191,21 +191,21 @@ def _stratify(
     penalty: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-    """Return the side of each group and the cost of it all.
+    """Return the split of each group and the cost of it all.
 
-    `counts` is that of `_counts`, `total` [species]; `wanted_share` and `penalty` are [species, sides].
+    `counts` is that of `_counts`, `total` [species]; `wanted_share` and `penalty` are [species, splits].
     """
-    n_sides = wanted_share.shape[1]
+    n_splits = wanted_share.shape[1]
     wanted = wanted_share * total[:, None]
     given = np.zeros_like(wanted)
     given[:, 0] = total
     # Plain numbers: numpy would take a hundred times as long over groups of one or two species.
-    side = [0] * len(counts)
+    split = [0] * len(counts)
     have, want, fine = given.T.tolist(), wanted.T.tolist(), penalty.T.tolist()
     weight = (1 / total).tolist()
 
     def gain(held: list[tuple[int, int]], target: int, sign: int) -> float:
-        """Return the change of the cost when a group joins (sign 1) or leaves (-1) a side."""
+        """Return the change of the cost when a group joins (sign 1) or leaves (-1) a split."""
         have_here, want_here, fine_here = have[target], want[target], fine[target]
         change = 0.0
         for s, n in held:
@@ -219,20 +219,20 @@ def _stratify(
     for _ in range(100):
         n_moved = 0
         for g in rng.permutation(len(counts)).tolist():
-            held, old = counts[g], side[g]
+            held, old = counts[g], split[g]
             leaving = gain(held, old, -1)
-            changes = [0.0 if t == old else leaving + gain(held, t, 1) for t in range(n_sides)]
+            changes = [0.0 if t == old else leaving + gain(held, t, 1) for t in range(n_splits)]
             best = changes.index(min(changes))
             if changes[best] < -1e-9:
                 for s, n in held:
                     have[old][s] -= n
                     have[best][s] += n
-                side[g] = best
+                split[g] = best
                 n_moved += 1
         if n_moved == 0:
             break
     given = np.array(have).T
-    return np.array(side), float(((given - wanted) ** 2 / total[:, None] + penalty * (given == 0)).sum())
+    return np.array(split), float(((given - wanted) ** 2 / total[:, None] + penalty * (given == 0)).sum())
 
 
 def strata(train_counts: dict[str, int]) -> dict[str, list[str]]:

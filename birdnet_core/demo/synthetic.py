@@ -424,7 +424,7 @@ def _check_holds(folder: Path, manifest: str) -> None:
 def _render(
     syllable: Syllable, sample_rate: int, tempo: float, pitch: float, rng: np.random.Generator
 ) -> Samples:
-    """Return one syllable with its own small deviation, [samples]."""
+    """Return one syllable with its own small std, [samples]."""
     duration_s = syllable.duration_s / tempo * rng.uniform(0.9, 1.1)
     n = int(duration_s * sample_rate)
     position = (np.arange(n, dtype=np.float32) + 0.5) / n

@@ -1,1 +1,1 @@
-"""The features, one a file. Each takes the clip format and turns waveforms into pictures."""
+"""The features, one a file. Each takes the clip format and turns waveforms into features."""

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram: power on a mel scale in dB, the picture most bird classifiers look at."""
+"""Log-mel spectrogram: power on a mel scale in dB, the spectrogram most bird classifiers look at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LogMel(nn.Module):
 
     Slaney's mel scale and normalisation, as librosa has them; power to dB with the clip's maximum as
     reference, 80 dB of range. `standardise` is "clip" (zero mean and unit variance per clip), "train" (with
-    the training split's mean and deviation, applied to batches) or "none".
+    the training split's mean and std, applied to batches) or "none".
     """
 
     def __init__(
@@ -131,8 +131,8 @@ def power_to_db(power: torch.Tensor, range_db: float = 80.0) -> torch.Tensor:
     return (10 * torch.log10(power / peak)).clamp(min=-range_db)
 
 
-def standardised(picture: torch.Tensor) -> torch.Tensor:
-    """Return `picture` [batch, bins, frames] with zero mean and unit variance per clip; silence stays 0."""
-    mean = picture.mean(dim=(-2, -1), keepdim=True)
-    deviation = picture.std(dim=(-2, -1), keepdim=True, correction=0)
-    return (picture - mean) / deviation.clamp(min=1e-6)
+def standardised(spectrogram: torch.Tensor) -> torch.Tensor:
+    """Return a spectrogram [batch, bins, frames] with zero mean, unit variance per clip; silence stays 0."""
+    mean = spectrogram.mean(dim=(-2, -1), keepdim=True)
+    std = spectrogram.std(dim=(-2, -1), keepdim=True, correction=0)
+    return (spectrogram - mean) / std.clamp(min=1e-6)

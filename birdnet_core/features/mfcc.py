@@ -19,7 +19,7 @@ class Mfcc(nn.Module):
     DCT-II (orthonormal) of the log-mel spectrogram in dB (reference 1, 80 dB of range), Slaney's mel scale;
     deltas are regressions over 9 frames, taken twice for the second. `n_frames` keeps that many frames from
     the middle of the clip; none keeps all. `standardise` is "train" (each channel with the training
-    split's mean and deviation, applied to batches), "clip" or "none".
+    split's mean and std, applied to batches), "clip" or "none".
     """
 
     def __init__(

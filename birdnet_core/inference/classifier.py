@@ -80,9 +80,9 @@ class Classifier:
         ]
         data = config.data
         self.feature = build_feature(config.features, data.sample_rate, data.n_samples).to(self.device)
-        self.mean, self.deviation = (
+        self.mean, self.std = (
             torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
-            for values in (model.mean, model.deviation)
+            for values in (model.mean, model.std)
         )
 
     @classmethod
@@ -230,9 +230,9 @@ class Classifier:
 
         `waveforms` [windows, samples] are resampled and high-passed, as the windows of a dataset are.
         """
-        pictures = (self.feature(waveforms.to(self.device)) - self.mean) / self.deviation
+        features = (self.feature(waveforms.to(self.device)) - self.mean) / self.std
         of_members = [
-            torch.softmax(logits_of(network, pictures, self.precision).double(), dim=1)
+            torch.softmax(logits_of(network, features, self.precision).double(), dim=1)
             for network in self.networks
         ]
         mean: np.ndarray = torch.stack(of_members).mean(0).cpu().numpy()

@@ -1,6 +1,6 @@
 """The one honest test: what a model is worth on recordings that nothing was chosen by.
 
-Every opening of the test side is written into the model folder before anything is computed, so that a reader
+Every opening of the test split is written into the model folder before anything is computed, so that a reader
 sees how often its scores were looked at. Intervals are bootstrap intervals over the test recordings,
 resampled by the groups that the split kept together.
 """
@@ -38,23 +38,23 @@ FEW_RECORDINGS = 5  # of a species; see the simulation in docs/statistics.md
 
 
 def check_split(model: Model, dataset: Dataset) -> None:
-    """Raise DataError unless `dataset` is split as the one that `model` was trained on, and has a test side.
+    """Raise DataError unless `dataset` is split as the one that `model` was trained on, and has a test split.
 
-    Under another split the test side may hold recordings that the model has learnt.
+    Under another split the test split may hold recordings that the model has learnt.
     """
     trained_on, given = model.provenance.get("split_id"), dataset.facts["split_id"]
     if trained_on != given:
         raise DataError(
             f"the model was trained on split {trained_on}, and these recordings are split as {given}: their "
-            "test side may hold what the model has learnt. Give --data the recordings that it was trained "
+            "test split may hold what the model has learnt. Give --data the recordings that it was trained "
             "on, as they were then"
         )
     if not len(dataset.rows("test")):
-        raise DataError("the test side of the split holds no recordings; there is nothing to evaluate on")
+        raise DataError("the test split holds no recordings; there is nothing to evaluate on")
 
 
 def record_opening(folder: Path, model: Model, dataset: Dataset, command: str) -> dict[str, Any]:
-    """Enter in tests.json of the model folder that the test side is opened, and return the entry."""
+    """Enter in tests.json of the model folder that the test split is opened, and return the entry."""
     path = folder / TESTS_FILE
     openings = read_json(path)["openings"] if path.exists() else []
     opening = {
@@ -84,7 +84,7 @@ def evaluate(
     n_resamples: int = N_RESAMPLES,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Return the scores of a model's members, of their ensemble and of a baseline on the test side.
+    """Return the scores of a model's members, of their ensemble and of a baseline in the test split.
 
     `groups` names the group of every clip of `dataset` (`dataset.groups_of`). The rows are each member, the
     ensemble (the mean of their probabilities), the ensemble at its temperature, which is what prediction
@@ -92,16 +92,16 @@ def evaluate(
     difference is the ensemble minus the mean of its members, paired by resample; `over_baseline` what
     prediction gives minus the baseline, None without one.
     """
-    of_members, truth, units = member_probabilities(model, dataset, "test", device)
+    of_members, truth, scored_ids = member_probabilities(model, dataset, "test", device)
     ensemble = of_members.mean(axis=0)
     calibrated = tempered(ensemble, model.temperature)
     rows = {f"seed {m.seed}": p for m, p in zip(model.members, of_members, strict=True)}
     rows |= {"ensemble": ensemble, "ensemble, calibrated": calibrated}
     if with_baseline:
-        sides = model.config.training.sides
-        rows[BASELINE] = baseline_probabilities(model.config, dataset, sides, "test")
-    group = dict(zip(dataset.units.tolist(), groups.tolist(), strict=True))
-    group_of = np.unique([group[unit] for unit in units.tolist()], return_inverse=True)[1]
+        splits = model.config.training.train_splits
+        rows[BASELINE] = baseline_probabilities(model.config, dataset, splits, "test")
+    group = dict(zip(dataset.scored_ids.tolist(), groups.tolist(), strict=True))
+    group_of = np.unique([group[scored_id] for scored_id in scored_ids.tolist()], return_inverse=True)[1]
     strata = dataset.strata()
     scores = {name: Scores(p, truth, strata) for name, p in rows.items()}
     values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
@@ -154,9 +154,9 @@ def evaluate(
 
 @torch.inference_mode()
 def member_probabilities(
-    model: Model, dataset: Dataset, side: str, device: str = "auto"
+    model: Model, dataset: Dataset, split: str, device: str = "auto"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return probabilities [members, recordings, classes] of one side, true classes, and the recordings.
+    """Return probabilities [members, recordings, classes] of one split, true classes, and the recordings.
 
     Windows of a recording are averaged; single clips are scored where these were split at random.
     """
@@ -164,25 +164,25 @@ def member_probabilities(
     dataset = replace(
         dataset,
         mean=np.array(model.mean, dtype=np.float32),
-        deviation=np.array(model.deviation, dtype=np.float32),
+        std=np.array(model.std, dtype=np.float32),
     )
-    clips = _clips(model.config, dataset, (side,), classifier.device)
+    clips = _clips(model.config, dataset, (split,), classifier.device)
     windows: list[list[np.ndarray]] = [[] for _ in classifier.networks]
-    for pictures, _ in clips.in_order(SCORING_BATCH):
+    for features, _ in clips.in_order(SCORING_BATCH):
         for scored, network in zip(windows, classifier.networks, strict=True):
-            logits = logits_of(network, pictures, classifier.precision)
+            logits = logits_of(network, features, classifier.precision)
             scored.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
-    averaged = [average_windows(np.concatenate(each), clips.units)[0] for each in windows]
-    truth, units = _truth(clips)
-    return np.stack(averaged), truth, units
+    averaged = [average_windows(np.concatenate(each), clips.scored_ids)[0] for each in windows]
+    truth, scored_ids = _truth(clips)
+    return np.stack(averaged), truth, scored_ids
 
 
 def baseline_probabilities(
-    config: TrainConfig, dataset: Dataset, learnt: tuple[str, ...], side: str
+    config: TrainConfig, dataset: Dataset, learnt: tuple[str, ...], split: str
 ) -> np.ndarray:
-    """Return probabilities [recordings, classes] of `side` by logistic regression on the sides `learnt`.
+    """Return probabilities [recordings, classes] of `split` by logistic regression on the splits `learnt`.
 
-    It sees the mean and the deviation over time of every bin of a clip's picture, standardised; its strength
+    It sees the mean and the std over time of every bin of a clip's spectrogram, standardised; its strength
     of regularisation is not tuned (C = 1). What a network has to beat.
     """
     from sklearn.linear_model import LogisticRegression
@@ -190,12 +190,12 @@ def baseline_probabilities(
     from sklearn.preprocessing import StandardScaler
 
     cpu = torch.device("cpu")
-    train, asked = (_clips(config, dataset, sides, cpu) for sides in (learnt, (side,)))
+    train, asked = (_clips(config, dataset, splits, cpu) for splits in (learnt, (split,)))
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     fitted.fit(_over_time(train), train.labels.numpy())
     windows = np.zeros((len(asked), len(dataset.species)))
     windows[:, fitted.classes_] = fitted.predict_proba(_over_time(asked))
-    return average_windows(windows, asked.units)[0]
+    return average_windows(windows, asked.scored_ids)[0]
 
 
 def resampled(
@@ -238,12 +238,12 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
     if n_few := int((counts[counts > 0] < FEW_RECORDINGS).sum()):
         notes.append(
             f"{n_few} of {(counts > 0).sum()} species have fewer than {FEW_RECORDINGS} recordings on the "
-            "test side: their F1 lies low on the average, and so do F1-macro and the strata, whose intervals "
-            "are too narrow"
+            "test split: their F1 lies low on the average, and so do F1-macro and the strata, whose "
+            "intervals are too narrow"
         )
     if n_groups < FEW_GROUPS:
         notes.append(
-            f"the test side has only {n_groups} groups of recordings, of which the largest holds "
+            f"the test split has only {n_groups} groups of recordings, of which the largest holds "
             f"{np.bincount(group).max() / len(group):.0%}: the intervals are too narrow"
         )
     return notes
@@ -266,7 +266,7 @@ def _ahead(values: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset) -> list[dict[str, Any]]:
-    """Return F1 of every species in the test side, with its recordings there and in training."""
+    """Return F1 of every species in the test split, with its recordings there and in training."""
     f1 = f1_per_class(probabilities.argmax(axis=1), truth, len(dataset.species))
     counts = np.bincount(truth, minlength=len(dataset.species))
     stratum = {s: name for name, members in dataset.facts["strata"].items() for s in members}
@@ -283,22 +283,22 @@ def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset)
 
 
 def _clips(
-    config: TrainConfig, dataset: Dataset, sides: tuple[str, ...], device: torch.device
+    config: TrainConfig, dataset: Dataset, splits: tuple[str, ...], device: torch.device
 ) -> ClipBatches:
     is_computed = dataset.features is None
-    return ClipBatches(config, dataset, sides, device, is_computed=is_computed, is_resident=False)
+    return ClipBatches(config, dataset, splits, device, is_computed=is_computed, is_resident=False)
 
 
 def _truth(clips: ClipBatches) -> tuple[np.ndarray, np.ndarray]:
     """Return the true class of every recording, and the recordings, in the order of `average_windows`."""
-    units, first = np.unique(clips.units, return_index=True)
-    return clips.labels.cpu().numpy()[first], units
+    scored_ids, first = np.unique(clips.scored_ids, return_index=True)
+    return clips.labels.cpu().numpy()[first], scored_ids
 
 
 def _over_time(clips: ClipBatches) -> np.ndarray:
-    """Return mean and deviation over time of every bin, [clips, 2 * channels * bins]."""
+    """Return mean and std over time of every bin, [clips, 2 * channels * bins]."""
     parts = []
-    for pictures, _ in clips.in_order(SCORING_BATCH):
-        bins = pictures.flatten(1, 2)
+    for features, _ in clips.in_order(SCORING_BATCH):
+        bins = features.flatten(1, 2)
         parts.append(torch.cat([bins.mean(dim=2), bins.std(dim=2, correction=0)], dim=1).numpy())
     return np.concatenate(parts)

@@ -42,7 +42,7 @@ from birdnet_core.records.files import write_json
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 2
+SCHEMA = 3
 MODEL_FILE = "model.json"
 BACKBONE_FILE = "backbone.json"
 MOST_JSON_BYTES = 16 * 2**20
@@ -58,7 +58,7 @@ _KEYS: dict[str, type] = {
     "species": list,
     "input_shape": list,
     "mean": list,
-    "deviation": list,
+    "std": list,
     "temperature": float,
     "calibration": dict,
     "members": list,
@@ -92,8 +92,8 @@ class Model:
     Args:
         config: of the members, but for their seeds.
         species: the name of each class.
-        input_shape: channels, bins and frames of a picture.
-        mean, deviation: of each channel, or one for all: a picture is (feature - mean) / deviation.
+        input_shape: channels, bins and frames of a spectrogram.
+        mean, std: of each channel, or one for all: a spectrogram is (feature - mean) / std.
         temperature: divides the logarithms of probabilities; 1 where nothing was fitted.
         calibration: what the temperature was fitted on; empty where nothing was.
         n_params: trainable values of one member.
@@ -104,7 +104,7 @@ class Model:
     species: tuple[str, ...]
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     members: tuple[Member, ...]
     temperature: float
     calibration: dict[str, Any]
@@ -131,7 +131,7 @@ def write_model(
     species: Sequence[str],
     input_shape: Sequence[int],
     mean: Sequence[float],
-    deviation: Sequence[float],
+    std: Sequence[float],
     members: Sequence[Member],
     provenance: Mapping[str, Any],
     temperature: float = 1.0,
@@ -167,7 +167,7 @@ def write_model(
             "species": list(species),
             "input_shape": list(input_shape),
             "mean": [float(value) for value in mean],
-            "deviation": [float(value) for value in deviation],
+            "std": [float(value) for value in std],
             "temperature": float(temperature),
             "calibration": dict(calibration or {}),
             "members": listed,
@@ -231,7 +231,7 @@ def read_model(folder: str | Path) -> Model:
         species=tuple(content["species"]),
         input_shape=shape,
         mean=tuple(map(float, content["mean"])),
-        deviation=tuple(map(float, content["deviation"])),
+        std=tuple(map(float, content["std"])),
         members=tuple(
             Member(
                 _weights(folder / member["file"], content["files"][member["file"]], network),
@@ -415,7 +415,7 @@ def _config(where: Path, nested: dict[str, Any]) -> TrainConfig:
 
 
 def _checked_numbers(where: Path, content: dict[str, Any], config: TrainConfig) -> tuple[int, int, int]:
-    """Check species, statistics and temperature, and return the shape of a picture."""
+    """Check species, statistics and temperature, and return the shape of a spectrogram."""
     species = content["species"]
     if not species or not all(isinstance(name, str) and name for name in species):
         raise ModelFolderError(f"{str(where)!r}: species {species!r:.80} are not a list of names")
@@ -429,11 +429,11 @@ def _checked_numbers(where: Path, content: dict[str, Any], config: TrainConfig) 
             f"{str(where)!r}: input_shape = {content['input_shape']!r:.80}, and the features of its config "
             f"give {list(shape)}"
         )
-    for name in ("mean", "deviation"):
+    for name in ("mean", "std"):
         values = content[name]
         is_right = len(values) in (1, shape[0]) and all(_is_finite(v) for v in values)
-        if not is_right or (name == "deviation" and min(values) <= 0):
-            above = " above 0" if name == "deviation" else ""
+        if not is_right or (name == "std" and min(values) <= 0):
+            above = " above 0" if name == "std" else ""
             raise ModelFolderError(
                 f"{str(where)!r}: {name} = {values!r:.80} is not accepted; it takes 1 or {shape[0]} "
                 f"numbers{above}"

@@ -32,13 +32,13 @@ class Averaged(nn.Module):
         self.members = nn.ModuleList(model.networks())
         self.temperature = model.temperature
         self.mean: torch.Tensor
-        self.deviation: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(model.mean).view(1, -1, 1, 1))
-        self.register_buffer("deviation", torch.tensor(model.deviation).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(model.std).view(1, -1, 1, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        pictures = (features - self.mean) / self.deviation
-        of_members = torch.stack([torch.softmax(member(pictures), dim=1) for member in self.members])
+        features = (features - self.mean) / self.std
+        of_members = torch.stack([torch.softmax(member(features), dim=1) for member in self.members])
         smallest = torch.finfo(torch.float32).tiny
         return torch.softmax(of_members.mean(0).clamp(min=smallest).log() / self.temperature, dim=1)
 
@@ -53,9 +53,7 @@ def export_onnx(model: Model, out: Path) -> float:
     onnx, runtime, _ = (_needed(name) for name in ("onnx", "onnxruntime", "onnxscript"))
     averaged = Averaged(model).eval()
     generator = torch.Generator().manual_seed(0)
-    features = averaged.mean + averaged.deviation * torch.randn(
-        EXAMPLES, *model.input_shape, generator=generator
-    )
+    features = averaged.mean + averaged.std * torch.randn(EXAMPLES, *model.input_shape, generator=generator)
     # It warns of torchvision's operators, which no model here has, where torchvision is absent.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     partial = out.with_name(f".{out.name}.partial")

@@ -29,7 +29,7 @@ class AudioAST(BackboneClassifier):
 
     128 x 173 at the stride of 10 are 12 x 16 patches. Bins and frames past the last whole patch are not seen.
     `pretrained`: such as ``MIT/ast-finetuned-audioset-10-10-0.4593``; its position embeddings are
-    interpolated to the patches of the pictures, and `patch_stride` may differ from its own.
+    interpolated to the patches of the features, and `patch_stride` may differ from its own.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class AudioAST(BackboneClassifier):
         super().__init__(backbone, head, freeze_backbone=freeze_backbone)
         self.smallest = (patch, patch)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        # AST's weights were trained on pictures of deviation 0.5, and ours have 1. Also from scratch, so that
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        # AST's weights were trained on features of std 0.5, and ours have 1. Also from scratch, so that
         # the two differ in weights alone.
-        pictures = 0.5 * padded(pictures, *self.smallest)
-        logits: torch.Tensor = self.head(self.backbone(pictures).pooler_output)
+        features = 0.5 * padded(features, *self.smallest)
+        logits: torch.Tensor = self.head(self.backbone(features).pooler_output)
         return logits

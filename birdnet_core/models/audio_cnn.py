@@ -27,12 +27,12 @@ def convolution(n_in: int, n_out: int, *, is_pooled: bool = False) -> list[nn.Mo
 class GlobalAveragePool(nn.Module):
     """Mean over bins and frames, [batch, channels, bins, frames] to [batch, channels].
 
-    As pooling with a window of the whole picture: the gradient of a mean is a broadcast, which the ReLU
+    As pooling with a window of the whole spectrogram: the gradient of a mean is a broadcast, which the ReLU
     before it takes 15 times as long to go back through on the CPU.
     """
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return nn.functional.avg_pool2d(pictures, pictures.shape[-2:]).flatten(1)
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(features, features.shape[-2:]).flatten(1)
 
 
 @models.register("audio_cnn")
@@ -60,7 +60,7 @@ class AudioCNN(nn.Module):
         smallest = min(input_shape[1:])
         if not 1 <= depth <= smallest.bit_length():
             raise ConfigError(
-                f"model.depth = {depth} is out of range; it takes 1 to {smallest.bit_length()} for pictures "
+                f"model.depth = {depth} is out of range; it takes 1 to {smallest.bit_length()} for features "
                 f"of {input_shape[1]} bins and {input_shape[2]} frames, which each block but the last halves"
             )
         channels = input_shape[0]
@@ -77,7 +77,7 @@ class AudioCNN(nn.Module):
             nn.Linear(2 * channels, n_classes),
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        logits: torch.Tensor = self.head(self.features(pictures))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        logits: torch.Tensor = self.head(self.features(features))
         return logits

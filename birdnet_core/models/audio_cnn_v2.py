@@ -34,7 +34,7 @@ class AudioCNNv2(nn.Module):
             nn.Linear(512, n_classes),
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        logits: torch.Tensor = self.head(self.features(pictures))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        logits: torch.Tensor = self.head(self.features(features))
         return logits

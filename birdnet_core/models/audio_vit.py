@@ -1,4 +1,4 @@
-"""ViT: the Vision Transformer (Dosovitskiy et al. 2021) on pictures of sound."""
+"""ViT: the Vision Transformer (Dosovitskiy et al. 2021) on features of sound."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ NAME = "audio_vit"
 class AudioViT(BackboneClassifier):
     """Vision Transformer over 16x16 patches; 86 M parameters as base (ViT-B/16).
 
-    Pictures are padded with zeros at the end to whole patches. `pretrained`: such as
+    Features are padded with zeros at the end to whole patches. `pretrained`: such as
     ``google/vit-base-patch16-224-in21k``; its position embeddings are interpolated to the patches of the
-    pictures.
+    features.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class AudioViT(BackboneClassifier):
         super().__init__(backbone, head, freeze_backbone=freeze_backbone)
         self.whole = whole
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        tokens = self.backbone(padded(pictures, *self.whole)).last_hidden_state
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        tokens = self.backbone(padded(features, *self.whole)).last_hidden_state
         logits: torch.Tensor = self.head(tokens[:, 0])
         return logits

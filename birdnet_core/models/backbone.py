@@ -1,4 +1,4 @@
-"""What the networks of transformers need to take pictures of any shape."""
+"""What the networks of transformers need to take features of any shape."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class BackboneClassifier(nn.Module):
 
 
 class Patches(nn.Module):
-    """Pictures [batch, channels, bins, frames] to tokens [batch, patches, width], bins before frames.
+    """Features [batch, channels, bins, frames] to tokens [batch, patches, width], bins before frames.
 
-    Takes the place of the modules of transformers, which accept one size of picture or one channel only.
+    Takes the place of the modules of transformers, which accept one size of spectrogram or one channel only.
     """
 
     def __init__(self, projection: nn.Conv2d) -> None:
         super().__init__()
         self.projection = projection
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        tokens: torch.Tensor = self.projection(pictures).flatten(2).transpose(1, 2)
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = self.projection(features).flatten(2).transpose(1, 2)
         return tokens
 
 
 def fit_channels(convolution: nn.Conv2d, channels: int) -> None:
     """Give `convolution` that many input channels, in place.
 
-    One picture repeated over the new channels gives what it gave repeated over the old ones.
+    One spectrogram repeated over the new channels gives what it gave repeated over the old ones.
     """
     if convolution.in_channels == channels:
         return
@@ -78,12 +78,12 @@ def fit_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int,
     return nn.Parameter(torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1))
 
 
-def padded(pictures: torch.Tensor, bins: int, frames: int) -> torch.Tensor:
-    """Return pictures with zeros, the mean of standardised ones, at the end up to `bins` and `frames`."""
-    missing = (max(0, frames - pictures.shape[3]), max(0, bins - pictures.shape[2]))
+def padded(features: torch.Tensor, bins: int, frames: int) -> torch.Tensor:
+    """Return features with zeros, the mean of standardised ones, at the end up to `bins` and `frames`."""
+    missing = (max(0, frames - features.shape[3]), max(0, bins - features.shape[2]))
     if not any(missing):
-        return pictures
-    return functional.pad(pictures, (0, missing[0], 0, missing[1]))
+        return features
+    return functional.pad(features, (0, missing[0], 0, missing[1]))
 
 
 def enable_gradient_checkpointing(backbone: Any) -> None:

@@ -25,7 +25,7 @@ SMALLEST = (32, 32)
 class ConvNeXt(BackboneClassifier):
     """ConvNeXt, tiny (28.6 M parameters at 1,000 classes), small (50.2 M) or base (88.6 M).
 
-    Pictures smaller than 32 x 32 are padded with zeros. `pretrained`: such as ``facebook/convnext-tiny-224``.
+    Features smaller than 32 x 32 are padded with zeros. `pretrained`: such as ``facebook/convnext-tiny-224``.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ConvNeXt(BackboneClassifier):
         head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_sizes[-1], n_classes))
         super().__init__(backbone, head, freeze_backbone=freeze_backbone)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        logits: torch.Tensor = self.head(self.backbone(padded(pictures, *SMALLEST)).pooler_output)
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        logits: torch.Tensor = self.head(self.backbone(padded(features, *SMALLEST)).pooler_output)
         return logits

@@ -25,7 +25,7 @@ SMALLEST = (32, 32)
 class EfficientNet(BackboneClassifier):
     """EfficientNet B0 (5.3 M parameters at 1,000 classes) or B2 (9.1 M).
 
-    Pictures smaller than 32 x 32 are padded with zeros. `pretrained`: such as ``google/efficientnet-b0``.
+    Features smaller than 32 x 32 are padded with zeros. `pretrained`: such as ``google/efficientnet-b0``.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class EfficientNet(BackboneClassifier):
         head = nn.Sequential(nn.Dropout(dropout), nn.Linear(config.hidden_dim, n_classes))
         super().__init__(backbone, head, freeze_backbone=freeze_backbone)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return logits [batch, n_classes] of `pictures` [batch, channels, bins, frames]."""
-        maps = self.backbone(padded(pictures, *SMALLEST)).last_hidden_state
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
+        maps = self.backbone(padded(features, *SMALLEST)).last_hidden_state
         logits: torch.Tensor = self.head(maps.mean((2, 3)))
         return logits
 
@@ -72,7 +72,7 @@ class EfficientNet(BackboneClassifier):
 def draw_weights(backbone: nn.Module) -> None:
     """Draw the weights as the authors do: He's normal by the fan out, and batch norm as the identity.
 
-    transformers draws the gains of batch norm around zero with deviation 0.02, and no signal comes through.
+    transformers draws the gains of batch norm around zero with std 0.02, and no signal comes through.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):

@@ -38,7 +38,7 @@ TEST_METRICS: dict[str, tuple[Direction, str]] = {
     "test/auroc": ("maximize", "mean area under the ROC curve, one against the rest, over species in truth"),
     "test/ece": ("minimize", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"),
 }
-"""What `birdtune evaluate` reports; no study can name one, so that none can look at the test side."""
+"""What `birdtune evaluate` reports; no study can name one, so that none can look at the test split."""
 
 
 def metric_direction(metric: str) -> Direction:

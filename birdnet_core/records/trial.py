@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
@@ -78,7 +78,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """The validation side of a split: what the predictions of trials are held against.
+    """The validation split: what the predictions of trials are held against.
 
     Args:
         species: the name of each class.

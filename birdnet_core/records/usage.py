@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Spent:
+class Usage:
     """What a run has cost so far, from the events of its journal."""
 
     gpu_hours: float = 0.0
@@ -20,18 +20,18 @@ class Spent:
     _last: float = math.nan
 
     @classmethod
-    def of(cls, events: Iterable[dict[str, Any]]) -> Spent:
+    def of(cls, events: Iterable[dict[str, Any]]) -> Usage:
         """Return the cost of `events`; time between two sessions of drivers is free."""
-        spent = cls()
+        usage = cls()
         for event in events:
-            spent.take(event)
-        return spent
+            usage.add(event)
+        return usage
 
     def hours_until(self, now: float) -> float:
         """Return the hours of a run whose driver still drives it `now` (Unix time)."""
         return self.hours + (0.0 if math.isnan(self._last) else max(0.0, now - self._last) / 3600)
 
-    def take(self, event: dict[str, Any]) -> None:
+    def add(self, event: dict[str, Any]) -> None:
         """Add one event of the journal."""
         if event["event"] != "session":
             self.hours = self.hours_until(event["time"])

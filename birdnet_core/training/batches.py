@@ -1,7 +1,7 @@
-"""Clips of some sides of a dataset, from disk or from the device, as batches of pictures.
+"""Clips of some splits of a dataset, from disk or from the device, as batches of features.
 
 Features are read where they are stored. They are computed on the batch, on the device, from the clips'
-waveforms where they are not, or where the waveforms are augmented first; both ways give the same pictures
+waveforms where they are not, or where the waveforms are augmented first; both ways give the same features
 within the rounding of the stores.
 """
 
@@ -37,10 +37,10 @@ class Raw:
 
 
 class ClipBatches:
-    """The clips of some sides of a dataset, a batch at a time on `device`.
+    """The clips of some splits of a dataset, a batch at a time on `device`.
 
     Args:
-        sides: of ``train``, ``val`` and ``test``.
+        splits: of ``train``, ``val`` and ``test``.
         is_computed: compute features from waveforms, through `waveform_augmentations`; else read them.
         is_resident: hold all values on the device, where a batch is an index select; else they stay mapped
             from disk, shared by all trials of the machine.
@@ -50,20 +50,20 @@ class ClipBatches:
         self,
         config: TrainConfig,
         dataset: Dataset,
-        sides: Sequence[str],
+        splits: Sequence[str],
         device: torch.device,
         *,
         is_computed: bool,
         is_resident: bool,
         waveform_augmentations: Sequence[nn.Module] = (),
     ) -> None:
-        chosen = dataset.rows(*sides)
+        chosen = dataset.rows(*splits)
         rows = dataset.in_store[chosen]
         self.device = device
-        self.units = dataset.units[chosen]
+        self.scored_ids = dataset.scored_ids[chosen]
         self.labels = torch.from_numpy(dataset.labels[chosen]).long()
         self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
-        self.deviation = torch.from_numpy(dataset.deviation).view(1, -1, 1, 1).to(device)
+        self.std = torch.from_numpy(dataset.std).view(1, -1, 1, 1).to(device)
         self.augmentations = waveform_augmentations
         self.feature: nn.Module | None = None
         if is_computed:
@@ -101,7 +101,7 @@ class ClipBatches:
             batch = tuple(part.pin_memory() for part in batch)  # type: ignore[assignment]
         return Raw(*batch)
 
-    def pictures(
+    def features(
         self, raw: Raw, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float32 [batch, channels, bins, frames] and classes [batch] on the device.
@@ -118,17 +118,17 @@ class ClipBatches:
                 for augmentation in self.augmentations:
                     waveforms = augmentation(waveforms, generator)
             with torch.no_grad():
-                pictures = (self.feature(waveforms) - self.mean) / self.deviation
-            return pictures, classes
-        # (values * scale + offset - mean) / deviation, with one multiplication and one addition a value
-        scale = scale[:, :, None, None] / self.deviation
-        offset = (offset[:, :, None, None] - self.mean) / self.deviation
+                features = (self.feature(waveforms) - self.mean) / self.std
+            return features, classes
+        # (values * scale + offset - mean) / std, with one multiplication and one addition a value
+        scale = scale[:, :, None, None] / self.std
+        offset = (offset[:, :, None, None] - self.mean) / self.std
         return values.float().mul_(scale).add_(offset), classes
 
     def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield every clip once, in the order of the dataset, as it is."""
         for raw in self.batches(torch.arange(len(self)).split(batch_size)):
-            yield self.pictures(raw)
+            yield self.features(raw)
 
     def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Raw]:
         """Yield the stored values of each of `indices`.

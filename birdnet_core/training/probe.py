@@ -129,7 +129,7 @@ def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> P
                 raise
             fault = (
                 f"model {config.model.name!r} has no room on {torch.cuda.get_device_name()}, not even with "
-                "one clip a forward pass; take a smaller model or smaller pictures"
+                "one clip a forward pass; take a smaller model or smaller features"
             )
         # Outside of the except block, whose traceback keeps the tensors of the failed step alive.
         raise ConfigError(fault)
@@ -201,7 +201,7 @@ def _steps(session: Session, n: int) -> Iterator[Any]:
 
 
 def _scored(session: Session, n: int) -> Iterator[Any]:
-    """Score `n` whole batches of the validation side; none where a session is not validated."""
+    """Score `n` whole batches of the validation split; none where a session is not validated."""
     clips = session.val_clips
     if clips is None:
         return
@@ -211,8 +211,8 @@ def _scored(session: Session, n: int) -> Iterator[Any]:
     for raw in clips.batches(positions.split(size)):
         # Not around the loop: the mode would stay on in whoever asks for the next batch.
         with torch.inference_mode():
-            pictures, _ = clips.pictures(raw)
-            scores = torch.softmax(session._logits(model, pictures), dim=1).cpu()
+            features, _ = clips.features(raw)
+            scores = torch.softmax(session._logits(model, features), dim=1).cpu()
         yield scores
 
 

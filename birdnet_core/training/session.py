@@ -41,7 +41,7 @@ from birdnet_core.training.optim import Plateau, is_open_ended, lr_share
 
 log = logging.getLogger(__name__)
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 SCORING_BATCH = 128
 
 # Of mallopt(3)
@@ -101,17 +101,17 @@ def layout_of(precision: Precision) -> torch.memory_format:
     return torch.contiguous_format if precision == "fp32" else torch.channels_last
 
 
-def logits_of(model: torch.nn.Module, pictures: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Return float32 logits [batch, classes] of `pictures` on the device of `model`."""
-    with torch.autocast(pictures.device.type, _DTYPES[precision], enabled=precision != "fp32"):
-        logits: torch.Tensor = model(pictures.contiguous(memory_format=layout_of(precision)))
+def logits_of(model: torch.nn.Module, features: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Return float32 logits [batch, classes] of `features` on the device of `model`."""
+    with torch.autocast(features.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        logits: torch.Tensor = model(features.contiguous(memory_format=layout_of(precision)))
     return logits.float()
 
 
 class Session:
     """One training run in progress: `step` trains one epoch and validates, until `finished`.
 
-    A run that learns from the validation side too (`training.learn_from`) is not validated: it has no
+    A run that learns from the validation split too (`training.train_on`) is not validated: it has no
     validation metrics, and its newest epoch is its best.
 
     Args:
@@ -137,15 +137,15 @@ class Session:
         self.knows_peak = forget_peak_rss() is not None or self.device.type == "cuda"
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for side in ("train", "val"):
-            if not len(dataset.rows(side)):
-                raise DataError(f"the {side} side of the split holds no recordings")
+        for split in ("train", "val"):
+            if not len(dataset.rows(split)):
+                raise DataError(f"the {split} split holds no recordings")
         self.strata = dataset.strata()
         self._check_monitors()
-        counts = torch.from_numpy(dataset.class_counts(*config.training.sides))
+        counts = torch.from_numpy(dataset.class_counts(*config.training.train_splits))
         parts = build(config, dataset.input_shape, counts, self.device)
         self.model, self.loss, self.optimizer = parts.model, parts.loss, parts.optimizer
-        self.picture_augmentations = parts.augmentations["picture"]
+        self.spectrogram_augmentations = parts.augmentations["spectrogram"]
         self.mixtures = parts.augmentations["mixture"]
         self.n_params = count_parameters(self.model)
         self.train_clips, self.val_clips = self._clips(parts.augmentations["waveform"])
@@ -177,7 +177,7 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent, or patience has run out."""
+        """Whether the budget is used up, or patience has run out."""
         training = self.config.training
         if self.epoch >= training.most_epochs:
             return True
@@ -241,14 +241,14 @@ class Session:
         self.best_metrics = dict(metrics)
         self.best_weights = _copied(self._scored_model().state_dict())
 
-    def predict(self, side: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities [recordings, classes] of one side, windows averaged, and the true classes.
+    def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities [recordings, classes] of one split, windows averaged, and the true classes.
 
         By the weights of the best epoch so far, those that a model folder gets; before the first, by those
-        that there are. Of single clips where these were split at random (`Dataset.units`).
+        that there are. Of single clips where these were split at random (`Dataset.scored_ids`).
         """
         with self._best_weights_in_use():
-            return self._predicted(side)
+            return self._predicted(split)
 
     @contextlib.contextmanager
     def _best_weights_in_use(self) -> Iterator[None]:
@@ -263,25 +263,25 @@ class Session:
             model.load_state_dict(now)
 
     @torch.inference_mode()
-    def _predicted(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+    def _predicted(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what `predict` does, by the weights of now."""
-        if side == "test":
-            raise DataError("the test side is opened by final evaluation only, never by a training run")
-        clips = {"train": self.train_clips, "val": self.val_clips}[side]
+        if split == "test":
+            raise DataError("the test split is opened by final evaluation only, never by a training run")
+        clips = {"train": self.train_clips, "val": self.val_clips}[split]
         if clips is None:
             raise DataError(
-                "the val side was learnt (training.learn_from = 'train+val'): predictions there say nothing"
+                "the val split was learnt (training.train_on = 'train+val'): predictions there say nothing"
             )
         model = self._scored_model().eval()
         # A forward pass alone takes far less memory than training does; the bound counts after a halving.
         batch_size = min(SCORING_BATCH, 4 * self.micro_batch_size)
         windows = [
-            torch.softmax(self._logits(model, pictures), dim=1).cpu().numpy()
-            for pictures, _ in clips.in_order(batch_size)
+            torch.softmax(self._logits(model, features), dim=1).cpu().numpy()
+            for features, _ in clips.in_order(batch_size)
         ]
-        averaged, units = average_windows(np.concatenate(windows), clips.units)
-        label_of = dict(zip(clips.units.tolist(), clips.labels.tolist(), strict=True))
-        return averaged, np.array([label_of[unit] for unit in units.tolist()])
+        averaged, scored_ids = average_windows(np.concatenate(windows), clips.scored_ids)
+        label_of = dict(zip(clips.scored_ids.tolist(), clips.labels.tolist(), strict=True))
+        return averaged, np.array([label_of[scored_id] for scored_id in scored_ids.tolist()])
 
     def record(
         self, status: Status, *, error: str | None = None, traceback: str | None = None
@@ -526,7 +526,7 @@ class Session:
         train = ClipBatches(
             self.config,
             dataset,
-            self.config.training.sides,
+            self.config.training.train_splits,
             self.device,
             is_computed=is_train_computed,
             is_resident=is_resident,
@@ -585,19 +585,19 @@ class Session:
 
     def _learn_batch(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Make one step of the optimizer; return the loss, how many were right, and the gradient's norm."""
-        pictures, targets = self.train_clips.pictures(raw, self.augmenting)
-        for augmentation in self.picture_augmentations:
-            pictures = augmentation(pictures, self.augmenting)
+        features, targets = self.train_clips.features(raw, self.augmenting)
+        for augmentation in self.spectrogram_augmentations:
+            features = augmentation(features, self.augmenting)
         if self.mixtures:
             targets = torch.nn.functional.one_hot(targets, len(self.dataset.species)).float()
             for mixture in self.mixtures:
-                pictures, targets = mixture(pictures, targets, self.augmenting)
+                features, targets = mixture(features, targets, self.augmenting)
         self.optimizer.zero_grad(set_to_none=True)
         whole = self.loss.normaliser(targets)  # type: ignore[operator]
         total = right = torch.zeros((), device=self.device)
         # Parts of nearly equal size, so that no last one is left with a single clip.
-        n_parts = math.ceil(len(pictures) / self.micro_batch_size)
-        for some, wanted in zip(pictures.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True):
+        n_parts = math.ceil(len(features) / self.micro_batch_size)
+        for some, wanted in zip(features.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True):
             logits = self._logits(self.model, some)
             # By its share of what the loss's mean divides by, the micro-batches add up to the batch.
             share = self.loss.normaliser(wanted) / whole  # type: ignore[operator]
@@ -628,11 +628,11 @@ class Session:
             if stratum in self.strata and not np.isin(self.strata[stratum], present).any():
                 raise ConfigError(
                     f"training.{name} = {metric!r} is nan in every epoch: no species of the {stratum} "
-                    "stratum has a recording on the validation side; monitor val/f1_macro or val/loss"
+                    "stratum has a recording in the validation split; monitor val/f1_macro or val/loss"
                 )
 
     def _check_predicted(self, probabilities: np.ndarray) -> None:
-        """Raise TrialDiverged for probabilities of the validation side that are not finite."""
+        """Raise TrialDiverged for probabilities of the validation split that are not finite."""
         n_broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
         if n_broken:
             raise TrialDiverged(
@@ -659,8 +659,8 @@ class Session:
                     f"{len(losses)}; the last good epoch is {self.epoch}. A lower optim.lr may help"
                 )
 
-    def _logits(self, model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-        return logits_of(model, pictures, self.precision)
+    def _logits(self, model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+        return logits_of(model, features, self.precision)
 
 
 def _learns_batch_statistics(model: torch.nn.Module) -> bool:
@@ -724,7 +724,7 @@ def save_model(session: Session, folder: Path) -> None:
         species=dataset.species,
         input_shape=dataset.input_shape,
         mean=dataset.mean.tolist(),
-        deviation=dataset.deviation.tolist(),
+        std=dataset.std.tolist(),
         members=[member],
         provenance={**record.provenance, "trials": [record.trial_id], "seeds": [record.seed]},
     )

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from reports.figures.drawing import OKABE_ITO, STYLE
 
-SIDES = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2]}
+SPLIT_COLOURS = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2]}
 LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the axis is logarithmic
 COLUMN_OF = 45  # species; more are drawn in several columns
 
@@ -21,10 +21,10 @@ COLUMN_OF = 45  # species; more are drawn in several columns
 def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
     """Return recordings or clips per species, commonest first: index species, columns train, val and test.
 
-    `scored` has a row each, with `species` and `side`.
+    `scored` has a row each, with `species` and `split`.
     """
-    counts = pd.crosstab(scored["species"], scored["side"])
-    counts = counts.reindex(columns=list(SIDES), fill_value=0)
+    counts = pd.crosstab(scored["species"], scored["split"])
+    counts = counts.reindex(columns=list(SPLIT_COLOURS), fill_value=0)
     order = (
         counts.sum(axis=1).rename("n").reset_index().sort_values(["n", "species"], ascending=[False, True])
     )
@@ -32,7 +32,7 @@ def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
-    """Return bars of `species_counts`, the sides stacked, in columns of at most `COLUMN_OF` species.
+    """Return bars of `species_counts`, the splits stacked, in columns of at most `COLUMN_OF` species.
 
     `of` says what was counted. All columns share one axis, logarithmic for a long tail. There the length of a
     stacked part says nothing, its end says how many it and those before it hold.
@@ -56,9 +56,9 @@ def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
 def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None:
     y = np.arange(len(counts))
     drawn = np.zeros(len(counts))
-    for side, colour in SIDES.items():
-        n = counts[side].to_numpy()
-        ax.barh(y, n, left=drawn, height=0.72, color=colour, label=side)
+    for split, colour in SPLIT_COLOURS.items():
+        n = counts[split].to_numpy()
+        ax.barh(y, n, left=drawn, height=0.72, color=colour, label=split)
         drawn = drawn + n
     if is_log:
         ax.set_xscale("log")
@@ -77,16 +77,16 @@ def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None
 def spectrograms_figure(
     examples: list[tuple[str, np.ndarray]], *, seconds: float, sample_rate: int
 ) -> Figure:
-    """Return one panel for each (title, picture), side by side on one scale.
+    """Return one panel for each (title, spectrogram), side by side on one scale.
 
-    A picture is [frequencies, frames] in dB, 0 for its loudest point, from 0 Hz to half the sample rate.
+    A spectrogram is [frequencies, frames] in dB, 0 for its loudest point, from 0 Hz to half the sample rate.
     """
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(max(5.6, 3.1 * len(examples)), 2.7), layout="constrained")
         axes = figure.subplots(1, len(examples), squeeze=False, sharey=True)[0]
-        for ax, (title, picture) in zip(axes, examples, strict=True):
+        for ax, (title, spectrogram) in zip(axes, examples, strict=True):
             image = ax.imshow(
-                picture,
+                spectrogram,
                 origin="lower",
                 aspect="auto",
                 cmap="magma",

@@ -32,7 +32,7 @@ def write_card(folder: str | Path) -> Path:
     """Write the card of the model in `folder` from model.json and what else lies there; return its path.
 
     evidence.json is there after final training, record.json after a single one, tests.json and
-    evaluation.json once the test side was opened.
+    evaluation.json once the test split was opened.
     """
     folder = Path(folder)
     model = read_json(folder / "model.json")

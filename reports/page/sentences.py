@@ -67,7 +67,7 @@ def answer(
 ) -> str:
     """Return the result in a sentence or two, with its uncertainty."""
     if not aggregate.is_validated(study):
-        return "Not validated: its trials learnt the validation side too, so only the test can judge them."
+        return "Not validated: its trials learnt the validation split too, so only the test can judge them."
     if best is None:
         return f"No answer yet: {no_best}."
     metric = study["metric"]
@@ -279,11 +279,11 @@ def budget(costs: dict[str, float | None]) -> str:
         ("gpu_hours", "GPU-hours"),
         ("cpu_hours", "CPU-hours"),
     ):
-        spent, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
+        usage, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
         if limit is not None:
-            parts.append(f"{spent:.3g} of {limit:g} {unit} ({spent / limit:.0%} of the budget)")
-        elif spent:
-            parts.append(f"{spent:.3g} {unit}")
+            parts.append(f"{usage:.3g} of {limit:g} {unit} ({usage / limit:.0%} of the budget)")
+        elif usage:
+            parts.append(f"{usage:.3g} {unit}")
     limits = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
     text = f"All studies of the run folder together took {', '.join(parts) or 'no time yet'}"
     return f"{text}." if limits else f"{text}; no budget was set."
@@ -381,7 +381,7 @@ def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
         if data.get(key) is not None
     ]
     if data.get("grouped_by"):
-        out.append(("never on two sides", ", ".join(data["grouped_by"])))
+        out.append(("never in two splits", ", ".join(data["grouped_by"])))
     strata = data.get("strata") or {}
     if strata:
         out.append(
@@ -399,7 +399,7 @@ def provenance(study: dict[str, Any], trials: pd.DataFrame) -> list[tuple[str, s
     source = study.get("provenance") or {}
     versions = source.get("versions") or {}
     devices = sorted({str(p["device"]) for p in trials["provenance"] if p.get("device")})
-    spent = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
+    usage = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
     rows = {
         "run folder": study["run"],
         "created": study.get("created"),
@@ -407,7 +407,7 @@ def provenance(study: dict[str, Any], trials: pd.DataFrame) -> list[tuple[str, s
         "git commit": source.get("git_commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "devices": ", ".join(devices),
-        "trial hours, failed ones included": f"{spent:.3g}",
+        "trial hours, failed ones included": f"{usage:.3g}",
         "trials": aggregate.status_counts(trials),
     }
     return [(key, str(value)) for key, value in rows.items() if value]

@@ -195,8 +195,8 @@ def is_screen(study: dict[str, Any]) -> bool:
 
 
 def is_validated(study: dict[str, Any]) -> bool:
-    """Return whether a study kept the validation side to validate on; final training does not."""
-    return bool(study.get("base", {}).get("training.learn_from", "train") == "train")
+    """Return whether a study kept the validation split to validate on; final training does not."""
+    return bool(study.get("base", {}).get("training.train_on", "train") == "train")
 
 
 class _Group:

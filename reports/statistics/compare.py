@@ -123,7 +123,7 @@ def hedges_g(differences: Sequence[float]) -> float:
     """Return the paired standardised difference with the small-sample correction, J(n - 1) * mean(d) / s_d.
 
     mean(d) / s_d is Cohen's d_z (Lakens 2013, Frontiers in Psychology 4:863), s_d the sample standard
-    deviation of the n differences. J(m) = gamma(m / 2) / (sqrt(m / 2) gamma((m - 1) / 2)) is the exact
+    std of the n differences. J(m) = gamma(m / 2) / (sqrt(m / 2) gamma((m - 1) / 2)) is the exact
     correction of Hedges (1981, Journal of Educational Statistics 6:107-128). J(1) is zero, so two
     differences have no g: nan.
     """

@@ -51,22 +51,22 @@ def told_by(trials: pd.DataFrame, cell: pd.Series[Any]) -> Told | None:
     kept = []
     for run, trial_id, made_from in zip(mine["run"], mine["trial_id"], mine["provenance"], strict=True):
         predicted = RunFolder(run).predictions(trial_id)
-        side = RunFolder(run).validation(str(made_from.get("split_id")))
-        if predicted is None or side is None:
+        split = RunFolder(run).validation(str(made_from.get("split_id")))
+        if predicted is None or split is None:
             return None
-        if len(predicted) != len(side.truth):
+        if len(predicted) != len(split.truth):
             raise RunFolderError(
-                f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation side "
-                f"of split {made_from.get('split_id')} holds {len(side.truth)}; one of them was altered"
+                f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation split "
+                f"of split {made_from.get('split_id')} holds {len(split.truth)}; one of them was altered"
             )
-        kept.append((predicted, side))
-    if not kept or any(side != kept[0][1] for _, side in kept):
+        kept.append((predicted, split))
+    if not kept or any(split != kept[0][1] for _, split in kept):
         return None
-    side = kept[0][1]
+    split = kept[0][1]
     return Told(
-        side.species,
-        np.array(side.truth),
-        np.array(side.recording),
+        split.species,
+        np.array(split.truth),
+        np.array(split.recording),
         np.array([predicted for predicted, _ in kept]),
     )
 

@@ -92,8 +92,8 @@ def against_budget(runs: Runs, study: dict[str, Any]) -> dict[str, float | None]
     command line set none.
     """
     budget = (study.get("request") or {}).get("budget") or {}
-    spent = runs.spent[study["run"]]
+    usage = runs.usage[study["run"]]
     return {
-        **{name: getattr(spent, name) for name in ("hours", "gpu_hours", "cpu_hours")},
+        **{name: getattr(usage, name) for name in ("hours", "gpu_hours", "cpu_hours")},
         **{f"budget_{name}": budget.get(name) for name in ("hours", "gpu_hours")},
     }

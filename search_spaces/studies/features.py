@@ -8,7 +8,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 def features() -> Ablation:
     """Do the CNNs learn more from MFCC or from log-mel?
 
-    Both networks, because the larger may read a picture that the smaller cannot. No early stopping.
+    Both networks, because the larger may read a spectrogram that the smaller cannot. No early stopping.
     """
     return Ablation(
         factors={

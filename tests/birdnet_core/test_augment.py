@@ -115,8 +115,8 @@ def test_shape_and_type_are_kept_and_all_is_finite(name, options, is_silent, n):
         assert torch.isfinite(after).all()
 
 
-@pytest.mark.parametrize("name", [*of_domain("picture"), *of_domain("mixture")])
-def test_pictures_of_half_precision_stay_so(name):
+@pytest.mark.parametrize("name", [*of_domain("spectrogram"), *of_domain("mixture")])
+def test_features_of_half_precision_stay_so(name):
     augmentation = made(name, p=1.0)
     given = inputs(augmentation)
     after = outputs(augmentation, (1e4 * given[0].half(), *given[1:]))[0]
@@ -155,7 +155,7 @@ def test_targets_still_sum_to_one(name):
 
 @every_name
 def test_domain_is_one_of_three_and_the_docstring_states_the_usual_p(name):
-    assert augmentations[name].make.domain in ("waveform", "picture", "mixture")
+    assert augmentations[name].make.domain in ("waveform", "spectrogram", "mixture")
     assert "Usual p: 0." in augmentations[name].summary
 
 
@@ -203,12 +203,12 @@ def test_no_option_may_be_nan():
 
 
 def masked(n_clips, bins, frames, channels=1, **options):
-    """Return pictures, masked pictures and where they differ."""
-    pictures = torch.from_numpy(
+    """Return features, masked features and where they differ."""
+    features = torch.from_numpy(
         np.random.default_rng(0).standard_normal((n_clips, channels, bins, frames), dtype=np.float32)
     )
-    after = made("spec_augment", p=1.0, **options)(pictures, generator())
-    return pictures.numpy(), after.numpy(), (after != pictures).numpy()
+    after = made("spec_augment", p=1.0, **options)(features, generator())
+    return features.numpy(), after.numpy(), (after != features).numpy()
 
 
 def test_masked_share_is_that_of_uniform_widths():
@@ -249,7 +249,7 @@ def test_a_mask_is_one_band_and_one_span_of_each_clip_with_the_mean_of_each_chan
     assert len(seen) > 150
 
 
-def test_a_mask_wider_than_the_picture_is_as_wide_as_the_picture():
+def test_a_mask_wider_than_the_spectrogram_is_as_wide_as_the_spectrogram():
     rows = masked(3000, 4, 6, max_bins=99, max_frames=0)[2].all((1, 3))
     np.testing.assert_allclose(np.bincount(rows.sum(1)) / 3000, np.full(5, 1 / 5), atol=0.03)
 
@@ -269,11 +269,11 @@ def test_shares_of_mixup_are_beta_distributed(alpha):
         assert scipy.stats.kstest(own, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_pictures_and_targets_are_mixed_alike_with_one_partner_each():
+def test_features_and_targets_are_mixed_alike_with_one_partner_each():
     n = 300
-    pictures = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 2, 3, 4), dtype=np.float32))
-    mixed, targets = made("mixup", p=1.0)(pictures, torch.eye(n), generator())
-    expected = np.einsum("ij,jcbf->icbf", targets.double().numpy(), pictures.double().numpy())
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 2, 3, 4), dtype=np.float32))
+    mixed, targets = made("mixup", p=1.0)(features, torch.eye(n), generator())
+    expected = np.einsum("ij,jcbf->icbf", targets.double().numpy(), features.double().numpy())
     np.testing.assert_allclose(mixed, expected, atol=1e-5)
     assert (targets > 0).sum(1).max() == 2
     # The partners are a permutation: nobody lends itself twice.
@@ -285,10 +285,10 @@ def test_pictures_and_targets_are_mixed_alike_with_one_partner_each():
 
 def test_time_shift_rolls_each_clip_by_its_own_number_of_frames():
     n, frames = 1000, 40
-    pictures = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 2, 3, frames), dtype=np.float32))
-    shifted = made("time_shift", p=1.0, max_share=0.25)(pictures, generator())
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((n, 2, 3, frames), dtype=np.float32))
+    shifted = made("time_shift", p=1.0, max_share=0.25)(features, generator())
     counts = {}
-    for before, after in zip(pictures.numpy(), shifted.numpy(), strict=True):
+    for before, after in zip(features.numpy(), shifted.numpy(), strict=True):
         (shift,) = (s for s in range(-20, 20) if np.array_equal(np.roll(before, s, axis=-1), after))
         counts[shift] = counts.get(shift, 0) + 1
     assert sorted(counts) == list(range(-10, 11))

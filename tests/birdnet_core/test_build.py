@@ -104,12 +104,12 @@ def test_weights_have_the_distribution_of_an_unpaired_draw(model):
             assert torch.equal(value, expected), name
             continue
         n_drawn += 1
-        deviation = float(expected.std())
-        # Six standard errors of a difference; that of a deviation is at most as for a normal distribution.
-        error = deviation * math.sqrt(2 / n)
+        std = float(expected.std())
+        # Six standard errors of a difference; that of a std is at most as for a normal distribution.
+        error = std * math.sqrt(2 / n)
         assert float(value.mean()) == pytest.approx(float(expected.mean()), abs=6 * error), name
         if n > 20:
-            assert float(value.std()) == pytest.approx(deviation, abs=6 * error / math.sqrt(2)), name
+            assert float(value.std()) == pytest.approx(std, abs=6 * error / math.sqrt(2)), name
             ends = [float(v.abs().max()) for v in (value, expected)]
             assert ends[0] == pytest.approx(ends[1], rel=0.5), name
     assert n_drawn > 5

@@ -255,7 +255,7 @@ def test_a_component_refuses_numbers_that_it_cannot_build_with(group):
 
 
 def test_settings_of_final_training_that_are_off_are_no_difference():
-    assert TrainConfig().config_id == TrainConfig().override({"training.learn_from": "train"}).config_id
+    assert TrainConfig().config_id == TrainConfig().override({"training.train_on": "train"}).config_id
     cut = TrainConfig().override({"training.stop_after": 3})
     assert cut.difference() == {"training.stop_after": 3}
     assert (cut.training.most_epochs, TrainConfig().training.most_epochs) == (3, 50)
@@ -265,9 +265,9 @@ def test_settings_of_final_training_that_are_off_are_no_difference():
     ("flat", "words"),
     [
         ({"training.stop_after": 51}, ["training.stop_after = 51", "training.epochs = 50"]),
-        ({"training.learn_from": "val"}, ["training.learn_from", "'train+val'"]),
+        ({"training.train_on": "val"}, ["training.train_on", "'train+val'"]),
         (
-            {"training.learn_from": "train+val", "optim.schedule": "plateau"},
+            {"training.train_on": "train+val", "optim.schedule": "plateau"},
             ["'plateau'", "nothing to validate on", "--keep-val"],
         ),
     ],

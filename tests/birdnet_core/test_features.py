@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.fft import dct
 
-from birdnet_core.build import build_feature, picture_shape
+from birdnet_core.build import build_feature, feature_shape
 from birdnet_core.config import TrainConfig, component
 from birdnet_core.data.dataset import prepare
 from birdnet_core.data.manifest import read_manifest
@@ -41,7 +41,7 @@ def made(name, **options):
 
 @pytest.mark.parametrize("name", features.names())
 def test_shape_is_as_announced(name):
-    announced = picture_shape(component(features, name, {}), RATE, N)
+    announced = feature_shape(component(features, name, {}), RATE, N)
     assert announced == KNOWN_SHAPES.get(name, announced)
     assert made(name)(noise()).shape == (3, *announced)
 
@@ -55,8 +55,8 @@ def test_a_clip_does_not_depend_on_its_batch(name):
 
 @pytest.mark.parametrize("name", features.names())
 def test_silence_is_finite_and_fits_half_precision(name):
-    picture = made(name)(torch.zeros(1, N))
-    assert torch.isfinite(picture.half()).all()
+    spectrogram = made(name)(torch.zeros(1, N))
+    assert torch.isfinite(spectrogram.half()).all()
 
 
 def slaney_mel_filters(n_mels, n_fft):
@@ -84,25 +84,27 @@ def mel_power(clip, n_mels=128, n_fft=2048, hop=512):
 
 def test_log_mel_is_db_below_the_clips_maximum():
     clips = noise()
-    for clip, picture in zip(clips.numpy(), made("log_mel", standardise="none")(clips).numpy(), strict=True):
+    for clip, spectrogram in zip(
+        clips.numpy(), made("log_mel", standardise="none")(clips).numpy(), strict=True
+    ):
         db = 10 * np.log10(mel_power(clip))
-        np.testing.assert_allclose(picture[0], np.maximum(db - db.max(), -80), atol=2e-3)
+        np.testing.assert_allclose(spectrogram[0], np.maximum(db - db.max(), -80), atol=2e-3)
 
 
 def test_log_mel_is_standardised_per_clip():
-    pictures = made("log_mel")(noise())
-    torch.testing.assert_close(pictures.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(pictures.std(dim=(1, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    features = made("log_mel")(noise())
+    torch.testing.assert_close(features.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(dim=(1, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
 
 
 def test_mfcc_is_the_cosine_transform_of_the_log_mel():
     clips = noise()
-    pictures = made("mfcc", standardise="none")(clips).numpy()
-    for clip, picture in zip(clips.numpy(), pictures, strict=True):
+    features = made("mfcc", standardise="none")(clips).numpy()
+    for clip, spectrogram in zip(clips.numpy(), features, strict=True):
         db = 10 * np.log10(np.maximum(mel_power(clip), 1e-10))
         expected = dct(np.maximum(db, db.max() - 80), axis=0, norm="ortho")[:40]
         first = (173 - 130) // 2
-        np.testing.assert_allclose(picture[0], expected[:, first : first + 130], atol=5e-3)
+        np.testing.assert_allclose(spectrogram[0], expected[:, first : first + 130], atol=5e-3)
 
 
 OPTIONS = [
@@ -130,24 +132,24 @@ def mel_of_librosa(clip, options):
 def test_log_mel_is_that_of_librosa(options):
     clips = chirps()
     feature = made("log_mel", standardise="none", **options)
-    for clip, picture in zip(clips.numpy(), feature(clips).numpy(), strict=True):
+    for clip, spectrogram in zip(clips.numpy(), feature(clips).numpy(), strict=True):
         expected = librosa.power_to_db(mel_of_librosa(clip, options), ref=np.max, top_db=80)
-        # float32 on both sides, 70 dB below the loudest
-        np.testing.assert_allclose(picture[0], expected, atol=5e-2)
+        # float32 in both splits, 70 dB below the loudest
+        np.testing.assert_allclose(spectrogram[0], expected, atol=5e-2)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_mfcc_stack_is_that_of_librosa(options):
     clips = chirps()
     feature = made("mfcc", standardise="none", n_frames=None, **options)
-    for clip, picture in zip(clips.numpy(), feature(clips).numpy(), strict=True):
+    for clip, spectrogram in zip(clips.numpy(), feature(clips).numpy(), strict=True):
         db = librosa.power_to_db(mel_of_librosa(clip, options), ref=1.0, top_db=80)
         mfcc = librosa.feature.mfcc(S=db, n_mfcc=40)
-        np.testing.assert_allclose(picture[0], mfcc, atol=2e-2)
-        np.testing.assert_allclose(picture[1], librosa.feature.delta(mfcc, mode="nearest"), atol=1e-2)
+        np.testing.assert_allclose(spectrogram[0], mfcc, atol=2e-2)
+        np.testing.assert_allclose(spectrogram[1], librosa.feature.delta(mfcc, mode="nearest"), atol=1e-2)
         # librosa's second difference fits a parabola; ours is the difference of the difference.
         twice = librosa.feature.delta(librosa.feature.delta(mfcc, mode="nearest"), mode="nearest")
-        np.testing.assert_allclose(picture[2], twice, atol=1e-2)
+        np.testing.assert_allclose(spectrogram[2], twice, atol=1e-2)
 
 
 def test_deltas_are_regressions_over_nine_frames():

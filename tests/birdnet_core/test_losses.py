@@ -250,7 +250,7 @@ def test_focal_by_hand():
 
 
 def test_logit_adjusted_leaves_nothing_of_the_prior_in_the_logits():
-    # One picture, seen 50, 20, 5 and 1 times with each label: the logits that cost least are flat, because
+    # One input, seen 50, 20, 5 and 1 times with each label: the logits that cost least are flat, because
     # all that the shares of the labels say is in the prior.
     logits = torch.zeros(1, 4, requires_grad=True)
     targets = torch.repeat_interleave(torch.arange(4), COUNTS)

@@ -122,7 +122,7 @@ def test_parameters_are_those_published(name, options, shape, n_classes, expecte
 
 @pytest.mark.parametrize("name", models.names())
 @pytest.mark.parametrize("shape", [(3, 40, 130), (1, 128, 173), (3, 16, 24)])
-def test_pictures_become_logits_and_every_weight_gets_a_finite_gradient(name, shape, small):
+def test_features_become_logits_and_every_weight_gets_a_finite_gradient(name, shape, small):
     model = made(name, shape, 5, **small.get(name, {}))
     logits = model(torch.randn(2, *shape))
     assert logits.shape == (2, 5)
@@ -209,14 +209,14 @@ def test_every_model_with_pretrained_weights_is_tested_with_a_checkpoint():
     assert set(PRETRAINABLE) == set(CHECKPOINTS)
 
 
-def features_of_transformers(name, folder, pictures):
-    """Return what the network of transformers itself makes of pictures of its own size."""
+def features_of_transformers(name, folder, features):
+    """Return what the network of transformers itself makes of features of its own size."""
     network = CHECKPOINTS[name][2].from_pretrained(folder).eval()
     if name == "audio_ast":
-        return network(pictures[:, 0].transpose(1, 2)).pooler_output
+        return network(features[:, 0].transpose(1, 2)).pooler_output
     if name == "audio_vit":
-        return network(pictures).last_hidden_state[:, 0]
-    return network(pictures).pooler_output
+        return network(features).last_hidden_state[:, 0]
+    return network(features).pooler_output
 
 
 @pytest.mark.parametrize("name", PRETRAINABLE)
@@ -224,16 +224,16 @@ def test_pretrained_features_are_those_of_transformers(name, checkpoints):
     shape = CHECKPOINTS[name][3]
     model = made(name, shape, 5, pretrained=checkpoints[name]).eval()
     model.head = nn.Identity()
-    pictures = torch.randn(3, *shape)
-    # AST's weights are made for pictures of deviation 0.5.
+    features = torch.randn(3, *shape)
+    # AST's weights are made for features of std 0.5.
     expected = features_of_transformers(
-        name, checkpoints[name], 0.5 * pictures if name == "audio_ast" else pictures
+        name, checkpoints[name], 0.5 * features if name == "audio_ast" else features
     )
-    torch.testing.assert_close(model(pictures), expected)
+    torch.testing.assert_close(model(features), expected)
 
 
 @pytest.mark.parametrize("name", PRETRAINABLE)
-def test_pretrained_weights_arrive_whatever_the_pictures(name, checkpoints):
+def test_pretrained_weights_arrive_whatever_the_features(name, checkpoints):
     model = made(name, (2, 40, 130), 5, pretrained=checkpoints[name])
     expected = CHECKPOINTS[name][2].from_pretrained(checkpoints[name]).state_dict()
     found = model.backbone.state_dict()
@@ -251,7 +251,7 @@ def test_pretrained_weights_arrive_whatever_the_pictures(name, checkpoints):
 
 @pytest.mark.parametrize("name", PRETRAINABLE)
 @pytest.mark.parametrize("shape", [(3, 40, 130), (1, 128, 173), (3, 16, 24)])
-def test_pretrained_models_take_pictures_of_any_shape(name, shape, checkpoints):
+def test_pretrained_models_take_features_of_any_shape(name, shape, checkpoints):
     model = made(name, shape, 5, pretrained=checkpoints[name])
     logits = model(torch.randn(2, *shape))
     logits.square().mean().backward()
@@ -259,24 +259,24 @@ def test_pretrained_models_take_pictures_of_any_shape(name, shape, checkpoints):
 
 
 @pytest.mark.parametrize("name", PRETRAINABLE)
-def test_a_picture_repeated_over_other_channels_gives_the_same(name, checkpoints):
+def test_a_spectrogram_repeated_over_other_channels_gives_the_same(name, checkpoints):
     channels, bins, frames = CHECKPOINTS[name][3]
     other = 1 if channels == 3 else 3
     native = made(name, (channels, bins, frames), 5, pretrained=checkpoints[name]).eval()
     adapted = made(name, (other, bins, frames), 5, pretrained=checkpoints[name]).eval()
-    picture = torch.randn(2, 1, bins, frames)
-    expected = native(picture.expand(-1, channels, -1, -1))
-    torch.testing.assert_close(adapted(picture.expand(-1, other, -1, -1)), expected, rtol=1e-4, atol=1e-4)
+    spectrogram = torch.randn(2, 1, bins, frames)
+    expected = native(spectrogram.expand(-1, channels, -1, -1))
+    torch.testing.assert_close(adapted(spectrogram.expand(-1, other, -1, -1)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 2), (3, 3)])
 def test_channels_of_a_convolution(old, new):
     torch.manual_seed(0)
     convolution = nn.Conv2d(old, 4, 3).double()
-    picture = torch.randn(2, 1, 8, 8).double()
-    expected = convolution(picture.expand(-1, old, -1, -1))
+    spectrogram = torch.randn(2, 1, 8, 8).double()
+    expected = convolution(spectrogram.expand(-1, old, -1, -1))
     fit_channels(convolution, new)
-    torch.testing.assert_close(convolution(picture.expand(-1, new, -1, -1)), expected)
+    torch.testing.assert_close(convolution(spectrogram.expand(-1, new, -1, -1)), expected)
 
 
 @pytest.mark.parametrize("name", PRETRAINABLE)
@@ -436,14 +436,16 @@ def test_audio_cnn_of_any_width_and_depth(width, depth):
     assert maps == [(width * 2 ** (depth - 1), 40 // 2 ** (depth - 1), 130 // 2 ** (depth - 1))]
 
 
-@pytest.mark.parametrize(("depth", "side"), [(1, 1), (3, 4), (4, 8), (6, 32)])
-def test_the_deepest_audio_cnn_for_a_picture_still_sees_it(depth, side):
-    shape = (1, side, side + 3)
+@pytest.mark.parametrize(("depth", "n_bins"), [(1, 1), (3, 4), (4, 8), (6, 32)])
+def test_the_deepest_audio_cnn_for_a_spectrogram_still_sees_it(depth, n_bins):
+    shape = (1, n_bins, n_bins + 3)
     assert made("audio_cnn", shape, 5, width=2, depth=depth)(torch.randn(2, *shape)).shape == (2, 5)
-    with pytest.raises(ConfigError, match=rf"model.depth = {depth + 1} .* takes 1 to {depth} .* {side} bins"):
+    with pytest.raises(
+        ConfigError, match=rf"model.depth = {depth + 1} .* takes 1 to {depth} .* {n_bins} bins"
+    ):
         made("audio_cnn", shape, 5, width=2, depth=depth + 1)
-    with pytest.raises(ConfigError, match=rf"{side} bins and {side - 1} frames"):
-        made("audio_cnn", (1, side, side - 1), 5, width=2, depth=depth)
+    with pytest.raises(ConfigError, match=rf"{n_bins} bins and {n_bins - 1} frames"):
+        made("audio_cnn", (1, n_bins, n_bins - 1), 5, width=2, depth=depth)
 
 
 @pytest.mark.parametrize(("option", "value"), [("width", 0), ("width", -32), ("depth", 0)])
@@ -479,13 +481,13 @@ def test_a_free_backbone_is_in_the_mode_of_the_model(name, checkpoints):
 
 @pytest.mark.parametrize("name", CHECKPOINTABLE)
 def test_gradient_checkpointing_computes_layers_twice_and_gives_the_same_gradients(name, checkpoints):
-    pictures = torch.randn(2, 3, 40, 130)
+    features = torch.randn(2, 3, 40, 130)
     gradients, calls = [], []
     for is_on in (False, True):
         model = made(name, n_classes=5, pretrained=checkpoints[name], gradient_checkpointing=is_on)
         n_calls = []
         model.backbone.layers[0].attention.register_forward_hook(lambda *_, n=n_calls: n.append(1))
-        model(pictures).square().mean().backward()
+        model(features).square().mean().backward()
         gradients.append({k: p.grad for k, p in model.named_parameters()})
         calls.append(len(n_calls))
     assert calls == [1, 2]
@@ -507,8 +509,8 @@ def test_batch_norm_of_efficientnet_remembers_more_than_the_last_batch(pretraine
     assert momenta == {0.1}
 
 
-def test_efficientnet_from_scratch_lets_the_picture_through():
-    # With transformers' own draw the features of different pictures differ by 1e-31.
+def test_efficientnet_from_scratch_lets_the_spectrogram_through():
+    # With transformers' own draw the features of different spectrograms differ by 1e-31.
     model = made("efficientnet", (3, 64, 64), 5)
     model.head = nn.Identity()
     assert model(torch.randn(8, 3, 64, 64)).std(0).mean() > 0.05
@@ -571,10 +573,10 @@ def test_patch_stride_beyond_the_patch_is_an_error(stride):
 
 def test_vit_sees_the_last_frame_and_bin():
     model = made("audio_vit", (1, 40, 130), 5, size="tiny").eval()
-    pictures = torch.zeros(3, 1, 40, 130)
-    pictures[1, :, :, -1] = 9.0
-    pictures[2, :, -1, :] = 9.0
-    nothing, frame, row = model(pictures)
+    features = torch.zeros(3, 1, 40, 130)
+    features[1, :, :, -1] = 9.0
+    features[2, :, -1, :] = 9.0
+    nothing, frame, row = model(features)
     assert not torch.allclose(nothing, frame)
     assert not torch.allclose(nothing, row)
 

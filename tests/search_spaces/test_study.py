@@ -408,10 +408,10 @@ def test_only_fifo_takes_several_objectives():
 
 
 def test_trials_that_are_not_validated_cannot_be_compared():
-    learns_all = {"training.learn_from": "train+val"}
+    learns_all = {"training.train_on": "train+val"}
     alone = Ablation(name="final", factors={}, design=SingleConfig())
     (config,) = check(alone, base_config(alone, TrainConfig()), learns_all)
-    assert (config.training.learn_from, alone.cells(), alone.baseline_cell()) == ("train+val", [{}], {})
+    assert (config.training.train_on, alone.cells(), alone.baseline_cell()) == ("train+val", [{}], {})
     for study in (load_study("capacity"), load_study("learning-rate")):
         with pytest.raises(ConfigError, match="decides by val/f1_macro.*nothing to validate on"):
             check(study, base_config(study, TrainConfig()), learns_all)

@@ -38,14 +38,14 @@ def made(cluster, birds, cache, tmp_path_factory):
     return out, train_final(CONFIG, data, out, n_seeds=2, chosen=chosen, command="birdtune train"), data
 
 
-def test_the_members_are_the_last_weights_of_both_sides(made):
+def test_the_members_are_the_last_weights_of_both_splits(made):
     out, evidence, data = made
     model = read_model(out)
     final_facts = evidence["final"]
     k = final_facts["established_epochs"]
     assert k == max(final_facts["epochs_of_seeds"])  # the higher of two is their upper median
     config = CONFIG.override(
-        {"training.learn_from": "train+val", "training.stop_after": k, "seed": 1, "runtime.threads": 1}
+        {"training.train_on": "train+val", "training.stop_after": k, "seed": 1, "runtime.threads": 1}
     )
     assert [m.trial_id for m in model.members] == final_facts["trial_ids"]
     assert (model.members[1].trial_id, model.members[1].epochs) == (config.trial_id, k)
@@ -93,7 +93,7 @@ def test_a_report_of_the_run_tells_both_studies(made, tmp_path):
     (cell,) = names[f"final-{k}-epochs"]["cells"]
     assert cell["n"] == 2 and cell["metrics"]["val/f1_macro"]["mean"] is None
     text = (tmp_path / "report.md").read_text()
-    assert "Not validated: its trials learnt the validation side too" in text
+    assert "Not validated: its trials learnt the validation split too" in text
     assert f"final-{k}-epochs-cells.png" not in text
 
 
@@ -120,7 +120,7 @@ def test_an_interrupted_final_training_goes_on(cluster, data, tmp_path, monkeypa
 def test_with_validation_kept_the_members_are_the_best_epochs(cluster, data, tmp_path):
     out = tmp_path / "model"
     evidence = train_final(CONFIG, data, out, n_seeds=1, keep_val=True)
-    assert evidence["final"]["learn_from"] == "train"
+    assert evidence["final"]["train_on"] == "train"
     (member,) = read_model(out).members
     session = train(CONFIG, Dataset.open(data.folder(CONFIG)))
     assert (member.epochs, member.trial_id) == (session.best_epoch, CONFIG.trial_id)

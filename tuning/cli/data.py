@@ -119,7 +119,7 @@ def data_describe(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print counts, imbalance, durations, and the split with the proof of what stands on two sides or not."""
+    """Print counts, imbalance, durations, and the split, with proof of what its splits share."""
     from birdnet_core.data.dataset import proof_of_split
     from birdnet_core.data.splits import RARE_RULE
 
@@ -143,20 +143,22 @@ def data_describe(
     )
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
     p(f"strata         {sizes} species, by training {facts['scored']}")
-    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
-    p(f"split          {sides} {facts['scored']}")
+    splits = ", ".join(f"{facts[f'n_{split}']} {split}" for split in ("train", "val", "test"))
+    p(f"split          {splits} {facts['scored']}")
     p(f"rule           {RARE_RULE}")
     for column, found in proof.items():
         crossed = found["crossing"]
         few = ", ".join(crossed[:5]) + (", ..." if len(crossed) > 5 else "")
-        verdict = f"NOT separated: {len(crossed)} on several sides: {few}" if crossed else "none on two sides"
+        verdict = (
+            f"NOT separated: {len(crossed)} in several splits: {few}" if crossed else "none in two splits"
+        )
         p(f"proof          {found['n']} {column}s, {verdict}")
     for note in facts["notes"]:
         p(f"note           {note}")
     copies = facts["duplicates"]
     p(f"duplicates     {len(copies) or 'no'} recordings in several files of the same content")
     for same in copies:
-        where = f"{', '.join(same['species'])} in {', '.join(same['sides'])}"
+        where = f"{', '.join(same['species'])} in {', '.join(same['splits'])}"
         p(f"               {where}: {', '.join(same['paths'])}")
     table = Table("species", "recordings", "train", box=None, padding=(0, 2))
     for species, n in counts.items():
@@ -190,7 +192,7 @@ def _draw_collection(
         mine = scored[scored["species"] == chosen]
         n = mine["path"].nunique()
         title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
-        shown = mine[mine["side"] == "train"]  # nobody looks at the test side
+        shown = mine[mine["split"] == "train"]  # nobody looks at the test split
         examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
     examples.reverse()
     spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")

@@ -65,13 +65,13 @@ def evaluate_command(
     ],
     data: DataOption = "synthetic",
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also score logistic regression on the same split.")
+        bool, typer.Option("--baseline", help="Also score logistic regression in the same split.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open the test side: what the model is worth on recordings that nothing was chosen by.
+    """Open the test split: what the model is worth on recordings that nothing was chosen by.
 
     Each opening is recorded in MODEL/tests.json and counted in its card. Writes evaluation.json, figures and
     MODEL_CARD.md into the folder.
@@ -103,7 +103,7 @@ def evaluate_command(
     card = write_card(model)
     if opening["number"] > 1:
         err_console.print(
-            f"opening number {opening['number']} of the test side: scores are too high if anything was "
+            f"opening number {opening['number']} of the test split: scores are too high if anything was "
             "changed after looking",
             style="yellow",
         )
@@ -162,7 +162,7 @@ def _told(evidence: dict[str, Any], out: Path, data: str) -> str:
         f"temperature {validation['temperature']:.3f}: calibration error {ece['before']:.4f} before, "
         f"{ece['after']:.4f} after"
     )
-    if final["learn_from"] == "train":
+    if final["train_on"] == "train":
         lines.append("members: the best epochs of these seeds; validation was never learnt")
     else:
         lines.append(

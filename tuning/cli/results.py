@@ -208,7 +208,7 @@ def train_command(
     ] = None,
     keep_val: Annotated[
         bool,
-        typer.Option("--keep-val", help="With --seeds: never learn the validation side; keep best epochs."),
+        typer.Option("--keep-val", help="With --seeds: never learn the validation split; keep best epochs."),
     ] = False,
     cpus_per_trial: CpusOption = 1,
     gpus_per_trial: GpusOption = None,
@@ -221,7 +221,7 @@ def train_command(
     """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.
 
     Alone, it runs without Ray and has the same numbers as its trial in a sweep. With --seeds, each is trained
-    twice, side by side: on the training side, which says for how many epochs, and then on training and
+    twice, side by side: in the training split, which says for how many epochs, and then on training and
     validation together; budgets and --gpus-per-trial are those of `sweep`. When interrupted, the same command
     goes on after the last finished epoch.
     """

@@ -292,9 +292,7 @@ def request_of(
     request = checked_request(folder, study)
     if request is None:
         command = (folder.read_study(study).get("provenance") or {}).get("command")
-        again = (
-            f"repeat `{command}`" if command else "call sweep() again with its arguments"
-        )
+        again = f"repeat `{command}`" if command else "call sweep() again with its arguments"
         raise RunFolderError(
             f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`; {again}, which goes on"
         )

@@ -126,7 +126,7 @@ class Dispatcher(Searcher):
         """Return the payload of the next trial, None while one may come, or Searcher.FINISHED."""
         finished: str = Searcher.FINISHED
         # Ray's loop may stay here for minutes while nothing but data is to be waited for.
-        self.journal.halt.judge(self.journal.spent, {}, time.time())
+        self.journal.halt.judge(self.journal.usage, {}, time.time())
         if self.journal.halt.reason:
             return finished
         handed = self._again.popleft() if self._again else self._prepared() or self._drawn()
@@ -335,7 +335,7 @@ class HaltingScheduler(StoppingScheduler):
         So this is where a sweep of which no trial has come to a first epoch is ended.
         """
         halt = self.journal.halt
-        halt.judge(self.journal.spent, {}, time.time())
+        halt.judge(self.journal.usage, {}, time.time())
         for trial in self._in_vain(tune_controller.get_trials()):
             if halt.reason:
                 self.journal.interrupted.add(name_of(trial))

@@ -14,7 +14,7 @@ from typing import Any
 
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.metrics import METRICS
-from birdnet_core.records.usage import Spent
+from birdnet_core.records.usage import Usage
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 
@@ -73,16 +73,16 @@ class Halt:
         if self.reason is None or (is_fault and not self.is_fault):
             self.reason, self.is_fault = reason, is_fault
 
-    def judge(self, spent: Spent, metrics: dict[str, float], now: float | None = None) -> None:
+    def judge(self, usage: Usage, metrics: dict[str, float], now: float | None = None) -> None:
         """End the sweep where its budget is used up, or an epoch's `metrics` meet the goal.
 
         `now` (Unix time) counts the time since the last event of a driver that runs.
         """
         budget = self.budget
-        hours = spent.hours if now is None else spent.hours_until(now)
+        hours = usage.hours if now is None else usage.hours_until(now)
         if budget.hours is not None and hours >= budget.hours:
             self.ask(f"the budget of {budget.hours:g} hours is used up")
-        if budget.gpu_hours is not None and spent.gpu_hours >= budget.gpu_hours:
+        if budget.gpu_hours is not None and usage.gpu_hours >= budget.gpu_hours:
             self.ask(f"the budget of {budget.gpu_hours:g} GPU-hours is used up")
         if goal := budget.goal():
             metric, comparison, wanted = goal

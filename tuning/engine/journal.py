@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from birdnet_core.records.metrics import METRICS, metric_direction
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
 from birdnet_core.records.trial import TrialRecord
-from birdnet_core.records.usage import Spent
+from birdnet_core.records.usage import Usage
 from tuning.engine.halt import Halt
 
 UNFIT = "unfit-"
@@ -51,7 +51,7 @@ class Journal(tune.Callback):
         self.observer = observer
         self.halt = halt or Halt()
         self.keep = keep
-        self.spent = Spent()
+        self.usage = Usage()
         # Trials that the scheduler stopped because the sweep halts.
         self.interrupted: set[str] = set()
         # What Ray raised for a trial, by Ray's id of it.
@@ -154,7 +154,7 @@ class Journal(tune.Callback):
 
     def _remember(self, event: Event) -> None:
         kind = event["event"]
-        self.spent.take(event)
+        self.usage.add(event)
         if kind == "trial":
             self._members[event["study"]].add(event["trial_id"])
             if not event["reused"]:
@@ -235,7 +235,7 @@ class Journal(tune.Callback):
                     "epoch_s": round(result["epoch_s"], 4),
                 }
             )
-        self.halt.judge(self.spent, metrics)
+        self.halt.judge(self.usage, metrics)
 
     def interrupt(self, record: TrialRecord, payload: Event) -> None:
         """Settle a trial that is to be continued when the run is resumed."""

@@ -22,7 +22,7 @@ from ray import tune
 from birdnet_core import plugins
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.dataset import Dataset, validation_side
+from birdnet_core.data.dataset import Dataset, validation_split
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.checks import is_name
 from birdnet_core.records.files import write_text
@@ -190,7 +190,7 @@ def sweep(
         nodes = Nodes()
         scheduler = HaltingScheduler(rule, study.metric, journal, nodes)
         scheduler.rebuild(run.events(), study.name)
-        halt.judge(journal.spent, {})
+        halt.judge(journal.usage, {})
         if searcher.n_left() and not halt.reason:
             with ray_session(run.path / "ray.log", address) as there:
                 if address:
@@ -349,7 +349,7 @@ class _Asked:
         payload["dataset"] = str(folder)
         if folder not in self._described:
             split_id = Dataset.open(folder).facts["split_id"]
-            self.run.write_validation(split_id, validation_side(self.data.manifest, folder))
+            self.run.write_validation(split_id, validation_split(self.data.manifest, folder))
             self._described.add(folder)
         return True
 

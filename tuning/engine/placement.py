@@ -159,7 +159,7 @@ class Expected:
     """What a config is expected to take, in numbers that compare the configs of one network.
 
     Args:
-        work: of a clip: parameters x values of a picture.
+        work: of a clip: parameters x values of a spectrogram.
         memory: of a step: its work x clips of a forward pass.
     """
 

@@ -228,7 +228,7 @@ class StageBars:
 
 
 def per_second(stage: str, rate: float) -> str:
-    """Return a speed with the unit of its stage: recordings are files, pictures are clips; slow ones as s."""
+    """Return a speed with the unit of its stage: recordings are files, features are clips; slow ones as s."""
     if rate < 1:
         return f"{1 / rate:.0f} s each"
     return f"{rate:,.0f} {'files' if stage.endswith('recordings') else 'clips'}/s"

@@ -408,16 +408,16 @@ def test_the_high_pass_removes_rumble_and_does_not_clip(tmp_path, small_config):
     assert spectrum[:100].max() < 0.01 * spectrum.max()
 
 
-def test_statistics_come_from_the_training_side_alone(small_dataset):
+def test_statistics_come_from_the_training_split_alone(small_dataset):
     train = small_dataset.stored_features(small_dataset.rows("train")).astype(np.float64)
     np.testing.assert_allclose(small_dataset.mean, train.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(small_dataset.deviation, train.std(axis=(0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(small_dataset.std, train.std(axis=(0, 2, 3)), rtol=1e-5)
 
 
-def test_dataset_sides_agree_with_the_facts_and_the_proof(birds, small_config, small_dataset):
+def test_dataset_splits_agree_with_the_facts_and_the_proof(birds, small_config, small_dataset):
     manifest, facts = read_manifest(birds), small_dataset.facts
-    for side in ("train", "val", "test"):
-        assert len(np.unique(small_dataset.recording[small_dataset.rows(side)])) == facts[f"n_{side}"]
+    for split in ("train", "val", "test"):
+        assert len(np.unique(small_dataset.recording[small_dataset.rows(split)])) == facts[f"n_{split}"]
     assert sum(facts["train_counts"].values()) == facts["n_train"]
     proof = proof_of_split(manifest, small_dataset.folder)
     assert set(proof) == {"recording_id", "recordist", "site"}
@@ -468,9 +468,9 @@ def test_workers_do_not_run_the_script_that_starts_them(tmp_path):
 
 def test_channel_statistics_match_numpy():
     features = np.random.default_rng(0).normal(3, 2, (70, 2, 4, 5)).astype(np.float32)
-    mean, deviation = feature_store.channel_statistics(np.array_split(features, 4))
+    mean, std = feature_store.channel_statistics(np.array_split(features, 4))
     np.testing.assert_allclose(mean, features.astype(np.float64).mean(axis=(0, 2, 3)))
-    np.testing.assert_allclose(deviation, features.astype(np.float64).std(axis=(0, 2, 3)))
+    np.testing.assert_allclose(std, features.astype(np.float64).std(axis=(0, 2, 3)))
 
 
 def test_quantised_features_are_off_by_half_a_level_at_most():
@@ -522,7 +522,7 @@ def test_a_killed_computation_of_features_goes_on_where_it_stopped(
     assert_equal_content(by_recording(Dataset.open(folder), manifest), by_recording(whole, manifest))
 
 
-def test_pictures_larger_than_their_clips_are_not_stored(birds, small_config, tmp_path):
+def test_features_larger_than_their_clips_are_not_stored(birds, small_config, tmp_path):
     large = {"features.name": "log_mel", "features.hop": 64, "features.n_fft": 2048, "data.window_s": 1.0}
     config = TrainConfig().override({**large, "features.standardise": "train"})
     folder = prepare(read_manifest(birds), config, cache=tmp_path, workers=1)
@@ -531,9 +531,9 @@ def test_pictures_larger_than_their_clips_are_not_stored(birds, small_config, tm
     assert dataset.input_shape == (1, 128, 345)
     assert not (tmp_path / "features").exists()
     waveforms = dataset.waveforms(dataset.rows("train"))
-    pictures = build_feature(config.features, 22_050, 22_050)(waveforms).numpy()
-    np.testing.assert_allclose(dataset.mean, [pictures.mean()], rtol=1e-4)
-    np.testing.assert_allclose(dataset.deviation, [pictures.std()], rtol=1e-4)
+    features = build_feature(config.features, 22_050, 22_050)(waveforms).numpy()
+    np.testing.assert_allclose(dataset.mean, [features.mean()], rtol=1e-4)
+    np.testing.assert_allclose(dataset.std, [features.std()], rtol=1e-4)
     # Stored all the same where the user says so; the statistics stay.
     stored = Dataset.open(
         prepare(
@@ -556,7 +556,7 @@ def test_all_real_recordings_prepare(shared, cache):
     assert facts["n_recordings"] == len(manifest)
 
 
-def test_copies_are_listed_kept_on_one_side_and_named_when_their_labels_differ(birds, small_config, tmp_path):
+def test_copies_are_listed_kept_in_one_split_and_named_where_labels_differ(birds, small_config, tmp_path):
     manifest = read_manifest(birds)
     first, other = manifest.iloc[0], manifest[manifest["species"] != manifest["species"][0]].iloc[0]
     rows = []
@@ -569,7 +569,7 @@ def test_copies_are_listed_kept_on_one_side_and_named_when_their_labels_differ(b
     (copies,) = facts["duplicates"]
     assert copies["paths"] == [first["path"], *(row["path"] for row in rows)]
     assert copies["species"] == sorted({first["species"], other["species"]})
-    assert len(copies["sides"]) == 1
+    assert len(copies["splits"]) == 1
     assert "sha256" in facts["grouped_by"]
     (note,) = [note for note in facts["notes"] if "LEAKAGE" in note]
     assert first["species"] in note and other["species"] in note

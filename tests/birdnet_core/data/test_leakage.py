@@ -44,9 +44,9 @@ def accuracy_of_the_nearest_training_clip(dataset):
     model = KNeighborsClassifier(1).fit(dataset.stored_features(train).mean(axis=3).reshape(len(train), -1),
                                         dataset.labels[train])  # fmt: skip
     probabilities = model.predict_proba(dataset.stored_features(val).mean(axis=3).reshape(len(val), -1))
-    averaged, units = average_windows(probabilities, dataset.units[val])
-    label_of = dict(zip(dataset.units.tolist(), dataset.labels.tolist(), strict=True))
-    truth = np.array([label_of[unit] for unit in units.tolist()])
+    averaged, scored_ids = average_windows(probabilities, dataset.scored_ids[val])
+    label_of = dict(zip(dataset.scored_ids.tolist(), dataset.labels.tolist(), strict=True))
+    truth = np.array([label_of[scored_id] for scored_id in scored_ids.tolist()])
     assert len(truth) == dataset.facts["n_val"]
     return score(averaged, truth, {})["accuracy"]
 
@@ -78,12 +78,12 @@ def test_the_two_splits_are_other_datasets_of_the_same_clips(tones, cache):
 def test_a_grouped_split_is_what_it_was(birds, small_config, small_dataset):
     manifest = read_manifest(birds).assign(sha256=list(small_dataset.sha256))
     drawn = assign_splits(manifest, val_fraction=0.15, test_fraction=0.15, seed=0)
-    np.testing.assert_array_equal(small_dataset.sides, drawn.sides[small_dataset.recording])
+    np.testing.assert_array_equal(small_dataset.splits, drawn.assigned[small_dataset.recording])
     facts = small_dataset.facts
-    assert facts["split_id"] == short_hash([manifest["sha256"].tolist(), drawn.sides.tolist()])
+    assert facts["split_id"] == short_hash([manifest["sha256"].tolist(), drawn.assigned.tolist()])
     assert facts["scored"] == "recordings"
     assert not any("LEAKAGE" in note for note in facts["notes"])
-    np.testing.assert_array_equal(small_dataset.units, small_dataset.recording)
+    np.testing.assert_array_equal(small_dataset.scored_ids, small_dataset.recording)
     assert cautions(small_config) == []
 
 
@@ -97,18 +97,18 @@ def test_every_clip_is_scored_by_itself(tones, cache):
     assert dataset.facts["n_train"] + dataset.facts["n_val"] + dataset.facts["n_test"] == len(dataset.labels)
 
 
-def test_the_note_and_the_proof_count_what_stands_on_two_sides(birds, cache):
+def test_the_note_and_the_proof_count_what_stands_on_two_splits(birds, cache):
     manifest = read_manifest(birds)
     dataset = dataset_of(manifest, cache, **RANDOM)
-    clips = manifest.iloc[dataset.recording].assign(side=dataset.sides)
-    val, train = clips[clips["side"] == "val"], clips[clips["side"] == "train"]
+    clips = manifest.iloc[dataset.recording].assign(split=dataset.splits)
+    val, train = clips[clips["split"] == "val"], clips[clips["split"] == "train"]
     (note,) = [note for note in dataset.facts["notes"] if note.startswith("LEAKAGE")]
     proof = proof_of_split(manifest, dataset.folder)
     for column in ("recording_id", "recordist"):
         n = sum(value in set(train[column]) for value in val[column])
         assert n > len(val) / 2
         assert f"{n} share a {column}" in note
-        crossing = [v for v, sides in clips.groupby(column)["side"] if sides.nunique() > 1]
+        crossing = [v for v, splits in clips.groupby(column)["split"] if splits.nunique() > 1]
         assert proof[column] == {"n": manifest[column].nunique(), "crossing": sorted(crossing)}
     assert f"of {len(val)} validation clips" in note and "data.split = random-windows" in note
     assert dataset.facts["grouped_by"] == []
@@ -117,12 +117,12 @@ def test_the_note_and_the_proof_count_what_stands_on_two_sides(birds, cache):
 def test_clips_are_split_at_random_within_each_species(birds, cache):
     dataset = dataset_of(read_manifest(birds), cache, **RANDOM)
     for label in range(len(dataset.species)):
-        sides = pd.Series(dataset.sides[dataset.labels == label]).value_counts()
-        n = sides.sum()
-        assert sides["val"] == pytest.approx(0.15 * n, abs=1)
-        assert sides["test"] == pytest.approx(0.15 * n, abs=1)
+        splits = pd.Series(dataset.splits[dataset.labels == label]).value_counts()
+        n = splits.sum()
+        assert splits["val"] == pytest.approx(0.15 * n, abs=1)
+        assert splits["test"] == pytest.approx(0.15 * n, abs=1)
     again = dataset_of(read_manifest(birds), cache, **RANDOM, **{"data.split_seed": 1})
-    assert (again.sides != dataset.sides).any()
+    assert (again.splits != dataset.splits).any()
 
 
 def scattered(manifest):
@@ -141,7 +141,7 @@ def test_one_window_a_recording_is_a_random_split_of_recordings_and_said_so(bird
 def test_a_split_column_is_not_used_and_said_so(birds):
     manifest = read_manifest(birds).assign(split=["train", "val", "test", "train"] * 10)
     split = scattered(manifest)
-    assert (split.sides != manifest["split"]).any()
+    assert (split.assigned != manifest["split"]).any()
     assert "the manifest's split column was not used" in split.notes
     assert not any("split column" in note for note in scattered(manifest.assign(split="")).notes)
 

@@ -31,24 +31,24 @@ def split(frame, seed=0, val=0.15, test=0.15):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_recording_and_no_recordist_stands_on_two_sides(seed):
+def test_no_recording_and_no_recordist_stands_on_two_splits(seed):
     frame = collection(seed=seed)
-    sides = split(frame, seed).sides
-    assert crossing(frame, sides, "recording_id") == []
-    assert crossing(frame, sides, "recordist") == []
-    assert set(sides) == {"train", "val", "test"}
+    splits = split(frame, seed).assigned
+    assert crossing(frame, splits, "recording_id") == []
+    assert crossing(frame, splits, "recordist") == []
+    assert set(splits) == {"train", "val", "test"}
 
 
-def test_crossing_finds_what_stands_on_two_sides():
+def test_crossing_finds_what_stands_on_two_splits():
     frame = manifest([("a", "1", "x"), ("a", "2", "x"), ("a", "3", "y")])
     assert crossing(frame, np.array(["train", "val", "val"]), "recordist") == ["x"]
 
 
 def test_shares_come_near_the_wanted_fractions_for_common_species():
     frame = manifest([("a", str(i), "") for i in range(100)] + [("b", f"b{i}", "") for i in range(40)])
-    sides = split(frame).sides
+    splits = split(frame).assigned
     for species, n in (("a", 100), ("b", 40)):
-        mine = sides[(frame["species"] == species).to_numpy()]
+        mine = splits[(frame["species"] == species).to_numpy()]
         assert (mine == "val").sum() == pytest.approx(0.15 * n, abs=1)
         assert (mine == "test").sum() == pytest.approx(0.15 * n, abs=1)
 
@@ -60,17 +60,17 @@ def test_rare_species_follow_the_stated_rule():
         + [("thrice", f"h{i}", "") for i in range(3)]
         + [("often", f"o{i}", "") for i in range(30)]
     )
-    sides = pd.Series(split(frame).sides).groupby(frame["species"]).agg(lambda s: sorted(set(s)))
-    assert sides["once"] == ["train"]
-    assert sides["twice"] == ["train", "val"]
-    assert sides["thrice"] == ["test", "train", "val"]
-    assert sides["often"] == ["test", "train", "val"]
+    splits = pd.Series(split(frame).assigned).groupby(frame["species"]).agg(lambda s: sorted(set(s)))
+    assert splits["once"] == ["train"]
+    assert splits["twice"] == ["train", "val"]
+    assert splits["thrice"] == ["test", "train", "val"]
+    assert splits["often"] == ["test", "train", "val"]
 
 
 def test_the_seed_draws_the_split_and_repeats_it():
     frame = collection()
-    assert (split(frame, 1).sides == split(frame, 1).sides).all()
-    assert (split(frame, 1).sides != split(frame, 2).sides).any()
+    assert (split(frame, 1).assigned == split(frame, 1).assigned).all()
+    assert (split(frame, 1).assigned != split(frame, 2).assigned).any()
 
 
 def test_one_recordist_of_everything_is_not_separated_and_said_so():
@@ -81,28 +81,28 @@ def test_one_recordist_of_everything_is_not_separated_and_said_so():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_copies_of_one_file_never_stand_on_two_sides(seed):
+def test_copies_of_one_file_never_stand_on_two_splits(seed):
     frame = manifest([(f"s{i % 4}", str(i), "") for i in range(120)])
     # Every third file is a copy of the one 60 rows on, under another id.
     content = [f"c{i % 60 if i % 3 == 0 else i}" for i in range(120)]
     with_content = frame.assign(sha256=content)
-    assert crossing(with_content, split(frame, seed).sides, "sha256") != []
+    assert crossing(with_content, split(frame, seed).assigned, "sha256") != []
     result = split(with_content, seed)
-    assert crossing(with_content, result.sides, "sha256") == []
-    assert crossing(with_content, result.sides, "recording_id") == []
+    assert crossing(with_content, result.assigned, "sha256") == []
+    assert crossing(with_content, result.assigned, "recording_id") == []
     assert "sha256" in result.grouped_by
-    assert set(result.sides) == {"train", "val", "test"}
+    assert set(result.assigned) == {"train", "val", "test"}
 
 
 def test_copies_are_kept_together_even_if_they_are_most_of_the_recordings():
     frame = manifest([("a", str(i), "") for i in range(20)])
     frame["sha256"] = ["same"] * 12 + [str(i) for i in range(8)]
     result = split(frame)
-    assert crossing(frame, result.sides, "sha256") == []
-    assert len(set(result.sides[:12])) == 1
+    assert crossing(frame, result.assigned, "sha256") == []
+    assert len(set(result.assigned[:12])) == 1
 
 
-def test_a_given_split_with_copies_on_two_sides_leaks():
+def test_a_given_split_with_copies_on_two_splits_leaks():
     frame = manifest([("a", "1", ""), ("a", "2", ""), ("a", "3", "")])
     frame["split"] = ["train", "val", "test"]
     frame["sha256"] = ["x", "x", "y"]
@@ -117,9 +117,9 @@ def test_a_hundred_thousand_groups_are_split_in_seconds():
     species = rng.choice(names, 100_000, p=(1 / np.arange(1, 501)) / (1 / np.arange(1, 501)).sum())
     frame = manifest([(s, str(i), f"r{i % 3000}") for i, s in enumerate(species)])
     start = time.perf_counter()
-    sides = split(frame).sides
+    splits = split(frame).assigned
     assert time.perf_counter() - start < 30
-    shares = pd.Series(sides).value_counts(normalize=True)
+    shares = pd.Series(splits).value_counts(normalize=True)
     assert shares["val"] == pytest.approx(0.15, abs=0.002)
     assert shares["test"] == pytest.approx(0.15, abs=0.002)
 
@@ -128,7 +128,7 @@ def test_a_given_split_is_kept_and_its_leakage_named():
     frame = manifest([("a", "1", "x"), ("a", "1", "x"), ("a", "2", "y")])
     frame["split"] = ["train", "val", "test"]
     result = split(frame)
-    assert result.sides.tolist() == ["train", "val", "test"]
+    assert result.assigned.tolist() == ["train", "val", "test"]
     assert any("LEAKAGE" in note and "recording_id" in note for note in result.notes)
 
 
@@ -144,8 +144,8 @@ def test_nothing_to_validate_on_is_refused():
         split(manifest([("a", "1", ""), ("b", "2", "")]))
 
 
-def test_no_test_side_when_none_is_wanted():
-    assert set(split(collection(), test=0.0).sides) == {"train", "val"}
+def test_no_test_split_when_none_is_wanted():
+    assert set(split(collection(), test=0.0).assigned) == {"train", "val"}
 
 
 def test_strata_are_terciles_and_equal_counts_stay_together():
@@ -157,6 +157,6 @@ def test_strata_are_terciles_and_equal_counts_stay_together():
 def test_real_recordings_keep_every_species_in_training_and_separate_recordists(shared):
     frame = read_manifest(shared / "birds" / "manifest.csv")
     result = split(frame)
-    assert set(frame["species"][result.sides == "train"]) == set(frame["species"])
+    assert set(frame["species"][result.assigned == "train"]) == set(frame["species"])
     for column in ("recording_id", "recordist"):
-        assert crossing(frame, result.sides, column) == []
+        assert crossing(frame, result.assigned, column) == []

@@ -105,7 +105,7 @@ def test_an_ensemble_is_the_average_of_its_members_and_the_temperature_comes_las
         if "running" not in name
     }
     second = Member({**first.weights, **changed}, 1, 2, "other-s1")
-    facts = {name: getattr(one, name) for name in ("config", "species", "input_shape", "mean", "deviation")}
+    facts = {name: getattr(one, name) for name in ("config", "species", "input_shape", "mean", "std")}
     members = {"a": [first], "b": [second], "both": [first, second], "hot": [first, second]}
     audio = song(tmp_path / "a.wav", 3)
     found, of_recording = {}, {}

@@ -49,7 +49,7 @@ def made(small_config, small_dataset, tmp_path_factory):
         species=small_dataset.species,
         input_shape=small_dataset.input_shape,
         mean=small_dataset.mean.tolist(),
-        deviation=small_dataset.deviation.tolist(),
+        std=small_dataset.std.tolist(),
         members=[Member(s.best_weights, s.config.seed, 2, s.config.trial_id) for s in sessions],
         temperature=2.0,
         provenance={"split_id": small_dataset.facts["split_id"]},
@@ -110,7 +110,7 @@ def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config,
     from sklearn.preprocessing import StandardScaler
 
     probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
-    learnt = np.flatnonzero(small_dataset.sides != "test")
+    learnt = np.flatnonzero(small_dataset.splits != "test")
     x = {
         name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
         for name, p in (
@@ -132,8 +132,10 @@ def test_another_split_is_refused(made, small_dataset):
     facts = {**small_dataset.facts, "split_id": "other"}
     with pytest.raises(DataError, match="trained on split .*split as other.*may hold what the model"):
         check_split(model, replace(small_dataset, facts=facts))
-    empty = replace(small_dataset, sides=np.where(small_dataset.sides == "test", "val", small_dataset.sides))
-    with pytest.raises(DataError, match="test side of the split holds no recordings"):
+    empty = replace(
+        small_dataset, splits=np.where(small_dataset.splits == "test", "val", small_dataset.splits)
+    )
+    with pytest.raises(DataError, match="test split holds no recordings"):
         check_split(model, empty)
 
 

@@ -33,7 +33,7 @@ def written(folder, config, *, n=2, **changes):
         "species": SPECIES,
         "input_shape": input_shape(config),
         "mean": [0.1, -0.2, 1 / 3],
-        "deviation": [1.5, 2.5, 1e-3],
+        "std": [1.5, 2.5, 1e-3],
         "members": [
             Member(network.state_dict(), seed, 7 + seed, f"abc-s{seed}")
             for seed, network in enumerate(networks)
@@ -64,15 +64,15 @@ def test_a_model_comes_back_to_the_last_digit(tmp_path, small_config):
     model = read_model(tmp_path / "model")
     assert (model.config, model.species) == (small_config, tuple(SPECIES))
     assert model.input_shape == (3, 16, 24)
-    assert (model.mean, model.deviation) == ((0.1, -0.2, 1 / 3), (1.5, 2.5, 1e-3))
+    assert (model.mean, model.std) == ((0.1, -0.2, 1 / 3), (1.5, 2.5, 1e-3))
     assert (model.temperature, model.calibration) == (1.37, {"n_recordings": 40})
     assert [(m.seed, m.epochs, m.trial_id) for m in model.members] == [(0, 7, "abc-s0"), (1, 8, "abc-s1")]
     assert model.n_params == count_parameters(networks[0])
     assert model.provenance == {"data_id": "d", "trials": ["abc-s0", "abc-s1"], "loss": None}
-    pictures = torch.randn(4, 3, 16, 24)
+    features = torch.randn(4, 3, 16, 24)
     for made, loaded in zip(networks, model.networks(), strict=True):
         assert not loaded.training
-        assert torch.equal(made(pictures), loaded(pictures))
+        assert torch.equal(made(features), loaded(features))
     assert sorted(os.listdir(tmp_path)) == ["model"]
 
 
@@ -97,8 +97,8 @@ def test_a_pretrained_network_loads_without_its_checkpoint_and_the_network(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     model = read_model(tmp_path / "model")
     (loaded,) = model.networks()
-    pictures = torch.randn(2, 3, 16, 24)
-    assert torch.equal(made(pictures), loaded(pictures))
+    features = torch.randn(2, 3, 16, 24)
+    assert torch.equal(made(features), loaded(features))
     assert model.config == config
 
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_gone_is_told_when_a_model_is_written(checkpoints, 
             species=SPECIES,
             input_shape=(3, 16, 24),
             mean=[0.0],
-            deviation=[1.0],
+            std=[1.0],
             members=[Member(weights, 0, 1, "abc-s0")],
             provenance={},
         )
@@ -138,7 +138,7 @@ def test_a_model_replaces_the_one_before_and_leaves_other_files(tmp_path, small_
         ({"species": ["robin", "robin", "wren"]}, "robin"),
         ({"input_shape": (3, 16, 25)}, "cannot be built|input_shape"),
         ({"members": []}, "no members"),
-        ({"deviation": [0.0]}, "deviation"),
+        ({"std": [0.0]}, "std"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(tmp_path, small_config, change, words):
@@ -349,7 +349,7 @@ HOSTILE = {
         lambda f: altered(f, lambda c: c["mean"].__setitem__(0, 0.2), is_sealed=False),
         "model.json' was altered",
     ),
-    "later schema": (with_value("schema", value=3), "schema = 3 is unknown; this version reads 2"),
+    "later schema": (with_value("schema", value=4), "schema = 4 is unknown; this version reads 3"),
     "no schema": (lambda f: altered(f, lambda c: c.pop("schema")), "schema = None"),
     "no species": (lambda f: altered(f, lambda c: c.pop("species")), "lacks 'species'"),
     "an extra key": (with_value("hook", value="os.system"), "unknown 'hook'"),
@@ -371,7 +371,7 @@ HOSTILE = {
     "temperature text": (with_value("temperature", value="1"), "temperature = '1'"),
     "temperature true": (with_value("temperature", value=True), "temperature = True"),
     "mean of two": (with_value("mean", value=[0.0, 0.0]), "mean = .* takes 1 or 3 numbers"),
-    "deviation 0": (with_value("deviation", value=[1.0, 0.0, 1.0]), "deviation = .* above 0"),
+    "std 0": (with_value("std", value=[1.0, 0.0, 1.0]), "std = .* above 0"),
     "another input_shape": (with_value("input_shape", value=[3, 16, 25]), "input_shape"),
     "an input_shape of gigabytes": (with_value("input_shape", value=[3, 2**20, 2**20]), "input_shape"),
     "unknown model": (with_value("config", "model", value={"name": "evil"}), "unknown model 'evil'"),

@@ -98,8 +98,8 @@ def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
             {**STUDY, **NOW, "name": "../../x"},
             r"its name is '\.\./\.\./x', and the file's is 'rates'",
         ),
-        ({**STUDY, "schema": 9}, "schema = 9; this version reads 2"),
-        (STUDY, "schema = None; this version reads 2"),
+        ({**STUDY, "schema": 9}, "schema = 9; this version reads 3"),
+        (STUDY, "schema = None; this version reads 3"),
         ({**STUDY, **NOW, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
         (
             {**STUDY, **NOW, "epochs": "four"},
@@ -130,7 +130,7 @@ def test_a_foreign_study_is_named_with_what_is_wrong(run, content, expected):
         ({"config": None}, "config = None is not accepted; it takes an object"),
         ({"seconds": "long"}, "seconds = 'long' is not accepted; it takes a number"),
         ({"metrics": {"val/loss": "low"}}, "'val/loss' = 'low' is not accepted; it takes a number"),
-        ({"schema": 0}, "schema = 0; this version reads 2"),
+        ({"schema": 0}, "schema = 0; this version reads 3"),
     ],
 )
 def test_a_foreign_record_is_named_with_what_is_wrong(run, change, expected):
@@ -225,7 +225,7 @@ def test_foreign_predictions_are_named(run, content):
         {"species": "wren", "truth": [0], "recording": [0]},
     ],
 )
-def test_a_foreign_validation_side_is_named(run, content):
+def test_a_foreign_validation_split_is_named(run, content):
     (run.path / "validation").mkdir()
     (run.path / "validation" / "abc.json").write_text(json.dumps(content))
     with pytest.raises(RunFolderError, match=r"validation/abc\.json': "):

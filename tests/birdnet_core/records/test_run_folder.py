@@ -9,7 +9,7 @@ from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.metrics import METRICS, is_better, metric_direction, objective_direction
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
-from birdnet_core.records.usage import Spent
+from birdnet_core.records.usage import Usage
 
 
 def record(**changes):
@@ -127,10 +127,10 @@ def test_objectives_are_metrics_at_the_best_epoch_and_costs():
 
 
 def test_the_time_since_the_last_event_counts_while_a_driver_runs():
-    assert Spent().hours_until(7200.0) == 0  # no driver has begun
-    begun = Spent.of([{"event": "session", "time": 3600.0}])
+    assert Usage().hours_until(7200.0) == 0  # no driver has begun
+    begun = Usage.of([{"event": "session", "time": 3600.0}])
     assert (begun.hours, begun.hours_until(7200.0)) == (0, 1)
-    resumed = Spent.of(
+    resumed = Usage.of(
         [
             {"event": "session", "time": 0.0},
             {"event": "halt", "time": 3600.0},

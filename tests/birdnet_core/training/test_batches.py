@@ -23,23 +23,23 @@ def test_resident_batches_equal_mapped_ones(small_config, small_dataset, is_comp
         clips(small_config, small_dataset, is_computed=is_computed, is_resident=r) for r in (False, True)
     )
     index = torch.tensor([5, 0, 3])
-    for a, b in zip(mapped.pictures(mapped.raw(index)), resident.pictures(resident.raw(index)), strict=True):
+    for a, b in zip(mapped.features(mapped.raw(index)), resident.features(resident.raw(index)), strict=True):
         assert torch.equal(a, b)
 
 
-def test_batches_are_standardised_by_the_training_side(small_config, small_dataset):
+def test_batches_are_standardised_by_the_training_split(small_config, small_dataset):
     whole = torch.cat([batch for batch, _ in clips(small_config, small_dataset).in_order(8)])
     torch.testing.assert_close(whole.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(whole.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
 
 
-def test_pictures_are_the_stores_features_standardised(small_config, small_dataset):
+def test_features_are_the_stores_features_standardised(small_config, small_dataset):
     batches = clips(small_config, small_dataset)
-    pictures, classes = batches.pictures(batches.raw(torch.tensor([2, 4])))
+    features, classes = batches.features(batches.raw(torch.tensor([2, 4])))
     rows = small_dataset.rows("train")[[2, 4]]
-    mean, deviation = (x[:, None, None] for x in (small_dataset.mean, small_dataset.deviation))
+    mean, std = (x[:, None, None] for x in (small_dataset.mean, small_dataset.std))
     np.testing.assert_allclose(
-        pictures.numpy(), (small_dataset.stored_features(rows) - mean) / deviation, atol=1e-4
+        features.numpy(), (small_dataset.stored_features(rows) - mean) / std, atol=1e-4
     )
     assert classes.tolist() == small_dataset.labels[rows].tolist()
 
@@ -82,8 +82,8 @@ def test_sampling_draws_classes_by_its_rule(sampling, weights):
     drawn = torch.cat([epoch_order(LABELS, sampling, generator) for _ in range(60)])
     shares = torch.bincount(LABELS[drawn]).double() / len(drawn)
     expected = torch.tensor(weights, dtype=torch.double) / sum(weights)
-    deviation = (expected * (1 - expected) / len(drawn)).sqrt()
-    assert ((shares - expected).abs() < 4 * deviation).all()
+    std = (expected * (1 - expected) / len(drawn)).sqrt()
+    assert ((shares - expected).abs() < 4 * std).all()
     # Within a class every clip is as likely as any other.
     of_rarest = torch.bincount(drawn[LABELS[drawn] == 2] - 990, minlength=10)
     assert of_rarest.min() > 0.7 * of_rarest.double().mean()

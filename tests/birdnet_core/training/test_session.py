@@ -93,9 +93,9 @@ def test_a_value_that_is_not_finite_diverges_with_the_step(small_config, small_d
     assert session.record("diverged").best_epoch == 1
 
 
-def test_the_test_side_cannot_be_predicted(small_config, small_dataset):
+def test_the_test_split_cannot_be_predicted(small_config, small_dataset):
     session = Session(small_config, small_dataset)
-    with pytest.raises(DataError, match="test side"):
+    with pytest.raises(DataError, match="test split"):
         session.predict("test")
     assert not hasattr(session, "test_clips")
 
@@ -175,9 +175,9 @@ def test_every_precision_learns_and_is_recorded(small_config, small_dataset, pre
     assert Session(config, small_dataset).record("completed").provenance["precision"] == precision
 
 
-def test_an_empty_side_is_refused(small_config, small_dataset):
-    nothing = dataclasses.replace(small_dataset, sides=np.full(len(small_dataset.sides), "train"))
-    with pytest.raises(DataError, match="val side"):
+def test_an_empty_split_is_refused(small_config, small_dataset):
+    nothing = dataclasses.replace(small_dataset, splits=np.full(len(small_dataset.splits), "train"))
+    with pytest.raises(DataError, match="val split"):
         Session(small_config, nothing)
 
 
@@ -246,12 +246,12 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_epoch(small_config
     first = session.step()
     real, seen = session._logits, []
 
-    def greedy(model, pictures):
-        seen.append(len(pictures))
+    def greedy(model, features):
+        seen.append(len(features))
         # The first steps fit, so that the epoch has changed the weights when memory runs out.
-        if len(pictures) > 2 and model.training and len(seen) > 2:
+        if len(features) > 2 and model.training and len(seen) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, pictures)
+        return real(model, features)
 
     monkeypatch.setattr(session, "_logits", greedy)
     second = session.step()
@@ -269,7 +269,7 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_epoch(small_config
 def test_out_of_memory_with_one_clip_is_raised(small_config, small_dataset, monkeypatch):
     session = Session(small_config.override({"training.micro_batch_size": 1}), small_dataset)
 
-    def greedy(model, pictures):
+    def greedy(model, features):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(session, "_logits", greedy)
@@ -462,7 +462,7 @@ def test_computed_features_train_like_stored_ones(small_config, small_dataset):
     assert stored.config.config_id == computed.config.config_id
     index = torch.arange(len(stored.train_clips))
     (a, a_classes), (b, b_classes) = (
-        s.train_clips.pictures(s.train_clips.raw(index)) for s in (stored, computed)
+        s.train_clips.features(s.train_clips.raw(index)) for s in (stored, computed)
     )
     assert (a - b).abs().max() < 1e-3
     assert torch.equal(a_classes, b_classes)
@@ -473,8 +473,8 @@ def test_augmented_waveforms_are_computed_and_validation_is_left_alone(small_con
     session = Session(small_config.override({"augment.gain.p": 1.0}), small_dataset)
     assert session.train_clips.feature is not None and session.val_clips.feature is None
     raw = session.train_clips.raw(torch.arange(6))
-    plain, _ = session.train_clips.pictures(raw)
-    louder, _ = session.train_clips.pictures(raw, torch.Generator().manual_seed(1))
+    plain, _ = session.train_clips.features(raw)
+    louder, _ = session.train_clips.features(raw, torch.Generator().manual_seed(1))
     assert not torch.allclose(plain, louder)
 
 
@@ -529,10 +529,10 @@ def test_freed_memory_is_kept():
     assert faults["as usual"] >= 1792 and faults["kept"] < 100  # pages of 7 MiB
 
 
-FINAL = {"training.learn_from": "train+val", "training.patience": 1}
+FINAL = {"training.train_on": "train+val", "training.patience": 1}
 
 
-def test_final_training_learns_both_sides_and_keeps_its_last_epoch(small_config, small_dataset):
+def test_final_training_learns_both_splits_and_keeps_its_last_epoch(small_config, small_dataset):
     config = small_config.override({**FINAL, "training.epochs": 4, "training.stop_after": 3})
     session = train(config, small_dataset)
     assert len(session.train_clips) == len(small_dataset.rows("train")) + len(small_dataset.rows("val"))
@@ -551,7 +551,7 @@ def test_final_training_counts_the_classes_it_learns(small_config, small_dataset
     real = training.build
     monkeypatch.setattr(training, "build", lambda *a: (seen.append(a[2]), real(*a))[1])
     Session(small_config.override(FINAL), small_dataset)
-    both = np.isin(small_dataset.sides, ("train", "val"))
+    both = np.isin(small_dataset.splits, ("train", "val"))
     assert seen[0].tolist() == np.bincount(small_dataset.labels[both], minlength=4).tolist()
 
 
@@ -616,8 +616,8 @@ def test_probabilities_that_are_not_finite_diverge_with_the_epoch(small_config, 
     session.step()
     real = session._logits
 
-    def broken(model, pictures):
-        return real(model, pictures) * (1.0 if model.training else float("nan"))
+    def broken(model, features):
+        return real(model, features) * (1.0 if model.training else float("nan"))
 
     monkeypatch.setattr(session, "_logits", broken)
     with pytest.raises(
@@ -700,10 +700,10 @@ def test_every_spelling_of_out_of_memory_halves_the_micro_batch(
     session = Session(small_config, small_dataset)
     real = session._logits
 
-    def greedy(model, pictures):
-        if len(pictures) > 4 and model.training:
+    def greedy(model, features):
+        if len(features) > 4 and model.training:
             raise kind(text)
-        return real(model, pictures)
+        return real(model, features)
 
     monkeypatch.setattr(session, "_logits", greedy)
     session.step()
@@ -714,7 +714,7 @@ def test_every_spelling_of_out_of_memory_halves_the_micro_batch(
 def test_another_fault_is_not_taken_for_out_of_memory(small_config, small_dataset, monkeypatch, kind, text):
     session = Session(small_config, small_dataset)
 
-    def broken(model, pictures):
+    def broken(model, features):
         raise kind(text)
 
     monkeypatch.setattr(session, "_logits", broken)
@@ -739,10 +739,10 @@ def test_micro_batches_that_batch_norm_saw_smaller_than_asked_are_no_sample_of_t
     session = Session(small_config.override(change), small_dataset)
     real = session._logits
 
-    def greedy(model, pictures):
-        if runs_out and len(pictures) > 2 and model.training:
+    def greedy(model, features):
+        if runs_out and len(features) > 2 and model.training:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, pictures)
+        return real(model, features)
 
     monkeypatch.setattr(session, "_logits", greedy)
     session.step()

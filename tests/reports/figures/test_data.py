@@ -8,16 +8,16 @@ from reports.figures.drawing import save
 
 def recordings(n_of):
     """Seven of ten recordings of a species in train, the others in val and test by turns."""
-    sides = ["train"] * 7 + ["val", "test", "val"]
-    rows = [(species, sides[i % 10]) for species, n in n_of.items() for i in range(n)]
-    return pd.DataFrame(rows, columns=["species", "side"])
+    splits = ["train"] * 7 + ["val", "test", "val"]
+    rows = [(species, splits[i % 10]) for species, n in n_of.items() for i in range(n)]
+    return pd.DataFrame(rows, columns=["species", "split"])
 
 
 def long_tail(n_species):
     return {f"Genusnamus longepithetus {i:03d}": 1 + 2000 // (i + 1) ** 2 for i in range(n_species)}
 
 
-def test_species_are_sorted_by_recordings_and_counted_by_side():
+def test_species_are_sorted_by_recordings_and_counted_by_split():
     counts = species_counts(recordings({"wren": 10, "robin": 20, "crane": 10}))
     assert counts.index.tolist() == ["robin", "crane", "wren"]
     assert counts.loc["robin"].to_dict() == {"train": 14, "val": 4, "test": 2}
@@ -53,8 +53,8 @@ def test_species_names_are_whole_and_do_not_overlap(n_species, tmp_path):
 
 
 def test_spectrograms_stand_side_by_side_on_one_scale():
-    picture = np.linspace(-80, 0, 513 * 100).reshape(513, 100)
-    examples = [("wren\nrare", picture), ("robin\ncommon", picture)]
+    spectrogram = np.linspace(-80, 0, 513 * 100).reshape(513, 100)
+    examples = [("wren\nrare", spectrogram), ("robin\ncommon", spectrogram)]
     figure = spectrograms_figure(examples, seconds=4.0, sample_rate=22_050)
     panels = figure.axes[:2]
     assert [ax.get_title(loc="left") for ax in panels] == ["wren\nrare", "robin\ncommon"]

@@ -11,7 +11,7 @@ CONFIG = {
         "window_s": 4.0, "sample_rate": 22050, "highpass_hz": 500.0, "windows_per_recording": 1,
     },
     "model": {"name": "audio_cnn"}, "loss": {"name": "focal"}, "features": {"name": "mfcc"},
-    "training": {"learn_from": "train", "epochs": 50, "monitor": "val/f1_macro"},
+    "training": {"train_on": "train", "epochs": 50, "monitor": "val/f1_macro"},
 }  # fmt: skip
 METRICS = ("accuracy", "top5", "f1_macro", "f1_weighted", "map", "auroc", "f1_rare", "f1_medium", "f1_common",
            "loss", "ece")  # fmt: skip
@@ -63,7 +63,7 @@ def test_the_card_of_a_single_training_says_what_is_not_known(model):
     for words in (
         "which of 2 species", "windows of 4 s at 22050 Hz, high-pass at 500 Hz", "343,801 trainable values",
         "Not recorded: training started from a config", "| member-0.safetensors | 3 | 12 | abc-s3 |",
-        "The test side has not been opened", "Not calibrated", "a_wren\\|x",
+        "The test split has not been opened", "Not calibrated", "a_wren\\|x",
     ):  # fmt: skip
         assert words in text, words
     write(model, "record", {"seed": 3, "metrics": {"val/accuracy": 0.625, "val/loss": 1.25}})
@@ -78,7 +78,7 @@ def test_the_card_counts_openings_and_warns_of_the_second(model):
     write(model, "tests", {"openings": [opening, {**opening, "number": 2}]})
     write(model, "evaluation", evaluation())
     text = write_card(model).read_text()
-    assert "> **Warning.** The test side was opened 2 times." in text
+    assert "> **Warning.** The test split was opened 2 times." in text
     assert "| accuracy | 0.500 \\[0.250, 0.750\\] |" in text and "- few groups" in text
 
 

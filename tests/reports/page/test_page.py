@@ -79,14 +79,14 @@ def test_the_page_in_a_browser(page, tmp_path, width, size, scheme, ground):
     shown = page.replace("(prefers-color-scheme: dark)", wanted).replace("</head>", f"{PROBE}</head>")
     (tmp_path / "page.html").write_text(shown)
     (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", str(width)))
-    picture = tmp_path / f"{size}-{scheme}.png"
+    spectrogram = tmp_path / f"{size}-{scheme}.png"
     common = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--window-size=1280,1600",
     ]  # fmt: skip
     address = (tmp_path / "around.html").as_uri()
     subprocess.run(
-        [*common, f"--screenshot={picture}", address], check=True, capture_output=True, timeout=120
+        [*common, f"--screenshot={spectrogram}", address], check=True, capture_output=True, timeout=120
     )
     dumped = subprocess.run(
         [*common, "--dump-dom", address], check=True, capture_output=True, text=True, timeout=120
@@ -96,7 +96,7 @@ def test_the_page_in_a_browser(page, tmp_path, width, size, scheme, ground):
     assert seen["width"] == width and seen["overflow"] <= 0
     assert seen["ground"] == ground
     assert seen["values"] == ["0.1050", "0.2050", "0.2500", "0.3050", "–"]
-    assert picture.stat().st_size > 0
+    assert spectrogram.stat().st_size > 0
 
 
 # What the script needs of a page, for tables that are lists of rows of texts.

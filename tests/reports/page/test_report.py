@@ -103,7 +103,7 @@ def test_page_states_question_rule_and_bias(two_by_two):
 def test_page_states_what_the_split_separates_and_what_it_does_not(two_by_two):
     _, page, _ = two_by_two
     assert "On the split: the split does not separate recordists." in page.text
-    assert "never on two sidesrecording_id" in page.text
+    assert "never in two splitsrecording_id" in page.text
     assert "1 rare, 0 medium, 1 common" in page.text
 
 

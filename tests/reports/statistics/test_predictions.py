@@ -69,8 +69,8 @@ def test_the_interval_of_an_average_over_species_covers_that_of_the_population()
     for _ in range(150):
         wrong = (truth + rng.integers(1, n_species, len(truth))) % n_species
         predicted = np.where(rng.random(len(truth)) < right, truth, wrong)
-        side = Told([f"s{i}" for i in range(n_species)], truth, np.arange(len(truth)), predicted[None])
-        row = by_name(predictions.f1_intervals(side, {}, n_resamples=200)).loc[OVERALL]
+        split = Told([f"s{i}" for i in range(n_species)], truth, np.arange(len(truth)), predicted[None])
+        row = by_name(predictions.f1_intervals(split, {}, n_resamples=200)).loc[OVERALL]
         n_covered += row["low"] <= right <= row["high"]  # the F1 of each, since wrong guesses spread evenly
     assert 0.90 <= n_covered / 150 <= 0.99
 
@@ -121,8 +121,8 @@ def run(make_run):
     ]
     path = make_run(cells)
     folder = RunFolder(path)
-    side = Validation(species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4])
-    folder.write_validation("s1", side)
+    split = Validation(species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4])
+    folder.write_validation("s1", split)
     for name in folder.records():
         folder.write_predictions(name, [0, 1, 1, 1, 1, 0])
     return path
@@ -157,5 +157,5 @@ def test_predictions_that_do_not_fit_the_split_are_refused(run):
     runs = load(run)
     cells = aggregate.cells(runs.trials, runs.studies[0])
     mine = cells[[file.stem in ids for ids in cells["trial_ids"]]].iloc[0]
-    with pytest.raises(RunFolderError, match="of 1 recordings, the validation side of split s1 holds 6"):
+    with pytest.raises(RunFolderError, match="of 1 recordings, the validation split of split s1 holds 6"):
         predictions.told_by(runs.trials, mine)

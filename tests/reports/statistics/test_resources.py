@@ -68,8 +68,8 @@ def test_the_run_is_set_against_its_budget(make_run):
     request = {"budget": {"hours": None, "gpu_hours": 2.0, "until": None}}
     path = make_run([(CE, {0: 0.1, 1: 0.2})], request=request)
     runs = load([path])
-    runs.spent[str(path)].gpu_hours = 0.5
-    runs.spent[str(path)].hours = 1.25
+    runs.usage[str(path)].gpu_hours = 0.5
+    runs.usage[str(path)].hours = 1.25
     costs = against_budget(runs, runs.studies[0])
     assert costs["budget_gpu_hours"] == 2.0 and costs["budget_hours"] is None
     assert sentences.budget(costs) == (

@@ -249,7 +249,7 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
 
     code, out, err = birdtune(f"data describe {tmp_path / 'clips.csv'} {SET}")
     assert code == 0
-    assert "none on two sides" in out
+    assert "none in two splits" in out
     assert "imbalance" in out and "median" in out
 
     code, out, _ = birdtune(f"data describe {birds} {SET} --json")
@@ -258,19 +258,19 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     assert sum(facts["counts"].values()) == 40
 
 
-def test_describe_tells_what_a_random_split_of_clips_leaves_on_two_sides(birdtune, birds, tmp_path):
+def test_describe_tells_what_a_random_split_of_clips_leaves_on_two_splits(birdtune, birds, tmp_path):
     line = f"data describe {birds} {SET} --set data.split=random-windows --set data.windows_per_recording=3"
     code, out, err = birdtune(f"{line} --plot {tmp_path / 'plots'}")
     assert code == 0, err
     assert "note           LEAKAGE: clips were split at random, on purpose" in out
-    assert out.count("NOT separated: ") == 3 and "none on two sides" not in out
+    assert out.count("NOT separated: ") == 3 and "none in two splits" not in out
     facts = json.loads(birdtune(f"{line} --json")[1])
     for column in ("recording_id", "recordist", "site"):
         crossing = facts["proof"][column]["crossing"]
         assert len(crossing) > 5
-        assert f"NOT separated: {len(crossing)} on several sides: {', '.join(crossing[:5])}, ..." in out
-    sides = ", ".join(f"{facts[f'n_{side}']} {side}" for side in ("train", "val", "test"))
-    assert f"split          {sides} clips" in out
+        assert f"NOT separated: {len(crossing)} in several splits: {', '.join(crossing[:5])}, ..." in out
+    splits = ", ".join(f"{facts[f'n_{split}']} {split}" for split in ("train", "val", "test"))
+    assert f"split          {splits} clips" in out
 
 
 def test_training_with_leakage_is_warned_of(birdtune, birds, tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""`birdtune train --seeds` and `evaluate`, and who can reach the test side."""
+"""`birdtune train --seeds` and `evaluate`, and who can reach the test split."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_from_best_config_to_a_tested_model(cluster, birdtune, birds, tmp_path):
     assert evidence["chosen"]["trial_ids"] == best["trial_ids"]
     assert evidence["validation"]["members"][0]["trial_id"] == best["trial_ids"][0]
     card = (model / "MODEL_CARD.md").read_text()
-    assert "The test side has not been opened" in card and "Study capacity: val/f1_macro" in card
+    assert "The test split has not been opened" in card and "Study capacity: val/f1_macro" in card
     before = (model / "run" / "journal.jsonl").read_text()
     code, out, _ = birdtune(f"{train} --json")
     assert json.loads(out)["validation"] == evidence["validation"]
@@ -46,11 +46,11 @@ def test_from_best_config_to_a_tested_model(cluster, birdtune, birds, tmp_path):
     assert result["opening"]["number"] == 1
     assert (model / "evaluation" / "reliability.png").stat().st_size > 1000
     code, out, err = birdtune(f"evaluate {model} --data {birds}")
-    assert code == 0 and "opening number 2 of the test side" in err, err
+    assert code == 0 and "opening number 2 of the test split" in err, err
     assert "ensemble, calibrated, with 95 % intervals:" in out
     assert len(json.loads((model / "tests.json").read_text())["openings"]) == 2
     card = (model / "MODEL_CARD.md").read_text()
-    assert "The test side was opened 2 times" in card and "Opened 2 times:" in card
+    assert "The test split was opened 2 times" in card and "Opened 2 times:" in card
 
 
 @pytest.mark.ray
@@ -64,7 +64,7 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     assert code == 0, err
     names = [row["name"] for row in json.loads(out)["rows"]]
     assert names == ["seed 0", "ensemble", "ensemble, calibrated"]
-    # Other recordings: their test side may be what the model has learnt. Nothing is opened.
+    # Other recordings: their test split may be what the model has learnt. Nothing is opened.
     (model / "tests.json").unlink()
     rows = birds.read_text().splitlines()
     # Beside the first, as its paths are relative to it.
@@ -92,24 +92,24 @@ def test_bad_input_is_told(birdtune, tmp_path, line, words):
     assert all(word in text for word in words), err
 
 
-def test_training_reads_no_row_of_the_test_side(small_config, small_dataset, monkeypatch):
+def test_training_reads_no_row_of_the_test_split(small_config, small_dataset, monkeypatch):
     asked = []
     rows = Dataset.rows
-    monkeypatch.setattr(Dataset, "rows", lambda self, *sides: (asked.append(sides), rows(self, *sides))[1])
-    for learn_from in ("train", "train+val"):
-        session = Session(small_config.override({"training.learn_from": learn_from}), small_dataset)
+    monkeypatch.setattr(Dataset, "rows", lambda self, *splits: (asked.append(splits), rows(self, *splits))[1])
+    for train_on in ("train", "train+val"):
+        session = Session(small_config.override({"training.train_on": train_on}), small_dataset)
         session.step()
-        with pytest.raises(DataError, match="test side"):
+        with pytest.raises(DataError, match="test split"):
             session.predict("test")
         clips = [session.train_clips, *([session.val_clips] if session.val_clips else [])]
-        of_test = set(np.flatnonzero(small_dataset.sides == "test").tolist())
+        of_test = set(np.flatnonzero(small_dataset.splits == "test").tolist())
         assert all(of_test.isdisjoint(each.rows.tolist()) for each in clips)
-    assert asked and not any("test" in sides for sides in asked)
+    assert asked and not any("test" in splits for splits in asked)
 
 
 @pytest.mark.ray
 def test_what_is_in_the_test_recordings_changes_nothing_before_the_test(cluster, birds, cache, tmp_path):
-    """Sweep, best and report say the same of two collections that differ in the sound of their test side."""
+    """Sweep, best and report say the same of two collections that differ in the sound of their test split."""
     import pandas as pd
     import soundfile
 
@@ -123,8 +123,8 @@ def test_what_is_in_the_test_recordings_changes_nothing_before_the_test(cluster,
     config = TrainConfig().override({**SMALL, "training.epochs": 1})
     given = read_manifest(birds)
     dataset = Dataset.open(prepare(given, config, cache=cache, workers=1))
-    sides = pd.Series(dataset.sides).groupby(dataset.recording).first()
-    manifest = given.assign(split=sides.reindex(range(len(given))).to_numpy())
+    splits = pd.Series(dataset.splits).groupby(dataset.recording).first()
+    manifest = given.assign(split=splits.reindex(range(len(given))).to_numpy())
     noisy = manifest.copy()
     rng = np.random.default_rng(0)
     for i in np.flatnonzero(manifest["split"] == "test"):

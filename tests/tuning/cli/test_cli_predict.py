@@ -35,7 +35,7 @@ def model(tmp_path_factory, small_config):
         species=SPECIES,
         input_shape=input_shape(config),
         mean=[-20.0, 0.0, 0.0],
-        deviation=[30.0, 2.0, 1.0],
+        std=[30.0, 2.0, 1.0],
         members=members,
         provenance={},
         temperature=0.2,

@@ -57,7 +57,7 @@ def install() -> None:
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda optimizer: None
     real = Session._logits
 
-    def logits(session: Session, model: Any, pictures: torch.Tensor) -> torch.Tensor:
+    def logits(session: Session, model: Any, features: torch.Tensor) -> torch.Tensor:
         state["held"] = max(state["held"], 8 * 2**20)  # cuBLAS's workspace, which nothing clears here
         rate = session.config.optim.lr
         if rate == LEAVES:
@@ -67,10 +67,10 @@ def install() -> None:
             fits = 4
         elif rate == NEVER_FITS or (rate == NEEDS_ALL and state["cap"] < 1):
             fits = 0
-        if len(pictures) > fits and model.training:
+        if len(features) > fits and model.training:
             kind, text = SPELLINGS[RATES.index(rate) if rate in RATES else 1]
             raise kind(text)
-        return real(session, model, pictures)
+        return real(session, model, features)
 
     Session._logits = logits
 

@@ -14,7 +14,7 @@ import pytest
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import RunFolder
-from birdnet_core.records.usage import Spent
+from birdnet_core.records.usage import Usage
 from reports import write_report
 from search_spaces.study import Ablation
 from tests.settings import SMALL
@@ -217,9 +217,9 @@ def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster
     assert summary.halted.startswith("train/loss <= 100 is reached")
     assert summary.counts == {"killed": 1}
     assert len(events(run, "epoch")) == 1
-    spent = Spent.of(RunFolder(run).events())
-    assert spent.n_epochs == 1 and spent.hours > 0 and spent.cpu_hours > 0
-    used_up = Budget(hours=spent.hours / 2)
+    usage = Usage.of(RunFolder(run).events())
+    assert usage.n_epochs == 1 and usage.hours > 0 and usage.cpu_hours > 0
+    used_up = Budget(hours=usage.hours / 2)
     summary = sweep(TWELVE, data, run, settings=settings, n_seeds=1, resources=one, budget=used_up)
     assert "hours is used up" in summary.halted
     assert len(events(run, "epoch")) == 1  # nothing was started

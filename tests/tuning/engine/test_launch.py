@@ -202,7 +202,7 @@ def test_a_sweep_with_leakage_runs_and_says_so_in_every_place(cluster, data, tmp
 
 
 def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_path):
-    # Pictures of 4 bins are gone after the network's third pooling: known only when a batch goes through.
+    # Features of 4 bins are gone after the network's third pooling: known only when a batch goes through.
     study = Ablation(name="bins", question="How many?", factors={"features.n_mfcc": (16, 4)})
     run, settings = tmp_path / "run", {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
     settings["model.name"] = "audio_cnn_v2"
