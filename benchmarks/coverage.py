@@ -3,8 +3,8 @@
     python benchmarks/coverage.py [N_STUDIES]
 
 By simulation: a network with a known confusion matrix predicts validation splits with fixed numbers of
-recordings a species, as a stratified split gives them. It predicts common species well and rare ones badly, and
-takes one half of the others for any other species, one half for a common one.
+recordings a species, as a stratified split gives them. It predicts common species well and rare ones badly;
+half of its errors are any other species, half a common one.
 """
 
 from __future__ import annotations
