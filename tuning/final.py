@@ -59,7 +59,7 @@ def train_final(
 
     Seeds are `n_seeds` from the config's own. With `keep_val` nothing is trained in the validation split: the
     members are the best epochs of the first sweep. `chosen` is how the config was chosen, for the record.
-    An interrupted call goes on from the run in `out`; a finished one trains nothing again. Raises
+    An interrupted call continues from the run in `out`; a finished one trains nothing again. Raises
     ModelFolderError where `out` holds another model, and RunFolderError where training stopped or failed
     before every seed was trained.
     """
@@ -157,7 +157,7 @@ def _completed(
     if missing and halted:
         raise RunFolderError(
             f"final training stopped before it was done: {halted}\nwhat was finished is kept: the same "
-            "command goes on from there, with a larger budget if that was what ended it"
+            "command continues from there, with a larger budget if that was what ended it"
         )
     if missing:
         ended = {name: f"{r.status}: {r.error}" for name, r in records.items()}

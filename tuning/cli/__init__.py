@@ -77,7 +77,7 @@ def main() -> None:
     try:
         app([each for each in own if each != VERBOSE] + arguments[len(own) :])
     except KeyboardInterrupt:
-        err_console.print("interrupted; what is finished is kept: the same command goes on from there")
+        err_console.print("interrupted; what is finished is kept: the same command continues from there")
         sys.exit(130)
     except Exception as error:
         if is_verbose:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from birdnet_core.errors import RunFolderError
 from tuning.cli.output import err_console, in_words
-from tuning.cli.sweeps import asked_study, request_of, train_study
+from tuning.cli.sweeps import train_study, trusted_request
+from tuning.engine.halt import Budget
 
 if TYPE_CHECKING:
     from reports import Runs
@@ -55,16 +57,16 @@ def confirm(
     # The study itself is not run again; but its file may have registered what its configs name.
     made_with = next(s for s in studies if s["name"] == name).get("provenance") or {}
     with_study = any(each["kind"] == "study" for each in made_with.get("plugins", ()))
-    asked = request_of(run, name, files=files, trust=trust, with_study=with_study)
+    request = trusted_request(run, name, files=files, trust=trust, with_study=with_study)
     if with_study:
-        asked_study(asked)
+        request.load_study()
     settings = {each["config_id"]: TrainConfig.from_dict(each["config"]).difference() for each in candidates}
     names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
-    request = {
-        **asked,
-        "base": None, "settings": {"seed": FIRST_FRESH_SEED}, "trials": None, "budget": {},
-        "keep_checkpoints": 0, "tensorboard": False,
-    }  # fmt: skip
+    request = replace(
+        request,
+        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), keep_checkpoints=0,
+        tensorboard=False,
+    )  # fmt: skip
     folder, left, names = run / FOLDER, list(settings), list[str]()
     for number, each in enumerate(rounds, start=1):
         if names:
@@ -84,10 +86,10 @@ def confirm(
             factors={"config": {config_id: settings[config_id] for config_id in left}},
             n_seeds=each.n_seeds,
         )
-        result = train_study(of_round, {**request, "seeds": each.n_seeds}, folder)
+        result = train_study(of_round, replace(request, seeds=each.n_seeds), folder, is_kept=False)
         if result["halted"]:
             raise RunFolderError(
-                f"round {number} was interrupted ({result['halted']}); the same command goes on"
+                f"round {number} was interrupted ({result['halted']}); the same command continues"
             )
     best = confirmed(load([folder]), names, candidates, by)
     write_json(folder / CHOICE_FILE, best)

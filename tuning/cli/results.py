@@ -223,7 +223,7 @@ def train_command(
     Alone, it runs without Ray and has the same numbers as its trial in a sweep. With --seeds, each is trained
     twice, side by side: in the training split, which says for how many epochs, and then on training and
     validation together; budgets and --gpus-per-trial are those of `sweep`. When interrupted, the same command
-    goes on after the last finished epoch.
+    continues after the last finished epoch.
     """
     if config and preset:
         raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
@@ -300,7 +300,7 @@ def _train(
 
     checkpoint = out / "session.pt"
     if checkpoint.exists() and not quiet:
-        err_console.print(f"going on from {checkpoint}")
+        err_console.print(f"continuing from {checkpoint}")
     session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
     save_model(session, out)
     checkpoint.unlink(missing_ok=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from birdnet_core import plugins
-from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
-from tuning.cli.inputs import find_study, read_config, read_recordings
+from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli.inputs import read_config, read_recordings
 from tuning.cli.options import (
     AddressOption,
     BaseOption,
@@ -41,6 +42,8 @@ from tuning.cli.options import (
     parse_settings,
 )
 from tuning.cli.output import err_console, list_failures, out_console, tell
+from tuning.cli.request import Request
+from tuning.engine.halt import Budget
 
 if TYPE_CHECKING:
     from birdnet_core.records.run_folder import RunFolder
@@ -103,40 +106,41 @@ def sweep_command(
 ) -> None:
     """Train the trials of a study; what the run folder holds already is not trained again.
 
-    Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` goes on.
+    Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` continues.
     """
     from search_spaces.files.study_file import is_study_file, read_source
 
     is_file = is_study_file(study)
-    request = {
-        "study": str(Path(study).absolute()) if is_file else study,
-        "source": read_source(study) if is_file else None,
-        "data": data if data == "synthetic" else str(Path(data).absolute()),
-        "base": read_config(base).to_dict() if base else None,
-        "settings": parse_settings(settings),
-        "options": parse_options(options),
-        "seeds": seeds,
-        "trials": trials,
-        "quick": quick,
-        "cpus": cpus_per_trial,
-        "gpus": parse_gpus(gpus_per_trial),
-        "concurrent": concurrent,
-        "address": address,
-        "workers": workers,
-        "sampler": sampler,
-        "scheduler": scheduler,
-        "storage": storage,
-        "budget": {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until},
-        "trial_timeout": trial_timeout,
-        "restarts": restarts,
-        "keep_checkpoints": keep_checkpoints,
-        "tensorboard": tensorboard,
-        "plugins": [each.to_dict() for each in plugins.loaded() if each.kind in ("module", "file")],
-    }
+    request = Request(
+        study=str(Path(study).absolute()) if is_file else study,
+        source=read_source(study) if is_file else None,
+        data=data if data == "synthetic" else str(Path(data).absolute()),
+        base=read_config(base).to_dict() if base else None,
+        settings=parse_settings(settings),
+        options=parse_options(options),
+        seeds=seeds,
+        trials=trials,
+        quick=quick,
+        cpus=cpus_per_trial,
+        gpus=parse_gpus(gpus_per_trial),
+        concurrent=concurrent,
+        address=address,
+        workers=workers,
+        sampler=sampler,
+        scheduler=scheduler,
+        storage=storage,
+        budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until),
+        trial_timeout=trial_timeout,
+        restarts=restarts,
+        keep_checkpoints=keep_checkpoints,
+        tensorboard=tensorboard,
+        plugins=tuple(each for each in plugins.loaded() if each.kind in ("module", "file")),
+    )
     if dry_run:
-        _tell_dry_run(request, as_json)
+        _print_dry_run(request, as_json)
         return
-    _tell_sweep(_sweep(request, out or Path("runs") / asked_study(request).name), as_json)
+    study_to_train = request.load_study()
+    _print_summary(train_study(study_to_train, request, out or Path("runs") / study_to_train.name), as_json)
 
 
 def resume_command(
@@ -156,12 +160,13 @@ def resume_command(
     started with.
     """
     for request in _requests_of(run, study, trust, address):
-        given = {"hours": budget_hours, "gpu_hours": budget_gpu_hours, "until": until}
-        if any(value is not None for value in given.values()):
-            request["budget"] = given
-        if address:
-            request["address"] = address
-        _tell_sweep(_sweep(request, run), as_json)
+        budget = Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until)
+        request = replace(
+            request,
+            budget=request.budget if budget == Budget() else budget,
+            address=address or request.address,
+        )
+        _print_summary(train_study(request.load_study(), request, run), as_json)
 
 
 def rerun_command(
@@ -176,7 +181,7 @@ def rerun_command(
     if not failed:
         raise ConfigError("say which trials shall be trained again: birdtune rerun RUN --failed")
     for request in _requests_of(run, study, trust):
-        _tell_sweep(_sweep(request, run, rerun_failed=True), as_json)
+        _print_summary(train_study(request.load_study(), request, run, rerun_failed=True), as_json)
 
 
 def extend_command(
@@ -206,21 +211,20 @@ def extend_command(
     name = study_named(folder, study) or names[0]
     if name not in names:
         raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
-    there, request = folder.read_study(name), request_of(run, name, files=files, trust=trust)
+    there, request = folder.read_study(name), trusted_request(run, name, files=files, trust=trust)
     shorter = None
     if seeds is None and trials is None and epochs is None:
         raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
     if seeds is not None:
-        request["seeds"] = _extended("--seeds", seeds, len(there["seeds"]))
+        request = replace(request, seeds=_extended("--seeds", seeds, len(there["seeds"])))
     if trials is not None:
-        request["trials"] = _extended("--trials", trials, there["n_trials"] or 0)
+        request = replace(request, trials=_extended("--trials", trials, there["n_trials"] or 0))
     if epochs is not None:
         shorter = there["epochs"]
         n = _extended("--epochs", epochs, shorter)
-        request["settings"] = {**request["settings"], "training.epochs": n}
-        request.pop("name", None)
-        request["name"] = f"{asked_study(request).name}-{n}-epochs"
-    _tell_sweep(_sweep(request, run, shorter=shorter), as_json)
+        request = replace(request, settings={**request.settings, "training.epochs": n}, name=None)
+        request = replace(request, name=f"{request.load_study().name}-{n}-epochs")
+    _print_summary(train_study(request.load_study(), request, run, shorter=shorter), as_json)
 
 
 def _extended(option: str, given: str, now: int) -> int:
@@ -236,8 +240,8 @@ def _extended(option: str, given: str, now: int) -> int:
 
 def _requests_of(
     run: Path, files: list[str] | None, trust: bool, address: str | None = None
-) -> list[dict[str, Any]]:
-    """Return the request of every study of a run, before any of them runs; see `request_of`."""
+) -> list[Request]:
+    """Return the request of every study of a run, before any of them runs; see `trusted_request`."""
     from birdnet_core.records.run_folder import RunFolder
     from search_spaces.files.study_file import is_study_file
 
@@ -247,7 +251,7 @@ def _requests_of(
                 f"--study {file!r} is not a study's file; it takes your copy of one, a .py file"
             )
     names = RunFolder.existing(run).study_names()
-    return [request_of(run, name, files=files or (), trust=trust, address=address) for name in names]
+    return [trusted_request(run, name, files=files or (), trust=trust, address=address) for name in names]
 
 
 def own_file(study: str | None) -> list[str]:
@@ -271,7 +275,7 @@ def study_named(folder: RunFolder, study: str | None) -> str | None:
     )
 
 
-def request_of(
+def trusted_request(
     run: Path,
     study: str,
     *,
@@ -279,56 +283,42 @@ def request_of(
     trust: bool = False,
     address: str | None = None,
     with_study: bool = True,
-) -> dict[str, Any]:
-    """Return what the command line asked for when a study was started, with its plugins loaded.
+) -> Request:
+    """Return the request that a study was started with, with its plugins loaded.
 
     ConfigError where code of the run folder would run without the user's word, see `trust.load_code`; a
     cluster's address counts as such, because who answers there sends what is run here.
     """
     from birdnet_core.records.run_folder import RunFolder
-    from tuning.cli.trust import checked_request, load_code
+    from tuning.cli.trust import load_code
 
     folder = RunFolder(run)
-    request = checked_request(folder, study)
-    if request is None:
-        command = (folder.read_study(study).get("provenance") or {}).get("command")
-        again = f"repeat `{command}`" if command else "call sweep() again with its arguments"
-        raise RunFolderError(
-            f"study {study!r} in {str(run)!r} was not started by `birdtune sweep`; {again}, which goes on"
-        )
-    if request["address"] not in (None, "auto") and not (address or trust):
+    request = Request.of(folder, study)
+    if request.address not in (None, "auto") and not (address or trust):
         raise ConfigError(
-            f"study {study!r} in {str(run)!r} was started on the Ray cluster at {request['address']!r}, "
-            f"which would send code to this machine: give `birdtune resume` --address ... if "
-            "the cluster is yours, or --trust"
+            f"study {study!r} in {str(run)!r} was started on the Ray cluster at {request.address!r}, "
+            "which would send code to this machine: give `birdtune resume` --address ... if the cluster is "
+            "yours, or --trust"
         )
     load_code(folder, study, request, files=files, trust=trust, with_study=with_study)
-    _tell_changed(request)
+    if note := request.file_note():
+        err_console.print(note)
     return request
-
-
-def _sweep(
-    request: dict[str, Any], out: Path, *, rerun_failed: bool = False, shorter: int | None = None
-) -> dict[str, Any]:
-    """Run the sweep that `request` asks for, and keep it in the run folder: it is all that `resume` needs."""
-    return train_study(
-        asked_study(request), request, out, kept=request, rerun_failed=rerun_failed, shorter=shorter
-    )
 
 
 def train_study(
     study: Study,
-    request: dict[str, Any],
+    request: Request,
     out: Path,
     *,
-    kept: dict[str, Any] | None = None,
+    is_kept: bool = True,
     rerun_failed: bool = False,
     shorter: int | None = None,
 ) -> dict[str, Any]:
-    """Train `study` on the data, and with the means, of `request`, under a live view.
+    """Train `study` on the data, and with the resources, of `request`, under a live view.
 
-    Returns the summary as plain values. `kept` is what the run folder keeps for `resume`; None where another
-    verb asks, and goes on when it is repeated.
+    Returns the summary as plain values. The run folder keeps the request for `resume`, unless another command
+    trains the study and continues when it is repeated (`is_kept`).
     """
     import contextlib
     import importlib
@@ -336,13 +326,11 @@ def train_study(
 
     from birdnet_core.records.run_folder import RunFolder
     from tuning.engine.cluster import ray_session
-    from tuning.engine.halt import Budget
     from tuning.views.live import SweepView
 
-    budget = Budget(**request.get("budget", {}))
     view = SweepView(err_console)
     observers: list[Observer] = [view]
-    if request.get("tensorboard"):
+    if request.tensorboard:
         from tuning.views.tensorboard import TensorBoardLog
 
         observers.append(TensorBoardLog(out / "tensorboard"))
@@ -354,46 +342,37 @@ def train_study(
     with contextlib.ExitStack() as stack:
         stack.enter_context(view.shown())
         view.progress("reading recordings", 0, 1)
-        manifest = read_recordings(request["data"])
-        if not request.get("address") and study.name not in RunFolder(out).study_names():
+        manifest = read_recordings(request.data)
+        if not request.address and study.name not in RunFolder(out).study_names():
             # Ray takes seconds to start and torch seconds to load: here side by side.
             threading.Thread(
                 target=importlib.import_module, args=("tuning.engine.launch",), daemon=True
             ).start()
             stack.enter_context(ray_session(out / "ray.log"))
-        from birdnet_core.config import TrainConfig
-        from tuning.engine.launch import Resources, sweep
+        from tuning.engine.launch import sweep
         from tuning.engine.preparation import Data
 
-        data = Data(
-            name=Path(request["data"]).stem,
-            manifest=manifest,
-            workers=request["workers"],
-            progress=view.progress,
-        )
         summary = sweep(
             study,
-            data,
-            out,
-            base=TrainConfig.from_dict(request["base"] or {}),
-            settings=request["settings"],
-            n_seeds=request["seeds"],
-            n_trials=request["trials"],
-            resources=Resources(
-                cpus=request["cpus"],
-                gpus=request["gpus"],
-                concurrent=request["concurrent"],
-                restarts=request.get("restarts", 3),
-                timeout_s=request.get("trial_timeout"),
-                checkpoints=request.get("keep_checkpoints", 0),
+            Data(
+                name=Path(request.data).stem,
+                manifest=manifest,
+                workers=request.workers,
+                progress=view.progress,
             ),
-            budget=budget,
+            out,
+            base=request.base_config(),
+            settings=request.settings,
+            n_seeds=request.seeds,
+            n_trials=request.trials,
+            resources=request.resources(),
+            budget=request.budget,
             rerun_failed=rerun_failed,
             shorter=shorter,
-            sampler=request.get("sampler", "tpe"),
-            storage=request.get("storage", "journal"),
-            address=request.get("address"),
-            request=kept,
+            sampler=request.sampler,
+            storage=request.storage,
+            address=request.address,
+            request=request.to_dict() if is_kept else None,
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=observe,
         )
@@ -407,33 +386,16 @@ def train_study(
     }
 
 
-def asked_study(request: dict[str, Any]) -> Study:
-    """Return the study that `request` asks for: of a file, as it was when the run was started."""
-    from dataclasses import replace
-
-    study = find_study(
-        request["study"],
-        quick=request["quick"],
-        options=request.get("options", {}),
-        seeds=request["seeds"],
-        trials=request["trials"],
-        scheduler=request.get("scheduler"),
-        source=request.get("source"),
-    )
-    return replace(study, name=request.get("name", study.name))
-
-
-def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
+def _print_dry_run(request: Request, as_json: bool) -> None:
     """Print the trials that a sweep would train."""
-    from birdnet_core.config import TrainConfig
     from tuning.views.study_view import dry_run, dry_run_as_text
 
     result = dry_run(
-        asked_study(request),
-        TrainConfig.from_dict(request["base"] or {}),
-        request["settings"],
-        n_seeds=request["seeds"],
-        n_trials=request["trials"],
+        request.load_study(),
+        request.base_config(),
+        request.settings,
+        n_seeds=request.seeds,
+        n_trials=request.trials,
     )
     if as_json:
         tell(result, True, "")
@@ -441,21 +403,7 @@ def _tell_dry_run(request: dict[str, Any], as_json: bool) -> None:
         out_console.print(dry_run_as_text(result))
 
 
-def _tell_changed(request: dict[str, Any]) -> None:
-    """Say so where the file of a study is no longer what the run was started with."""
-    file, source = Path(request["study"]), request.get("source")
-    if source is None:
-        return
-    if not file.is_file():
-        state = "is gone"
-    elif file.read_text(encoding="utf-8-sig", errors="replace") != source:
-        state = "has changed since this run was started"
-    else:
-        return
-    err_console.print(f"{file} {state}: the run goes on with what it was then, which its folder keeps")
-
-
-def _tell_sweep(result: dict[str, Any], as_json: bool) -> None:
+def _print_summary(result: dict[str, Any], as_json: bool) -> None:
     """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
     run = result["run"]
     goes_on = f"birdtune resume {run}    " if result["halted"] else ""

@@ -1,4 +1,4 @@
-"""Whose code runs when a run goes on: the user's, never what a run folder brings along unasked.
+"""Whose code runs when a run continues: the user's, never what a run folder brings along unasked.
 
 A run folder keeps the text of a study in Python and of plugin files, and is handed on. So `resume` and its
 like run such text only where the user gives the same file, or says `--trust`.
@@ -8,27 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, RunFolderError
-from birdnet_core.records.checks import check_fields
 from birdnet_core.records.run_folder import RunFolder
-
-_NUMBER = (int, float)
-_NEEDED: dict[str, tuple[type, ...]] = {
-    "study": (str,), "source": (str, type(None)), "data": (str,), "base": (dict, type(None)),
-    "settings": (dict,), "options": (dict,), "seeds": (int, type(None)), "trials": (int, type(None)),
-    "quick": (bool,), "cpus": (int,), "gpus": (*_NUMBER, str, type(None)), "concurrent": (int, type(None)),
-    "address": (str, type(None)), "workers": (int, type(None)), "sampler": (str,),
-    "scheduler": (str, type(None)), "storage": (str,), "budget": (dict,),
-    "trial_timeout": (*_NUMBER, type(None)), "keep_checkpoints": (int,), "restarts": (int,),
-    "tensorboard": (bool,), "plugins": (list,),
-}  # fmt: skip
-_PLUGIN: dict[str, tuple[type, ...]] = {
-    "name": (str,), "kind": (str,), "sha256": (str,), "version": (str, type(None)),
-    "source": (str, type(None)), "folder": (str, type(None)),
-}  # fmt: skip
+from tuning.cli.request import Request
 
 
 def is_python(study: str) -> bool:
@@ -36,26 +20,10 @@ def is_python(study: str) -> bool:
     return Path(study).suffix.lower() == ".py"
 
 
-def checked_request(run: RunFolder, study: str) -> dict[str, Any] | None:
-    """Return what the command line asked for when a study was started, None where none did.
-
-    Raises RunFolderError for a request that no command line can have made.
-    """
-    request: dict[str, Any] | None = run.read_study(study).get("request")
-    if request is not None:
-        where = f"the request of study {study!r} in {str(run.path)!r} was altered"
-        check_fields(where, request, _NEEDED, {"name": (str,)})
-        for each in request["plugins"]:
-            check_fields(f"{where}: a plugin", each, _PLUGIN, {})
-        if set(request["budget"]) - {"hours", "gpu_hours", "until"}:
-            raise RunFolderError(f"{where}: budget = {request['budget']!r:.80}")
-    return request
-
-
 def load_code(
     run: RunFolder,
     study: str,
-    request: dict[str, Any],
+    request: Request,
     *,
     files: Sequence[str] = (),
     trust: bool = False,
@@ -69,17 +37,18 @@ def load_code(
     """
     copies = {plugins.digest(plugins.source_of(file)): file for file in files if is_python(file)}
     copies |= {each.sha256: each.name for each in plugins.loaded() if each.source is not None}
-    kept = [plugins.Plugin(**each) for each in request["plugins"]]
-    texts = [(f"plugin {p.label!r}", p.name, p.source, "--plugin") for p in kept if p.kind == "file"]
-    if with_study and is_python(request["study"]):
-        texts.append((f"study {study!r}", request["study"], request["source"], "--study"))
+    texts = [
+        (f"plugin {p.label!r}", p.name, p.source, "--plugin") for p in request.plugins if p.kind == "file"
+    ]
+    if with_study and is_python(request.study):
+        texts.append((f"study {study!r}", request.study, request.source, "--study"))
     for what, path, source, option in texts:
         if source is None:
             raise RunFolderError(f"{str(run.path)!r} does not hold the text of {path!r}, its {what}")
         if not trust and plugins.digest(source) not in copies:
             _refuse(run, study, what, path, source, option, files)
     named = {each.name: each.sha256 for each in plugins.loaded()}
-    for plugin in kept:
+    for plugin in request.plugins:
         if plugin.name in named or plugin.sha256 in copies:
             continue
         if plugin.source is not None:
@@ -90,7 +59,7 @@ def load_code(
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; {str(run.path)!r} was started with it: give --plugin {plugin.name} where it can "
-                "be imported, to go on with what it is now"
+                "be imported, to continue with what it is now"
             ) from None
         plugins.load_module(plugin.name)
 

@@ -129,8 +129,8 @@ def sweep(
     """Train the trials of `study` that the run folder `out` does not hold yet.
 
     A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
-    latter two unless `rerun_failed`; one that was interrupted or killed goes on after its last epoch. With
-    `shorter`, trials go on from the checkpoints of the same configs with that budget, where these are kept.
+    latter two unless `rerun_failed`; one that was interrupted or killed continues after its last epoch. With
+    `shorter`, trials continue from the checkpoints of the same configs with that budget, where these are kept.
     `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
     of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
@@ -232,7 +232,7 @@ def sweep(
         if halt.is_fault:
             raise RunFolderError(
                 f"the sweep was stopped: {halt.reason}\nwhat was finished is kept; once that is mended, "
-                f"`birdtune resume {run.path}` goes on"
+                f"`birdtune resume {run.path}` continues"
             )
         trials = journal.members(study.name)
         statuses: Counter[str] = Counter(
@@ -380,7 +380,7 @@ class _Asked:
         return PlannedSearcher(todo), n_reused
 
     def sampled(self, study: Search, n_trials: int, journal: Journal, sampler: str) -> OptunaSearcher:
-        """Return the searcher of a search, going on from what its Optuna study holds."""
+        """Return the searcher of a search, continuing from what its Optuna study holds."""
         opened = open_study(
             journal.run,
             study,
@@ -426,9 +426,9 @@ def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> Tria
 
 
 def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
-    """Return how many trials of a longer budget go on from the checkpoints of the shorter one, in words."""
+    """Return how many trials of a longer budget continue from the checkpoints of the shorter one, in words."""
     if isinstance(asked.study, Search):
-        return "configs that are sampled again go on from their checkpoints, where these are kept"
+        return "configs that are sampled again continue from their checkpoints, where these are kept"
     cells = [asked.study.overrides(cell) for cell in asked.study.cells()]
     trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
     kept = [
@@ -441,7 +441,7 @@ def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> st
         "; the others train from the start: a checkpoint is kept with --keep-checkpoints, and helps where "
         "optim.schedule does not follow the budget (constant, step, plateau)"
     )  # fmt: skip
-    return f"{len(kept)} of {len(trials)} trials go on from their checkpoints{why}"
+    return f"{len(kept)} of {len(trials)} trials continue from their checkpoints{why}"
 
 
 def _checkpoints(run: RunFolder) -> dict[str, str]:

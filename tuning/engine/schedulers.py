@@ -96,7 +96,7 @@ class ASHA(Rule):
     - for the best value so far, where Ray takes the one of that epoch: a trial is worth its best epoch, and
       at high learning rates many an epoch between collapses;
     - for nan, which Ray never stops;
-    - for a value that equals the quantile, which Ray lets go on: here, of the trials that share it, those
+    - for a value that equals the quantile, which Ray lets continue: here, of the trials that share it, those
       with the lower loss, as many as are among the best 1 / reduction_factor.
     """
 
@@ -218,7 +218,7 @@ def make_rule(
         direction: whether a higher or a lower value is better.
         max_epochs: the budget of a trial; none is stopped at its last epoch.
         grace_epochs: what every trial may train before it is judged.
-        reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor go on at each rung.
+        reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
 
     Raises ConfigError for an unknown name and for numbers out of range.
     """

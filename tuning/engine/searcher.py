@@ -95,7 +95,7 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
             )
         if name == "cmaes":
             # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
-            # pruned trial was worse at its last rung than those that went on.
+            # pruned trial was worse at its last rung than those that continued.
             return optuna.samplers.CmaEsSampler(
                 seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
             )

@@ -73,7 +73,7 @@ class SweepView:
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
             self.gpus[name] = event["gpus"]
-            if name not in self.running:  # else it goes on, on a whole GPU
+            if name not in self.running:  # else it continues, on a whole GPU
                 self.running.append(name)
         elif kind == "epoch":
             self.last[name] = event
@@ -84,7 +84,7 @@ class SweepView:
             if value is not None and is_better(value, self.best[0] if self.best else None, direction):
                 self.best = (value, name)
         elif kind in ("note", "restart"):
-            text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it goes on"
+            text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it continues"
             self.console.print(text, markup=False)
         elif kind == "end" and name in self.running:  # else the driver before was killed over it
             self.ended[event["status"]] += 1

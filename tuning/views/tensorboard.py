@@ -11,7 +11,7 @@ Event = dict[str, Any]
 
 
 class TensorBoardLog:
-    """Writes the epochs of each trial to a folder of its own under `folder`, as a sweep goes on."""
+    """Writes the epochs of each trial to a folder of its own under `folder`, while a sweep runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -210,7 +210,7 @@ def test_a_run_that_was_started_from_a_file_is_resumed_as_it_was_started(
     code, out, err = birdtune("resume runs/mine --json")
     assert code == 0, err
     assert json.loads(out)["counts"] == {"completed": 2}
-    assert f"{mine} has changed since this run was started: the run goes on with what it was" in err
+    assert f"{mine} has changed since this run was started: the run continues with what it was" in err
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_longer_study_is_named_after_the_study_also_where_its_file_is_gone(bir
     mine.unlink()
     for more in ("extend {run} --epochs 5", "extend {run} --study mine-5-epochs --epochs 7"):
         _, _, err = birdtune(more.format(run=begun))
-        assert f"{mine} is gone: the run goes on with what it was then, which its folder keeps" in err
+        assert f"{mine} is gone: the run continues with what it was then, which its folder keeps" in err
         assert "error: stopped before Ray" in err
     run = RunFolder(begun)
     assert run.study_names() == ["mine", "mine-5-epochs", "mine-7-epochs"]

@@ -238,7 +238,7 @@ def test_a_longer_budget_goes_on_from_kept_checkpoints_with_the_numbers_of_a_fre
     settings["training.epochs"] = 4
     seen = []
     sweep(longer, data, run, settings=settings, n_seeds=1, shorter=2, observer=seen.append)
-    assert "1 of 2 trials go on from their checkpoints" in next(e["text"] for e in seen if "text" in e)
+    assert "1 of 2 trials continue from their checkpoints" in next(e["text"] for e in seen if "text" in e)
     sweep(longer, data, tmp_path / "fresh", settings=settings, n_seeds=1)
     fresh = RunFolder(tmp_path / "fresh").records()
     extended = {name: r for name, r in RunFolder(run).records().items() if name in fresh}

@@ -267,7 +267,7 @@ def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cl
         assert record.epochs == 1 and "Actor" in record.error
     summary = sweep(
         LOSSES, data, run, settings=settings, n_seeds=1, resources=ONE
-    )  # they go on after their first epochs
+    )  # they continue after their first epochs
     assert summary.counts == {"completed": 2}
     for name in RunFolder(run).records():
         assert [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == name] == [1, 2, 3]

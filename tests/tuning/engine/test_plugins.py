@@ -1,4 +1,4 @@
-"""Names of a user's own in the processes of a sweep, and what a run folder may run when a run goes on."""
+"""Names of a user's own in the processes of a sweep, and what a run folder may run when a run continues."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,16 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.records.run_folder import RunFolder
 from tests.plugged import STUDY, write_lab, write_study
 from tests.settings import SMALL
-from tuning.cli.trust import checked_request, load_code
+from tuning.cli.request import Request
+from tuning.cli.trust import load_code
+from tuning.engine.halt import Budget
 from tuning.engine.nodes import TrialFault
 from tuning.engine.trainable import RUN_ID, TrainTrial
 
 SET = [word for k, v in {**SMALL, "training.epochs": 1}.items() for word in ("--set", f"{k}={json.dumps(v)}")]
 
 
-REQUEST = {
-    "study": "capacity", "source": None, "data": "synthetic", "base": None, "settings": {}, "options": {},
-    "seeds": None, "trials": None, "quick": True, "cpus": 1, "gpus": None, "concurrent": None,
-    "address": None, "workers": None, "sampler": "tpe", "scheduler": None, "storage": "sqlite",
-    "budget": {}, "trial_timeout": None, "keep_checkpoints": 0, "tensorboard": False, "restarts": 3,
-    "plugins": [],
-}  # fmt: skip
+REQUEST = Request(study="capacity", quick=True).to_dict()
 
 
 @pytest.fixture
@@ -124,7 +121,7 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     assert f"{file} is another text (SHA-256 {sha256[:12]})" in told
     assert not mark.exists() and name not in RunFolder(run).records()
 
-    # With the user's own copy, wherever it lies now, the run goes on.
+    # With the user's own copy, wherever it lies now, the run continues.
     there.write_text(honest)
     assert "--trust" in here(f"resume {run}")[2]
     copy = tmp_path / "elsewhere" / "halves.py"
@@ -146,7 +143,7 @@ def of_a_plugin_file(own_names, tmp_path):
         {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
          "seeds": [0], "n_trials": 1, "request": request}
     )  # fmt: skip
-    return run, checked_request(run, "rates")
+    return run, Request.of(run, "rates")
 
 
 def test_the_text_of_a_plugin_file_is_not_trusted_either(of_a_plugin_file, tmp_path):
@@ -172,7 +169,7 @@ def test_a_plugin_file_that_the_user_gives_is_run_and_not_that_of_the_folder(of_
 def test_a_module_that_has_changed_is_taken_only_if_the_user_names_it(own_names, lab, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(lab)
     then = plugins.Plugin("my_lab.models", "module", "0" * 64)
-    run, request = RunFolder(tmp_path / "run"), {**REQUEST, "plugins": [then.to_dict()]}
+    run, request = RunFolder(tmp_path / "run"), Request(study="capacity", plugins=(then,))
     with pytest.raises(
         ConfigError, match=r"another one here.*was started with it: give --plugin my_lab\.models"
     ):
@@ -238,7 +235,11 @@ def test_a_worker_with_other_files_of_a_plugin_does_not_train_with_them(tmp_path
         ({"study": 3}, "study = 3 is not accepted; it takes text"),
         ({"plugins": [{}]}, "a plugin: it lacks 'name', 'kind'"),
         ({"settings": None}, "settings = None is not accepted; it takes an object"),
-        ({"budget": {"minutes": 3}}, r"budget = {'minutes': 3}"),
+        (
+            {"budget": {**asdict(Budget()), "minutes": 3}},
+            "budget: it holds 'minutes'",
+        ),
+        ({"seed": 3}, "it holds 'seed', which is unknown"),
         ({"source": None, "study": "evil.py"}, r"does not hold the text of 'evil\.py'"),
     ],
 )

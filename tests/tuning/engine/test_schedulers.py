@@ -160,7 +160,7 @@ def test_the_loss_decides_between_equal_values_at_the_cutoff_of_asha():
     # Two that are better leave a place and a half among the best three and a half to the other five: the
     # cutoff is 3.91.
     for n, loss in enumerate((9.0, 9.0), start=5):
-        assert not a_rule.is_stopped(str(n), None, 1, 0.2, loss), "a better value goes on whatever its loss"
+        assert not a_rule.is_stopped(str(n), None, 1, 0.2, loss), "a better value continues whatever its loss"
     assert a_rule.is_stopped("7", None, 1, 0.1, 3.95)
     assert not a_rule.is_stopped("8", None, 1, 0.1, 1.0)
     assert a_rule.is_stopped("9", None, 1, 0.1, math.nan)
@@ -268,7 +268,7 @@ def test_median_compares_the_best_value_with_the_others_running_averages():
     # Averages after two epochs: 0.1, 0.3, 0.6; and of "behind" 0.145, so that the next median is 0.2225.
     assert train(a_rule, "behind", [0.29, 0.0]) == 2
     assert train(a_rule, "early peak", [0.23, 0.0]) is None
-    # Nobody but "a" goes on: too few others to judge by.
+    # Nobody but "a" continues: too few others to judge by.
     assert train(a_rule, "a", [0.0, 0.2, 0.9]) is None
     assert train(a_rule, "low", [0.3, 0.3, 0.3]) is None
 

@@ -279,7 +279,7 @@ def test_trials_that_ran_when_the_driver_died_are_taken_up_first_as_they_were(tm
 
     alive = Driver(tmp_path / "run", search, n_trials=4, storage=storage)
     assert states(alive) == ["RUNNING", "COMPLETE", "RUNNING"]
-    assert alive.searcher.n_left() == 3  # two to go on, one that is new
+    assert alive.searcher.n_left() == 3  # two to continue, one that is new
     name = alive.suggest()
     assert alive.asked == [dead.asked[0]]  # the same number and the same choices
     assert alive.searcher.n_left() == 2

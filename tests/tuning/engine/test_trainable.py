@@ -274,7 +274,7 @@ class FakeGpu:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    # No waiting for real: the clock goes on by what would be slept.
+    # No waiting for real: the clock advances by what would be slept.
     made = FakeGpu(monkeypatch)
     monkeypatch.setattr(
         trainable, "await_memory", functools.partial(await_memory, clock=lambda: sum(made.waits),
