@@ -22,14 +22,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/birdtune demo --out demo
 
-# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray, which uses all
-# cores, run one after the other.
+# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray wait for its
+# processes most of the time, so two of them share two cores.
 test: check
 	$(BIN)/pytest -m "not slow and not ray" -n auto --maxprocesses 4
-	$(BIN)/pytest -m "not slow and ray"
+	$(BIN)/pytest -m "not slow and ray" -n 2 --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

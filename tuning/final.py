@@ -66,7 +66,7 @@ def train_final(
     config = config.override({"training.train_on": "train", "training.stop_after": 0})
     final = config if keep_val else config.override({"training.train_on": "train+val"})
     dataset = Dataset.open(data.folder(config))
-    asked = {
+    request = {
         "config_id": config.config_id,
         "seeds": list(range(config.seed, config.seed + n_seeds)),
         "keep_val": keep_val,
@@ -74,7 +74,7 @@ def train_final(
         "split_id": dataset.facts["split_id"],
     }
     if (out / MODEL_FILE).exists():
-        return _finished(out, asked)
+        return _finished(out, request)
     run = RunFolder(out / RUN)
     # Every trial's checkpoint is kept: it holds the weights.
     resources = replace(resources or Resources(), checkpoints=n_seeds)
@@ -94,7 +94,7 @@ def train_final(
             study, data, run.path, base=each, resources=resources, budget=budget, rerun_failed=True,
             command=command, observer=observer,
         )  # fmt: skip
-        return _completed(run, each, asked["seeds"], summary.halted)
+        return _completed(run, each, request["seeds"], summary.halted)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_session(run.path / "ray.log"))  # one for both sweeps
@@ -109,7 +109,7 @@ def train_final(
     of_seeds = {record.trial_id: record for record in (*validated, *trained)}.values()
     evidence = {
         "schema": SCHEMA,
-        "asked": asked,
+        "request": request,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "chosen": dict(chosen) if chosen else None,
@@ -132,17 +132,17 @@ def train_final(
     return read_json(out / EVIDENCE_FILE)
 
 
-def _finished(out: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def _finished(out: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Return the evidence of the model that is there, if it is the one that is asked for."""
     if not (out / EVIDENCE_FILE).exists():
         raise ModelFolderError(
             f"{str(out)!r} holds a model of a single training, not of `train --seeds`; give another --out"
         )
     evidence = read_json(out / EVIDENCE_FILE)
-    there = evidence["asked"]
-    differing = [key for key in asked if there.get(key) != asked[key]]
+    there = evidence["request"]
+    differing = [key for key in request if there.get(key) != request[key]]
     if differing:
-        shown = ", ".join(f"{key} {there.get(key)}, asked for {asked[key]}" for key in differing)
+        shown = ", ".join(f"{key} {there.get(key)}, asked for {request[key]}" for key in differing)
         raise ModelFolderError(f"{str(out)!r} holds another finished model ({shown}); give another --out")
     return evidence
 

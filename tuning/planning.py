@@ -33,11 +33,11 @@ from tuning.engine.placement import (
     Placement,
     by_name,
     described,
+    distinctive_settings,
     expected_of,
     place,
     this_machine,
     to_measure,
-    told_apart,
 )
 from tuning.engine.schedulers import make_rule
 
@@ -193,8 +193,8 @@ def plan(
     fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else 0.0
     n_concurrent([machine.node], cpus=cpus_per_trial, gpus=fixed)
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus_per_trial})
-    tried = check(study, config, settings)
-    arms = by_arm(tried)
+    configs = check(study, config, settings)
+    arms = by_arm(configs)
     datasets = {arm: Dataset.open(folder_of(members[0])) for arm, members in arms.items()}
     for arm, members in arms.items():
         for each in members:
@@ -207,10 +207,10 @@ def plan(
     else:
         wanted = n_trials or study.n_trials
         n_new = max(0, wanted - _n_sampled(folder, study.name))
-        left = [tried[i % len(tried)] for i in range(n_new)]
+        left = [configs[i % len(configs)] for i in range(n_new)]
 
     members_left = by_arm(left)
-    chosen = to_measure(tried, folder_of)
+    chosen = to_measure(configs, folder_of)
     # Packing needs the memory of all arms, also of those that are trained already.
     of_arms = chosen if gpus_per_trial == "auto" and machine.gpus and left else members_left
     works: dict[str, int] = {}  # of a clip of each arm, where not all are measured
@@ -242,15 +242,15 @@ def plan(
         gpus_per_trial if left else 0.0,
         cpus_per_trial,
         [machine.node],
-        tried,
+        configs,
         folder_of,
         measure=lambda config, _: measured[arm_id(config)],
         gpu_bytes=min(machine.gpus, default=None),
     )
     given = {arm: placement.of(members[0].to_dict()) for arm, members in members_left.items()}
     gpus = {arm: each["resources"]["gpu"] for arm, each in given.items()}
-    names = told_apart({arm: members[0] for arm, members in members_left.items()})
-    notes = cautions(study, tried)
+    names = distinctive_settings({arm: members[0] for arm, members in members_left.items()})
+    notes = cautions(study, configs)
     notes += _gpu_notes(probes, names, given, placement, machine)
     side_by_side = {
         arm: min(
@@ -281,7 +281,7 @@ def plan(
     worst = expected = amount([each.training.most_epochs for each in left])
     scheduler = "fifo" if isinstance(study, Ablation) else study.scheduler
     if isinstance(study, Search) and scheduler != "fifo" and left:
-        all_of_it = [tried[i % len(tried)] for i in range(wanted)]
+        all_of_it = [configs[i % len(configs)] for i in range(wanted)]
         searches = simulated_epochs(study, all_of_it, side_by_side=most)
         expected = _mean([amount(epochs[-len(left) :]) for epochs in searches])
     shared = sum(
@@ -311,7 +311,7 @@ def plan(
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),
-        epochs_each=tried[0].training.most_epochs,
+        epochs_each=configs[0].training.most_epochs,
         scheduler=scheduler,
         machine=machine,
         cpus_per_trial=cpus_per_trial,

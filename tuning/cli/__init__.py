@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from birdnet_core.errors import BirdtuneError
-from tuning.cli import data, demo, doctor, final, plans, predict, results, studies, sweeps, watching
-from tuning.cli.output import err_console, tell_error, tell_fault
+from tuning.cli import data, demo, doctor, plans, predict, results, studies, sweeps, train, watching
+from tuning.cli.output import err_console, print_error, print_fault
 
 app = typer.Typer(
     help="Honest sweeps and ablations for bird-sound classifiers.",
@@ -32,8 +32,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": results.report_command,
     "best": results.best_command,
     "gate": results.gate_command,
-    "train": results.train_command,
-    "evaluate": final.evaluate_command,
+    "train": train.train_command,
+    "evaluate": train.evaluate_command,
     "predict": predict.predict_command,
     "export": predict.export_command,
     "demo": demo.demo_command,
@@ -83,20 +83,20 @@ def main() -> None:
         if is_verbose:
             traceback.print_exc()
         if isinstance(error, BirdtuneError):
-            tell_error(error)
+            print_error(error)
         elif isinstance(error, OSError):
             where = f": {error.filename}" if error.filename else ""
-            tell_fault(f"{error.strerror or error}{where}")
+            print_fault(f"{error.strerror or error}{where}")
         else:
-            _tell_unexpected(error)
+            _print_unexpected(error)
         sys.exit(1)
 
 
-def _tell_unexpected(error: Exception) -> None:
+def _print_unexpected(error: Exception) -> None:
     """Print that birdtune itself failed, and where the traceback is kept."""
     with tempfile.NamedTemporaryFile("w", prefix="birdtune-", suffix=".log", delete=False) as log:
         log.write(f"birdtune {' '.join(sys.argv[1:])}\n{''.join(traceback.format_exception(error))}")
-    tell_fault(
+    print_fault(
         f"{type(error).__name__}: {error}\n"
         f"This is a fault of birdtune; the traceback is in {log.name}, or on the terminal with {VERBOSE}. "
         "What is finished is kept."

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tuning.cli.inputs import prepared
 from tuning.cli.options import JsonOption, PluginOption, SetOption, local, parse_settings
-from tuning.cli.output import err_console, list_skipped, out_console, tell
+from tuning.cli.output import err_console, list_skipped, out_console, print_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def data_index(
             )
         for note in found.notes:
             err_console.print(note, style="yellow")
-    tell(
+    print_result(
         result,
         as_json,
         f"read {source} as {found.kind}\n"
@@ -95,7 +95,7 @@ def data_prepare(
         "done": {stage: {"n": n, "per_s": rate} for stage, (n, rate) in bars.work.items()},
         **{k: facts[k] for k in ("n_recordings", "n_clips", "n_species", "n_skipped", "skipped", "data_id")},
     }
-    tell(
+    print_result(
         result,
         as_json,
         f"{facts['n_recordings']} recordings, {facts['n_clips']} clips, {facts['n_species']} species, ready "
@@ -129,7 +129,7 @@ def data_describe(
     plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
     if as_json:
         result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
-        tell(result, True, "")
+        print_result(result, True, "")
         return
     d = facts["durations"]
     p = out_console.print

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from tuning.cli.data import data_describe, data_index
-from tuning.cli.final import evaluate_command
 from tuning.cli.options import local
 from tuning.cli.output import out_console
 from tuning.cli.plans import plan_command
 from tuning.cli.predict import predict_command
-from tuning.cli.results import best_command, report_command, train_command
+from tuning.cli.results import best_command, report_command
 from tuning.cli.sweeps import sweep_command
+from tuning.cli.train import evaluate_command, train_command
 
 N_NEW = 4
 

@@ -65,7 +65,7 @@ def prepared(
 
     config = TrainConfig().override(parse_settings(settings))
     bars = bars or StageBars(err_console)
-    with bars.shown():
+    with bars.live():
         manifest = read_recordings(source)
         folder = prepare(manifest, config, workers=workers, progress=bars)
     return manifest, Dataset.open(folder).facts, folder

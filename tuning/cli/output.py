@@ -17,12 +17,12 @@ out_console = Console(highlight=False, markup=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 
-def tell_error(error: BirdtuneError) -> None:
+def print_error(error: BirdtuneError) -> None:
     """Print an expected error: one clear message, without a traceback."""
-    tell_fault("\n       ".join(str(error).split("\n")))
+    print_fault("\n       ".join(str(error).split("\n")))
 
 
-def tell_fault(text: str) -> None:
+def print_fault(text: str) -> None:
     err_console.print(Text.assemble(("error: ", "bold red"), text))
 
 
@@ -43,7 +43,7 @@ def list_failures(run: Path) -> None:
             err_console.print(line)
 
 
-def tell(result: dict[str, Any], as_json: bool, text: str) -> None:
+def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:

@@ -30,7 +30,7 @@ from tuning.cli.options import (
     parse_options,
     parse_settings,
 )
-from tuning.cli.output import err_console, out_console, tell
+from tuning.cli.output import err_console, out_console, print_result
 
 if TYPE_CHECKING:
     from tuning.planning import Plan
@@ -66,7 +66,7 @@ def plan_command(
     from tuning.planning import plan
     from tuning.views.live import StageBars
 
-    asked = find_study(
+    chosen = find_study(
         study,
         quick=quick,
         options=parse_options(options),
@@ -77,12 +77,12 @@ def plan_command(
     gpus = parse_gpus(gpus_per_trial)
     start_from = read_config(base) if base else TrainConfig()
     overrides = parse_settings(settings)
-    run = out or Path("runs") / asked.name
+    run = out or Path("runs") / chosen.name
     bars = StageBars(err_console)
-    with bars.shown():
+    with bars.live():
         manifest = read_recordings(data)
         planned = plan(
-            asked,
+            chosen,
             lambda config: prepare(manifest, config, progress=bars),
             run,
             base=start_from,
@@ -109,13 +109,13 @@ def plan_command(
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:
-        tell({**planned.to_dict(), "command": command}, True, "")
+        print_result({**planned.to_dict(), "command": command}, True, "")
     else:
-        _tell_plan(planned)
+        _print_plan(planned)
         out_console.print(f"next: {command}")
 
 
-def _tell_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     """Print a plan: how much, how long, what each arm takes, what is on disk, what to read before."""
     from tuning.engine.packing import as_size
     from tuning.views.live import clock, describe

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from birdnet_core.errors import BirdtuneError, ConfigError, DataError
 from tuning.cli.options import JsonOption, PluginOption, local
-from tuning.cli.output import err_console, list_skipped, tell
+from tuning.cli.output import err_console, list_skipped, print_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ def predict_command(
         "seconds": round(seconds, 1),
         "faulty": bad,
     }
-    tell(
+    print_result(
         result,
         as_json,
         f"{n_rows:,} rows of {n_windows:,} windows in {out}\n{len(files) - len(faults)} of {len(files)} "
@@ -130,7 +130,7 @@ def export_command(
 
     difference = export_onnx(read_model(model), out)
     result = {"onnx": str(out), "largest_difference": difference}
-    tell(result, as_json, f"{out}: probabilities differ from torch by at most {difference:.1e}")
+    print_result(result, as_json, f"{out}: probabilities differ from torch by at most {difference:.1e}")
 
 
 @contextmanager
@@ -170,14 +170,16 @@ def _written(out: Path) -> Iterator[TextIO]:
 
 
 def _writer(given: str | None, out: Path) -> Any:
-    """Return what writes the format asked for; ConfigError where none is known."""
+    """Return what writes the wanted format; ConfigError where none is known."""
     writers = {"csv": _csv, "json": _json, "raven": _raven}
     name = given or FORMATS.get(out.suffix.lower())
     if name not in writers:
-        asked = (
+        problem = (
             f"--format {given!r} is unknown" if given else f"the ending of --out {str(out)!r} is no format"
         )
-        raise ConfigError(f"{asked}; give --format {', '.join(writers)}, or an ending of {' '.join(FORMATS)}")
+        raise ConfigError(
+            f"{problem}; give --format {', '.join(writers)}, or an ending of {' '.join(FORMATS)}"
+        )
     return writers[name]
 
 

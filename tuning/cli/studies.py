@@ -18,7 +18,7 @@ from tuning.cli.options import (
     StudyOption,
     parse_options,
 )
-from tuning.cli.output import in_words, out_console, tell
+from tuning.cli.output import in_words, out_console, print_result
 
 KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
 
@@ -57,7 +57,7 @@ def list_names(
             for row in rows:
                 row["n_params"] = _n_params(row["name"])
     if as_json:
-        tell({kind: rows}, True, "")
+        print_result({kind: rows}, True, "")
         return
     if kind == "studies":
         for row in rows:
@@ -121,17 +121,17 @@ def study_show(
     from search_spaces.files.study_plain import to_yaml
     from tuning.views.study_view import design_as_text, design_of
 
-    asked = find_study(study, quick=quick, options=parse_options(options))
+    loaded = find_study(study, quick=quick, options=parse_options(options))
     if as_yaml:
-        print(to_yaml(asked), end="")
+        print(to_yaml(loaded), end="")
     elif as_json:
-        tell(design_of(asked), True, "")
+        print_result(design_of(loaded), True, "")
     else:
-        out_console.print(design_as_text(design_of(asked)))
+        out_console.print(design_as_text(design_of(loaded)))
 
 
 def study_schema_command(plugin: PluginOption = None) -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
     from search_spaces.files.schema import study_schema
 
-    tell(study_schema(), True, "")
+    print_result(study_schema(), True, "")

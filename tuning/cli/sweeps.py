@@ -41,7 +41,7 @@ from tuning.cli.options import (
     parse_options,
     parse_settings,
 )
-from tuning.cli.output import err_console, list_failures, out_console, tell
+from tuning.cli.output import err_console, list_failures, out_console, print_result
 from tuning.cli.request import Request
 from tuning.engine.halt import Budget
 
@@ -340,7 +340,7 @@ def train_study(
             observer(event)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(view.shown())
+        stack.enter_context(view.live())
         view.progress("reading recordings", 0, 1)
         manifest = read_recordings(request.data)
         if not request.address and study.name not in RunFolder(out).study_names():
@@ -398,7 +398,7 @@ def _print_dry_run(request: Request, as_json: bool) -> None:
         n_trials=request.trials,
     )
     if as_json:
-        tell(result, True, "")
+        print_result(result, True, "")
     else:
         out_console.print(dry_run_as_text(result))
 
@@ -409,7 +409,7 @@ def _print_summary(result: dict[str, Any], as_json: bool) -> None:
     goes_on = f"birdtune resume {run}    " if result["halted"] else ""
     stopped = f"stopped early: {result['halted']}\n" if result["halted"] else ""
     following = f"next: {goes_on}birdtune report {run}    birdtune best {run}"
-    tell(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
+    print_result(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
     if not as_json:
         list_failures(Path(run))
     if result["halted"]:

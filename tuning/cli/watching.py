@@ -9,7 +9,7 @@ import typer
 
 from birdnet_core.errors import ConfigError
 from tuning.cli.options import JsonOption, local
-from tuning.cli.output import err_console, out_console, tell
+from tuning.cli.output import err_console, out_console, print_result
 
 
 def status_command(
@@ -30,7 +30,7 @@ def status_command(
     if watch is None:
         status = run_status(folder)
         if as_json:
-            tell(asdict(status), True, "")
+            print_result(asdict(status), True, "")
         else:
             out_console.print(as_text(status))
         return

@@ -16,7 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from birdnet_core.records.trial import TrialRecord
-from tuning.engine.journal import Journal, is_tried_alone, name_of
+from tuning.engine.journal import Journal, name_of, needs_whole_gpu
 from tuning.engine.nodes import Nodes, TrialFault, fault_of, node_of_dead
 from tuning.engine.placement import Placement
 from tuning.engine.schedulers import Rule
@@ -114,7 +114,7 @@ class Dispatcher(Searcher):
         self._waiting: list[_Handed] = []  # for their data, which is being made
         self._n_suggested = 0
         self._n_deaths: Counter[str] = Counter()  # since the last epoch
-        self._tried_twice: set[str] = set()
+        self._second_attempts: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its searcher with its own state, which nobody reads: leave all of it out."""
@@ -171,7 +171,7 @@ class Dispatcher(Searcher):
                 why = f"its data cannot be made: {type(error).__name__}: {error}"
                 record = bare_record(handed.payload, "failed", error=why)
                 self.journal.settle_unfit(record, handed.payload["journal"])
-                self._tell_source(handed)
+                self._settle_source(handed)
                 continue
             if is_made:
                 self._waiting.remove(handed)
@@ -206,7 +206,7 @@ class Dispatcher(Searcher):
         elif result:
             # Ray does not hand the last result to on_trial_result when a trial ends on it.
             self._take(handed, result)
-            if is_tried_alone(handed.payload, result):
+            if needs_whole_gpu(handed.payload, result):
                 resources = {**handed.payload["resources"], "gpu": 1.0}
                 handed.payload = {**handed.payload, "resources": resources, "memory_cap": None}
                 self._again.append(handed)
@@ -214,7 +214,7 @@ class Dispatcher(Searcher):
         elif not self.journal.halt.reason:  # it waited for a node, of which none is left
             self._again.append(handed)
             return
-        self._tell_source(handed)
+        self._settle_source(handed)
 
     def _take(self, handed: _Handed, result: dict[str, Any]) -> None:
         handed.record = result["record"]
@@ -225,7 +225,7 @@ class Dispatcher(Searcher):
         with self._storage():
             self.source.report(handed.key, result)
 
-    def _tell_source(self, handed: _Handed) -> None:
+    def _settle_source(self, handed: _Handed) -> None:
         """Tell the source how a trial ended, unless it is still to be trained."""
         # Not any record that is settled: one that another study pruned, and that was not begun, is none here.
         if record := self.journal.outcome(handed.trial_id, handed.payload["journal"]["study"]):
@@ -262,8 +262,8 @@ class Dispatcher(Searcher):
                 self._hand_out_again(handed, fault, why)
             else:
                 journal.settle(replace(record, status="killed", error=why), payload)
-        elif name not in self._tried_twice:
-            self._tried_twice.add(name)
+        elif name not in self._second_attempts:
+            self._second_attempts.add(name)
             if fault:
                 self.nodes.suspect(fault.node, name)
             self._hand_out_again(handed, fault, why)

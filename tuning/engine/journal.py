@@ -177,7 +177,7 @@ class Journal(tune.Callback):
     ) -> None:
         name = name_of(trial)
         self.enter_epoch(trial, result)
-        if is_tried_alone(trial.config, result):
+        if needs_whole_gpu(trial.config, result):
             self.restart(name, "out of memory; now with a whole GPU")
         elif result["done"]:
             # `status` is the trial's own word; a trial that did not end itself was stopped by the scheduler.
@@ -349,7 +349,7 @@ def name_of(trial: Trial) -> str:
     return name
 
 
-def is_tried_alone(payload: dict[str, Any], result: dict[str, Any]) -> bool:
+def needs_whole_gpu(payload: dict[str, Any], result: dict[str, Any]) -> bool:
     """Return whether a trial ran out of memory on a share of a GPU: it is tried again with a whole one."""
     return bool(result["out_of_memory"]) and 0 < payload["resources"]["gpu"] < 1
 

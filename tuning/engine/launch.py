@@ -130,7 +130,7 @@ def sweep(
 
     A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
     latter two unless `rerun_failed`; one that was interrupted or killed continues after its last epoch. With
-    `shorter`, trials continue from the checkpoints of the same configs with that budget, where these are kept.
+    `shorter`, trials continue from kept checkpoints of the same configs with that budget.
     `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
     of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
@@ -142,24 +142,24 @@ def sweep(
     resources = resources or Resources()
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
-    tried = check(study, config, settings)
-    rule = _rule(study, tried[0].training.most_epochs)
+    configs = check(study, config, settings)
+    rule = _rule(study, configs[0].training.most_epochs)
     if isinstance(study, Search):
         make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
-    first = min(tried, key=lambda each: each.data.split != "grouped")
+    first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
-    for each in tried:
+    for each in configs:
         rehearse(each, input_shape(each), len(dataset.species))
-    for caution in cautions(study, tried):
+    for caution in cautions(study, configs):
         log.warning(caution)
     run = RunFolder(out)
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        asked = _Asked(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
-        definition = asked.definition(first, n_seeds, n_trials)
+        setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
+        definition = setup.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; what has to be said of any of its cells is said of the study.
-        folders = [data.folder(each) for each in tried] if isinstance(study, Ablation) else [dataset.folder]
+        folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
         facts = {
             "name": data.name,
@@ -171,17 +171,17 @@ def sweep(
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:
-            observer({"event": "note", "text": _continuing(asked, definition, run)})
+            observer({"event": "note", "text": _continuing(setup, definition, run)})
         failed = sorted(journal.failed(study.name)) if rerun_failed else []
 
         searcher: PlannedSearcher | OptunaSearcher
         if isinstance(study, Ablation):
             for name in failed:
                 journal.rerun(name)
-            searcher, n_reused = asked.planned(definition["seeds"], journal)
+            searcher, n_reused = setup.planned(definition["seeds"], journal)
         else:
             n_reused = 0
-            searcher = asked.sampled(study, definition["n_trials"], journal, sampler)
+            searcher = setup.sampled(study, definition["n_trials"], journal, sampler)
             if rerun_failed:
                 # First: after a driver that died in between they have failed, and can be asked for again.
                 searcher.retry_failed()
@@ -196,7 +196,7 @@ def sweep(
                 if address:
                     there = [*there, *nodes_to_come(len(there) - 1)]
                 waits = bool(address and resources.concurrent)  # for nodes that may still join
-                placement = place(resources.gpus, resources.cpus, there, tried, data.folder, is_open=waits)
+                placement = place(resources.gpus, resources.cpus, there, configs, data.folder, is_open=waits)
                 if waits and resources.gpus is None and not placement.gpus:
                     observer({"event": "note", "text": NO_GPU_YET})
                 concurrent = min(placement.concurrent, resources.concurrent or placement.concurrent)
@@ -221,7 +221,7 @@ def sweep(
                         searcher,
                         journal,
                         placement,
-                        lambda payload: asked.prepare(payload, preparation),
+                        lambda payload: setup.prepare(payload, preparation),
                         concurrent=concurrent,
                         restarts=resources.restarts,
                         nodes=nodes,
@@ -256,7 +256,7 @@ def _rule(study: Study, epochs: int) -> Rule:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Setup:
     """A study with everything that the user set: from it follows what each trial is."""
 
     study: Study
@@ -425,16 +425,16 @@ def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> Tria
     return bare_record(payload, "failed", error=why, traceback=trace)
 
 
-def _continuing(asked: _Asked, definition: dict[str, Any], run: RunFolder) -> str:
-    """Return how many trials of a longer budget continue from the checkpoints of the shorter one, in words."""
-    if isinstance(asked.study, Search):
+def _continuing(setup: _Setup, definition: dict[str, Any], run: RunFolder) -> str:
+    """Return in words how many trials of a longer budget continue from checkpoints of the shorter one."""
+    if isinstance(setup.study, Search):
         return "configs that are sampled again continue from their checkpoints, where these are kept"
-    cells = [asked.study.overrides(cell) for cell in asked.study.cells()]
-    trials = [asked.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
+    cells = [setup.study.overrides(cell) for cell in setup.study.cells()]
+    trials = [setup.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
     kept = [
         trial
         for trial in trials
-        if (run.checkpoints_path / asked.shorter_id(trial) / "session.pt").exists()
+        if (run.checkpoints_path / setup.shorter_id(trial) / "session.pt").exists()
         and is_open_ended(trial.optim)
     ]
     why = "" if len(kept) == len(trials) else (
@@ -456,7 +456,7 @@ def _checkpoints(run: RunFolder) -> dict[str, str]:
 
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
-    """Write what was asked, unless the folder holds something that contradicts it."""
+    """Write the definition of the study, unless the folder holds something that contradicts it."""
     for name in run.study_names():
         there = run.read_study(name)
         known = there.get("data") or {}
@@ -477,9 +477,9 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", *fixed]
         if any(there.get(key) != definition[key] for key in compared):
-            shown = ["epochs", "base", *(key for key in compared if key != "cells")]
+            named = ["epochs", "base", *(key for key in compared if key != "cells")]
             was, now = _differing(
-                {key: there.get(key) for key in shown}, {key: definition[key] for key in shown}
+                {key: there.get(key) for key in named}, {key: definition[key] for key in named}
             )
             raise RunFolderError(
                 f"{str(run.path)!r} holds study {name!r} with other settings: it has {was or 'other cells'}, "

@@ -63,15 +63,15 @@ def n_concurrent(nodes: Sequence[Node], *, cpus: float, gpus: float = 0.0, is_op
     n = sum(node.n_fitting(cpus=cpus, gpus=gpus) for node in nodes)
     if n or is_open:
         return n
-    options = [f"--{name}-per-trial" for name, asked in (("cpus", cpus), ("gpus", gpus)) if asked]
+    options = [f"--{name}-per-trial" for name, wanted in (("cpus", cpus), ("gpus", gpus)) if wanted]
     if len(nodes) == 1:
-        for option, name, asked, has in (
+        for option, name, wanted, has in (
             ("cpus", "CPUs", cpus, nodes[0].cpus),
             ("gpus", "GPUs", gpus, nodes[0].gpus),
         ):
-            if asked > has:
+            if wanted > has:
                 raise ConfigError(
-                    f"a trial asks for {asked:g} {name} and there are {has:g}; lower --{option}-per-trial"
+                    f"a trial asks for {wanted:g} {name} and there are {has:g}; lower --{option}-per-trial"
                 )
     raise ConfigError(
         f"a trial asks for {in_words(cpus=cpus, gpus=gpus)}, and no node of the cluster has that: "
@@ -93,7 +93,7 @@ def largest_in_words(nodes: Sequence[Node], *, cpus: float, gpus: float) -> str:
         return "it has no node"
 
     def share(node: Node) -> float:
-        return min(has / asked for has, asked in ((node.cpus, cpus), (node.gpus, gpus)) if asked)
+        return min(has / wanted for has, wanted in ((node.cpus, cpus), (node.gpus, gpus)) if wanted)
 
     nearest = max(nodes, key=lambda node: (share(node), node.gpus, node.cpus))
     has = in_words(cpus=nearest.cpus, gpus=nearest.gpus)

@@ -134,7 +134,7 @@ def place(
     }
     names = {
         arm: f"{described(settings)} ({arm})"
-        for arm, settings in told_apart(by_name(chosen.values())).items()
+        for arm, settings in distinctive_settings(by_name(chosen.values())).items()
     }
     packed = pack(
         {names[arm]: p.gpu_peak_bytes or 0 for arm, p in measured.items()},
@@ -199,7 +199,7 @@ def by_name(configs: Iterable[TrainConfig]) -> dict[str, TrainConfig]:
     return {arm: some[0] for arm, some in by_arm(configs).items()}
 
 
-def told_apart(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
+def distinctive_settings(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
     """Return, of each arm's settings, those in which arms that have them differ."""
     settings = {arm: arm_settings(config) for arm, config in arms.items()}
     every = {key for values in settings.values() for key in values}
@@ -208,7 +208,7 @@ def told_apart(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str, Any]]:
 
 
 def described(settings: Mapping[str, Any]) -> str:
-    """Return in words what `told_apart` tells of an arm."""
+    """Return in words what `distinctive_settings` tells of an arm."""
     return ", ".join(f"{k}={v}" for k, v in settings.items()) or "every trial"
 
 

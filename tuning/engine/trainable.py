@@ -55,7 +55,7 @@ class TrainTrial(tune.Trainable):
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
     GPUs), ``avoid`` (the nodes that it must not run on), ``memory_cap`` (the share of the GPU's memory that
     it may take), ``checkpoints`` (the run's folder of checkpoints, its id, the trial of a shorter budget that
-    this one may continue from, and whether completed trials keep theirs), ``timeout_s``, ``plugins`` (what the
+    this one may continue from, whether completed trials keep theirs), ``timeout_s``, ``plugins`` (what the
     driver has loaded). A step returns the epoch's metrics, the ``node`` it was trained on, and under
     ``record`` the trial's record as it stands, as one JSON string so that Ray does not take it apart; the
     last also ``predicted``, the classes predicted of validation, as JSON.
@@ -273,8 +273,8 @@ class TrainTrial(tune.Trainable):
     def _save(self) -> str | None:
         """Save the session; return why that could not be done where the run folder's disk is full.
 
-        A full disk is no fault of the trial: the driver ends the sweep, and the trial can continue later. Raises
-        NodeUnfit where the disk is this machine's own.
+        A full disk is no fault of the trial: the driver ends the sweep, and the trial can continue later.
+        Raises NodeUnfit where the disk is this machine's own.
         """
         assert self.session is not None
         checkpoint = self._folder(self.session.config.trial_id) / "session.pt"

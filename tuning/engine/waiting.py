@@ -31,7 +31,7 @@ class Waiting(tune.Callback):
         self.observer = observer
         self.nodes = nodes
         self.clock = clock
-        self._looked = self._told = -float("inf")
+        self._looked = self._notified = -float("inf")
         self._since: float | None = None  # when there was first a node for what waits
         self._last = ""
 
@@ -50,8 +50,8 @@ class Waiting(tune.Callback):
             self._since, self._last = None, ""
             return
         text = self._text(pending[0].config["resources"], now)
-        if text and (text != self._last or now - self._told >= REPEAT_EVERY_S):
-            self._last, self._told = text, now
+        if text and (text != self._last or now - self._notified >= REPEAT_EVERY_S):
+            self._last, self._notified = text, now
             self.observer({"event": "note", "text": text})
 
     def _text(self, wanted: dict[str, float], now: float) -> str:

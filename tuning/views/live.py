@@ -52,7 +52,7 @@ class SweepView:
             self.stage = ""
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[SweepView]:
+    def live(self) -> Iterator[SweepView]:
         """Draw the view while the block runs: live on a terminal, a line a trial elsewhere."""
         if not self.console.is_terminal:
             yield self
@@ -193,7 +193,7 @@ class StageBars:
         self._last_line = 0.0
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[StageBars]:
+    def live(self) -> Iterator[StageBars]:
         """Draw the bars while the block runs."""
         with self._bars:
             yield self

@@ -114,7 +114,7 @@ class _Trial:
 
 
 @dataclass
-class _Told:
+class _JournalState:
     """What a journal tells, gathered in one pass."""
 
     # By study; an ablation's trials by trial_id, a search's by number, as it may draw a config twice.
@@ -136,14 +136,14 @@ def run_status(run: RunFolder) -> RunStatus:
     driver = _driver(run)
     studies = [run.read_study(name) for name in run.study_names()]
     searches = {study["name"] for study in studies if study["kind"] == "search"}
-    told = _gather(run.events(), searches)
+    state = _gather(run.events(), searches)
     is_dead = driver is None or driver.is_alive is False
     return RunStatus(
         run=str(run.path),
         driver=driver,
-        studies=[_study_status(study, told, is_dead) for study in studies],
-        gpu_hours=told.gpu_s / 3600,
-        cpu_hours=told.cpu_s / 3600,
+        studies=[_study_status(study, state, is_dead) for study in studies],
+        gpu_hours=state.gpu_s / 3600,
+        cpu_hours=state.cpu_s / 3600,
         notes=run.notes(),
     )
 
@@ -186,38 +186,38 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _gather(events: Iterable[Event], searches: set[str]) -> _Told:
-    told = _Told()
+def _gather(events: Iterable[Event], searches: set[str]) -> _JournalState:
+    state = _JournalState()
     for event in events:
         kind, trial_id = event["event"], event.get("trial_id", "")
         if kind == "trial":
-            _begin(told, event, event["study"] in searches)
+            _begin(state, event, event["study"] in searches)
         elif kind == "epoch":
-            told.epochs.setdefault(trial_id, {})[event["epoch"]] = event
-            gpus, cpus = told.shares.get(trial_id, (0.0, 0.0))
-            told.gpu_s += gpus * event["epoch_s"]
-            told.cpu_s += cpus * event["epoch_s"]
+            state.epochs.setdefault(trial_id, {})[event["epoch"]] = event
+            gpus, cpus = state.shares.get(trial_id, (0.0, 0.0))
+            state.gpu_s += gpus * event["epoch_s"]
+            state.cpu_s += cpus * event["epoch_s"]
         elif kind == "end":
-            for trial in told.running.pop(trial_id, []):
+            for trial in state.running.pop(trial_id, []):
                 trial.status = event["status"]
-    return told
+    return state
 
 
-def _begin(told: _Told, event: Event, is_search: bool) -> None:
-    trials, trial_id = told.trials.setdefault(event["study"], {}), event["trial_id"]
+def _begin(state: _JournalState, event: Event, is_search: bool) -> None:
+    trials, trial_id = state.trials.setdefault(event["study"], {}), event["trial_id"]
     is_reused = event["reused"]
     trial = _Trial(trial_id, event["factors"], event["status"] if is_reused else "running", is_reused)
     if not is_reused:
-        told.shares[trial_id] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
-        told.running.setdefault(trial_id, []).append(trial)
+        state.shares[trial_id] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
+        state.running.setdefault(trial_id, []).append(trial)
         # A retry of a search has a number of its own, and takes the place of the trial that failed.
         for key in [k for k, t in trials.items() if t.trial_id == trial_id and t.status in FAULTS]:
             del trials[key]
     trials[event["number"] if is_search else trial_id] = trial
 
 
-def _study_status(study: dict[str, Any], told: _Told, is_dead: bool) -> StudyStatus:
-    trials = told.trials.get(study["name"], {})
+def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) -> StudyStatus:
+    trials = state.trials.get(study["name"], {})
     if study["kind"] == "search":
         n_trials = max(study["n_trials"], len(trials))
     else:
@@ -227,7 +227,7 @@ def _study_status(study: dict[str, Any], told: _Told, is_dead: bool) -> StudySta
         "interrupted" if is_dead and t.status == "running" else t.status for t in trials.values()
     )
     running = [] if is_dead else [t for t in trials.values() if t.status == "running"]
-    trained = {t.trial_id: told.epochs.get(t.trial_id, {}) for t in trials.values() if not t.is_reused}
+    trained = {t.trial_id: state.epochs.get(t.trial_id, {}) for t in trials.values() if not t.is_reused}
     seconds = [event["epoch_s"] for epochs in trained.values() for event in epochs.values()]
     epoch_s = sum(seconds) / len(seconds) if seconds else None
     n_left = n_trials - len(trials)
@@ -251,7 +251,7 @@ def _study_status(study: dict[str, Any], told: _Told, is_dead: bool) -> StudySta
         n_left=n_left,
         n_reused=sum(t.is_reused for t in trials.values()),
         running=[_running(t, trained[t.trial_id], study["metric"]) for t in running],
-        best=_best(study, trials.values(), told),
+        best=_best(study, trials.values(), state),
         n_epochs=len(seconds),
         epoch_s=epoch_s,
         eta_s=eta_s,
@@ -269,12 +269,12 @@ def _running(trial: _Trial, epochs: dict[int, Event], metric: str) -> Running:
     )
 
 
-def _best(study: dict[str, Any], trials: Iterable[_Trial], told: _Told) -> Best | None:
+def _best(study: dict[str, Any], trials: Iterable[_Trial], state: _JournalState) -> Best | None:
     best: Best | None = None
     for trial in trials:
         if trial.status in FAULTS:
             continue
-        for epoch, event in told.epochs.get(trial.trial_id, {}).items():
+        for epoch, event in state.epochs.get(trial.trial_id, {}).items():
             value = event["metrics"].get(study["metric"])
             if value is not None and is_better(value, best.value if best else None, study["direction"]):
                 best = Best(value=value, trial_id=trial.trial_id, epoch=epoch, factors=trial.factors)

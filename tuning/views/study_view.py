@@ -73,15 +73,15 @@ def dry_run(
     sampler will choose others. Raises ConfigError for whatever the study or its configs do not take.
     """
     config = base_config(study, base, settings)
-    tried = check(study, config, settings)
+    configs = check(study, config, settings)
     common = {
         "study": study.name,
         "question": study.question,
         "metric": study.metric,
         "direction": metric_direction(study.metric),
-        "epochs": tried[0].training.most_epochs,
+        "epochs": configs[0].training.most_epochs,
         "base": {**config.difference(), **settings},
-        "cautions": cautions(study, tried),
+        "cautions": cautions(study, configs),
     }
     if isinstance(study, Search):
         examples = [trial.settings for trial in sample(study.space, N_EXAMPLES)]
@@ -96,7 +96,7 @@ def dry_run(
     seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
     trials = [
         {"trial_id": each.override({"seed": seed}).trial_id, "seed": seed, "factors": cell}
-        for seed, (cell, each) in product(seeds, zip(study.cells(), tried, strict=True))
+        for seed, (cell, each) in product(seeds, zip(study.cells(), configs, strict=True))
     ]
     return {
         **common, "kind": "ablation", "n_trials": len({trial["trial_id"] for trial in trials}),

@@ -1,4 +1,4 @@
-"""Final training (`birdtune train --seeds`) and the honest test (`birdtune evaluate`)."""
+"""`birdtune train`, of one config alone or of an ensemble, and `evaluate`, on the test split."""
 
 from __future__ import annotations
 
@@ -9,12 +9,146 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from birdnet_core.errors import ConfigError
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import DataOption, JsonOption, PluginOption, local
-from tuning.cli.output import err_console, tell
+from tuning.cli.options import (
+    BudgetGpuHoursOption,
+    BudgetHoursOption,
+    ConcurrentOption,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    JsonOption,
+    PluginOption,
+    SetOption,
+    local,
+    parse_gpus,
+    parse_settings,
+)
+from tuning.cli.output import err_console, print_result
 
 
-def train_and_tell(
+def train_command(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            callback=local,
+            help="best.json, a trial's record, or a config as JSON; defaults if left out.",
+        ),
+    ] = None,
+    data: DataOption = "synthetic",
+    out: Annotated[Path, typer.Option(callback=local, help="The model's folder.")] = Path("model"),
+    preset: Annotated[
+        str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
+    settings: SetOption = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Final training: so many seeds become one model, an ensemble.")
+    ] = None,
+    keep_val: Annotated[
+        bool,
+        typer.Option("--keep-val", help="With --seeds: never learn the validation split; keep best epochs."),
+    ] = False,
+    cpus_per_trial: CpusOption = 1,
+    gpus_per_trial: GpusOption = None,
+    concurrent: ConcurrentOption = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_gpu_hours: BudgetGpuHoursOption = None,
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.
+
+    Alone, it runs without Ray and has the same numbers as its trial in a sweep. With --seeds, each is trained
+    twice, side by side: in the training split, which says for how many epochs, and then on training and
+    validation together; budgets and --gpus-per-trial are those of `sweep`. When interrupted, the same command
+    continues after the last finished epoch.
+    """
+    if config and preset:
+        raise ConfigError(f"give a config file or --preset, not both: {str(config)!r} and {preset!r} came")
+    start_from = preset or (str(config) if config else None)
+    engine = {
+        "--keep-val": keep_val or None,
+        "--cpus-per-trial": None if cpus_per_trial == 1 else cpus_per_trial,
+        "--gpus-per-trial": gpus_per_trial,
+        "--concurrent": concurrent,
+        "--budget-hours": budget_hours,
+        "--budget-gpu-hours": budget_gpu_hours,
+    }
+    if seeds is None and (given := [name for name, value in engine.items() if value is not None]):
+        raise ConfigError(
+            f"{', '.join(given)} is for final training: give --seeds N with it, or leave it out"
+        )
+    if seeds is not None:
+        _train_final(
+            start_from,
+            data,
+            out,
+            changes={**parse_settings(settings), **({} if seed is None else {"seed": seed})},
+            n_seeds=seeds,
+            keep_val=keep_val,
+            cpus=cpus_per_trial,
+            gpus=parse_gpus(gpus_per_trial),
+            concurrent=concurrent,
+            budget_hours=budget_hours,
+            budget_gpu_hours=budget_gpu_hours,
+            as_json=as_json,
+        )
+        return
+    result = _train_one(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
+    print_result(
+        result,
+        as_json,
+        f"best epoch {result['best_epoch']} of {result['epochs']}: "
+        + ", ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items() if k.startswith("val/f1"))
+        + f"\n{out}",
+    )
+
+
+def _train_one(
+    start_from: str | None,
+    data: str,
+    out: Path,
+    *,
+    seed: int | None = None,
+    settings: list[str] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, prepare
+    from birdnet_core.training.session import save_model, train
+    from reports.model.card import write_card
+    from tuning.views.live import StageBars
+
+    chosen = read_config(start_from) if start_from else TrainConfig()
+    chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
+    bars = StageBars(err_console)
+    with bars.live():
+        dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
+    shown = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
+
+    def show(epoch: int, metrics: dict[str, float]) -> None:
+        if not quiet:
+            scores = [f"{name} {metrics[name]:.4f}" for name in shown if name in metrics]
+            err_console.print(
+                f"epoch {epoch:3d}/{chosen.training.most_epochs}  {'  '.join(scores)}  "
+                f"{metrics['epoch_s']:.1f} s"
+            )
+
+    checkpoint = out / "session.pt"
+    if checkpoint.exists() and not quiet:
+        err_console.print(f"continuing from {checkpoint}")
+    session = train(chosen, dataset, on_epoch=show, checkpoint=checkpoint)
+    save_model(session, out)
+    checkpoint.unlink(missing_ok=True)
+    write_card(out)
+    record = session.record("completed")
+    kept = ("trial_id", "config_id", "seed", "epochs", "best_epoch", "metrics", "n_params", "seconds")
+    return {"model": str(out), **{k: getattr(record, k) for k in kept}}
+
+
+def _train_final(
     start_from: str | None,
     data: str,
     out: Path,
@@ -39,7 +173,7 @@ def train_and_tell(
 
     config = (read_config(start_from) if start_from else TrainConfig()).override(changes)
     view = SweepView(err_console)
-    with view.shown():
+    with view.live():
         view.progress("reading recordings", 0, 1)
         evidence = train_final(
             config,
@@ -56,7 +190,7 @@ def train_and_tell(
     from reports.model.card import write_card
 
     write_card(out)
-    tell({"model": str(out), **evidence}, as_json, _told(evidence, out, data))
+    print_result({"model": str(out), **evidence}, as_json, _final_text(evidence, out, data))
 
 
 def evaluate_command(
@@ -88,7 +222,7 @@ def evaluate_command(
     trained = read_model(model)
     pick_device(trained.config.override({"runtime.device": device}).runtime)  # its faults open nothing
     bars = StageBars(err_console)
-    with bars.shown():
+    with bars.live():
         manifest = read_recordings(data)
         dataset = Dataset.open(prepare(manifest, trained.config, progress=bars))
     check_split(trained, dataset)
@@ -107,7 +241,7 @@ def evaluate_command(
             "changed after looking",
             style="yellow",
         )
-    tell(result, as_json, f"{_test_text(result)}\n{model / EVALUATION_FILE}\n{card}")
+    print_result(result, as_json, f"{_test_text(result)}\n{model / EVALUATION_FILE}\n{card}")
 
 
 def _test_text(result: dict[str, Any]) -> str:
@@ -149,7 +283,7 @@ def _chosen(start_from: str | None) -> dict[str, Any] | None:
     return {k: v for k, v in content.items() if k not in ("schema", "config")} if "rule" in content else None
 
 
-def _told(evidence: dict[str, Any], out: Path, data: str) -> str:
+def _final_text(evidence: dict[str, Any], out: Path, data: str) -> str:
     validation, final = evidence["validation"], evidence["final"]
     metric = evidence["metric"]
     rows = [(f"seed {m['seed']}", m["metrics"]) for m in validation["members"]]
