@@ -1,6 +1,6 @@
 """What a machine has, and what to do about what it lacks.
 
-Every check tries the thing itself: a version number does not tell whether torchaudio loads.
+Every check does the real thing: a version number does not show whether torchaudio loads.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def libraries() -> Iterator[Finding]:
     for name in ("torch", "torchaudio", "transformers", "optuna", "ray", "soundfile", "soxr", "matplotlib"):
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a broken installation raises is what has to be told
+        except Exception as error:  # whatever a broken installation raises is what the user must see
             yield Finding(
                 name, "fault", f"cannot be imported: {type(error).__name__}: {_first_line(error)}", _REPAIR
             )

@@ -133,7 +133,7 @@ def train_final(
 
 
 def _finished(out: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the evidence of the model that is there, if it is the one that is asked for."""
+    """Return the evidence of a finished model, if it has the requested settings."""
     if not (out / EVIDENCE_FILE).exists():
         raise ModelFolderError(
             f"{str(out)!r} holds a model of a single training, not of `train --seeds`; give another --out"
@@ -247,7 +247,7 @@ def _write_members(
         members=members,
         temperature=validation["temperature"],
         calibration={
-            "fitted_on": "validation recordings, by the ensemble before it learnt them",
+            "fitted_on": "validation recordings, by the ensemble before it trained on them",
             "n": validation["n"],
             "loss": validation["loss"],
             "ece": validation["ece"],

@@ -55,12 +55,12 @@ class Arm:
     """Trials whose steps take equal time and memory, see `birdnet_core.training.probe.arm_id`.
 
     Args:
-        settings: what tells the arm from the others.
+        settings: what distinguishes the arm from the others.
         n_trials: of those still to be trained; in a search, by the shares of 50 random samples.
         probe: what was measured of one of its configs.
         is_measured: whether that is so; else `probe` is of the largest arm of its network, but for `epoch_s`,
             which is between that and the quickest.
-        gpus_per_trial: what each asks Ray for.
+        gpus_per_trial: what each requests from Ray.
         memory_cap: the share of a GPU's memory that torch may take in each; None leaves all of it.
         concurrent: how many of it run side by side.
         trial_hours: of a trial that trains its whole budget.
@@ -121,7 +121,7 @@ class Plan:
     """What a sweep will take.
 
     Args:
-        design: of an ablation, as in the study's file; its ``notes`` say what its cells can tell.
+        design: of an ablation, as in the study's file; its ``notes`` say what its cells can show.
         n_trials: of the study; `n_done` of them are in the run folder, `n_left` will be trained.
         scheduler: what ends trials early.
         worst: every trial trains its whole budget. Early stopping by `training.patience` counts nowhere.
@@ -451,7 +451,7 @@ def _gpu_notes(
     placement: Placement,
     machine: Machine,
 ) -> list[str]:
-    """Return what does not go together: GPUs that are asked for and used, and the memory of a share."""
+    """Return notes on GPUs that are requested but not used, or used unrequested, and on scarce memory."""
     peaks = {arm: p.gpu_peak_bytes for arm, p in probes.items() if p.gpu_peak_bytes is not None}
     asks = any(each["resources"]["gpu"] for each in given.values())
     if probes and asks != bool(peaks):
@@ -500,7 +500,7 @@ def _stores(datasets: Iterable[Dataset], since: float) -> tuple[Store, ...]:
     return tuple(
         Store(
             path=path,
-            # A feature store has rows that no dataset has asked for, which take no room.
+            # A feature store has rows that no dataset uses, which take no room.
             n_bytes=sum(512 * file.stat().st_blocks for file in folder.iterdir() if file.is_file()),
             is_new=(folder / "store.json").stat().st_mtime >= since,
         )

@@ -69,7 +69,7 @@ def options_of_all(
 def main() -> None:
     """Run the command line; an error is one clear message and exit code 1.
 
-    An error that is a fault of birdtune itself leaves its traceback in a file, which the message names.
+    A bug in birdtune leaves its traceback in a file, which the message names.
     """
     arguments = sys.argv[1:]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -77,7 +77,7 @@ def main() -> None:
     try:
         app([each for each in own if each != VERBOSE] + arguments[len(own) :])
     except KeyboardInterrupt:
-        err_console.print("interrupted; what is finished is kept: the same command continues from there")
+        err_console.print("interrupted; what is finished is kept; run the same command again to continue")
         sys.exit(130)
     except Exception as error:
         if is_verbose:
@@ -98,6 +98,6 @@ def _print_unexpected(error: Exception) -> None:
         log.write(f"birdtune {' '.join(sys.argv[1:])}\n{''.join(traceback.format_exception(error))}")
     print_fault(
         f"{type(error).__name__}: {error}\n"
-        f"This is a fault of birdtune; the traceback is in {log.name}, or on the terminal with {VERBOSE}. "
+        f"This is a bug in birdtune; the traceback is in {log.name}, or on the terminal with {VERBOSE}. "
         "What is finished is kept."
     )

@@ -21,7 +21,7 @@ def doctor_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at Python, torch, the GPU, audio, Ray, memory, disk and data; tell what to do about each fault.
+    """Check Python, torch, the GPU, audio, Ray, memory, disk and data, and print a remedy for each fault.
 
     Exit code 0 without a fault, 1 with one.
     """

@@ -60,7 +60,7 @@ def plan_command(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a sweep will take, from measured steps: trials, hours, GPU memory and packing, disk."""
+    """Estimate a sweep from measured steps: trials, hours, GPU memory and packing, disk."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import prepare
     from tuning.planning import plan

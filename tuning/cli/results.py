@@ -46,7 +46,7 @@ def report_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write report.html, .md and .json, tables and figures, and print what they come to."""
+    """Write report.html, .md and .json, tables and figures, and print a summary."""
     from reports import write_report
     from reports.page.sentences import confirmed_choice
 
@@ -111,7 +111,7 @@ def best_command(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the best config by one stated rule; `train` and `sweep --base` read the file."""
+    """Choose the best config by one stated rule, and write best.json for `train` and `sweep --base`."""
     from birdnet_core.records.files import write_json
     from birdnet_core.records.run_folder import RunFolder
     from reports import choose, load
@@ -153,9 +153,9 @@ def gate_command(
     study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell whether a study reached what it set out to: exit code 0 for GO, 1 INVESTIGATE, 2 NO-GO.
+    """Check the gates of a study: exit code 0 for GO, 1 for INVESTIGATE, 2 for NO-GO.
 
-    Of several studies the worst decides. 3 is for what cannot be told: no such run, no gates.
+    Of several studies the worst decides. 3 means that there is no such run, or no gates.
     """
     from reports import load
     from reports.selection.gates import DECISIONS, verdicts

@@ -104,7 +104,7 @@ def sweep_command(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the trials of a study; what the run folder holds already is not trained again.
+    """Train the trials of a study, except those that the run folder already holds.
 
     Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` continues.
     """
@@ -154,7 +154,7 @@ def resume_command(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with the studies of a run that was interrupted or killed, as they were asked for.
+    """Continue the studies of an interrupted or killed run with the settings that it was started with.
 
     Budgets count what the run has used before; a budget or an address given here replaces the one it was
     started with.
@@ -415,7 +415,7 @@ def _print_summary(result: dict[str, Any], as_json: bool) -> None:
     if result["halted"]:
         return
     if not result["counts"].get("completed"):
-        raise ConfigError(f"no trial of {result['study']!r} completed; the reasons stand in {run}/trials/")
+        raise ConfigError(f"no trial of {result['study']!r} completed; see the reasons in {run}/trials/")
 
 
 def _sweep_line(result: dict[str, Any]) -> str:

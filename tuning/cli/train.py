@@ -48,7 +48,7 @@ def train_command(
     ] = None,
     keep_val: Annotated[
         bool,
-        typer.Option("--keep-val", help="With --seeds: never learn the validation split; keep best epochs."),
+        typer.Option("--keep-val", help="With --seeds: never train on the validation split."),
     ] = False,
     cpus_per_trial: CpusOption = 1,
     gpus_per_trial: GpusOption = None,
@@ -205,7 +205,7 @@ def evaluate_command(
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open the test split: what the model is worth on recordings that nothing was chosen by.
+    """Open the test split: the scores of a model on recordings that no choice was based on.
 
     Each opening is recorded in MODEL/tests.json and counted in its card. Writes evaluation.json, figures and
     MODEL_CARD.md into the folder.
@@ -297,7 +297,7 @@ def _final_text(evidence: dict[str, Any], out: Path, data: str) -> str:
         f"{ece['after']:.4f} after"
     )
     if final["train_on"] == "train":
-        lines.append("members: the best epochs of these seeds; validation was never learnt")
+        lines.append("members: the best epochs of these seeds; never trained on the validation split")
     else:
         lines.append(
             f"members: the same seeds on training and validation, {final['established_epochs']} epochs each "

@@ -1,4 +1,4 @@
-"""Whose code runs when a run continues: the user's, never what a run folder brings along unasked.
+"""Whose code runs when a run continues: the user's own, and that of a run folder only with their consent.
 
 A run folder keeps the text of a study in Python and of plugin files, and is handed on. So `resume` and its
 like run such text only where the user gives the same file, or says `--trust`.

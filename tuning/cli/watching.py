@@ -20,7 +20,7 @@ def status_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell how a run stands, from another terminal while it runs, or after; reads only."""
+    """Print the state of a run, from another terminal while it runs, or after it; only reads."""
     from dataclasses import asdict
 
     from birdnet_core.records.run_folder import RunFolder

@@ -199,7 +199,7 @@ class Dispatcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Hand a trial out again that is not over; tell the source how the others ended."""
+        """Hand a trial out again that is not over; settle the others at the source."""
         handed = self._running.pop(trial_id)
         if error:
             self._on_error(trial_id, handed)
@@ -318,7 +318,7 @@ class HaltingScheduler(StoppingScheduler):
         return {}
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Keep the error for the dispatcher, which Ray tells next, and only that there was one."""
+        """Keep the error for the dispatcher: Ray calls it next, without the error."""
         self.journal.keep_error(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

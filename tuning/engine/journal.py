@@ -1,4 +1,4 @@
-"""The driver's pen: the only writer of a run folder while a sweep runs."""
+"""The journal of a sweep: the only writer of a run folder while a driver runs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Journal(tune.Callback):
     def outcome(self, trial_id: str, study: str) -> TrialRecord | None:
         """Return how a trial ended, None where `study` has it to train.
 
-        A trial that was pruned for another study was judged among other trials: this one trains it on.
+        A trial that was pruned for another study was compared with other trials: this one continues it.
         """
         record = self.settled.get(trial_id)
         if record and record.status == "pruned" and self._trained_for.get(trial_id) != study:
@@ -189,7 +189,7 @@ class Journal(tune.Callback):
                 self.settle(record, trial.config, json.loads(result["predicted"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Drop what Ray would keep of a trial that is over: a tenth of a megabyte, and nobody asks for it."""
+        """Drop what Ray would keep of a trial that is over: a tenth of a megabyte that nobody reads."""
         trial.run_metadata.last_result = {"done": True}
         trial.run_metadata.metric_analysis = {}
         trial.run_metadata.metric_n_steps = {}

@@ -158,7 +158,7 @@ def sweep(
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
         definition = setup.definition(first, n_seeds, n_trials)
-        # An ablation may vary the split; what has to be said of any of its cells is said of the study.
+        # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
         facts = {
@@ -183,7 +183,7 @@ def sweep(
             n_reused = 0
             searcher = setup.sampled(study, definition["n_trials"], journal, sampler)
             if rerun_failed:
-                # First: after a driver that died in between they have failed, and can be asked for again.
+                # First: after a driver that died in between they count as failed, and can be retried.
                 searcher.retry_failed()
             for name in failed:
                 journal.rerun(name)

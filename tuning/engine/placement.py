@@ -208,7 +208,7 @@ def distinctive_settings(arms: Mapping[str, TrainConfig]) -> dict[str, dict[str,
 
 
 def described(settings: Mapping[str, Any]) -> str:
-    """Return in words what `distinctive_settings` tells of an arm."""
+    """Return the distinctive settings of an arm as text."""
     return ", ".join(f"{k}={v}" for k, v in settings.items()) or "every trial"
 
 

@@ -18,7 +18,7 @@ from tuning.engine.halt import Halt
 Wanted = tuple[object, object]
 
 LEAVE_AFTER_S = 10.0
-"""The thread ends when it next tells of its progress, which it does not while another process builds."""
+"""The thread ends at its next report of progress; while another process builds, there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Data:
         return made
 
     def known(self, config: TrainConfig) -> Path | None:
-        """Return the dataset of `config` if it was asked for before."""
+        """Return the dataset of `config` if this sweep has made it."""
         return self._folders.get((config.data, config.features))
 
 
@@ -59,8 +59,8 @@ class Preparation:
     """Makes datasets one after the other in a thread, while the block runs.
 
     The thread starts processes that do the work, so that Ray's loop, which must not wait, does not. When the
-    sweep halts, a dataset that is being made is left as it is, and its making continues when it is asked for
-    again.
+    sweep halts, a dataset that is being made is left as it is, and its making continues the next time it is
+    needed.
     """
 
     def __init__(self, data: Data, halt: Halt) -> None:

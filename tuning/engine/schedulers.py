@@ -74,7 +74,7 @@ class Fifo(Rule):
 
 
 class _Rung:
-    """The trials that were judged at a rung, and their scores, in a form that numpy reads without a copy."""
+    """The trials that reached a rung, and their scores, in a form that numpy reads without a copy."""
 
     def __init__(self) -> None:
         self.trials: set[str] = set()
@@ -217,7 +217,7 @@ def make_rule(
     Args:
         direction: whether a higher or a lower value is better.
         max_epochs: the budget of a trial; none is stopped at its last epoch.
-        grace_epochs: what every trial may train before it is judged.
+        grace_epochs: epochs that every trial trains before it is compared.
         reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
 
     Raises ConfigError for an unknown name and for numbers out of range.

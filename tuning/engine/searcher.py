@@ -295,17 +295,18 @@ def pareto_front(study: optuna.Study) -> list[str]:
 
 
 class OptunaSearcher:
-    """Asks Optuna for trials and tells it how they went.
+    """Draws trials from Optuna and reports their values and ends to it.
 
     Args:
         study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
             left by a driver that is gone: they are suggested first, with the number and the choices they had.
         objectives: what Optuna is given; the first is the metric whose value is reported every epoch.
         make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when its
-            choices make no config, or one that needs no training: Optuna is told, and the next one drawn.
+            choices make no config, or one that needs no training: it is settled in Optuna, and the next
+            one drawn.
         journal: enters the trials that end as another one of their config did.
         n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
-            which everything fails comes to an end; `retry_failed` asks for them again.
+            which everything fails comes to an end; `retry_failed` enqueues them again.
     """
 
     def __init__(
@@ -366,7 +367,7 @@ class OptunaSearcher:
                 if name not in self.journal.settled:
                     return None  # its record could not be written, and the sweep halts
                 if made.status == "pruned" and name not in self._pruned:
-                    # Its driver died after it wrote the record and before it told Optuna.
+                    # Its driver died after it wrote the record and before it settled the trial in Optuna.
                     self._pruned[name] = self.journal.curve(name, self.objectives[0])
                 self._tell(trial, made)
             elif name in self._twins:
@@ -380,7 +381,7 @@ class OptunaSearcher:
 
     def _next(self) -> Trial:
         if self._left_running:
-            # The choices stand in the storage, and suggest_* returns them instead of drawing.
+            # The storage holds the choices, and suggest_* returns them instead of drawing.
             trial = Trial(self.study, self._left_running.popleft()._trial_id)
         else:
             trial = self.study.ask()

@@ -38,7 +38,7 @@ RUN_ID = "run_id"
 
 
 CONTEXT = 2**30
-"""Bytes of a GPU that a process takes at most beside torch's: the CUDA context, kernels and libraries."""
+"""Bytes of a GPU that a process takes at most outside torch's allocator: CUDA context, kernels, libraries."""
 
 LEAK = 0.05
 """The share of its memory that a trial can do without: what `packing.RESERVE` leaves to nobody."""

@@ -1,1 +1,1 @@
-"""Views of a sweep for people and other programs: live, status, TensorBoard, Optuna's dashboard, a dry run."""
+"""Views of a sweep: live, status, TensorBoard, Optuna's dashboard, a dry run."""

@@ -1,6 +1,6 @@
-"""How a run stands, from its journal: while it is being made, from another terminal or machine, or after.
+"""The state of a run, from its journal: during the sweep, from another terminal or machine, or after it.
 
-Reads only, and imports neither Ray nor torch nor Optuna, so that it can be asked every second.
+Reads only, and imports neither Ray nor torch nor Optuna, so that it is fast enough to run every second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAULTS = ("failed", "diverged", "killed")
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """Who writes the run folder, or did so last; `is_alive` is None where this machine cannot tell."""
+    """Who writes the run folder, or did so last; `is_alive` is None where this machine cannot know."""
 
     is_alive: bool | None
     pid: int | None = None
@@ -62,7 +62,7 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """How one study stands.
+    """The state of one study.
 
     Args:
         n_trials: that it asks for; `counts` says what became of those begun, `n_left` how many are not. A
@@ -90,7 +90,7 @@ class StudyStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How a run stands; hours are those of finished epochs, weighted by what each trial was given.
+    """The state of a run; hours are those of finished epochs, weighted by what each trial was given.
 
     `notes` are of the folder itself (`RunFolder.notes`).
     """
@@ -105,7 +105,7 @@ class RunStatus:
 
 @dataclass
 class _Trial:
-    """One trial of a study as the journal tells it."""
+    """One trial of a study, from the journal."""
 
     trial_id: str
     factors: dict[str, Any]
@@ -115,7 +115,7 @@ class _Trial:
 
 @dataclass
 class _JournalState:
-    """What a journal tells, gathered in one pass."""
+    """The content of a journal, gathered in one pass."""
 
     # By study; an ablation's trials by trial_id, a search's by number, as it may draw a config twice.
     trials: dict[str, dict[Any, _Trial]] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class _JournalState:
 
 
 def run_status(run: RunFolder) -> RunStatus:
-    """Return how `run` stands.
+    """Return the state of `run`.
 
     Raises RunFolderError for a study file or a journal that cannot be read, and for a journal that is lost.
     """
@@ -314,7 +314,7 @@ def _driver_line(driver: Driver | None) -> str:
     who = f"process {driver.pid} on {driver.host}, started {driver.started}"
     state = {True: "is driven by", False: "no driver runs; the last was", None: "may be driven by"}
     return f"{state[driver.is_alive]} {who}" + (
-        f" (only {driver.host} can tell)" if driver.is_alive is None else ""
+        f" (only {driver.host} knows)" if driver.is_alive is None else ""
     )
 
 

@@ -104,7 +104,7 @@ def test_a_foreign_file_is_an_error_that_names_it(birdtune, run, verb, file, tex
     (run.path / file).write_text(text)
     code, _, err = birdtune(f"{verb} {run.path}")
     assert code == 1
-    assert str(run.path / file) in err and "fault of birdtune" not in err
+    assert str(run.path / file) in err and "bug in birdtune" not in err
 
 
 def test_stray_files_are_counted_and_left_out(birdtune, run):

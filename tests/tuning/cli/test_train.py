@@ -102,7 +102,7 @@ def test_training_reads_no_row_of_the_test_split(small_config, small_dataset, mo
         with pytest.raises(DataError, match="test split"):
             session.predict("test")
         clips = [session.train_clips, *([session.val_clips] if session.val_clips else [])]
-        of_test = set(np.flatnonzero(small_dataset.splits == "test").tolist())
+        of_test = set(small_dataset.in_store[small_dataset.splits == "test"].tolist())
         assert all(of_test.isdisjoint(each.rows.tolist()) for each in clips)
     assert asked and not any("test" in splits for splits in asked)
 

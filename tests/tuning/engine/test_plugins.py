@@ -252,6 +252,6 @@ def test_a_request_that_was_altered_is_refused_by_name(here, tmp_path, change, m
     )  # fmt: skip
     (tmp_path / "evil.py").write_text("import os; os.abort()")
     code, _, told = here(f"resume {run} --study {tmp_path / 'evil.py'}")
-    assert code == 1 and "fault of birdtune" not in told
+    assert code == 1 and "bug in birdtune" not in told
     assert re.search(message, told), told
     assert os.listdir(run) == ["studies"]

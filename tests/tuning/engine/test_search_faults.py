@@ -22,7 +22,7 @@ from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
 from tests.tuning.engine import driver
 from tests.tuning.engine.test_faults import events, wait_for
-from tuning.engine import launch
+from tuning.engine import preparation
 from tuning.engine.halt import Budget
 from tuning.engine.launch import Resources, sweep
 from tuning.engine.searcher import open_storage
@@ -340,7 +340,7 @@ def test_trials_are_trained_while_the_data_of_others_are_made(cluster, data, tmp
         return prepare(manifest, config, **options)
 
     run = tmp_path / "run"
-    monkeypatch.setattr(launch, "prepare", slow)
+    monkeypatch.setattr(preparation, "prepare", slow)
     search = Search(name="rates", question="?", space=space, n_trials=6, scheduler="fifo")
     summary = sweep(search, data, run, settings=settings, resources=ONE)
     assert summary.counts == {"completed": 6}
@@ -359,7 +359,7 @@ def test_a_search_that_halts_does_not_wait_for_data_that_are_being_made(cluster,
                 time.sleep(0.05)
         return prepare(manifest, config, progress=progress, **options)
 
-    monkeypatch.setattr(launch, "prepare", endless)
+    monkeypatch.setattr(preparation, "prepare", endless)
     settings = {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
     search = Search(name="rates", question="?", space=space, n_trials=40, scheduler="fifo")
     start = time.monotonic()

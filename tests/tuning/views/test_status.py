@@ -170,7 +170,7 @@ def test_a_driver_on_another_host_is_not_judged(write):
     status = run_status(run)
     assert status.driver.is_alive is None
     assert status.studies[0].counts["running"] == 2
-    assert "may be driven by process 1 on elsewhere, started then (only elsewhere can tell)" in text(status)
+    assert "may be driven by process 1 on elsewhere, started then (only elsewhere knows)" in text(status)
 
 
 def test_a_lock_without_a_name_yet_is_a_driver_that_starts(write, driven):
