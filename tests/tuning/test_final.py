@@ -101,7 +101,7 @@ def test_an_interrupted_final_training_goes_on(cluster, data, tmp_path, monkeypa
     out = tmp_path / "model"
     config = CONFIG.override({"training.epochs": 2})
     with pytest.raises(
-        RunFolderError, match="(?s)stopped before it was done: .*budget.*same command continues"
+        RunFolderError, match="(?s)stopped before it was done: .*budget.*command continues"
     ):
         train_final(config, data, out, n_seeds=1, budget=Budget(hours=1e-9))
     assert not (out / "model.json").exists()
