@@ -100,9 +100,7 @@ def test_a_report_of_the_run_tells_both_studies(made, tmp_path):
 def test_an_interrupted_final_training_goes_on(cluster, data, tmp_path, monkeypatch):
     out = tmp_path / "model"
     config = CONFIG.override({"training.epochs": 2})
-    with pytest.raises(
-        RunFolderError, match="(?s)stopped before it was done: .*budget.*command continues"
-    ):
+    with pytest.raises(RunFolderError, match="(?s)stopped before it was done: .*budget.*command continues"):
         train_final(config, data, out, n_seeds=1, budget=Budget(hours=1e-9))
     assert not (out / "model.json").exists()
 

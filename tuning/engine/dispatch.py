@@ -17,8 +17,9 @@ from ray.tune.search import Searcher
 
 from birdnet_core.records.trial import TrialRecord
 from tuning.engine.journal import Journal, name_of, needs_whole_gpu
-from tuning.engine.nodes import Nodes, TrialFault, fault_of, node_of_dead
+from tuning.engine.nodes import Nodes, TrialFault, fault_of
 from tuning.engine.placement import Placement
+from tuning.engine.ray_internals import node_of_dead, stop_before_start
 from tuning.engine.schedulers import Rule
 from tuning.engine.searcher import is_of_storage
 from tuning.engine.stopping import StoppingScheduler
@@ -339,8 +340,7 @@ class HaltingScheduler(StoppingScheduler):
         for trial in self._in_vain(tune_controller.get_trials()):
             if halt.reason:
                 self.journal.interrupted.add(name_of(trial))
-            trial.init_local_path()  # Ray reads it of every trial in the end
-            tune_controller.stop_trial(trial)
+            stop_before_start(tune_controller, trial)
         chosen: Trial | None = super().choose_trial_to_run(tune_controller)
         return chosen
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.experiment import Trial
 
 from birdnet_core.records.metrics import METRICS, metric_direction
@@ -22,6 +22,7 @@ from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
 from birdnet_core.records.trial import TrialRecord
 from birdnet_core.records.usage import Usage
 from tuning.engine.halt import Halt
+from tuning.engine.ray_internals import drop_results, error_of
 
 UNFIT = "unfit-"
 """How the names of trials begin whose choices make no config."""
@@ -189,14 +190,11 @@ class Journal(tune.Callback):
                 self.settle(record, trial.config, json.loads(result["predicted"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Drop what Ray would keep of a trial that is over: a tenth of a megabyte that nobody reads."""
-        trial.run_metadata.last_result = {"done": True}
-        trial.run_metadata.metric_analysis = {}
-        trial.run_metadata.metric_n_steps = {}
+        drop_results(trial)
 
     def keep_error(self, trial: Trial) -> None:
         """Keep what Ray raised for a trial: the scheduler hears of it before the searcher, who cannot ask."""
-        self._errors[trial.trial_id] = _error_of(trial)
+        self._errors[trial.trial_id] = error_of(trial)
 
     def error_of(self, ray_id: str) -> Exception | None:
         """Return what `keep_error` kept."""
@@ -352,16 +350,3 @@ def name_of(trial: Trial) -> str:
 def needs_whole_gpu(payload: dict[str, Any], result: dict[str, Any]) -> bool:
     """Return whether a trial ran out of memory on a share of a GPU: it is tried again with a whole one."""
     return bool(result["out_of_memory"]) and 0 < payload["resources"]["gpu"] < 1
-
-
-def _error_of(trial: Trial) -> Exception | None:
-    """Return what Ray raised for a trial.
-
-    From the trial's local folder: `Trial.get_pickled_error` looks in the storage, where it is not yet.
-    """
-    path = trial.pickled_error_file
-    if path is None or not Path(path).exists():
-        return None
-    with open(path, "rb") as file:
-        error: Exception = cloudpickle.load(file)
-    return error

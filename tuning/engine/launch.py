@@ -48,9 +48,10 @@ from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
 from tuning.engine.dispatch import Dispatcher, HaltingScheduler
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
-from tuning.engine.nodes import Nodes, take_low_memory_for_death
+from tuning.engine.nodes import Nodes
 from tuning.engine.placement import Gpus, place
 from tuning.engine.preparation import Data, Preparation
+from tuning.engine.ray_internals import take_low_memory_for_death
 from tuning.engine.schedulers import Fifo, Rule, make_rule
 from tuning.engine.searcher import (
     DEFAULT_STORAGE,

@@ -10,13 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import ray
-import ray.exceptions
-from ray.air.execution._internal.actor_manager import RayActorManager
 
 MAX_FAULTS = 3
 """How many faults in a row, without an epoch between them, put a node aside."""
-
-_task_failed = RayActorManager._actor_task_failed
 
 AtFault = Literal["node", "process", "chance"]
 
@@ -150,35 +146,7 @@ def placed(resources: Mapping[str, float], avoid: Sequence[str]) -> dict[str, An
     return {"bundles": bundles, "bundle_label_selector": [{NODE_ID_LABEL: f"!in({','.join(avoid)})"}]}
 
 
-def take_low_memory_for_death() -> None:
-    """Let Ray Tune take a process that Ray's memory monitor ended for a dead one.
-
-    Ray raises OutOfMemoryError for it, which Tune does not expect (2.60): it would end the whole sweep.
-    """
-
-    def failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, ray.exceptions.OutOfMemoryError):
-            exception = ray.exceptions.RayActorError(error_msg=str(exception).splitlines()[0])
-        _task_failed(self, tracked_actor_task, exception)
-
-    RayActorManager._actor_task_failed = failed  # type: ignore[method-assign]
-
-
 def fault_of(error: Exception | None) -> TrialFault | None:
     """Return the `TrialFault` that Ray wrapped, None for another error."""
     cause = getattr(error, "cause", error)
     return cause if isinstance(cause, TrialFault) else None
-
-
-def node_of_dead(error: Exception | None) -> str | None:
-    """Return the id of the node whose process died with `error`; None where Ray does not know.
-
-    Ray's public interface answers that through its dashboard alone, which is not started.
-    """
-    if not isinstance(error, ray.exceptions.RayActorError) or not error.actor_id:
-        return None
-    from ray._private import state
-
-    facts = state.actors(error.actor_id) or {}
-    node: str | None = facts.get("Address", {}).get("NodeID")
-    return node or None

@@ -1,7 +1,6 @@
 from types import SimpleNamespace
 
 import pytest
-from ray.tune.experiment import Trial
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.records.run_folder import RunFolder
@@ -35,15 +34,6 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     record = RunFolder(tmp_path).records()[config.trial_id]
     assert (record.status, record.epochs) == ("killed", 0)
     assert record.config == config.to_dict()
-
-
-def test_what_ray_keeps_of_a_trial_is_dropped_at_its_end(tmp_path):
-    trial = Trial("TrainTrial", stub=True)
-    trial.update_last_result({"val/f1_macro": 0.5, "record": "x" * 10_000, "training_iteration": 1})
-    before = len(trial.get_json_state()[1])
-    Journal(RunFolder(tmp_path), print).on_trial_complete(0, [trial], trial)
-    assert len(trial.get_json_state()[1]) < before - 10_000
-    assert (trial.last_result, trial.metric_analysis) == ({"done": True, "trial_id": trial.trial_id}, {})
 
 
 def record_of(name, status, **metrics):
