@@ -1,8 +1,7 @@
 """The JSON Schema (draft 2020-12) of a study in YAML.
 
-Made from the config's dataclasses and the registries, so that a new model's options are in it at once. Files
-are checked against it (`study_yaml`), and editors complete from it (`birdtune study schema`). The description
-of a list or a mapping ends the sentence "it takes ...".
+It is made from the config's dataclasses and the registries, so that it has the options of a new model. Files are checked against it (`schema_faults`), and editors complete from it (`birdtune study schema`). Every
+description completes the sentence "it takes ...", except that of what is not accepted at all, which says why.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
 from birdnet_core.config import COMPONENTS, TrainConfig
-from birdnet_core.records.checks import NAME
+from birdnet_core.records.checks import A_NAME, NAME
 from birdnet_core.records.metrics import COSTS, METRICS
 from birdnet_core.registry import augmentations
 from search_spaces.designs import (
@@ -41,10 +40,9 @@ DESIGNS: dict[str, type[Design]] = {
 
 OWN_NAME = r"^(?!seed$)[^.]+$"
 SIZES = ("seeds", "factors", "trials", "space")
-"""What stands under `quick` beside settings."""
+"""The keys of `quick` that are not settings."""
 
 _SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
-_COUNT: Schema = {"type": "integer", "minimum": 1}
 
 
 def setting_types() -> dict[str, list[Any]]:
@@ -76,7 +74,7 @@ def setting_types() -> dict[str, list[Any]]:
 
 
 def is_whole_number(setting: str) -> bool:
-    """Return whether the setting takes nothing but whole numbers."""
+    """Return whether whole numbers are the only numbers that the setting takes."""
     types = setting_types().get(setting, [])
     members = {member for each in types for member in (typing.get_args(each) or (each,))}
     return int in members and float not in members
@@ -120,8 +118,12 @@ def _mapping(properties: Mapping[str, Schema], **more: Any) -> Schema:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False, **more}
 
 
+def _count(of: str, least: int = 1) -> Schema:
+    return {"type": "integer", "minimum": least, "description": f"a whole number of {least} or more: {of}"}
+
+
 def _refused(why: str) -> Schema:
-    """Return the schema of what must not stand there."""
+    """Return the schema of what is not accepted at all."""
     return {"not": {}, "description": why}
 
 
@@ -130,10 +132,10 @@ def study_schema() -> Schema:
     values = {name: _any_of([type_schema(each) for each in types]) for name, types in setting_types().items()}
     values["training.monitor"] = _refused("it is the study's metric; set `metric`")
     ref = {name: {"$ref": f"#/$defs/{name}"} for name in values}
-    # What is no part of a config's identity: cells that differ in it would be one config.
+    # Not part of a config's identity: cells that differ in it would be one config.
     fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
              if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
-    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` says how many")
+    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}
 
     parts = {
@@ -145,24 +147,26 @@ def study_schema() -> Schema:
     of_search = _of_search(varied, fixed)
     of_both: dict[str, Schema] = {
         "name": {
-            "type": "string", "pattern": NAME,
-            "description": "names the run folder and the report; the file's name if left out",
+            "type": "string", "pattern": f"{NAME}(?!\\n)", "maxLength": 100,
+            "description": f"a name for the run folder and the report, which holds {A_NAME}",
         },
-        "question": {"type": "string", "minLength": 1, "description": "in words; reports open with it"},
-        "kind": {"enum": ["ablation", "search"], "description": "follows from factors or space"},
+        "question": {
+            "type": "string", "minLength": 1, "description": "the question in words, with which reports open"
+        },
+        "kind": {"enum": ["ablation", "search"], "description": "ablation with factors, search with a space"},
         "base": settings,
-        "epochs": {**_COUNT, "description": "the budget of a trial, training.epochs"},
+        "epochs": _count("the epochs of a trial (training.epochs)"),
         "metric": {
             "enum": [name for name in METRICS if name.startswith("val/")],
-            "description": "what decides; val/f1_macro if left out",
+            "description": "the metric that ranks cells or trials, val/f1_macro if left out",
         },
         "gates": {
             "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
-            "description": "a list of what the best cell has to reach, each {metric: ..., target: ...}",
+            "description": "a list of values for the best cell to reach, each {metric: ..., target: ...}",
         },
         "quick": _mapping(
             {**ref, **{key: {**of_ablation, **of_search}[key] for key in SIZES}},
-            description="what --quick changes: settings; seeds and factors, or trials and the space",
+            description="changes under --quick: settings; seeds and factors, or trials and the space",
         ),
     }  # fmt: skip
     no_ablation = "only a search has it; an ablation trains each of its cells for the whole budget"
@@ -193,34 +197,36 @@ def _of_ablation(
     varied: Mapping[str, Schema], fixed: Mapping[str, Schema], settings: Schema
 ) -> dict[str, Schema]:
     range_ = dataclass_schema(Range)
+    by_name = [name for name, design in DESIGNS.items() if not dataclass_schema(design)["required"]]
     lists = {
         name: {
             **range_, "type": ["array", "object"], "items": value, "minItems": 2, "uniqueItems": True,
-            "description": "a list of the values to compare, or for a latin-hypercube {low: ..., high: ...}",
+            "description": "a list of two or more different values to compare, or for a latin-hypercube "
+            "{low: ..., high: ...}",
         }
         for name, value in varied.items()
     }  # fmt: skip
     named: Schema = {
         "type": "object", "minProperties": 2, "additionalProperties": settings,
-        "description": "named levels, each with settings, such as {on: {augment.mixup.p: 0.6}, off: {}}",
+        "description": "two or more named levels, each with settings: {on: {augment.mixup.p: 0.6}, off: {}}",
     }  # fmt: skip
     return {
         "factors": _mapping(
             {**lists, **fixed}, patternProperties={OWN_NAME: named}, minProperties=1,
-            description="settings with lists of values, and names of your own with named levels",
+            description="one factor or more: settings with lists of values, or own names with named levels",
         ),
         "design": {
             "type": ["string", "object"],
-            "if": {"type": "string"}, "then": {"enum": list(DESIGNS)},
+            "if": {"type": "string"}, "then": {"enum": [*by_name, {"latin-hypercube": {"n": 20}}]},
             "properties": {name: dataclass_schema(design) for name, design in DESIGNS.items()},
             "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
-            "description": f"one of {', '.join(DESIGNS)}, or with options {{latin-hypercube: {{n: 20}}}}",
+            "description": f"one of {', '.join(by_name)}, or with options {{latin-hypercube: {{n: 20}}}}",
         },
         "baseline": _mapping(
             varied, patternProperties={OWN_NAME: {"type": ["string", "number", "boolean", "null"]}},
-            description="the level of each factor that the others are compared with; the first if left out",
+            description="factors with the level that the others are compared with, the first if left out",
         ),
-        "seeds": {**_COUNT, "description": "how many seeds every cell is trained on"},
+        "seeds": _count("the seeds of every cell"),
     }  # fmt: skip
 
 
@@ -233,7 +239,7 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
             **_mapping({
                 "values": {
                     "type": "array", "items": value, "minItems": 1, "uniqueItems": True,
-                    "description": "a list of the values to choose from",
+                    "description": "a list of different values to choose from",
                 },
                 **range_,
                 "when": {"$ref": "#/$defs/when"},
@@ -241,30 +247,28 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
             }) | {"type": ["array", "object"]},
             "anyOf": [{"required": ["values"]}, {"required": ["low", "high"]}],
             "dependentSchemas": {"values": {"properties": dict.fromkeys(range_, not_both)}},
-            "dependentRequired": {"else": ["when"]},
-            "description": "a list of values, or {low: ..., high: ...}, or {values: [...], when: ...}",
+            "description": "a list of different values, {low: ..., high: ...}, or {values: [...], when: ...}",
         }
         for name, value in varied.items()
     }  # fmt: skip
     return {
         "space": _mapping(
             {**parameters, **fixed}, minProperties=1,
-            description="settings, each with a list of values or with {low: ..., high: ...}",
+            description="one setting or more, each with a list of values or with {low: ..., high: ...}",
         ),
-        "trials": {**_COUNT, "description": "how many configs to sample"},
-        "scheduler": {"enum": list(SCHEDULERS), "description": "what ends trials early; asha if left out"},
-        "grace_epochs": {**_COUNT, "description": "what every trial may train before it is judged"},
-        "reduction_factor": {
-            "type": "integer", "minimum": 2,
-            "description": "asha and hyperband keep the best 1/factor at each rung",
+        "trials": _count("the configs to sample"),
+        "scheduler": {
+            "enum": list(SCHEDULERS), "description": "the scheduler that ends trials early, asha if left out"
         },
+        "grace_epochs": _count("the epochs that every trial may train before the scheduler compares it"),
+        "reduction_factor": _count("asha and hyperband keep the best 1/factor at each rung", 2),
         "asha_within": {
             "enum": sorted(varied),
-            "description": "only trials of the same value of this setting are compared, such as model.name",
+            "description": "a setting: the scheduler compares only trials with the same value of it",
         },
         "also": {
             "type": "array", "items": {"enum": [*METRICS, *COSTS]}, "uniqueItems": True,
-            "description": "a list of further objectives beside the metric; they take scheduler fifo",
+            "description": "a list of further, different objectives, under the scheduler fifo",
         },
     }  # fmt: skip
 

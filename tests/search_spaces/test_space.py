@@ -138,22 +138,22 @@ def test_corners_reach_what_is_sampled_only_where_another_is_not():
     [
         (
             {"loss.nme": ("focal",)},
-            "`when` of x asks for loss.nme, which is no other parameter of the space; did you mean "
+            "`when` of x needs loss.nme, which is no other parameter of the space; did you mean "
             "'loss.name'? (it has loss.name, optim.lr, y, z)",
         ),
         (
             {"loss.name": ("focl",)},
-            "`when` of x asks for loss.name = focl, which is never sampled; did you mean 'focal'? "
+            "`when` of x needs loss.name = focl, which never occurs; did you mean 'focal'? "
             "(it takes cross_entropy, focal)",
         ),
         (
             {"optim.lr": (0.001,)},
-            "`when` of x asks for one value of optim.lr, which is a range of floats; it takes a parameter "
+            "`when` of x needs one value of optim.lr, which is a range of floats; it takes a parameter "
             "with listed values, or an integer range",
         ),
-        ({"z": (4,)}, "`when` of x asks for z = 4, which is never sampled (it takes 0, 1, 2, 3)"),
-        ({"x": (1,)}, "`when` of x asks for x, which is no other parameter of the space"),
-        ({"y": (1,)}, "the conditions of x, y wait for each other; one needs to be free of `when`"),
+        ({"z": (4,)}, "`when` of x needs z = 4, which never occurs (it takes 0, 1, 2, 3)"),
+        ({"x": (1,)}, "`when` of x needs x, which is no other parameter of the space"),
+        ({"y": (1,)}, "the conditions of x, y depend on each other; one has to go without `when`"),
     ],
 )
 def test_conditions_that_cannot_be_met_are_refused(when, message):

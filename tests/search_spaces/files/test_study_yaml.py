@@ -290,7 +290,10 @@ SPACE = "question: Which?\nspace:\n"
             "question: Is it?",
             "1: the study has neither `factors` nor `space`; an ablation has factors, a search",
         ),
-        ("factors: {optim.lr: [1, 2]}", "1: the study has no `question`: in words; reports open with it"),
+        (
+            "factors: {optim.lr: [1, 2]}",
+            "1: the study has no `question`: the question in words, with which reports open",
+        ),
         (
             "question: Is it?\nfactrs: {optim.lr: [1, 2]}",
             "2: unknown key 'factrs'; did you mean 'factors'? (known: name, question, kind,",
@@ -315,10 +318,13 @@ SPACE = "question: Which?\nspace:\n"
             f"{FACTORS}  optim.lr: [1, 2]\nseeds: three",
             "4: seeds = 'three' is not accepted; it takes a whole number",
         ),
-        (f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0", "4: seeds = 0 is not accepted; it takes 1 or more"),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0",
+            "4: seeds = 0 is not accepted; it takes a whole number of 1 or more",
+        ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nseeds: 3.0",
-            "4: seeds = 3.0 is not accepted; it takes a whole number; write 3",
+            "4: seeds = 3.0 is not accepted; it takes a whole number of 1 or more: the seeds of every cell; write 3",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nepochs: 5.5",
@@ -334,15 +340,16 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nquick: {{seeds: 2.0}}",
-            "4: seeds = 2.0 is not accepted; it takes a whole number; write 2",
+            "4: seeds = 2.0 is not accepted; it takes a whole number of 1 or more: the seeds of every cell; write 2",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\ntrials: 1e2",
-            "4: trials = 100.0 is not accepted; it takes a whole number; write 100",
+            "4: trials = 100.0 is not accepted; it takes a whole number of 1 or more: the configs to sample; write 100",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\ngrace_epochs: 2.0",
-            "4: grace_epochs = 2.0 is not accepted; it takes a whole number; write 2",
+            "4: grace_epochs = 2.0 is not accepted; it takes a whole number of 1 or more: the epochs that every "
+            "trial may train before the scheduler compares it; write 2",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nreduction_factor: .inf",
@@ -365,10 +372,10 @@ SPACE = "question: Which?\nspace:\n"
             f"{FACTORS}  optim.lr: [1, 2]\ngates: [{{metric: val/f1_macro, target: .nan}}]",
             "4: target = .nan is not accepted; it takes a number",
         ),
-        (f'{FACTORS}  optim.lr: [1, 2]\nname: "a/b"', "4: name = 'a/b' is not accepted; it takes letters"),
+        (f'{FACTORS}  optim.lr: [1, 2]\nname: "a/b"', "4: name = 'a/b' is not accepted; it takes a name"),
         (
             f'{FACTORS}  optim.lr: [1, 2]\nname: "a\\n"',
-            "4: name = 'a\\n' is not accepted; a name holds letters, digits",
+            "4: name = 'a\\n' is not accepted; it takes a name for the run folder and the report, which holds",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nmetric: val/f1_mcro",
@@ -378,7 +385,8 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nname: my study",
-            "4: name = 'my study' is not accepted; it takes letters, digits, dots, dashes and underscores",
+            "4: name = 'my study' is not accepted; it takes a name for the run folder and the report, which "
+            "holds letters, digits, dots, dashes and underscores",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nbase: {{training.epochs: 3}}\nepochs: 4",
@@ -398,21 +406,31 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  mixup: [on, off]",
-            "3: mixup is no setting. A name of your own takes named levels, each with settings, such as "
+            "3: mixup = [on, off] is not accepted; it takes two or more named levels, each with settings: "
             "{on: {augment.mixup.p: 0.6}, off: {}}",
         ),
-        (f"{FACTORS}  lr: [1, 2]", "3: lr is no setting; did you mean 'optim.lr'? A name of your own takes"),
+        (
+            f"{FACTORS}  lr: [1, 2]",
+            "3: lr = [1, 2] is not accepted; it takes two or more named levels, each with settings: "
+            "{on: {augment.mixup.p: 0.6}, off: {}}; did you mean 'optim.lr'?",
+        ),
         (
             f"{FACTORS}  loss.gamma: 2",
-            "3: loss.gamma = 2 is not accepted; it takes a list of the values to compare, or for a",
+            "3: loss.gamma = 2 is not accepted; it takes a list of two or more different values to compare, or for a",
         ),
         (
             f"{FACTORS}  loss.gamma: 1, 2",
-            "3: loss.gamma = '1, 2' is not accepted; it takes a list of the values to compare, or for a "
+            "3: loss.gamma = '1, 2' is not accepted; it takes a list of two or more different values to compare, or for a "
             "latin-hypercube {low: ..., high: ...}; a list is written [a, b]",
         ),
-        (f"{FACTORS}  loss.gamma: [2]", "3: loss.gamma has only 1; it takes 2 or more"),
-        (f"{FACTORS}  loss.gamma:\n  - 1\n  - 2\n  - 1.0", "3: loss.gamma has 1.0 twice; leave one out"),
+        (
+            f"{FACTORS}  loss.gamma: [2]",
+            "3: loss.gamma = [2] is not accepted; it takes a list of two or more different values",
+        ),
+        (
+            f"{FACTORS}  loss.gamma:\n  - 1\n  - 2\n  - 1.0",
+            "3: loss.gamma = [1, 2, 1.0] is not accepted; it takes a list of two or more different values",
+        ),
         (
             f"{FACTORS}  loss.name:\n    - focal\n    - focl",
             "5: loss.name = 'focl' is not accepted; it takes 'cross_entropy', 'focal' or 'logit_adjusted'; "
@@ -428,12 +446,12 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  loss.alpha: [null, invers]",
-            "3: loss.alpha = 'invers' is not accepted; it takes a number, 'inverse', 'balanced', 'sqrt', "
-            "'effective' or null; did you mean 'inverse'?",
+            "3: loss.alpha = 'invers' is not accepted; it takes a number, null, 'inverse', 'balanced', "
+            "'sqrt' or 'effective'; did you mean 'inverse'?",
         ),
         (
             f"{FACTORS}  seed: [1, 2]",
-            "3: seed cannot stand here: every cell is trained on the same seeds; `seeds` says how many",
+            "3: seed cannot stand here: every cell is trained on the same seeds; `seeds` is how many",
         ),
         (
             f"{FACTORS}  runtime.device: [cpu, cuda]",
@@ -495,15 +513,17 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: fractionl",
             "4: design = 'fractionl' is not accepted; it takes 'full', 'one-at-a-time', 'leave-one-out', "
-            "'fractional' or 'latin-hypercube'; did you mean 'fractional'?",
+            "'fractional' or {latin-hypercube: {n: 20}}; did you mean 'fractional'?",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: latin-hypercube",
-            "4: design latin-hypercube needs n: {latin-hypercube: {n: ...}}",
+            "4: design = 'latin-hypercube' is not accepted; it takes 'full', 'one-at-a-time', 'leave-one-out', "
+            "'fractional' or {latin-hypercube: {n: 20}}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: {{full: {{}}, fractional: {{}}}}",
-            "4: design has full and fractional; it takes one of them",
+            "4: design = {full: {}, fractional: {}} is not accepted; it takes one of full, one-at-a-time, "
+            "leave-one-out, fractional, or with options {latin-hypercube: {n: 20}}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2, 3]\ndesign: leave-one-out",
@@ -511,22 +531,22 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: {{low: 0.1, high: 1}}",
-            "3: factor 'optim.lr' is a range, and a full factorial design takes levels; list them, or take "
-            "design: {latin-hypercube: {n: ...}}",
+            "3: factor 'optim.lr' is a range, and a full factorial design takes levels; list them, or use a "
+            "Latin hypercube design",
         ),
         # spaces
         (
             f"{SPACE}  optim.lr: {{low: 1e-3}}",
-            "3: optim.lr has low; it takes a list of values, or {low: ..., high: ...}, or "
-            "{values: [...], when: ...}",
+            "3: optim.lr = {low: 0.001} is not accepted; it takes a list of different values, "
+            "{low: ..., high: ...}, or {values: [...], when: ...}",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 2, high: 1}}",
-            "3: optim.lr = {low: 2, high: 1} is empty; it takes two finite numbers, low below high",
+            "3: optim.lr: the range from 2 to 1 is empty; it takes two finite numbers, low below high",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 0, high: 1, log: true}}",
-            "3: optim.lr = {low: 0, high: 1, log: true} has no logarithm; with log: true low is above 0",
+            "3: optim.lr: the range from 0 to 1 has no logarithm; with log, low is above 0",
         ),
         (
             f"{SPACE}  optim.lr: {{values: [1, 2], low: 1}}",
@@ -546,27 +566,27 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{SPACE}  loss.name: [focal, cross_entropy]\n  optim.lr:\n    values: [1, 2]\n    when:\n"
             "      loss.name: logit_adjusted",
-            "7: `when` of optim.lr asks for loss.name = logit_adjusted, which is never sampled (it takes "
+            "7: `when` of optim.lr needs loss.name = logit_adjusted, which never occurs (it takes "
             "focal, cross_entropy)",
         ),
         (
             f"{SPACE}  optim.lr: {{values: [1, 2], when: {{optim.weight_decay: 1}}}}\n"
             "  optim.weight_decay: {values: [1, 2], when: {optim.lr: 1}}",
-            "3: the conditions of optim.lr, optim.weight_decay wait for each other; one needs to be free "
-            "of `when`",
+            "3: the conditions of optim.lr, optim.weight_decay depend on each other; one has to go "
+            "without `when`",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nalso: [hours]",
-            "4: scheduler 'asha' judges trials by one value, and study 'mine' has 2 objectives "
+            "4: scheduler 'asha' compares trials by one value, and study 'mine' has 2 objectives "
             "(val/f1_macro, hours); it takes 'fifo'",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nasha_within: loss.gamma",
-            "4: asha_within = loss.gamma is no setting of any trial",
+            "4: asha_within = 'loss.gamma' is no setting of any trial",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 0.1, high: 1, else: 0.5}}",
-            "3: optim.lr has `else`, its value where it is not sampled, and no `when` it is",
+            "3: optim.lr: a value for trials that do not sample it needs a `when`",
         ),
         (
             f"{SPACE}  loss.name: [focal, cross_entropy]\n"
@@ -602,12 +622,12 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n  val/f1_macro: 0.2",
-            "4: gates = {val/f1_macro: 0.2} is not accepted; it takes a list of what the best cell has to "
-            "reach, each {metric: ..., target: ...}",
+            "4: gates = {val/f1_macro: 0.2} is not accepted; it takes a list of values for the best cell "
+            "to reach, each {metric: ..., target: ...}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- metric: val/f1_macro",
-            "5: an item of gates has no `target` (it needs metric, target)",
+            "5: an item of gates has no `target`: a number",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- metric: val/f1_macro\n  target: 20 %",
