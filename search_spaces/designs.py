@@ -83,7 +83,7 @@ class Design(ABC):
         return []
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
-        """Return what readers need to know of the design, as JSON values; ``notes`` are sentences to print."""
+        """Return what readers need to know of the design, as JSON values; ``notes`` are for printing."""
         return {"notes": []}
 
 

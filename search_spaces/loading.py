@@ -1,4 +1,4 @@
-"""Studies by name: a built-in one, or one in a file of the user's own."""
+"""Studies by name: built-in ones, and those in files of a user's own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from search_spaces.study import Study, in_quick_size
 def load_study(
     name: str, *, quick: bool = False, options: Mapping[str, Any] | None = None, source: str | None = None
 ) -> Study:
-    """Return the study `name`, in its quick size if asked.
+    """Return the study `name`, with `quick` in its quick size.
 
-    A name that ends in .yaml, .yml or .py is a file of the user's own; `source` is what it held before.
+    A name that ends in .yaml, .yml or .py is a file of the user's own; `source` replaces its content.
     `options` are values for the study's keyword-only parameters. Raises ConfigError for an unknown name or
-    option, and for a file that holds no study.
+    option, and for a file without a study.
     """
     study: Study
     if is_study_file(name):

@@ -1,6 +1,7 @@
 """The JSON Schema (draft 2020-12) of a study in YAML.
 
-It is made from the config's dataclasses and the registries, so that it has the options of a new model. Files are checked against it (`schema_faults`), and editors complete from it (`birdtune study schema`). Every
+It is made from the config's dataclasses and the registries, so that it has the options of a new model. Files
+are checked against it (`schema_faults`), and editors complete from it (`birdtune study schema`). Every
 description completes the sentence "it takes ...", except that of what is not accepted at all, which says why.
 """
 
@@ -37,6 +38,12 @@ DESIGNS: dict[str, type[Design]] = {
     "latin-hypercube": LatinHypercube,
 }
 """The designs by their names in a study file; their options there are the fields of the class."""
+
+KINDS = {"ablation": "factors", "search": "space"}
+"""What each kind of study varies."""
+
+OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
+"""The keys of a file that are fields of `Search`."""
 
 OWN_NAME = r"^(?!seed$)[^.]+$"
 SIZES = ("seeds", "factors", "trials", "space")
@@ -128,7 +135,7 @@ def _refused(why: str) -> Schema:
 
 
 def study_schema() -> Schema:
-    """Return the schema of a study file."""
+    """Return the schema of a study file: of a search where it has a key of one and no factors."""
     values = {name: _any_of([type_schema(each) for each in types]) for name, types in setting_types().items()}
     values["training.monitor"] = _refused("it is the study's metric; set `metric`")
     ref = {name: {"$ref": f"#/$defs/{name}"} for name in values}
@@ -138,82 +145,70 @@ def study_schema() -> Schema:
     fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}
 
-    parts = {
-        "settings": _mapping(ref, description="settings, such as {optim.lr: 1e-3}"),
-        "when": _when_schema(varied),
-    }
-    settings = {"$ref": "#/$defs/settings"}
-    of_ablation = _of_ablation(varied, fixed, settings)
+    def of_kind(kind: str, own: dict[str, Schema]) -> Schema:
+        quick = {**ref, **{key: own[key] for key in SIZES if key in own}}
+        properties: dict[str, Schema] = {
+            "name": {
+                "type": "string", "pattern": f"{NAME}(?!\\n)", "maxLength": 100,
+                "description": f"a name for the run folder and the report, which holds {A_NAME}",
+            },
+            "question": {
+                "type": "string", "minLength": 1,
+                "description": "the question in words, with which reports open",
+            },
+            "kind": {"enum": [kind], "description": "ablation with factors, search with a space"},
+            "base": {"$ref": "#/$defs/settings"},
+            "epochs": _count("the epochs of a trial (training.epochs)"),
+            "metric": {
+                "enum": [name for name in METRICS if name.startswith("val/")],
+                "description": "the metric that ranks cells or trials, val/f1_macro if left out",
+            },
+            "gates": {
+                "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
+                "description": "a list of values for the best cell to reach, each {metric: ..., target: ...}",
+            },
+            "quick": _mapping(quick, description=f"changes under --quick: settings, or {', '.join(SIZES)}"),
+            **own,
+        }  # fmt: skip
+        return _mapping(properties, title=kind, required=["question", KINDS[kind]])
+
     of_search = _of_search(varied, fixed)
-    of_both: dict[str, Schema] = {
-        "name": {
-            "type": "string", "pattern": f"{NAME}(?!\\n)", "maxLength": 100,
-            "description": f"a name for the run folder and the report, which holds {A_NAME}",
-        },
-        "question": {
-            "type": "string", "minLength": 1, "description": "the question in words, with which reports open"
-        },
-        "kind": {"enum": ["ablation", "search"], "description": "ablation with factors, search with a space"},
-        "base": settings,
-        "epochs": _count("the epochs of a trial (training.epochs)"),
-        "metric": {
-            "enum": [name for name in METRICS if name.startswith("val/")],
-            "description": "the metric that ranks cells or trials, val/f1_macro if left out",
-        },
-        "gates": {
-            "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
-            "description": "a list of values for the best cell to reach, each {metric: ..., target: ...}",
-        },
-        "quick": _mapping(
-            {**ref, **{key: {**of_ablation, **of_search}[key] for key in SIZES}},
-            description="changes under --quick: settings; seeds and factors, or trials and the space",
-        ),
-    }  # fmt: skip
-    no_ablation = "only a search has it; an ablation trains each of its cells for the whole budget"
-    no_search = "only an ablation has it; a search samples its configs and trains each once"
-    only_of = {
-        "factors": {
-            **{name: _refused(no_ablation) for name in of_search if name != "space"},
-            "quick": {"properties": {key: _refused(no_ablation) for key in ("trials", "space")}},
-            "kind": {"enum": ["ablation"]},
-        },
-        "space": {
-            **{name: _refused(no_search) for name in of_ablation if name != "factors"},
-            "quick": {"properties": {key: _refused(no_search) for key in ("seeds", "factors")}},
-            "kind": {"enum": ["search"]},
-        },
-    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "birdtune study",
-        **_mapping({**of_both, **of_ablation, **of_search}, required=["question"]),
-        "oneOf": [{"required": ["factors"]}, {"required": ["space"]}],
-        "dependentSchemas": {kind: {"properties": properties} for kind, properties in only_of.items()},
-        "$defs": {**parts, **values},
+        "if": {"not": {"required": ["factors"]}, "anyOf": [{"required": [key]} for key in of_search]},
+        "then": of_kind("search", of_search),
+        "else": of_kind("ablation", _of_ablation(varied, fixed)),
+        "$defs": {
+            "settings": _mapping(ref, description="settings, such as {optim.lr: 1e-3}"),
+            "when": _when_schema(varied),
+            **values,
+        },
     }
 
 
-def _of_ablation(
-    varied: Mapping[str, Schema], fixed: Mapping[str, Schema], settings: Schema
-) -> dict[str, Schema]:
-    range_ = dataclass_schema(Range)
+def _list(value: Schema, least: int, description: str) -> Schema:
+    return {
+        "type": "array", "items": value, "minItems": least, "uniqueItems": True, "description": description
+    }  # fmt: skip
+
+
+def _of_ablation(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dict[str, Schema]:
+    levels = "two or more different values to compare, or for a latin-hypercube {low: ..., high: ...}"
     by_name = [name for name, design in DESIGNS.items() if not dataclass_schema(design)["required"]]
     lists = {
-        name: {
-            **range_, "type": ["array", "object"], "items": value, "minItems": 2, "uniqueItems": True,
-            "description": "a list of two or more different values to compare, or for a latin-hypercube "
-            "{low: ..., high: ...}",
-        }
+        name: dataclass_schema(Range) | _list(value, 2, f"a list of {levels}") | {"type": ["array", "object"]}
         for name, value in varied.items()
-    }  # fmt: skip
+    }
     named: Schema = {
-        "type": "object", "minProperties": 2, "additionalProperties": settings,
+        "type": "object", "minProperties": 2, "additionalProperties": {"$ref": "#/$defs/settings"},
         "description": "two or more named levels, each with settings: {on: {augment.mixup.p: 0.6}, off: {}}",
     }  # fmt: skip
     return {
         "factors": _mapping(
             {**lists, **fixed}, patternProperties={OWN_NAME: named}, minProperties=1,
-            description="one factor or more: settings with lists of values, or own names with named levels",
+            description="one factor or more, settings with lists of values or own names with named levels; "
+            "without factors, a search has a space",
         ),
         "design": {
             "type": ["string", "object"],
@@ -231,29 +226,27 @@ def _of_ablation(
 
 
 def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dict[str, Schema]:
-    range_ = dataclass_schema(Range)["properties"] | {"step": {"type": "number", "exclusiveMinimum": 0}}
-    not_both = _refused("a parameter takes either values or low and high")
-    parameters = {
-        name: {
-            "type": ["array", "object"], "items": value, "minItems": 1, "uniqueItems": True,
-            **_mapping({
-                "values": {
-                    "type": "array", "items": value, "minItems": 1, "uniqueItems": True,
-                    "description": "a list of different values to choose from",
-                },
-                **range_,
-                "when": {"$ref": "#/$defs/when"},
-                "else": value,
-            }) | {"type": ["array", "object"]},
-            "anyOf": [{"required": ["values"]}, {"required": ["low", "high"]}],
-            "dependentSchemas": {"values": {"properties": dict.fromkeys(range_, not_both)}},
+    step = {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"}
+
+    def parameter(value: Schema) -> Schema:
+        listed = _list(value, 1, "a list of different values to choose from")
+        rest = {"when": {"$ref": "#/$defs/when"}, "else": value}
+        bounds = {**dataclass_schema(Range)["properties"], "step": step, **rest}
+        more = {
+            "type": ["array", "object"],
             "description": "a list of different values, {low: ..., high: ...}, or {values: [...], when: ...}",
         }
-        for name, value in varied.items()
-    }  # fmt: skip
+        return {
+            "if": {"type": "array"}, "then": listed,
+            "else": {
+                "if": {"required": ["values"]}, "then": _mapping({"values": listed, **rest}, **more),
+                "else": _mapping(bounds, required=["low", "high"], **more),
+            },
+        }  # fmt: skip
+
     return {
         "space": _mapping(
-            {**parameters, **fixed}, minProperties=1,
+            {**{name: parameter(value) for name, value in varied.items()}, **fixed}, minProperties=1,
             description="one setting or more, each with a list of values or with {low: ..., high: ...}",
         ),
         "trials": _count("the configs to sample"),
@@ -266,18 +259,14 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
             "enum": sorted(varied),
             "description": "a setting: the scheduler compares only trials with the same value of it",
         },
-        "also": {
-            "type": "array", "items": {"enum": [*METRICS, *COSTS]}, "uniqueItems": True,
-            "description": "a list of further, different objectives, under the scheduler fifo",
-        },
+        "also": _list({"enum": [*METRICS, *COSTS]}, 0, "a list of further, different objectives, under fifo"),
     }  # fmt: skip
 
 
 def _when_schema(varied: Mapping[str, Schema]) -> Schema:
-    def value_or_values(value: Schema) -> Schema:
-        return {"if": {"type": "array"}, "then": {"items": value, "minItems": 1}, "else": value}
-
-    return _mapping(
-        {name: value_or_values(value) for name, value in varied.items()}, minProperties=1,
-        description="other settings of the space, each with the value, or the list of values, it must have",
-    )  # fmt: skip
+    either = {
+        name: {"if": {"type": "array"}, "then": {"items": value, "minItems": 1}, "else": value}
+        for name, value in varied.items()
+    }
+    what = "other settings of the space, each with the value, or the list of values, that it must have"
+    return _mapping(either, minProperties=1, description=what)

@@ -13,7 +13,7 @@ from jsonschema.validators import extend
 
 from birdnet_core.errors import did_you_mean
 from search_spaces.faults import Fault
-from search_spaces.files.schema import Schema, setting_types, study_schema
+from search_spaces.files.schema import KINDS, Schema, setting_types, study_schema
 from search_spaces.files.yaml_file import shown
 
 
@@ -36,65 +36,62 @@ _Validator = extend(
 
 def schema_faults(values: dict[str, Any]) -> list[Fault]:
     """Return what the schema refuses of the values of a file."""
-    errors = list(_Validator(study_schema()).iter_errors(values))
-    if {"factors", "space"} <= set(values):  # which keys are too many shows once one of the two is gone
-        errors = [error for error in errors if "dependentSchemas" not in error.absolute_schema_path]
-    return [fault for error in errors for fault in _faults(error)]
+    return [fault for error in _Validator(study_schema()).iter_errors(values) for fault in _faults(error)]
 
 
 def _faults(error: ValidationError) -> list[Fault]:
     place, schema, given = tuple(error.absolute_path), error.schema, error.instance
-    name = next((key for key in reversed(place) if isinstance(key, str)), "the study")
+    name = next((key for key in reversed(place) if isinstance(key, str)), f"the {schema.get('title')}")
     if place and isinstance(place[-1], int) and isinstance(given, dict):
         name = f"an item of {name}"
     match error.validator:
         case "additionalProperties":
-            known, patterns = schema["properties"], schema.get("patternProperties", ())
-            extra = [k for k in given if k not in known and not any(re.search(p, k) for p in patterns)]
-            return [Fault((*place, key), _unknown(key, known)) for key in extra]
-        case "required":
-            lacks = [key for key in error.validator_value if key not in given]
-            return [
-                Fault(place, f"{name} has no `{key}`: {_accepted(schema['properties'][key])}")
-                for key in lacks
+            own = schema.get("patternProperties", ())
+            extra = [
+                k for k in given if k not in schema["properties"] and not any(re.search(p, k) for p in own)
             ]
+            return [Fault((*place, key), _unknown(key, schema)) for key in extra]
+        case "required":
+            is_misspelt = "title" in schema and any(did_you_mean(key, KINDS.values()) for key in given)
+            known = {*given, KINDS[schema["title"]]} if is_misspelt else given
+            lacks = {key: schema["properties"][key] for key in error.validator_value if key not in known}
+            return [Fault(place, f"{name} has no `{key}`: {_accepted(each)}") for key, each in lacks.items()]
         case "not":
             text = f"{name} cannot stand here: {schema['description']}"
-        case "oneOf":
-            unknown = given.keys() - schema["properties"].keys()
-            if any(difflib.get_close_matches(key, ("factors", "space"), n=1) for key in unknown):
-                return []  # a misspelt one of the two is an unknown key
-            has = "both `factors` and `space`" if "space" in given else "neither `factors` nor `space`"
-            text = f"the study has {has}; an ablation has factors, a search has a space"
         case _:
             text = f"{name} = {shown(given)} is not accepted; it takes {_accepted(schema)}"
-            text += (
-                near_setting(name, setting_types()) if place == ("factors", name) and "." not in name else ""
-            )
-            text += _hint(given, schema)
+            is_own = place == ("factors", name) and "." not in name
+            text += near_setting(name, setting_types()) if is_own else _hint(given, schema)
     return [Fault(place, text)]
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
-    if not any("." in name for name in known):
-        return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
-    near = near_setting(key, known) or " (a setting is written group.name, such as optim.lr)"
-    return f"unknown setting {key!r}{near}"
+def _unknown(key: str, schema: Schema) -> str:
+    settings = [name for name in schema["properties"] if "." in name]
+    others = [name for name in schema["properties"] if "." not in name and name != "seed"]
+    if settings and ("." in key or not others or near_setting(key, settings)):
+        near = near_setting(key, settings) or " (a setting is written group.name, such as optim.lr)"
+        return f"unknown setting {key!r}{near}"
+    near, of = did_you_mean(key, others), ""
+    if "title" in schema and not near:
+        near = did_you_mean(key, set(KINDS.values()) - {key})
+        of = "" if near else f" of the {schema['title']}"
+    also = ", and settings such as optim.lr" if settings else ""
+    return f"unknown key {key!r}{of}{near} (known: {', '.join(others)}{also})"
 
 
-def near_setting(key: str, known: Iterable[str]) -> str:
+def near_setting(key: str, settings: Iterable[str]) -> str:
     """Return a hint at the setting that was meant, or at those of its group; "" where nothing is near."""
-    settings = [name for name in known if "." in name]
-    group, _, last = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in settings if name.rpartition(".")[0] == group}
-    meant = [siblings[name] for name in difflib.get_close_matches(last, siblings, n=1)]
-    meant += [name for name in settings if name.rpartition(".")[2] == last]
-    if meant:
-        return f"; did you mean {meant[0]!r}?"
-    for owner in (key, group):
-        if options := [name.removeprefix(f"{owner}.") for name in settings if name.startswith(f"{owner}.")]:
-            return f" ({owner} has {', '.join(options)})"
-    return did_you_mean(key, settings)
+    for group in (key, key.rpartition(".")[0]):
+        options = [name.removeprefix(f"{group}.") for name in settings if name.startswith(f"{group}.")]
+        near = difflib.get_close_matches(key.removeprefix(f"{group}."), options, n=1)
+        if options:
+            return (
+                f"; did you mean {f'{group}.{near[0]}'!r}?"
+                if near
+                else f" ({group} has {', '.join(options)})"
+            )
+    same = [name for name in settings if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"; did you mean {same[0]!r}?" if same else did_you_mean(key, settings)
 
 
 _TYPES = {

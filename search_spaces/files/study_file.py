@@ -1,7 +1,7 @@
 """A user's own study: one YAML file, or one Python file that registers one function.
 
-A Python file may register models, losses, features and augmentations beside it. Both give the same `Study` as
-a built-in one. Whatever is wrong with a file is a ConfigError with its line.
+A Python file may register models, losses, features and augmentations as well. Every fault of a file is a
+ConfigError with its line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ YAML, PYTHON = (".yaml", ".yml"), (".py",)
 
 
 def is_study_file(name: str) -> bool:
-    """Return whether `name` names a file, and not a registered study."""
+    """Return whether `name` is that of a file, not of a registered study."""
     return Path(name).suffix.lower() in (*YAML, *PYTHON)
 
 
@@ -38,11 +38,11 @@ def read_source(name: str) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read the study {name!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the study {name!r} is no text in UTF-8: {error.reason}") from None
+        raise ConfigError(f"the study {name!r} is not text in UTF-8: {error.reason}") from None
 
 
 def study_from_file(name: str, options: Mapping[str, Any], source: str | None = None) -> Study:
-    """Return the study in the file `name`, or in `source`, what that file held at an earlier time.
+    """Return the study in the file `name`, or in `source`, its content at an earlier time.
 
     `options` are values for the keyword-only parameters of a function in Python.
     """
@@ -58,29 +58,17 @@ def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
     plugin = plugins.Plugin(name, "study", plugins.digest(text), source=text)
     try:
         with studies.apart() as registered:
-            with _told_with_line(name, 1):
+            with _with_line(name, 1):
                 plugins.execute(plugin)
-            entry = _the_only(registered, name)
+                entry = _the_only(registered)
             chosen = component(studies, entry.name, options)
         code = getattr(inspect.unwrap(entry.make), "__code__", None)
-        line = code.co_firstlineno if code else 1
-        with _told_with_line(name, line):
+        with _with_line(name, code.co_firstlineno if code else 1):
             study = entry.make(**chosen.kwargs)
-        if not isinstance(study, (Ablation, Search)):
-            raise ConfigError(
-                f"{name}:{line}: study {entry.name!r} returned a {type(study).__name__}; "
-                "it returns an Ablation or a Search"
-            )
-        if not entry.summary:
-            raise ConfigError(
-                f"{name}:{line}: study {entry.name!r} has no docstring; its first line is the question"
-            )
-        with _told_with_line(name, line):
-            _try(study)
-        with _told_with_line(name, line):
+            _check(study, entry)
             study = replace(study, name=entry.name, question=entry.summary)
     finally:
-        # What registered a model or a loss goes on: to the processes that train, too.
+        # A file that registers a model or a loss stays loaded, also in the processes that train.
         if any(plugin.module in registry.modules() for registry in COMPONENTS):
             plugins.keep(plugin)
         else:
@@ -88,21 +76,24 @@ def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
     return study
 
 
-def _the_only(registered: dict[str, Entry], name: str) -> Entry:
+def _the_only(registered: dict[str, Entry]) -> Entry:
     if not registered:
         raise ConfigError(
-            f"{name}:1: no study in this file; decorate a function that returns an Ablation or a Search with "
+            "no study in this file; decorate a function that returns an Ablation or a Search with "
             '@register_study("name")'
         )
     if len(registered) > 1:
-        raise ConfigError(
-            f"{name}:1: {len(registered)} studies in this file ({', '.join(registered)}); it takes one"
-        )
+        raise ConfigError(f"{len(registered)} studies in this file ({', '.join(registered)}); it takes one")
     return next(iter(registered.values()))
 
 
-def _try(study: Study) -> None:
-    """Make the cells of an ablation, or sample a search, so that what raises does so before anything runs."""
+def _check(study: Any, entry: Entry) -> None:
+    """Make the cells of an ablation, or sample a search, so that faults show before anything runs."""
+    if not isinstance(study, (Ablation, Search)):
+        returned = type(study).__name__
+        raise ConfigError(f"study {entry.name!r} returned a {returned}; it returns an Ablation or a Search")
+    if not entry.summary:
+        raise ConfigError(f"study {entry.name!r} has no docstring; its first line is the question")
     if isinstance(study, Ablation):
         study.cells()
         return
@@ -115,8 +106,8 @@ def _try(study: Study) -> None:
 
 
 @contextmanager
-def _told_with_line(name: str, line: int) -> Iterator[None]:
-    """Raise what the user's code raises as a ConfigError with the line of it; `line` where it has none."""
+def _with_line(name: str, line: int) -> Iterator[None]:
+    """Raise what the user's code raises as a ConfigError with its line; `line` where it has none."""
     try:
         yield
     except (Exception, SystemExit) as error:

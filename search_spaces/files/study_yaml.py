@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.checks import is_name
 from search_spaces.designs import Range
 from search_spaces.faults import Fault, Place, collected
-from search_spaces.files.schema import DESIGNS, SIZES, is_whole_number
+from search_spaces.files.schema import DESIGNS, OF_SCHEDULER, SIZES, is_whole_number
 from search_spaces.files.schema_faults import schema_faults
 from search_spaces.files.yaml_file import YamlFile, read_yaml
 from search_spaces.space import ABSENT, Parameter, Space
@@ -57,7 +57,7 @@ def parse_study(text: str, path: Path) -> Study:
     study: Study | None = None
     if factors and "design" not in refused:
         study = _ablation(file, values, factors, quick_factors, common, found)
-    elif space.keys() == file.values.get("space", {}).keys() != set():
+    elif space and len(space) == len(file.values["space"]):
         study = _search(values, space, quick_space, common, found)
     # What an entry with a fault does to others shows once it is mended.
     faults += [fault for fault in found if not refused & set(fault.place)]
@@ -84,10 +84,10 @@ def _without(values: Values, faults: Iterable[Fault]) -> Values:
     return kept
 
 
-def _at(values: Values, *place: str | int) -> Any:
+def _at(values: Any, *place: str | int) -> Any:
     """Return the mapping at `place`, an empty one where there is none."""
     for key in place:
-        values = values.get(key, {})  # type: ignore[call-overload]
+        values = values.get(key, {})
     return values
 
 
@@ -200,7 +200,7 @@ def _ablation(
         study.cells()
     if not together:
         with collected(together, "quick", lead="under --quick, "):
-            in_quick_size(study).cells()
+            replace(study, factors={**factors, **quick_factors}).cells()
     faults += together
     return None if together else study
 
@@ -216,14 +216,13 @@ def _search(
     with collected(together, "quick", "space"):
         quick_space = Space(quick_parameters)
     n_trials = values.get("trials", Search.n_trials)
-    rest = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
     study = Search(
         space=space,
         quick_space=quick_space if quick_parameters else None,
         n_trials=n_trials,
         quick_trials=values.get("quick", {}).get("trials", min(n_trials, Search.quick_trials)),
         also=tuple(values.get("also", ())),
-        **{key: values[key] for key in rest if key in values},
+        **{key: values[key] for key in OF_SCHEDULER if key in values},
         **common,
     )
     with collected(faults, "also"):

@@ -240,7 +240,8 @@ def test_notes_of_a_fraction_say_resolution_letters_generators_and_aliases_in_wo
     facts = design.facts(levels, {"loss.name": "ce", "mixup": "off", "noise": "off"})
     assert facts["letters"] == {"A": "loss.name", "B": "mixup", "C": "noise"}
     assert facts["notes"] == [
-        "2^(3-1), 4 of 8 combinations, resolution III: main effects are aliased with two-factor interactions.",
+        "2^(3-1), 4 of 8 combinations, resolution III: main effects are aliased with two-factor "
+        "interactions.",
         "Letters: A loss.name (- ce, + focal), B mixup (- off, + on), C noise (- off, + on).",
         "Generators: C = -AB. Defining relation: I = -ABC.",
         "Aliases up to two-factor interactions, signed: A = -BC; B = -AC; C = -AB.",

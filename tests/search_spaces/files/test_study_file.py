@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read the study '.*mine.yaml': No such file or directory"):
         load_study(str(tmp_path / "mine.yaml"))
     (tmp_path / "mine.yaml").write_bytes(b"question: \xff\xfe")
-    with pytest.raises(ConfigError, match=r"the study '.*mine.yaml' is no text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"the study '.*mine.yaml' is not text in UTF-8"):
         load_study(str(tmp_path / "mine.yaml"))
 
 
