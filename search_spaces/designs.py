@@ -1,8 +1,8 @@
 """Which combinations of the factors' levels an ablation trains.
 
 A design takes the levels of each factor and a baseline cell, and returns cells, each with one level of every
-factor. It knows neither configs nor seeds; every cell is crossed with the same seeds later. Its `facts` say
-which effects the cells can estimate, in the study's file, before a sweep, and in reports.
+factor. It knows neither configs nor seeds; every cell is crossed with the same seeds later. Its `facts`
+describe what the cells can estimate, for the study's file, the summary before a sweep, and reports.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Range:
 
     def at(self, shares: NDArray[np.float64]) -> list[float]:
         """Return the numbers at `shares` of the way from low to high, each from 0 to below 1."""
-        # A whole number owns the half on either side of it, so that the ends are as likely as the others.
+        # A whole number owns half a unit below and above it, so that the ends are as likely as the others.
         margin = 0.5 if self.integer else 0.0
         low, high = self.low - margin, self.high + margin
         values = low * (high / low) ** shares if self.log else low + (high - low) * shares

@@ -2,7 +2,7 @@
 
 It is made from the config's dataclasses and the registries, so that it has the options of a new model. Files
 are checked against it (`schema_faults`), and editors complete from it (`birdtune study schema`). Every
-description completes the sentence "it takes ...", except that of what is not accepted at all, which says why.
+description completes the sentence "it takes ...", or, for what is not accepted at all, says why.
 """
 
 from __future__ import annotations

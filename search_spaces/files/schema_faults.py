@@ -57,7 +57,7 @@ def _faults(error: ValidationError) -> list[Fault]:
             lacks = {key: schema["properties"][key] for key in error.validator_value if key not in known}
             return [Fault(place, f"{name} has no `{key}`: {_accepted(each)}") for key, each in lacks.items()]
         case "not":
-            text = f"{name} cannot stand here: {schema['description']}"
+            text = f"{name} is not accepted here: {schema['description']}"
         case _:
             text = f"{name} = {shown(given)} is not accepted; it takes {_accepted(schema)}"
             is_own = place == ("factors", name) and "." not in name

@@ -64,9 +64,9 @@ def _from_python(text: str, name: str, options: Mapping[str, Any]) -> Study:
             chosen = component(studies, entry.name, options)
         code = getattr(inspect.unwrap(entry.make), "__code__", None)
         with _with_line(name, code.co_firstlineno if code else 1):
-            study = entry.make(**chosen.kwargs)
-            _check(study, entry)
-            study = replace(study, name=entry.name, question=entry.summary)
+            made = entry.make(**chosen.kwargs)
+            _check(made, entry)
+            study: Study = replace(made, name=entry.name, question=entry.summary)
     finally:
         # A file that registers a model or a loss stays loaded, also in the processes that train.
         if any(plugin.module in registry.modules() for registry in COMPONENTS):

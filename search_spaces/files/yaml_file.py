@@ -161,8 +161,8 @@ def _mapping(node: MappingNode, place: Place, file: YamlFile, inside: tuple[Node
 def write_yaml(values: Any, *, flow: bool | None = None, width: int = 100) -> str:
     """Return `values` as YAML in their order: in one line with `flow`, else the innermost ones in one."""
     yaml = _yaml()
-    yaml.width, yaml.sort_base_mapping_type_on_output = width, False
-    yaml.default_flow_style = flow  # type: ignore[assignment]  # ruamel.yaml annotates it as None
+    yaml.width, yaml.default_flow_style = width, flow
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None there
     stream = io.StringIO()
     yaml.dump(values, stream)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Designs as matrices: what numpy says of their columns has to agree with what they say of themselves."""
+"""Designs as matrices: their facts agree with what numpy computes from their columns."""
 
 from collections import Counter
 from itertools import combinations, product
@@ -74,7 +74,7 @@ def test_a_full_factorial_has_every_combination_once_and_every_level_equally_oft
         assert Counter(cell[name] for cell in cells) == dict.fromkeys(values, len(cells) // len(values))
 
 
-def test_a_full_factorial_of_two_levels_tells_every_effect_of_every_order():
+def test_a_full_factorial_of_two_levels_estimates_every_effect_of_every_order():
     assert np.linalg.matrix_rank(model(matrix(FullFactorial(), 4), 4)) == 2**4
 
 
@@ -90,7 +90,7 @@ def test_one_at_a_time_has_the_baseline_and_one_cell_a_further_level(sizes):
 
 
 @pytest.mark.parametrize("k", range(1, 8))
-def test_one_at_a_time_and_leave_one_out_tell_all_main_effects_and_no_more(k):
+def test_one_at_a_time_and_leave_one_out_estimate_all_main_effects_and_no_more(k):
     for design in (OneAtATime(), LeaveOneOut(include_none=False)):
         signs = matrix(design, k)
         assert len(signs) == np.linalg.matrix_rank(model(signs, 1)) == 1 + k
@@ -131,7 +131,7 @@ def test_a_fraction_is_balanced_and_orthogonal_and_holds_the_baseline_first(k, r
 
 
 @pytest.mark.parametrize(("k", "resolution"), FRACTIONS)
-def test_a_fraction_tells_the_effects_that_its_resolution_promises(k, resolution):
+def test_a_fraction_estimates_the_effects_that_its_resolution_promises(k, resolution):
     signs = matrix(FractionalFactorial(resolution), k)
     assert np.linalg.matrix_rank(model(signs, 1)) == 1 + k
     pairs = k * (k - 1) // 2
@@ -234,7 +234,7 @@ def test_no_other_fraction_is_smaller_or_has_fewer_short_words(k, resolution):
         assert word_lengths(every_fraction(k, n_base - 1))[:, :short].any(axis=1).all()
 
 
-def test_notes_of_a_fraction_say_resolution_letters_generators_and_aliases_in_words():
+def test_notes_of_a_fraction_have_resolution_letters_generators_and_aliases_in_words():
     design = FractionalFactorial("III")
     levels = {"loss.name": ("ce", "focal"), "mixup": ("off", "on"), "noise": ("off", "on")}
     facts = design.facts(levels, {"loss.name": "ce", "mixup": "off", "noise": "off"})
@@ -265,7 +265,7 @@ def test_where_no_fraction_reaches_the_resolution_all_combinations_are_the_desig
         ("V", 13, "takes at most 12 factors, and there are 13"),
     ],
 )
-def test_a_fraction_that_cannot_be_made_says_what_can(resolution, k, words):
+def test_a_fraction_that_cannot_be_made_names_what_can(resolution, k, words):
     (fault,) = FractionalFactorial(resolution).faults(two_levels(k)[0])
     assert words in fault.text
 
@@ -320,7 +320,7 @@ def test_factors_of_a_latin_hypercube_are_correlated_less_than_those_of_a_plain_
         assert largest < np.quantile(plain, 0.05)
 
 
-def test_a_latin_hypercube_of_one_factor_has_no_correlation_to_tell():
+def test_a_latin_hypercube_of_one_factor_has_no_correlation():
     assert LatinHypercube(3).facts({"lr": Range(0.0, 1.0)}, {})["largest_correlation"] == 0.0
 
 
@@ -332,7 +332,7 @@ def test_a_latin_hypercube_of_one_factor_has_no_correlation_to_tell():
         (LatinHypercube(2), "would miss levels of 'loss', which has 3; n takes 3 or more"),
     ],
 )
-def test_a_latin_hypercube_that_cannot_be_drawn_says_why(design, words):
+def test_a_latin_hypercube_that_cannot_be_drawn_gives_the_reason(design, words):
     (fault,) = design.faults({"loss": ("a", "b", "c"), "lr": Range(0.0, 1.0)})
     assert words in fault.text
 

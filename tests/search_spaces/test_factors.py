@@ -55,7 +55,7 @@ def test_ranges_and_levels_are_sound_for_a_latin_hypercube():
         ),
     ],
 )
-def test_factors_that_are_none_are_told(factors, words):
+def test_malformed_factors_are_refused(factors, words):
     (fault,) = faults_of(factors, {}, FullFactorial())
     assert words in fault.text
 
@@ -72,7 +72,7 @@ def test_factors_that_are_none_are_told(factors, words):
         ({"mixup": 0.6}, "mixup = 0.6 is no level of that factor (it has 'on', 'off')"),
     ],
 )
-def test_a_baseline_that_is_no_cell_is_told_with_the_near_one(baseline, words):
+def test_a_baseline_that_is_no_cell_is_refused_with_the_near_one(baseline, words):
     (fault,) = faults_of(SOUND, baseline, OneAtATime())
     assert words in fault.text
 
@@ -82,7 +82,7 @@ def test_a_latin_hypercube_takes_no_baseline():
     assert "a Latin hypercube has no baseline" in fault.text
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_found_at_once():
     factors = {
         "loss.name": ("focal", "focal", "cross_entropy"),
         "optim.lr": (1e-3,),

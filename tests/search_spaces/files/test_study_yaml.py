@@ -1,4 +1,4 @@
-"""A study in YAML: the good ones mean what they say, the bad ones are told whole."""
+"""A study in YAML: good ones are read as written, bad ones refused with all faults."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from search_spaces.space import Parameter, Space, sample
 from search_spaces.study import QUICK, Ablation, Gate, Search, base_config, check, in_quick_size, trial_config
 
 ABLATION = """
-question: Does MixUp help beside focal loss?
+question: Does MixUp help with focal loss?
 base: {training.patience: 0}
 epochs: 12
 factors:
@@ -70,10 +70,10 @@ def configs(study):
     return [trial_config(base, {}, study.overrides(cell)).config_id for cell in study.cells()]
 
 
-def test_an_ablation_means_what_it_says():
+def test_an_ablation_is_read_as_written():
     assert parse(ABLATION) == Ablation(
         name="mine",
-        question="Does MixUp help beside focal loss?",
+        question="Does MixUp help with focal loss?",
         base={"training.patience": 0, "training.epochs": 12},
         factors={
             "loss.name": ("cross_entropy", "focal"),
@@ -123,7 +123,7 @@ def test_quick_is_never_larger_than_the_study():
     assert (in_quick_size(ablation).n_seeds, in_quick_size(search).n_trials) == (1, 5)
 
 
-def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_what_else_says():
+def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_else():
     text = """
 question: Which?
 space:
@@ -139,7 +139,7 @@ space:
             assert trial.settings == {"optim.schedule": "one_cycle", "optim.warmup_epochs": 0}
 
 
-def test_a_search_means_what_it_says():
+def test_a_search_is_read_as_written():
     study = parse(SEARCH)
     assert study == Search(
         name="rates",
@@ -260,12 +260,12 @@ def test_a_file_is_the_same_when_written_and_read(text):
 
 
 @pytest.mark.parametrize("name", NO_YAML)
-def test_a_built_in_study_without_a_form_in_yaml_says_why(name):
+def test_a_built_in_study_without_a_form_in_yaml_is_refused_with_the_reason(name):
     with pytest.raises(ConfigError, match=rf"study '{name}' cannot be written as YAML: .* is computed from"):
         to_yaml(load_study(name))
 
 
-def test_what_cannot_be_written_says_why():
+def test_what_cannot_be_written_is_refused_with_the_reason():
     def space(trial):
         return {"optim.lr": 10 ** trial.suggest_float("exponent", -4, -2)}
 
@@ -464,15 +464,15 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  seed: [1, 2]",
-            "3: seed cannot stand here: every cell is trained on the same seeds; `seeds` is how many",
+            "3: seed is not accepted here: every cell is trained on the same seeds; `seeds` is how many",
         ),
         (
             f"{FACTORS}  runtime.device: [cpu, cuda]",
-            "3: runtime.device cannot stand here: trials do not differ in it; it belongs in base",
+            "3: runtime.device is not accepted here: trials do not differ in it; it belongs in base",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nbase:\n  training.monitor: val/loss",
-            "5: training.monitor cannot stand here: it is the study's metric; set `metric`",
+            "5: training.monitor is not accepted here: it is the study's metric; set `metric`",
         ),
         # what configs refuse, at the line of the value
         (
@@ -647,7 +647,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
     ],
 )
-def test_a_fault_is_told_with_its_line_what_was_given_and_what_would_do(text, message):
+def test_a_fault_has_its_line_the_value_given_and_what_is_accepted(text, message):
     with pytest.raises(ConfigError) as caught:
         parse(text)
     first, *others = str(caught.value).split("\n")
@@ -655,7 +655,7 @@ def test_a_fault_is_told_with_its_line_what_was_given_and_what_would_do(text, me
     assert not others
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_their_lines():
+def test_all_faults_are_listed_at_once_in_the_order_of_their_lines():
     text = """
 question: Is it?
 sedes: 3
@@ -681,8 +681,8 @@ gates:
     ]
 
 
-def test_a_fault_that_follows_from_another_is_not_told():
-    # With the name unknown, nothing can be said of gamma; without that factor, nothing of the baseline.
+def test_a_fault_that_follows_from_another_is_not_listed():
+    # With the name unknown, gamma cannot be checked; without that factor, the baseline cannot.
     text = (
         "question: Is it?\nfactors: {loss.name: [focl, focal]}\nbase: {loss.gamma: 9}\n"
         "baseline: {loss.name: focal}"

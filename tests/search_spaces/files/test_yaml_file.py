@@ -66,7 +66,7 @@ def test_every_value_knows_its_line():
         ("a: 1\nb: \x01", "f.yaml:2: this is no YAML: special characters are not allowed"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text, message):
+def test_what_is_no_yaml_is_refused_with_its_line(text, message):
     with pytest.raises(ConfigError) as caught:
         read_yaml(text, "f.yaml")
     assert str(caught.value).startswith(message)
