@@ -110,11 +110,6 @@ class Parameter:
         return self.otherwise is not ABSENT
 
     @property
-    def first(self) -> Any:
-        """Its first choice, or its lowest value."""
-        return self.values.low if isinstance(self.values, Range) else self.values[0]
-
-    @property
     def ends(self) -> tuple[Any, ...]:
         """All choices, or both ends of a range, among which is any value that a config refuses."""
         return (self.values.low, self.values.high) if isinstance(self.values, Range) else self.values
@@ -165,7 +160,7 @@ def _chosen(
 
 
 def _take(values: Overrides, name: str, parameter: Parameter) -> Any:
-    return values.get(name, parameter.first)
+    return values.get(name, parameter.ends[0])
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> list[str]:

@@ -79,7 +79,28 @@ TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class _Common:
+    """What ablations and searches share; a study has no name until it is registered."""
+
+    metric: str = "val/f1_macro"
+    gates: tuple[Gate, ...] = ()
+    base: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
+    name: str = ""
+    question: str = ""
+
+    def _check(self, **least: int) -> None:
+        """Raise ConfigError for a name that cannot name files, and for counts below `least` or not whole."""
+        if self.name != "" and not is_name(self.name):
+            raise ConfigError(f"a study cannot be named {self.name!r}: it names files; a name holds {A_NAME}")
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if checked_value(value, int, name) < lowest:
+                raise ConfigError(f"{name} = {value} is out of range; it takes {lowest} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(_Common):
     """The cells of a `design` over `factors`, crossed with seeds.
 
     Args:
@@ -100,18 +121,12 @@ class Ablation:
     factors: Factors
     design: Design = field(default_factory=FullFactorial)
     baseline: Cell = field(default_factory=dict)
-    metric: str = "val/f1_macro"
-    gates: tuple[Gate, ...] = ()
-    base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=lambda: dict(QUICK))
     quick_factors: Factors = field(default_factory=dict)
     n_seeds: int = 3
     quick_seeds: int = 2
-    name: str = ""
-    question: str = ""
 
     def __post_init__(self) -> None:
-        _check_study(self.name, {"n_seeds": (self.n_seeds, 1), "quick_seeds": (self.quick_seeds, 1)})
+        self._check(n_seeds=1, quick_seeds=1)
 
     def levels(self) -> Levels:
         """Return the levels of each factor: its values, the names of its sets of settings, or its range."""
@@ -160,7 +175,7 @@ SCHEDULERS: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(_Common):
     """A define-by-run space that TPE samples, and a scheduler that ends the trials that fall behind.
 
     Args:
@@ -186,22 +201,10 @@ class Search:
     grace_epochs: int = 3
     reduction_factor: int = 3
     asha_within: str | None = None
-    metric: str = "val/f1_macro"
     also: tuple[str, ...] = ()
-    gates: tuple[Gate, ...] = ()
-    base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=lambda: dict(QUICK))
-    name: str = ""
-    question: str = ""
 
     def __post_init__(self) -> None:
-        counts = {
-            "n_trials": (self.n_trials, 1),
-            "quick_trials": (self.quick_trials, 1),
-            "grace_epochs": (self.grace_epochs, 1),
-            "reduction_factor": (self.reduction_factor, 2),
-        }
-        _check_study(self.name, counts)
+        self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -210,18 +213,6 @@ class Search:
 
 
 Study = Ablation | Search
-
-
-def _check_study(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
-    """Raise ConfigError for a name that cannot name files, and for counts that are not whole or too small.
-
-    A study has no name until it is registered.
-    """
-    if name != "" and not is_name(name):
-        raise ConfigError(f"a study cannot be named {name!r}: it names files; a name holds {A_NAME}")
-    for field_name, (value, least) in counts.items():
-        if checked_value(value, int, field_name) < least:
-            raise ConfigError(f"{field_name} = {value} is out of range; it takes {least} or more")
 
 
 def in_quick_size(study: Study) -> Study:

@@ -46,7 +46,7 @@ def parse_study(text: str, path: Path) -> Study:
     file = read_yaml(text, str(path))
     faults = schema_faults(file.values)
     values = _absolute_folders(_without(file.values, faults), path.parent)
-    # First what each factor and parameter is, then what they are together.
+    # First each factor and parameter by itself, then all together.
     factors = _made(_levels, values, faults, "factors")
     quick_factors = _made(_levels, values, faults, "quick", "factors")
     space = _made(_parameter, values, faults, "space")
@@ -59,7 +59,7 @@ def parse_study(text: str, path: Path) -> Study:
         study = _ablation(file, values, factors, quick_factors, common, found)
     elif space and len(space) == len(file.values["space"]):
         study = _search(values, space, quick_space, common, found)
-    # What an entry with a fault does to others shows once it is mended.
+    # A fault that involves a refused entry may follow from it: it is listed once that entry is mended.
     faults += [fault for fault in found if not refused & set(fault.place)]
     if study is not None and not any(str(name).endswith(".name") for name in refused):
         faults += _config_faults(study, values)
@@ -187,7 +187,7 @@ def _ablation(
         design=DESIGNS[kind](**options),
         # Names of levels are text, also where the file has `baseline: {mixup: true}`.
         baseline={
-            name: level if "." in name else file.texts["baseline", name]
+            name: level if "." in name else file.texts.get(("baseline", name), level)
             for name, level in values.get("baseline", {}).items()
         },
         n_seeds=n_seeds,
@@ -225,7 +225,7 @@ def _search(
         **{key: values[key] for key in OF_SCHEDULER if key in values},
         **common,
     )
-    with collected(faults, "also"):
+    with collected(faults):
         check_objectives(study)
     faults += together
     return None if together else study

@@ -13,7 +13,7 @@ from search_spaces.loading import load_study
 from search_spaces.space import declared
 from search_spaces.study import Ablation, base_config, trial_config
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 
 HEAD = """from search_spaces import Ablation, Search, register_study
 
