@@ -165,7 +165,7 @@ def write_yaml(values: Any, *, flow: bool | None = None, width: int = 100) -> st
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None there
     stream = io.StringIO()
     yaml.dump(values, stream)
-    return stream.getvalue()
+    return re.sub(r" +$", "", stream.getvalue(), flags=re.MULTILINE)  # of the lines that it breaks
 
 
 def shown(value: Any) -> str:

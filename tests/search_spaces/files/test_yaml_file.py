@@ -99,5 +99,8 @@ def test_what_is_written_is_read_back():
         "a": [1e-5, 1, "1e-3", "on", "1", None, True, "x: y", "ü"],
         "b": {"on": {}, "off": {"c.d": [[1], {}]}},
         "e": "What? That: " * 20,
+        "f": {f"{i}{i}": "a  \nb" for i in range(40)},
     }
-    assert read_yaml(write_yaml(values), "f.yaml").values == values
+    text = write_yaml(values)
+    assert read_yaml(text, "f.yaml").values == values
+    assert text.endswith("\n") and not any(line.endswith(" ") for line in text.split("\n"))
