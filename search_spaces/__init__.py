@@ -1,6 +1,7 @@
-"""What to try: ablation designs and Optuna search spaces, as pure functions of a trial or a base config.
+"""Studies: ablations with their designs, and searches with their Optuna spaces.
 
-A study of your own in Python needs ``from search_spaces import Ablation, register_study`` and no more.
+A study of your own in Python imports what it needs from here: ``from search_spaces import Ablation,
+register_study``.
 """
 
 from birdnet_core.registry import studies as _studies
@@ -12,6 +13,7 @@ from search_spaces.designs import (
     OneAtATime,
     Range,
 )
+from search_spaces.loading import load_study
 from search_spaces.study import QUICK, Ablation, Gate, Search
 
 register_study = _studies.register
@@ -27,5 +29,6 @@ __all__ = [
     "OneAtATime",
     "Range",
     "Search",
+    "load_study",
     "register_study",
 ]

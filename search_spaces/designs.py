@@ -1,8 +1,8 @@
 """Which combinations of the factors' levels an ablation trains.
 
-A design takes the levels of each factor and a baseline cell, and gives cells: one level of every factor each.
-It knows neither configs nor seeds; every cell is crossed with the same seeds later. What its cells can and
-cannot tell (`facts`) is written into the study's file, printed before a sweep, and shown in reports.
+A design takes the levels of each factor and a baseline cell, and returns cells, each with one level of every
+factor. It knows neither configs nor seeds; every cell is crossed with the same seeds later. Its `facts`
+describe what the cells can estimate, for the study's file, the summary before a sweep, and reports.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from birdnet_core.errors import ConfigError
+from search_spaces.faults import Fault
 
 Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, which a `LatinHypercube` draws from.
+    """Numbers from `low` to `high`, from which a `LatinHypercube` or a search samples.
 
-    `log` spreads them evenly in their logarithm. `integer` gives whole numbers, both ends among them.
+    `log` spreads them evenly in their logarithm. `integer` takes whole numbers, both ends included.
     """
 
     low: float
@@ -40,15 +41,16 @@ class Range:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ConfigError(f"{self} is empty; it takes two finite numbers, low below high")
         if self.log and self.low <= 0:
-            raise ConfigError(f"{self} has no logarithm; with log=True low is above 0")
+            raise ConfigError(f"{self} has no logarithm; with log, low is above 0")
         if self.integer and not (float(self.low).is_integer() and float(self.high).is_integer()):
-            raise ConfigError(
-                f"{self} does not end at whole numbers; with integer=True low and high are whole"
-            )
+            raise ConfigError(f"{self} is not of whole numbers; with integer, low and high are whole")
+
+    def __str__(self) -> str:
+        return f"the range from {self.low!r} to {self.high!r}"
 
     def at(self, shares: NDArray[np.float64]) -> list[float]:
         """Return the numbers at `shares` of the way from low to high, each from 0 to below 1."""
-        # A whole number owns the half on either side of it, so that the ends are as likely as the others.
+        # A whole number owns half a unit below and above it, so that the ends are as likely as the others.
         margin = 0.5 if self.integer else 0.0
         low, high = self.low - margin, self.high + margin
         values = low * (high / low) ** shares if self.log else low + (high - low) * shares
@@ -63,9 +65,9 @@ Levels = Mapping[str, tuple[Any, ...] | Range]
 class Design(ABC):
     """A rule for choosing cells.
 
-    `kind` is the design's standard name, as tables and files show it. One with `has_baseline` has the
-    baseline among its cells; one without takes ranges, and is given an empty baseline. One without factors
-    has a single cell, of no choices.
+    `kind` is the design's standard name, as tables and files print it. A design with `has_baseline` has the
+    baseline among its cells; one without takes ranges and an empty baseline. A design without factors has a
+    single cell, of no choices.
     """
 
     kind: ClassVar[str]
@@ -76,18 +78,18 @@ class Design(ABC):
     def cells(self, levels: Levels, baseline: Cell) -> list[Cell]:
         """Return the cells, for levels in which `faults` finds none."""
 
-    def faults(self, levels: Levels) -> list[str]:
-        """Return why the design cannot be made of these levels, a sentence each."""
+    def faults(self, levels: Levels) -> list[Fault]:
+        """Return why the design cannot be made of these levels."""
         return []
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
-        """Return what a reader must know of it, as JSON values; ``notes`` holds the sentences to print."""
+        """Return what readers need to know of the design, as JSON values; ``notes`` are for printing."""
         return {"notes": []}
 
 
 @dataclass(frozen=True)
 class SingleConfig(Design):
-    """One config, which nothing is compared with: only the seeds differ."""
+    """One config, compared with nothing: only the seeds differ."""
 
     kind = "single config"
     has_factors = False
@@ -95,10 +97,9 @@ class SingleConfig(Design):
     def cells(self, levels: Levels, baseline: Cell) -> list[Cell]:
         return [{}]
 
-    def faults(self, levels: Levels) -> list[str]:
-        if not levels:
-            return []
-        return [f"a {self.kind} varies nothing, and {', '.join(levels)} was given; leave it out"]
+    def faults(self, levels: Levels) -> list[Fault]:
+        text = f"a {self.kind} varies nothing; leave out {', '.join(levels)}"
+        return [Fault(("factors",), text)] if levels else []
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,16 @@ class OneAtATime(Design):
         return [baseline, *changed]
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
-        return {
-            "notes": ["Each cell differs from the baseline in one factor: nothing is learnt of interactions."]
-        }
+        note = "Each cell differs from the baseline in one factor: interactions are not estimated."
+        return {"notes": [note]}
 
 
 @dataclass(frozen=True)
 class LeaveOneOut(Design):
     """The baseline, which has every component, and for each component the cell without it.
 
-    A component is a factor of two levels, the baseline's "with" and the other "without". `include_none` adds
-    the cell with no component at all.
+    A component is a factor of two levels: the baseline has it, and the other level is without it.
+    `include_none` adds the cell with no component at all.
     """
 
     kind = "leave one out"
@@ -150,22 +150,20 @@ class LeaveOneOut(Design):
         # With one component, leaving it out leaves none.
         return [*cells, without] if self.include_none and len(without) > 1 else cells
 
-    def faults(self, levels: Levels) -> list[str]:
+    def faults(self, levels: Levels) -> list[Fault]:
         return _not_two_levels(self.kind, levels)
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
-        left_out = "Each cell but the baseline leaves one component out"
         none = ", the last all of them" if self.include_none and len(levels) > 1 else ""
-        return {
-            "notes": [f"{left_out}{none}; a component's worth is told in the presence of all the others."]
-        }
+        note = f"Each cell but the baseline leaves one component out{none}; "
+        return {"notes": [f"{note}the effect of a component is measured with all the others present."]}
 
 
 # Without I, which stands for the mean in defining relations.
 LETTERS = "ABCDEFGHJKLMNOP"
 _MEANING = {
-    3: "main effects cannot be told from two-factor interactions",
-    4: "main effects are free of two-factor interactions, which cannot all be told from each other",
+    3: "main effects are aliased with two-factor interactions",
+    4: "main effects are free of two-factor interactions, some of which are aliased with each other",
     5: "main effects and two-factor interactions are free of each other",
 }
 _RESOLUTIONS = {"III": 3, "IV": 4, "V": 5}
@@ -178,11 +176,11 @@ _ROMAN = {3: "III", 4: "IV", 5: "V", 6: "VI", 7: "VII"}
 class FractionalFactorial(Design):
     """A regular 2^(k-p) fraction of the full factorial over k factors of two levels.
 
-    It has the fewest cells with which the `resolution` is reached: in resolution III no main effect is
-    aliased with another, in IV none with a two-factor interaction, in V no two-factor interaction with
-    another. Of the fractions with so many cells it has minimum aberration (Fries and Hunter 1980,
-    Technometrics 22:601-608), the fewest words of the shortest length. The sign - is the baseline's level,
-    and the fraction is the one that holds the baseline; hence a defining word of odd length is negative.
+    It has the fewest cells that reach the `resolution`: in resolution III no main effect is aliased with
+    another, in IV none with a two-factor interaction, in V no two-factor interaction with another. Of the
+    fractions of that size it has minimum aberration, the fewest words of the shortest length (Fries and
+    Hunter 1980, Technometrics 22:601-608). The sign - is the baseline's level, and the fraction is the one
+    that holds the baseline; hence a defining word of odd length is negative.
     """
 
     kind = "fractional factorial"
@@ -202,25 +200,27 @@ class FractionalFactorial(Design):
             for run in runs
         ]
 
-    def faults(self, levels: Levels) -> list[str]:
+    def faults(self, levels: Levels) -> list[Fault]:
         if self.resolution not in _RESOLUTIONS:
             accepted = ", ".join(repr(r) for r in _RESOLUTIONS)
-            return [f"resolution = {self.resolution!r} of a {self.kind} is unknown; it takes {accepted}"]
+            text = f"resolution = {self.resolution!r} of a {self.kind} is unknown; it takes {accepted}"
+            return [Fault(("design",), text)]
         most = _MOST_FACTORS[self.resolution]
         faults = _not_two_levels(self.kind, levels)
         if len(levels) > most:
-            faults.append(
+            text = (
                 f"a {self.kind} of resolution {self.resolution} takes at most {most} factors, and there are "
-                f"{len(levels)}; leave some out, or take LeaveOneOut()"
+                f"{len(levels)}; leave some out, or use a leave-one-out design"
             )
+            faults.append(Fault(("design",), text))
         return faults
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
         """Return resolution, generators, defining relation and aliases up to two-factor interactions.
 
-        `resolution` is that which is reached, null for all combinations. `aliases` has every main effect and
-        one effect of each group of aliased two-factor interactions, with the other effects of up to two
-        factors that it cannot be told from: ``{"A": ["-BC"], "BE": ["CD"]}``.
+        `resolution` is the one that the fraction reaches, null for all combinations. `aliases` has every main
+        effect and one effect of each group of aliased two-factor interactions, with the other effects of up
+        to two factors that it is aliased with: ``{"A": ["-BC"], "BE": ["CD"]}``.
         """
         k = len(levels)
         columns = fraction(k, _RESOLUTIONS[self.resolution])
@@ -237,14 +237,14 @@ class FractionalFactorial(Design):
         else:
             pairs = _two_levels(levels, baseline)
             signs = (f"{a} {name} (- {pairs[name][0]}, + {pairs[name][1]})" for a, name in letters.items())
-            shown = " = ".join(relation[:7])
+            start = " = ".join(relation[:7])
             more = f" and {len(relation) - 7} more" if len(relation) > 7 else ""
             chains = [" = ".join((effect, *others)) for effect, others in aliases.items() if others]
             notes = [
                 f"2^({k}-{k - n_base}), {2**n_base} of {2**k} combinations, resolution {_ROMAN[order]}: "
                 f"{_MEANING.get(order, _MEANING[5])}.",
                 f"Letters: {', '.join(signs)}.",
-                f"Generators: {', '.join(generators)}. Defining relation: I = {shown}{more}.",
+                f"Generators: {', '.join(generators)}. Defining relation: I = {start}{more}.",
                 f"Aliases up to two-factor interactions, signed: {'; '.join(chains) or 'none'}.",
             ]
         return {
@@ -257,8 +257,8 @@ class FractionalFactorial(Design):
 def fraction(n_factors: int, resolution: int) -> tuple[int, ...]:
     """Return the fraction with the fewest cells that reaches `resolution`, a column for each factor.
 
-    A column is a set of base factors, as bits: the factor is at its other level where an odd number of them
-    is. The base factors come first, with one bit each.
+    A column is a set of base factors, as bits: the factor takes its other level where an odd number of them
+    do. The base factors come first, with one bit each.
     """
     for n_base in range(1, n_factors):
         added = _minimum_aberration(n_factors, n_base, resolution)
@@ -270,9 +270,9 @@ def fraction(n_factors: int, resolution: int) -> tuple[int, ...]:
 def _minimum_aberration(n_factors: int, n_base: int, resolution: int) -> tuple[int, ...] | None:
     """Return the columns of the added factors with minimum aberration, or None where none has `resolution`.
 
-    Tries all sets of columns, in the order of falling weight. The heaviest may be taken to hold the first
-    base factors, since they can be renamed; and a set is given up when it has more short words than the best
-    one, since no further column takes words away.
+    The search covers all sets of columns, in the order of falling weight. The heaviest column may hold the
+    first base factors, since they can be renamed. A set is abandoned once it has more short words than the
+    best one, since no further column takes words away.
     """
     n_added = n_factors - n_base
     columns = [c for c in range(2**n_base) if c.bit_count() >= resolution - 1]
@@ -338,8 +338,8 @@ def _signed(effect: int, word: int) -> str:
 class LatinHypercube(Design):
     """`n` cells that fill the space: each n-th part of every factor holds one of them.
 
-    A factor is a `Range`, or values to be used equally often. Of 200 draws it takes the one whose factors are
-    least correlated. For screening many factors: there is no baseline, and no two cells differ in one factor.
+    A factor is a `Range`, or values that are used equally often. The design is the draw of 200 whose factors
+    are least correlated. It screens many factors: there is no baseline, and all factors vary at once.
     """
 
     kind = "Latin hypercube"
@@ -358,22 +358,22 @@ class LatinHypercube(Design):
                 columns.append([values[i] for i in at])
         return [dict(zip(levels, point, strict=True)) for point in zip(*columns, strict=True)]
 
-    def faults(self, levels: Levels) -> list[str]:
-        for name in ("n", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                return [f"{name} = {value!r} of a {self.kind} is not accepted; it takes a whole number"]
+    def faults(self, levels: Levels) -> list[Fault]:
         faults = []
-        if self.n < 2:
-            faults.append(f"n = {self.n} of a {self.kind} is out of range; it takes 2 or more")
-        if self.seed < 0:
-            faults.append(f"seed = {self.seed} of a {self.kind} is out of range; it takes 0 or more")
-        for name, values in levels.items():
-            if not isinstance(values, Range) and len(values) > self.n >= 2:
-                faults.append(
+        for name, value, least in (("n", self.n, 2), ("seed", self.seed, 0)):
+            given = f"{name} = {value!r} of a {self.kind}"
+            if type(value) is not int:
+                text = f"{given} is not accepted; it takes a whole number"
+                return [Fault(("design",), text)]
+            if value < least:
+                faults.append(Fault(("design",), f"{given} is out of range; it takes {least} or more"))
+        for name, values in _listed(levels).items():
+            if len(values) > self.n >= 2:
+                text = (
                     f"a {self.kind} of n = {self.n} would miss levels of {name!r}, which has {len(values)}; "
                     f"n takes {len(values)} or more"
                 )
+                faults.append(Fault(("factors", name), text))
         return faults
 
     def facts(self, levels: Levels, baseline: Cell) -> dict[str, Any]:
@@ -403,7 +403,7 @@ def _largest_correlation(positions: NDArray[np.int64]) -> float:
 
 
 def _listed(levels: Levels) -> dict[str, tuple[Any, ...]]:
-    """Return `levels`, none of which is a range: `Ablation.faults` tells so before."""
+    """Return the levels of the factors that list them."""
     return {name: values for name, values in levels.items() if not isinstance(values, Range)}
 
 
@@ -415,9 +415,12 @@ def _two_levels(levels: Levels, baseline: Cell) -> dict[str, tuple[Any, Any]]:
     return pairs
 
 
-def _not_two_levels(kind: str, levels: Levels) -> list[str]:
+def _not_two_levels(kind: str, levels: Levels) -> list[Fault]:
     return [
-        f"factor {name!r} has {len(values)} levels, and a {kind} design takes factors of exactly two"
+        Fault(
+            ("factors", name),
+            f"factor {name!r} has {len(values)} levels, and a {kind} design takes factors of exactly two",
+        )
         for name, values in _listed(levels).items()
         if len(values) != 2
     ]

@@ -1,7 +1,7 @@
 """What an ablation varies, and what is wrong with it.
 
-A slip here, such as a level typed twice or two factors that write one setting, would train for hours and
-answer another question than the one that was asked; so all of them are found before anything is trained.
+A mistake here, such as a level given twice or two factors that write one setting, would train for hours and
+answer another question. So all of them are found before anything is trained.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from birdnet_core.errors import did_you_mean
 from search_spaces.designs import Cell, Design, Levels, Range
+from search_spaces.faults import Fault
 
 Factors = Mapping[str, tuple[Any, ...] | Mapping[str, dict[str, Any]] | Range]
 
@@ -20,15 +21,16 @@ def levels_of(factors: Factors) -> Levels:
     return {name: levels if isinstance(levels, Range) else tuple(levels) for name, levels in factors.items()}
 
 
-def faults_of(factors: Factors, baseline: Cell, design: Design) -> list[str]:
-    """Return why `design` cannot make cells of `factors` around `baseline`, a sentence each."""
+def faults_of(factors: Factors, baseline: Cell, design: Design) -> list[Fault]:
+    """Return why `design` cannot make cells of `factors` around `baseline`."""
     if not factors and design.has_factors:
-        return ['an ablation takes at least one factor, such as {"optim.lr": (1e-3, 1e-4)}, and has none']
+        text = 'an ablation takes at least one factor, such as {"optim.lr": (1e-3, 1e-4)}, and has none'
+        return [Fault(("factors",), text)]
     malformed = {name: _malformed(name, levels, design) for name, levels in factors.items()}
     sound = {name: levels for name, levels in factors.items() if not malformed[name]}
     levels = levels_of(sound)
     return [
-        *(fault for of_one in malformed.values() for fault in of_one),
+        *(Fault(("factors", name), text) for name, texts in malformed.items() for text in texts),
         *_repeated(levels),
         *_not_in_baseline(factors, levels, baseline, design),
         *_collisions(sound),
@@ -42,8 +44,8 @@ def _malformed(name: str, levels: Any, design: Design) -> list[str]:
         if not design.has_baseline:
             return []
         return [
-            f"factor {name!r} is a range, and a {design.kind} design takes levels; list them, or take "
-            "design=LatinHypercube(n=...)"
+            f"factor {name!r} is a range, and a {design.kind} design takes levels; list them, or use a "
+            "Latin hypercube design"
         ]
     if not isinstance(levels, (tuple, list, Mapping)):
         return [
@@ -61,10 +63,10 @@ def _malformed(name: str, levels: Any, design: Design) -> list[str]:
     ]
 
 
-def _repeated(levels: Levels) -> list[str]:
+def _repeated(levels: Levels) -> list[Fault]:
     # By ==, since a level may be a list, and 1 and 1.0 are one setting.
     return [
-        f"factor {name!r} has level {level!r} twice; leave one out"
+        Fault(("factors", name, i), f"factor {name!r} has level {level!r} twice; leave one out")
         for name, values in levels.items()
         if not isinstance(values, Range)
         for i, level in enumerate(values)
@@ -72,23 +74,23 @@ def _repeated(levels: Levels) -> list[str]:
     ]
 
 
-def _not_in_baseline(factors: Factors, levels: Levels, baseline: Cell, design: Design) -> list[str]:
+def _not_in_baseline(factors: Factors, levels: Levels, baseline: Cell, design: Design) -> list[Fault]:
     if baseline and not design.has_baseline:
-        return [f"a {design.kind} has no baseline, and {baseline} was given; leave it out"]
+        return [Fault(("baseline",), f"a {design.kind} has no baseline; leave out {baseline}")]
     out = []
     for name, level in baseline.items():
-        values = levels.get(name)
+        place, values = ("baseline", name), levels.get(name)
         if name not in factors:
-            near = did_you_mean(name, factors)
-            out.append(f"the baseline has {name!r}, which is no factor{near} (factors: {', '.join(factors)})")
+            near = f"{did_you_mean(name, factors)} (factors: {', '.join(factors)})"
+            out.append(Fault(place, f"the baseline has {name!r}, which is no factor{near}"))
         elif isinstance(values, tuple) and level not in values:
             near = did_you_mean(level, map(str, values)) if isinstance(level, str) else ""
-            has = ", ".join(map(repr, values))
-            out.append(f"the baseline's {name} = {level!r} is no level of that factor{near} (it has {has})")
+            near += f" (it has {', '.join(map(repr, values))})"
+            out.append(Fault(place, f"the baseline's {name} = {level!r} is no level of that factor{near}"))
     return out
 
 
-def _collisions(factors: Factors) -> list[str]:
+def _collisions(factors: Factors) -> list[Fault]:
     """Return which settings two factors would write in one cell, where the later one would win."""
     writers: dict[str, list[str]] = {}
     for name, levels in factors.items():
@@ -96,7 +98,10 @@ def _collisions(factors: Factors) -> list[str]:
         for setting in {setting for settings in named for setting in settings}:
             writers.setdefault(setting, []).append(name)
     return [
-        f"factors {' and '.join(map(repr, names))} both set {setting}; a setting takes one factor"
+        Fault(
+            ("factors", names[0]),
+            f"factors {' and '.join(map(repr, names))} both set {setting}; a setting takes one factor",
+        )
         for setting, names in sorted(writers.items())
         if len(names) > 1
     ]

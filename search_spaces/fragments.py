@@ -1,16 +1,15 @@
-"""Pieces of search spaces, to be put together.
+"""Functions to compose search spaces from.
 
-A piece draws one kind of setting from an Optuna trial, define by run, and returns it as overrides. Several
-are a space::
+Each samples one kind of setting from an Optuna trial, define by run, and returns it as overrides. Several
+make a space::
 
     def space(trial):
         choices = loss(trial)
         return {**choices, **class_balance(trial, choices["loss.name"]), **optimiser(trial)}
 
-No setting is drawn by two pieces, and each is drawn only where it counts: gamma under the focal loss, alpha
-of MixUp where MixUp is on. A piece that depends on a choice takes it as an argument. What depends on a model
-or a loss is read from its options, so that those of a plug-in need no line here. MixUp and the losses need no
-rule: every loss takes mixed targets.
+No two of them sample the same setting, and each samples only what has an effect: gamma under the focal loss,
+alpha of MixUp where MixUp is on. A function that depends on a choice takes it as an argument. What depends on
+a model or a loss is read from its options, so that plug-ins need no line here. MixUp goes with every loss.
 """
 
 from __future__ import annotations

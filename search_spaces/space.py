@@ -1,7 +1,7 @@
-"""A search space written down: what each setting may be, and when it is sampled at all.
+"""A search space as a value: what each setting may be, and when it is sampled at all.
 
-A study in Python samples as it likes (define-by-run), and nothing but running it tells what. One that is
-written as YAML is a `Space`. `declared` finds the `Space` of a function where it has one.
+A study in Python samples as it likes (define-by-run), and only running it reveals its space. The space of a
+study in YAML is a `Space`. `declared` finds the `Space` of a function where it has one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from optuna.trial import BaseTrial, FixedTrial
 
 from birdnet_core.errors import ConfigError, did_you_mean
 from search_spaces.designs import Range
+from search_spaces.faults import Fault, StudyError
 
 Overrides = dict[str, Any]
 SpaceFunction = Callable[[BaseTrial], Overrides]
 
 ABSENT: Any = object()
 
-# Of a function: enough to meet a branch that one trial in a hundred takes, in a tenth of a second.
+# Random trials of a function: enough to reach a branch that one in a hundred takes, in a tenth of a second.
 SAMPLES = 500
 
 
@@ -40,9 +41,9 @@ class Parameter:
 
     Args:
         values: the choices, or a range.
-        step: of a range: only every `step` from its low end.
-        when: it is sampled only if each of these other settings has one of these values.
-        otherwise: its value where it is not sampled; where left out, it is not set at all.
+        step: of a range, only every `step` from its low end.
+        when: sample it only if each of these other settings has one of these values.
+        otherwise: its value where it is not sampled (`else` in YAML); without one, it is not set at all.
     """
 
     values: tuple[Any, ...] | Range
@@ -53,7 +54,7 @@ class Parameter:
     def __post_init__(self) -> None:
         values, step = self.values, self.step
         if self.has_otherwise and not self.when:
-            raise ConfigError("a value for where it is not sampled needs a condition under which it is")
+            raise ConfigError("a value for trials that do not sample it needs a `when`")
         if isinstance(values, tuple):
             strange = [value for value in values if not isinstance(value, (str, int, float, NoneType))]
             if strange or not values:
@@ -68,7 +69,7 @@ class Parameter:
             if values.log or n_steps < 1 or abs(n_steps - round(n_steps)) > 1e-9:
                 raise ConfigError(
                     f"step = {step:g} does not lead from {values.low:g} to {values.high:g}; it takes a "
-                    "part of that range that goes into it without a rest, and no log"
+                    "number that divides that range, and no log"
                 )
             if values.integer and not float(step).is_integer():
                 raise ConfigError(
@@ -76,7 +77,7 @@ class Parameter:
                 )
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """Return the value that `trial` takes."""
+        """Return the value that `trial` samples."""
         values = self.values
         if not isinstance(values, Range):
             return trial.suggest_categorical(name, values)
@@ -86,12 +87,12 @@ class Parameter:
         return trial.suggest_float(name, values.low, values.high, step=self.step, log=values.log)
 
     def holds(self, chosen: Mapping[str, Any]) -> bool:
-        """Return whether the parameter is sampled beside what was chosen before."""
+        """Return whether its condition holds for the settings `chosen` before it."""
         return all(name in chosen and chosen[name] in values for name, values in self.when.items())
 
     @property
     def listed(self) -> Sequence[Any] | None:
-        """All values that it may take; None for a range of floats."""
+        """All values that it is sampled from; None for a range of floats."""
         if not isinstance(self.values, Range):
             return self.values
         if not self.values.integer:
@@ -99,17 +100,18 @@ class Parameter:
         return range(int(self.values.low), int(self.values.high) + 1, int(self.step or 1))
 
     @property
+    def possible(self) -> Sequence[Any] | None:
+        """All values that it may have, sampled or not; None for a range of floats."""
+        listed = self.listed
+        return listed if listed is None or not self.has_otherwise else [*listed, self.otherwise]
+
+    @property
     def has_otherwise(self) -> bool:
         return self.otherwise is not ABSENT
 
     @property
-    def first(self) -> Any:
-        """Its first choice, or its lowest value."""
-        return self.values.low if isinstance(self.values, Range) else self.values[0]
-
-    @property
     def ends(self) -> tuple[Any, ...]:
-        """All choices, or both ends of a range: where a value that a config refuses would lie."""
+        """All choices, or both ends of a range, among which is any value that a config refuses."""
         return (self.values.low, self.values.high) if isinstance(self.values, Range) else self.values
 
 
@@ -117,18 +119,18 @@ class Parameter:
 class Space:
     """The parameters of a search by their dotted settings; called with a trial, it samples them.
 
-    Raises ConfigError for conditions that cannot be resolved.
+    Raises StudyError for conditions that cannot hold, with places within the space.
     """
 
     parameters: Mapping[str, Parameter]
 
     def __post_init__(self) -> None:
-        if faults := condition_faults(self.parameters):
-            raise ConfigError("\n".join(text for _, text in faults))
+        if faults := _condition_faults(self.parameters):
+            raise StudyError(*faults)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """The names, each behind those that its condition looks at, else as they were given."""
+        """The names, each after those in its condition, otherwise in the given order."""
         return tuple(_ordered(self.parameters))
 
     def __call__(self, trial: BaseTrial) -> Overrides:
@@ -146,7 +148,7 @@ class Space:
 def _chosen(
     parameters: Mapping[str, Parameter], order: Iterable[str], pick: Callable[[str, Parameter], Any]
 ) -> Overrides:
-    """Return what is set when `pick` says the value of every parameter that is sampled."""
+    """Return the settings where `pick` chooses the value of every parameter that is sampled."""
     chosen: Overrides = {}
     for name in order:
         parameter = parameters[name]
@@ -158,11 +160,11 @@ def _chosen(
 
 
 def _take(values: Overrides, name: str, parameter: Parameter) -> Any:
-    return values.get(name, parameter.first)
+    return values.get(name, parameter.ends[0])
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> list[str]:
-    """Return the names, parents first; those that wait for each other are left out."""
+    """Return the names, parents first, without those whose conditions depend on each other."""
     placed: list[str] = []
     left = list(parameters)
     while ready := next((n for n in left if all(parent in placed for parent in parameters[n].when)), None):
@@ -177,14 +179,14 @@ def _reached(parameters: Mapping[str, Parameter], order: Sequence[str], name: st
     for each in reversed(order):
         above |= {parent for parent in parameters[each].when if each in above}
     parents = [each for each in order if each in above and each != name]
-    tried = []
+    candidates = []
     for parent in parents:
         listed = parameters[parent].listed or ()
-        asked = {value for each in parameters.values() for value in each.when.get(parent, ())}
-        # All values that no condition asks for are alike.
-        others = [value for value in listed if value not in asked][:1]
-        tried.append([*(value for value in listed if value in asked), *others])
-    for values in itertools.product(*tried):
+        needed = {value for each in parameters.values() for value in each.when.get(parent, ())}
+        # All values that no condition needs are alike.
+        others = [value for value in listed if value not in needed][:1]
+        candidates.append([*(value for value in listed if value in needed), *others])
+    for values in itertools.product(*candidates):
         taken = dict(zip(parents, values, strict=True))
         chosen = _chosen(parameters, parents, partial(_take, taken))
         if parameters[name].holds(chosen):
@@ -192,62 +194,50 @@ def _reached(parameters: Mapping[str, Parameter], order: Sequence[str], name: st
     return None
 
 
-def condition_faults(parameters: Mapping[str, Parameter]) -> list[tuple[tuple[str, ...], str]]:
-    """Return what is wrong with the conditions, each with its place: the parameter, `when`, its parent."""
-    faults: list[tuple[tuple[str, ...], str]] = []
-    for name, parameter in parameters.items():
-        for parent, values in parameter.when.items():
-            place = (name, "when", parent)
-            known = [other for other in parameters if other != name]
-            if parent not in known:
-                faults.append(
-                    (place, f"`when` of {name} asks for {parent}, which is no other parameter of the space"
-                     f"{did_you_mean(parent, known)} (it has {', '.join(known) or 'no other'})")
-                )  # fmt: skip
-                continue
-            listed = parameters[parent].listed
-            if listed is None:
-                faults.append(
-                    (place, f"`when` of {name} asks for one value of {parent}, which is a range of floats; "
-                     "it takes a parameter with listed values, or an integer range")
-                )  # fmt: skip
-                continue
-            possible = [
-                *listed,
-                *([parameters[parent].otherwise] if parameters[parent].has_otherwise else []),
-            ]
-            for value in values:
-                if value not in possible:
-                    near = did_you_mean(str(value), [v for v in possible if isinstance(v, str)])
-                    takes = ", ".join(map(str, possible))
-                    if len(possible) > 12:
-                        takes = f"{possible[0]} to {possible[-1]}"
-                    faults.append(
-                        (place, f"`when` of {name} asks for {parent} = {value}, which is never sampled"
-                         f"{near} (it takes {takes})")
-                    )  # fmt: skip
+def _condition_faults(parameters: Mapping[str, Parameter]) -> list[Fault]:
+    """Return what is wrong with the conditions, at the parameter, `when` and its parent."""
+    faults = [
+        Fault((name, "when", parent), f"`when` of {name} needs {fault}")
+        for name, parameter in parameters.items()
+        for parent, values in parameter.when.items()
+        for fault in _unmet({key: p for key, p in parameters.items() if key != name}, parent, values)
+    ]
     if faults:
         return faults
-    ordered = _ordered(parameters)
-    waiting = [name for name in parameters if name not in ordered]
-    if waiting:
-        circle = ", ".join(waiting)
-        return [
-            (
-                (waiting[0], "when"),
-                f"the conditions of {circle} wait for each other; one needs to be free of `when`",
-            )
-        ]
+    order = _ordered(parameters)
+    if circle := [name for name in parameters if name not in order]:
+        text = f"the conditions of {', '.join(circle)} depend on each other; one has to go without `when`"
+        return [Fault((circle[0], "when"), text)]
     return [
-        ((name, "when"), f"{name} is never sampled: its conditions cannot hold together")
+        Fault((name, "when"), f"{name} is never sampled: its conditions cannot hold together")
         for name in parameters
-        if _reached(parameters, ordered, name) is None
+        if _reached(parameters, order, name) is None
+    ]
+
+
+def _unmet(others: Mapping[str, Parameter], parent: str, values: tuple[Any, ...]) -> list[str]:
+    """Return why no trial can have one of the `values` of `parent`, and what its values are."""
+    if parent not in others:
+        known = f"{did_you_mean(parent, others)} (it has {', '.join(others) or 'no other'})"
+        return [f"{parent}, which is no other parameter of the space{known}"]
+    possible = others[parent].possible
+    if possible is None:
+        return [
+            f"one value of {parent}, which is a range of floats; it takes a parameter with listed values, or "
+            "an integer range"
+        ]
+    takes = f"{possible[0]} to {possible[-1]}" if len(possible) > 12 else ", ".join(map(str, possible))
+    words = [value for value in possible if isinstance(value, str)]
+    return [
+        f"{parent} = {value}, which never occurs{did_you_mean(str(value), words)} (it takes {takes})"
+        for value in values
+        if value not in possible
     ]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A random trial of a space: its parameters, their distributions, and the settings it stands for."""
+    """A random trial of a space: its parameters, their distributions, and the settings that they lead to."""
 
     parameters: dict[str, Any]
     distributions: dict[str, BaseDistribution]
@@ -266,10 +256,10 @@ def sample(space: SpaceFunction, n: int, seed: int = 0) -> list[Sampled]:
 
 
 def declared(space: SpaceFunction) -> Space:
-    """Return the `Space` that `space` samples from, as 500 random trials show it.
+    """Return the `Space` that `space` samples from, found from 500 random trials.
 
-    Raises ConfigError that says why where it has none: a range that depends on another parameter, a setting
-    that is computed, a condition that is not "these settings have one of these values".
+    Raises ConfigError with the reason where it has none: a range that depends on another parameter, a setting
+    that is computed, a condition other than "these settings have one of these values".
     """
     if isinstance(space, Space):
         return space
@@ -282,12 +272,12 @@ def declared(space: SpaceFunction) -> Space:
     found = Space(parameters)
     for trial in trials:
         if found(FixedTrial({**trial.settings, **trial.parameters})) != trial.settings:
-            raise ConfigError("other settings follow from what is sampled than its conditions say")
+            raise ConfigError("its settings do not follow from conditions on what is sampled")
     return found
 
 
 def _order_of(trials: list[Sampled]) -> list[str]:
-    """Return the settings in an order in which all trials sample them, then those that are only set."""
+    """Return the settings in the order in which all trials sample them, then those that are only set."""
     pairs: set[tuple[str, str]] = set()
     for trial in trials:
         pairs.update(itertools.combinations((n for n in trial.parameters if n in trial.settings), 2))
@@ -300,7 +290,7 @@ def _order_of(trials: list[Sampled]) -> list[str]:
 
 
 def _parameter(name: str, trials: list[Sampled]) -> Parameter:
-    """Return what a setting may be, whenever it is sampled; its one value where it never is."""
+    """Return the distribution of a setting, or its one value where it is never sampled."""
     distributions: list[BaseDistribution] = []
     constants: list[Any] = []
     for trial in trials:
@@ -341,7 +331,7 @@ def _with_condition(
 ) -> Parameter:
     """Return `parameter` with the condition on `earlier` ones under which trials sample it.
 
-    Raises ConfigError where none explains them.
+    Raises ConfigError where there is no such condition.
     """
     is_sampled = any(name in trial.parameters for trial in trials)
     has_it = [name in (trial.parameters if is_sampled else trial.settings) for trial in trials]
@@ -352,23 +342,22 @@ def _with_condition(
     for other, parent in earlier.items():
         if parent.listed is not None and all(other in settings for settings in having):
             seen = {settings[other] for settings in having}
-            listed = [*parent.listed, *([parent.otherwise] if parent.has_otherwise else [])]
-            when[other] = tuple(dict.fromkeys(value for value in listed if value in seen))
+            when[other] = tuple(dict.fromkeys(value for value in parent.possible or () if value in seen))
 
-    def explains(tried: Mapping[str, tuple[Any, ...]]) -> bool:
-        holds = Parameter(values=(0,), when=tried).holds
+    def explains(condition: Mapping[str, tuple[Any, ...]]) -> bool:
+        holds = Parameter(values=(0,), when=condition).holds
         return all(holds(trial.settings) == has for trial, has in zip(trials, has_it, strict=True))
 
     if not explains(when):
         raise ConfigError(
             f"{name} is sampled in {len(having)} of {len(trials)} trials, and no condition of the form "
-            "`when: {setting: values}` tells which"
+            "`when: {setting: values}` explains which"
         )
     for other in reversed(list(when)):
         without = {key: values for key, values in when.items() if key != other}
         if explains(without):
             when = without
     others = [trial.settings for trial, has in zip(trials, has_it, strict=True) if not has]
-    # Constant, as `_parameter` has seen; where some trials do not have it at all, replaying them will tell.
+    # Constant, as `_parameter` has found. `declared` replays the trials, in case only some of them have it.
     otherwise = others[0].get(name, ABSENT)
     return replace(parameter, when=when, otherwise=otherwise)

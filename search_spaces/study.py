@@ -1,7 +1,7 @@
 """A question, and the configs that answer it.
 
-An `Ablation` asks whether a choice matters: a design over named factors, each of its cells trained on the
-same seeds for the same budget. A `Search` asks which config is best: an Optuna space, sampled trial by trial.
+An `Ablation` answers whether a choice matters: a design over named factors, each of its cells trained on the
+same seeds for the same budget. A `Search` finds the best config: an Optuna space, sampled trial by trial.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from birdnet_core.records.metrics import is_better, metric_direction, objective_
 from birdnet_core.registry import checked_value
 from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
 from search_spaces.factors import Factors, faults_of, levels_of
+from search_spaces.faults import Fault, StudyError
 
 Overrides = dict[str, Any]
 
 
-# Few epochs of many small steps over several windows a recording: enough to see differences in minutes.
+# Few epochs of many small steps, over several windows a recording: enough to see differences in minutes.
 QUICK: Overrides = {
     "training.epochs": 8,
     "training.batch_size": 16,
@@ -38,14 +39,14 @@ QUICK: Overrides = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a study has to reach for its answer to be acted upon.
+    """What the best cell of a study has to reach.
 
     Args:
         metric: of the best cell, the mean over its seeds.
-        target: at least this passes (at most, for a metric that is to be low).
-        stretch: what would be better still; None for no such wish.
-        investigate: short of `target`, but at least this, asks for a closer look and not for a no; None where
-            all that is short of `target` is a no.
+        target: passes at this value or better.
+        stretch: a still better value to aim for; None for none.
+        investigate: short of `target`, but at this value or better, the outcome is INVESTIGATE and not
+            NO-GO; None for no such range.
 
     Raises ConfigError for an unknown metric, and for values that are not in the order investigate, target,
     stretch.
@@ -69,7 +70,7 @@ class Gate:
             )
 
 
-# What the earlier work set out to reach with 89 species, on validation data.
+# The targets of the earlier work, for 89 species on validation data.
 TARGETS = (
     Gate(metric="val/accuracy", target=0.40, stretch=0.50),
     Gate(metric="val/f1_macro", target=0.15, stretch=0.25),
@@ -78,7 +79,28 @@ TARGETS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class _Common:
+    """What ablations and searches share; a study has no name until it is registered."""
+
+    metric: str = "val/f1_macro"
+    gates: tuple[Gate, ...] = ()
+    base: Overrides = field(default_factory=dict)
+    quick: Overrides = field(default_factory=lambda: dict(QUICK))
+    name: str = ""
+    question: str = ""
+
+    def _check(self, **least: int) -> None:
+        """Raise ConfigError for a name that cannot name files, and for counts below `least` or not whole."""
+        if self.name != "" and not is_name(self.name):
+            raise ConfigError(f"a study cannot be named {self.name!r}: it names files; a name holds {A_NAME}")
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if checked_value(value, int, name) < lowest:
+                raise ConfigError(f"{name} = {value} is out of range; it takes {lowest} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(_Common):
     """The cells of a `design` over `factors`, crossed with seeds.
 
     Args:
@@ -86,41 +108,34 @@ class Ablation:
             `Range` of them; or a name of your own with named levels, each a set of settings:
             ``{"mixup": {"on": {"augment.mixup.p": 0.6}, "off": {}}}``.
         design: which combinations of levels are trained.
-        baseline: the cell that the others are compared with; the first level of each factor if left out. A
-            `LatinHypercube` has none.
-        metric: what decides; its direction is the metric's own.
+        baseline: the cell that the others are compared with; a factor that it leaves out is at its first
+            level. A `LatinHypercube` has no baseline.
+        metric: the metric that ranks the cells.
         gates: what the best cell has to reach.
-        base: settings that the study needs, whatever the user's base config says.
-        quick: further settings under ``--quick``; `QUICK` if left out.
+        base: settings of every trial, which replace those of the user's base config.
+        quick: further settings under ``--quick``.
         quick_factors: under ``--quick``, the levels of the factors that it names.
-        n_seeds, quick_seeds: seeds of every cell unless the user asks for others; the second under
-            ``--quick``.
+        n_seeds, quick_seeds: default number of seeds of every cell; the second under ``--quick``.
     """
 
     factors: Factors
     design: Design = field(default_factory=FullFactorial)
     baseline: Cell = field(default_factory=dict)
-    metric: str = "val/f1_macro"
-    gates: tuple[Gate, ...] = ()
-    base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=lambda: dict(QUICK))
     quick_factors: Factors = field(default_factory=dict)
     n_seeds: int = 3
     quick_seeds: int = 2
-    name: str = ""
-    question: str = ""
 
     def __post_init__(self) -> None:
-        _check_study(self.name, {"n_seeds": (self.n_seeds, 1), "quick_seeds": (self.quick_seeds, 1)})
+        self._check(n_seeds=1, quick_seeds=1)
 
     def levels(self) -> Levels:
         """Return the levels of each factor: its values, the names of its sets of settings, or its range."""
         return levels_of(self.factors)
 
     def cells(self) -> list[Cell]:
-        """Return the level of every factor in each cell; ConfigError that lists all faults of the factors."""
-        if found := faults_of(self.factors, self.baseline, self.design):
-            raise ConfigError("\n".join(found))
+        """Return the level of every factor in each cell; StudyError with all faults of the factors."""
+        if faults := faults_of(self.factors, self.baseline, self.design):
+            raise StudyError(*faults)
         return self.design.cells(self.levels(), self.baseline_cell() or {})
 
     def baseline_cell(self) -> Cell | None:
@@ -134,7 +149,7 @@ class Ablation:
         }
 
     def design_facts(self) -> dict[str, Any]:
-        """Return what the study's file says of the design: its kind, its size, and `Design.facts`."""
+        """Return kind and size of the design and its `Design.facts`, for the study's file in a run folder."""
         return {
             "kind": self.design.kind,
             "n_cells": len(self.cells()),
@@ -142,7 +157,7 @@ class Ablation:
         }
 
     def overrides(self, cell: Cell) -> Overrides:
-        """Return the settings that a cell stands for."""
+        """Return the settings of a cell."""
         settings: Overrides = {}
         for name, level in cell.items():
             levels = self.factors[name]
@@ -156,25 +171,25 @@ SCHEDULERS: dict[str, str] = {
     "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
     "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
 }
-"""What may end trials of a search early; `tuning.engine.schedulers` has the rules."""
+"""The schedulers that may end trials of a search early, as `tuning.engine.schedulers` builds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """A define-by-run space that TPE samples, with a scheduler ending the trials that fall behind.
+class Search(_Common):
+    """A define-by-run space that TPE samples, and a scheduler that ends the trials that fall behind.
 
     Args:
-        space: gives the overrides of one trial; calls ``trial.suggest_*`` with the dotted settings as names.
+        space: returns the overrides of a trial; calls ``trial.suggest_*`` with the dotted settings as names.
         quick_space: the same under ``--quick``; None takes `space`.
-        n_trials, quick_trials: how many to sample; the second under ``--quick``.
+        n_trials, quick_trials: number of trials; the second under ``--quick``.
         scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`SCHEDULERS`).
-        grace_epochs: what every trial may train before the scheduler judges it.
+        grace_epochs: epochs that every trial may train before the scheduler compares it.
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
-        asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials of the same
-            value of it. For a space whose trials learn at different speeds: a small network leads early and
-            loses late, and would end the large ones.
-        also: further objectives beside `metric`: metrics, ``n_params`` or ``hours``. The search then answers
-            with a Pareto front, and takes scheduler ``fifo``.
+        asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials with the
+            same value of it, for spaces whose trials learn at different speeds: a small network leads early
+            and loses late, and would end the large ones.
+        also: further objectives: metrics, ``n_params`` or ``hours``. The search then finds a Pareto front,
+            and takes scheduler ``fifo``.
         metric, gates, base, quick: as for `Ablation`.
     """
 
@@ -186,42 +201,18 @@ class Search:
     grace_epochs: int = 3
     reduction_factor: int = 3
     asha_within: str | None = None
-    metric: str = "val/f1_macro"
     also: tuple[str, ...] = ()
-    gates: tuple[Gate, ...] = ()
-    base: Overrides = field(default_factory=dict)
-    quick: Overrides = field(default_factory=lambda: dict(QUICK))
-    name: str = ""
-    question: str = ""
 
     def __post_init__(self) -> None:
-        counts = {
-            "n_trials": (self.n_trials, 1),
-            "quick_trials": (self.quick_trials, 1),
-            "grace_epochs": (self.grace_epochs, 1),
-            "reduction_factor": (self.reduction_factor, 2),
-        }
-        _check_study(self.name, counts)
+        self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the search weighs, `metric` first."""
+        """The objectives of the search, `metric` first."""
         return (self.metric, *self.also)
 
 
 Study = Ablation | Search
-
-
-def _check_study(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
-    """Raise ConfigError for a name that cannot name files, and for counts that are not whole or too small.
-
-    A study may be without a name until it is registered.
-    """
-    if name != "" and not is_name(name):
-        raise ConfigError(f"a study cannot be named {name!r}: it names files; a name holds {A_NAME}")
-    for field_name, (value, least) in counts.items():
-        if checked_value(value, int, field_name) < least:
-            raise ConfigError(f"{field_name} = {value} is out of range; it takes {least} or more")
 
 
 def in_quick_size(study: Study) -> Study:
@@ -235,86 +226,91 @@ def in_quick_size(study: Study) -> Study:
 
 
 def base_config(study: Study, base: TrainConfig, settings: Mapping[str, Any] | None = None) -> TrainConfig:
-    """Return the user's base with what `study` needs: every trial of it starts from there.
+    """Return the config from which every trial of `study` starts: the user's base with the study's settings.
 
     Of the user's `settings` it takes ``seed``, the first of an ablation's seeds, and that of a search and its
-    sampler; the others are applied with what a trial chooses (`trial_config`).
+    sampler; `trial_config` applies the others.
     """
     seed = {key: value for key, value in (settings or {}).items() if key == "seed"}
     return base.override({**study.base, "training.monitor": study.metric, **seed})
 
 
 def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overrides) -> TrainConfig:
-    """Return `base` with the user's `settings` and one trial's `choices`, applied together.
+    """Return `base` with the user's `settings` and one trial's `choices`.
 
-    Together, because a setting may be an option of a component that the trial chooses. Raises ConfigError
-    for a setting that the study varies itself, and for whatever the config does not take.
+    They are applied together, because a setting may be an option of a component that the trial chooses.
+    Raises ConfigError for a setting that the study varies itself, and for what the config does not accept.
     """
     taken = sorted(set(settings) & set(choices))
     if taken:
         raise ConfigError(
-            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, take another study, "
+            f"{', '.join(taken)} cannot be set here: the study varies it; leave it out, use another study, "
             "or an --option of this one where it has one for that (`birdtune list studies`)"
         )
     return base.override({**settings, **choices})
 
 
 def group_of(config: TrainConfig, setting: str | None) -> str | None:
-    """Return the group in which a trial competes: its value of the dotted `setting`, as text.
+    """Return the group in which the scheduler compares a trial: its value of the dotted `setting`, as text.
 
-    None where there is no setting to group by, and for a config without it (an option that another model
-    has), so that those form a group of their own.
+    None where there is no setting to group by, and for a config without it (an option of another model), so
+    that those form a group of their own.
     """
     flat = config.flat()
     return str(flat[setting]) if setting in flat else None
 
 
 def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[TrainConfig]:
-    """Return the configs of a study's trials, or raise ConfigError that lists all their faults.
+    """Return the configs of a study's trials: of an ablation's cells in order, or of 50 random samples.
 
-    Of all cells of an ablation, in their order; of a search, of 50 random samples of its space. Raises
-    ConfigError also for factors of which the design makes no cells (`factors.faults_of`), and for objectives
-    that are unknown or said twice, or that the scheduler cannot judge, for a search that chooses its split,
-    and for a comparison of trials that are not validated.
+    Raises StudyError with all faults of the factors, of the objectives, or of the configs; also for a search
+    over splits, and for a comparison of trials that are not validated.
     """
     if isinstance(study, Ablation):
-        tried = [study.overrides(cell) for cell in study.cells()]
+        trials = [study.overrides(cell) for cell in study.cells()]
     else:
         check_objectives(study)
         rehearsal = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        tried = [_sampled(study, rehearsal.ask()) for _ in range(50)]
+        trials = [_sampled(study, rehearsal.ask()) for _ in range(50)]
     configs: list[TrainConfig] = []
-    faults: list[str] = []
-    for choices in tried:
+    texts: dict[str, None] = {}
+    for choices in trials:
         try:
             configs.append(trial_config(base, settings, choices))
         except ConfigError as error:
-            faults += [line for line in str(error).split("\n") if line not in faults]
+            texts |= dict.fromkeys(str(error).split("\n"))
+    faults = [Fault((), text) for text in texts]
     if isinstance(study, Search) and len({config.data.split for config in configs}) > 1:
-        faults.append(
-            f"study {study.name!r} searches over data.split: the leaky one would always win; compare the two "
-            "in an ablation"
-        )
+        text = "the leaky one would always win; compare the two in an ablation"
+        faults.append(Fault(("space",), f"study {study.name!r} searches over data.split: {text}"))
     is_compared = isinstance(study, Search) or study.design.has_factors
     if is_compared and not all(config.training.is_validated for config in configs):
-        faults.append(
+        text = (
             f"study {study.name!r} decides by {study.metric}, and training.train_on = 'train+val' leaves "
             "nothing to validate on; that is for final training (`birdtune train --seeds`)"
         )
-    within = study.asha_within if isinstance(study, Search) else None
-    known = {name for config in configs for name in config.flat()}
-    if within is not None and not faults and within not in known:
-        faults.append(
-            f"asha_within = {within!r} is no setting of any trial{did_you_mean(within, known)} "
-            "(it takes a dotted setting, for example model.name)"
-        )
+        faults.append(Fault(("base",), text))
+    if isinstance(study, Search) and not faults:
+        faults += asha_within_faults(study, configs)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise StudyError(*faults)
     return configs
 
 
+def asha_within_faults(study: Search, configs: Sequence[TrainConfig]) -> list[Fault]:
+    """Return the fault of a search by a setting that none of its `configs` has."""
+    known = {name for config in configs for name in config.flat()}
+    if study.asha_within is None or study.asha_within in known:
+        return []
+    near = did_you_mean(study.asha_within, known)
+    text = (
+        f"asha_within = {study.asha_within!r} is no setting of any trial{near} (it takes a dotted setting, "
+    )
+    return [Fault(("asha_within",), f"{text}for example model.name)")]
+
+
 def _sampled(study: Search, trial: BaseTrial) -> Overrides:
-    """Return a sample of the space; ConfigError with the line where the user's code raises something else."""
+    """Return a sample of the space; ConfigError with the line of the user's code for what it raises."""
     try:
         return study.space(trial)
     except ConfigError:
@@ -328,7 +324,7 @@ def _sampled(study: Search, trial: BaseTrial) -> Overrides:
 
 
 def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:
-    """Return what is allowed and should be known before the study is trained, in sentences.
+    """Return cautions about a study that is valid, in sentences.
 
     `configs` are those that `check` returned. Names the cells of an ablation that are one config: they are
     trained once, and their rows are equal.
@@ -341,23 +337,22 @@ def cautions(study: Study, configs: Sequence[TrainConfig]) -> list[str]:
         example = next((cells for cells in alike.values() if len(cells) > 1), None)
         if example:
             out.append(
-                f"{len(configs)} cells are only {len(alike)} configs: what several cells stand for is "
-                f"trained once and counts in each, such as ({example[0]}) and ({example[1]})"
+                f"{len(configs)} cells are only {len(alike)} configs: cells with the same config share its "
+                f"trials, such as ({example[0]}) and ({example[1]})"
             )
     return [*out, *dict.fromkeys(caution for each in configs for caution in config_cautions(each))]
 
 
 def check_objectives(study: Search) -> None:
-    """Raise ConfigError for objectives that are unknown or said twice, or that the scheduler cannot judge."""
+    """Raise ConfigError for objectives that are unknown or repeated, or that the scheduler cannot compare."""
     for objective in study.objectives:
         objective_direction(objective)
     if len(set(study.objectives)) < len(study.objectives):
-        raise ConfigError(
-            f"study {study.name!r} has an objective twice: metric {study.metric!r}, also {study.also}; "
-            "leave the second out"
-        )
+        text = f"metric {study.metric!r}, also {study.also}; leave the second out"
+        raise StudyError(Fault(("also",), f"study {study.name!r} has an objective twice: {text}"))
     if study.also and study.scheduler != "fifo":
-        raise ConfigError(
-            f"scheduler {study.scheduler!r} judges trials by one value, and study {study.name!r} has "
+        text = (
+            f"scheduler {study.scheduler!r} compares trials by one value, and study {study.name!r} has "
             f"{len(study.objectives)} objectives ({', '.join(study.objectives)}); it takes 'fifo'"
         )
+        raise StudyError(Fault(("also",), text))

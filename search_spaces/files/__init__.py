@@ -1,1 +1,1 @@
-"""Studies in files: a user's own, and any study written down to start from."""
+"""Studies in YAML: read, checked and written."""

@@ -1,8 +1,8 @@
 """The JSON Schema (draft 2020-12) of a study in YAML.
 
-Made from the config's dataclasses and the registries, so that a new model's options are in it at once. Files
-are checked against it (`study_yaml`), and editors complete from it (`birdtune study schema`). The description
-of a list or a mapping ends the sentence "it takes ...".
+It is made from the config's dataclasses and the registries, so that it has the options of a new model. Files
+are checked against it (`schema_faults`), and editors complete from it (`birdtune study schema`). Every
+description completes the sentence "it takes ...", or, for what is not accepted at all, says why.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
 from birdnet_core.config import COMPONENTS, TrainConfig
-from birdnet_core.records.checks import NAME
+from birdnet_core.records.checks import A_NAME, NAME
 from birdnet_core.records.metrics import COSTS, METRICS
 from birdnet_core.registry import augmentations
 from search_spaces.designs import (
@@ -39,12 +39,17 @@ DESIGNS: dict[str, type[Design]] = {
 }
 """The designs by their names in a study file; their options there are the fields of the class."""
 
+KINDS = {"ablation": "factors", "search": "space"}
+"""What each kind of study varies."""
+
+OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
+"""The keys of a file that are fields of `Search`."""
+
 OWN_NAME = r"^(?!seed$)[^.]+$"
 SIZES = ("seeds", "factors", "trials", "space")
-"""What stands under `quick` beside settings."""
+"""The keys of `quick` that are not settings."""
 
 _SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
-_COUNT: Schema = {"type": "integer", "minimum": 1}
 
 
 def setting_types() -> dict[str, list[Any]]:
@@ -76,7 +81,7 @@ def setting_types() -> dict[str, list[Any]]:
 
 
 def is_whole_number(setting: str) -> bool:
-    """Return whether the setting takes nothing but whole numbers."""
+    """Return whether whole numbers are the only numbers that the setting takes."""
     types = setting_types().get(setting, [])
     members = {member for each in types for member in (typing.get_args(each) or (each,))}
     return int in members and float not in members
@@ -120,160 +125,148 @@ def _mapping(properties: Mapping[str, Schema], **more: Any) -> Schema:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False, **more}
 
 
+def _count(of: str, least: int = 1) -> Schema:
+    return {"type": "integer", "minimum": least, "description": f"a whole number of {least} or more: {of}"}
+
+
 def _refused(why: str) -> Schema:
-    """Return the schema of what must not stand there."""
+    """Return the schema of what is not accepted at all."""
     return {"not": {}, "description": why}
 
 
 def study_schema() -> Schema:
-    """Return the schema of a study file."""
+    """Return the schema of a study file: of a search where it has a key of one and no factors."""
     values = {name: _any_of([type_schema(each) for each in types]) for name, types in setting_types().items()}
     values["training.monitor"] = _refused("it is the study's metric; set `metric`")
     ref = {name: {"$ref": f"#/$defs/{name}"} for name in values}
-    # What is no part of a config's identity: cells that differ in it would be one config.
+    # Not part of a config's identity: cells that differ in it would be one config.
     fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
              if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
-    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` says how many")
+    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}
 
-    parts = {
-        "settings": _mapping(ref, description="settings, such as {optim.lr: 1e-3}"),
-        "when": _when_schema(varied),
-    }
-    settings = {"$ref": "#/$defs/settings"}
-    of_ablation = _of_ablation(varied, fixed, settings)
+    def of_kind(kind: str, own: dict[str, Schema]) -> Schema:
+        quick = {**ref, **{key: own[key] for key in SIZES if key in own}}
+        properties: dict[str, Schema] = {
+            "name": {
+                "type": "string", "pattern": f"{NAME}(?!\\n)", "maxLength": 100,
+                "description": f"a name for the run folder and the report, which holds {A_NAME}",
+            },
+            "question": {
+                "type": "string", "minLength": 1,
+                "description": "the question in words, with which reports open",
+            },
+            "kind": {"enum": [kind], "description": "ablation with factors, search with a space"},
+            "base": {"$ref": "#/$defs/settings"},
+            "epochs": _count("the epochs of a trial (training.epochs)"),
+            "metric": {
+                "enum": [name for name in METRICS if name.startswith("val/")],
+                "description": "the metric that ranks cells or trials, val/f1_macro if left out",
+            },
+            "gates": {
+                "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
+                "description": "a list of values for the best cell to reach, each {metric: ..., target: ...}",
+            },
+            "quick": _mapping(quick, description=f"changes under --quick: settings, or {', '.join(SIZES)}"),
+            **own,
+        }  # fmt: skip
+        return _mapping(properties, title=kind, required=["question", KINDS[kind]])
+
     of_search = _of_search(varied, fixed)
-    of_both: dict[str, Schema] = {
-        "name": {
-            "type": "string", "pattern": NAME,
-            "description": "names the run folder and the report; the file's name if left out",
-        },
-        "question": {"type": "string", "minLength": 1, "description": "in words; reports open with it"},
-        "kind": {"enum": ["ablation", "search"], "description": "follows from factors or space"},
-        "base": settings,
-        "epochs": {**_COUNT, "description": "the budget of a trial, training.epochs"},
-        "metric": {
-            "enum": [name for name in METRICS if name.startswith("val/")],
-            "description": "what decides; val/f1_macro if left out",
-        },
-        "gates": {
-            "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
-            "description": "a list of what the best cell has to reach, each {metric: ..., target: ...}",
-        },
-        "quick": _mapping(
-            {**ref, **{key: {**of_ablation, **of_search}[key] for key in SIZES}},
-            description="what --quick changes: settings; seeds and factors, or trials and the space",
-        ),
-    }  # fmt: skip
-    no_ablation = "only a search has it; an ablation trains each of its cells for the whole budget"
-    no_search = "only an ablation has it; a search samples its configs and trains each once"
-    only_of = {
-        "factors": {
-            **{name: _refused(no_ablation) for name in of_search if name != "space"},
-            "quick": {"properties": {key: _refused(no_ablation) for key in ("trials", "space")}},
-            "kind": {"enum": ["ablation"]},
-        },
-        "space": {
-            **{name: _refused(no_search) for name in of_ablation if name != "factors"},
-            "quick": {"properties": {key: _refused(no_search) for key in ("seeds", "factors")}},
-            "kind": {"enum": ["search"]},
-        },
-    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "birdtune study",
-        **_mapping({**of_both, **of_ablation, **of_search}, required=["question"]),
-        "oneOf": [{"required": ["factors"]}, {"required": ["space"]}],
-        "dependentSchemas": {kind: {"properties": properties} for kind, properties in only_of.items()},
-        "$defs": {**parts, **values},
+        "if": {"not": {"required": ["factors"]}, "anyOf": [{"required": [key]} for key in of_search]},
+        "then": of_kind("search", of_search),
+        "else": of_kind("ablation", _of_ablation(varied, fixed)),
+        "$defs": {
+            "settings": _mapping(ref, description="settings, such as {optim.lr: 1e-3}"),
+            "when": _when_schema(varied),
+            **values,
+        },
     }
 
 
-def _of_ablation(
-    varied: Mapping[str, Schema], fixed: Mapping[str, Schema], settings: Schema
-) -> dict[str, Schema]:
-    range_ = dataclass_schema(Range)
-    lists = {
-        name: {
-            **range_, "type": ["array", "object"], "items": value, "minItems": 2, "uniqueItems": True,
-            "description": "a list of the values to compare, or for a latin-hypercube {low: ..., high: ...}",
-        }
-        for name, value in varied.items()
+def _list(value: Schema, least: int, description: str) -> Schema:
+    return {
+        "type": "array", "items": value, "minItems": least, "uniqueItems": True, "description": description
     }  # fmt: skip
+
+
+def _of_ablation(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dict[str, Schema]:
+    levels = "two or more different values to compare, or for a latin-hypercube {low: ..., high: ...}"
+    by_name = [name for name, design in DESIGNS.items() if not dataclass_schema(design)["required"]]
+    lists = {
+        name: dataclass_schema(Range) | _list(value, 2, f"a list of {levels}") | {"type": ["array", "object"]}
+        for name, value in varied.items()
+    }
     named: Schema = {
-        "type": "object", "minProperties": 2, "additionalProperties": settings,
-        "description": "named levels, each with settings, such as {on: {augment.mixup.p: 0.6}, off: {}}",
+        "type": "object", "minProperties": 2, "additionalProperties": {"$ref": "#/$defs/settings"},
+        "description": "two or more named levels, each with settings: {on: {augment.mixup.p: 0.6}, off: {}}",
     }  # fmt: skip
     return {
         "factors": _mapping(
             {**lists, **fixed}, patternProperties={OWN_NAME: named}, minProperties=1,
-            description="settings with lists of values, and names of your own with named levels",
+            description="one factor or more, settings with lists of values or own names with named levels; "
+            "without factors, a search has a space",
         ),
         "design": {
             "type": ["string", "object"],
-            "if": {"type": "string"}, "then": {"enum": list(DESIGNS)},
+            "if": {"type": "string"}, "then": {"enum": [*by_name, {"latin-hypercube": {"n": 20}}]},
             "properties": {name: dataclass_schema(design) for name, design in DESIGNS.items()},
             "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
-            "description": f"one of {', '.join(DESIGNS)}, or with options {{latin-hypercube: {{n: 20}}}}",
+            "description": f"one of {', '.join(by_name)}, or with options {{latin-hypercube: {{n: 20}}}}",
         },
         "baseline": _mapping(
             varied, patternProperties={OWN_NAME: {"type": ["string", "number", "boolean", "null"]}},
-            description="the level of each factor that the others are compared with; the first if left out",
+            description="factors with the level that the others are compared with, the first if left out",
         ),
-        "seeds": {**_COUNT, "description": "how many seeds every cell is trained on"},
+        "seeds": _count("the seeds of every cell"),
     }  # fmt: skip
 
 
 def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dict[str, Schema]:
-    range_ = dataclass_schema(Range)["properties"] | {"step": {"type": "number", "exclusiveMinimum": 0}}
-    not_both = _refused("a parameter takes either values or low and high")
-    parameters = {
-        name: {
-            "type": ["array", "object"], "items": value, "minItems": 1, "uniqueItems": True,
-            **_mapping({
-                "values": {
-                    "type": "array", "items": value, "minItems": 1, "uniqueItems": True,
-                    "description": "a list of the values to choose from",
-                },
-                **range_,
-                "when": {"$ref": "#/$defs/when"},
-                "else": value,
-            }) | {"type": ["array", "object"]},
-            "anyOf": [{"required": ["values"]}, {"required": ["low", "high"]}],
-            "dependentSchemas": {"values": {"properties": dict.fromkeys(range_, not_both)}},
-            "dependentRequired": {"else": ["when"]},
-            "description": "a list of values, or {low: ..., high: ...}, or {values: [...], when: ...}",
+    step = {"type": "number", "exclusiveMinimum": 0, "description": "a number above 0"}
+
+    def parameter(value: Schema) -> Schema:
+        listed = _list(value, 1, "a list of different values to choose from")
+        rest = {"when": {"$ref": "#/$defs/when"}, "else": value}
+        bounds = {**dataclass_schema(Range)["properties"], "step": step, **rest}
+        more = {
+            "type": ["array", "object"],
+            "description": "a list of different values, {low: ..., high: ...}, or {values: [...], when: ...}",
         }
-        for name, value in varied.items()
-    }  # fmt: skip
+        return {
+            "if": {"type": "array"}, "then": listed,
+            "else": {
+                "if": {"required": ["values"]}, "then": _mapping({"values": listed, **rest}, **more),
+                "else": _mapping(bounds, required=["low", "high"], **more),
+            },
+        }  # fmt: skip
+
     return {
         "space": _mapping(
-            {**parameters, **fixed}, minProperties=1,
-            description="settings, each with a list of values or with {low: ..., high: ...}",
+            {**{name: parameter(value) for name, value in varied.items()}, **fixed}, minProperties=1,
+            description="one setting or more, each with a list of values or with {low: ..., high: ...}",
         ),
-        "trials": {**_COUNT, "description": "how many configs to sample"},
-        "scheduler": {"enum": list(SCHEDULERS), "description": "what ends trials early; asha if left out"},
-        "grace_epochs": {**_COUNT, "description": "what every trial may train before it is judged"},
-        "reduction_factor": {
-            "type": "integer", "minimum": 2,
-            "description": "asha and hyperband keep the best 1/factor at each rung",
+        "trials": _count("the configs to sample"),
+        "scheduler": {
+            "enum": list(SCHEDULERS), "description": "the scheduler that ends trials early, asha if left out"
         },
+        "grace_epochs": _count("the epochs that every trial may train before the scheduler compares it"),
+        "reduction_factor": _count("asha and hyperband keep the best 1/factor at each rung", 2),
         "asha_within": {
             "enum": sorted(varied),
-            "description": "only trials of the same value of this setting are compared, such as model.name",
+            "description": "a setting: the scheduler compares only trials with the same value of it",
         },
-        "also": {
-            "type": "array", "items": {"enum": [*METRICS, *COSTS]}, "uniqueItems": True,
-            "description": "a list of further objectives beside the metric; they take scheduler fifo",
-        },
+        "also": _list({"enum": [*METRICS, *COSTS]}, 0, "a list of further, different objectives, under fifo"),
     }  # fmt: skip
 
 
 def _when_schema(varied: Mapping[str, Schema]) -> Schema:
-    def value_or_values(value: Schema) -> Schema:
-        return {"if": {"type": "array"}, "then": {"items": value, "minItems": 1}, "else": value}
-
-    return _mapping(
-        {name: value_or_values(value) for name, value in varied.items()}, minProperties=1,
-        description="other settings of the space, each with the value, or the list of values, it must have",
-    )  # fmt: skip
+    either = {
+        name: {"if": {"type": "array"}, "then": {"items": value, "minItems": 1}, "else": value}
+        for name, value in varied.items()
+    }
+    what = "other settings of the space, each with the value, or the list of values, that it must have"
+    return _mapping(either, minProperties=1, description=what)

@@ -1,4 +1,4 @@
-"""What the schema refuses, as a newcomer needs it: what was given, what would be accepted, what was meant."""
+"""What the schema refuses, in words: what a file has, what is accepted, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
 from birdnet_core.errors import did_you_mean
-from search_spaces.files.schema import Schema, setting_types, study_schema
-from search_spaces.files.yaml_file import Place, shown
+from search_spaces.faults import Fault
+from search_spaces.files.schema import KINDS, Schema, setting_types, study_schema
+from search_spaces.files.yaml_file import shown
 
 
 def _is_whole(checker: TypeChecker, value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
 
 
 def _is_number(checker: TypeChecker, value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
-# For JSON Schema 3.0 is an integer and .nan a number; for what takes them here they are not.
+# In JSON Schema 3.0 is an integer and .nan a number; a config accepts neither as such.
 _Validator = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -33,98 +34,64 @@ _Validator = extend(
 )
 
 
-def refusals(values: dict[str, Any]) -> list[tuple[Place, str]]:
-    """Return what the schema refuses: where, and what was given and would be accepted."""
-    is_both = {"factors", "space"} <= set(values)
-    found = []
-    for error in _Validator(study_schema()).iter_errors(values):
-        # Which keys are too many is known only when one of the two is gone.
-        if not (is_both and "dependentSchemas" in error.absolute_schema_path):
-            found += _told(error)
-    return found
+def schema_faults(values: dict[str, Any]) -> list[Fault]:
+    """Return what the schema refuses of the values of a file."""
+    return [fault for error in _Validator(study_schema()).iter_errors(values) for fault in _faults(error)]
 
 
-def _told(error: ValidationError) -> list[tuple[Place, str]]:
-    place: Place = tuple(error.absolute_path)
-    schema: Schema = error.schema
-    given, asked = error.instance, error.validator_value
-    keys = [key for key in place if isinstance(key, str)]
-    name = keys[-1] if keys else "the study"
+def _faults(error: ValidationError) -> list[Fault]:
+    place, schema, given = tuple(error.absolute_path), error.schema, error.instance
+    name = next((key for key in reversed(place) if isinstance(key, str)), f"the {schema.get('title')}")
     if place and isinstance(place[-1], int) and isinstance(given, dict):
         name = f"an item of {name}"
     match error.validator:
         case "additionalProperties":
-            known, patterns = schema["properties"], schema.get("patternProperties", ())
-            extra = [k for k in given if k not in known and not any(re.search(p, k) for p in patterns)]
-            return [((*place, key), _unknown(key, known)) for key in extra]
+            own = schema.get("patternProperties", ())
+            extra = [
+                k for k in given if k not in schema["properties"] and not any(re.search(p, k) for p in own)
+            ]
+            return [Fault((*place, key), _unknown(key, schema)) for key in extra]
         case "required":
-            return [(place, _missing(name, schema, key)) for key in asked if key not in given]
+            is_misspelt = "title" in schema and any(did_you_mean(key, KINDS.values()) for key in given)
+            known = {*given, KINDS[schema["title"]]} if is_misspelt else given
+            lacks = {key: schema["properties"][key] for key in error.validator_value if key not in known}
+            return [Fault(place, f"{name} has no `{key}`: {_accepted(each)}") for key, each in lacks.items()]
         case "not":
-            return [(place, f"{name} cannot stand here: {schema['description']}")]
-        case "oneOf":
-            unknown = given.keys() - schema["properties"].keys()
-            if any(difflib.get_close_matches(key, ("factors", "space"), n=1) for key in unknown):
-                return []  # a slip in one of the two, which is told as an unknown key
-            has = "both `factors` and `space`" if "space" in given else "neither `factors` nor `space`"
-            return [(place, f"the study has {has}; an ablation has factors, a search has a space")]
-        case "anyOf" if "required" in asked[0]:
-            return [(place, f"{name} has {', '.join(given) or 'no keys'}; it takes {schema['description']}")]
-        case "dependentRequired":
-            return [(place, f"{name} has `else`, its value where it is not sampled, and no `when` it is")]
-        case "minItems" | "minProperties":
-            has = f"has only {len(given)}" if given else "is empty"
-            return [(place, f"{name} {has}; it takes {asked} or more{_own_description(schema)}")]
-        case "maxProperties":
-            return [(place, f"{name} has {' and '.join(given)}; it takes one of them")]
-        case "uniqueItems":
-            twice = next(value for i, value in enumerate(given) if value in given[:i])
-            return [(place, f"{name} has {shown(twice)} twice; leave one out")]
-        case "type" if place[:1] == ("factors",) and len(place) == 2 and "." not in name:
-            near = near_setting(name, setting_types()) or "."
-            return [(place, f"{name} is no setting{near} A name of your own takes {schema['description']}")]
-        case "minimum":
-            accepted = f"{asked} or more"
-        case "exclusiveMinimum":
-            accepted = f"more than {asked}"
-        case "minLength":
-            accepted = "some text"
-        case "pattern":
-            accepted = "letters, digits, dots, dashes and underscores"
+            text = f"{name} is not accepted here: {schema['description']}"
         case _:
-            accepted = _accepted(schema)
-    return [(place, f"{name} = {shown(given)} is not accepted; it takes {accepted}{_hint(given, schema)}")]
+            text = f"{name} = {shown(given)} is not accepted; it takes {_accepted(schema)}"
+            is_own = place == ("factors", name) and "." not in name
+            text += near_setting(name, setting_types()) if is_own else _hint(given, schema)
+    return [Fault(place, text)]
 
 
-def _missing(name: str, schema: Schema, key: str) -> str:
-    description = schema["properties"].get(key, {}).get("description")
-    what = f": {description}" if description else f" (it needs {', '.join(schema['required'])})"
-    return f"{name} has no `{key}`{what}"
+def _unknown(key: str, schema: Schema) -> str:
+    settings = [name for name in schema["properties"] if "." in name]
+    others = [name for name in schema["properties"] if "." not in name and name != "seed"]
+    if settings and ("." in key or not others or near_setting(key, settings)):
+        near = near_setting(key, settings) or " (a setting is written group.name, such as optim.lr)"
+        return f"unknown setting {key!r}{near}"
+    near, of = did_you_mean(key, others), ""
+    if "title" in schema and not near:
+        near = did_you_mean(key, set(KINDS.values()) - {key})
+        of = "" if near else f" of the {schema['title']}"
+    also = ", and settings such as optim.lr" if settings else ""
+    return f"unknown key {key!r}{of}{near} (known: {', '.join(others)}{also})"
 
 
-def _own_description(schema: Schema) -> str:
-    return f": {schema['description']}" if "description" in schema else ""
-
-
-def _unknown(key: str, known: Iterable[str]) -> str:
-    if not any("." in name for name in known):
-        return f"unknown key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)})"
-    near = near_setting(key, known) or " (a setting is written group.name, such as optim.lr)"
-    return f"unknown setting {key!r}{near}"
-
-
-def near_setting(key: str, known: Iterable[str]) -> str:
+def near_setting(key: str, settings: Iterable[str]) -> str:
     """Return a hint at the setting that was meant, or at those of its group; "" where nothing is near."""
-    settings = [name for name in known if "." in name]
-    group, _, last = key.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in settings if name.rpartition(".")[0] == group}
-    meant = [siblings[name] for name in difflib.get_close_matches(last, siblings, n=1)]
-    meant += [name for name in settings if name.rpartition(".")[2] == last]
-    if meant:
-        return f"; did you mean {meant[0]!r}?"
-    for owner in (key, group):
-        if options := [name.removeprefix(f"{owner}.") for name in settings if name.startswith(f"{owner}.")]:
-            return f" ({owner} has {', '.join(options)})"
-    return did_you_mean(key, settings)
+    for group in (key, key.rpartition(".")[0]):
+        options = [name.removeprefix(f"{group}.") for name in settings if name.startswith(f"{group}.")]
+        near = difflib.get_close_matches(key.removeprefix(f"{group}."), options, n=1)
+        if options:
+            return (
+                f"; did you mean {f'{group}.{near[0]}'!r}?"
+                if near
+                else f" ({group} has {', '.join(options)})"
+            )
+    same = [name for name in settings if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"; did you mean {same[0]!r}?" if same else did_you_mean(key, settings)
 
 
 _TYPES = {
@@ -133,40 +100,37 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _types(schema: Schema) -> list[str]:
-    found = schema.get("type", [])
-    return [found] if isinstance(found, str) else list(found)
+def _types_and_options(schema: Schema) -> tuple[list[str], list[Any]]:
+    """Return the types that a schema accepts, and the values that it lists."""
+    members = [schema, *schema.get("anyOf", ())]
+    listed = [each.get("type", []) for each in members]
+    types = [name for each in listed for name in ([each] if isinstance(each, str) else each)]
+    return types, [option for each in members for option in each.get("enum", ())]
 
 
 def _accepted(schema: Schema) -> str:
-    """Return what a schema takes, as a person would say it."""
-    if {"array", "object"} & set(_types(schema)) and "description" in schema:
+    """Return what a schema accepts: its values, its description, or its types."""
+    types, options = _types_and_options(schema)
+    if "description" in schema and not options:
         return str(schema["description"])
-    options = _options(schema)
-    if len(options) > 12:
-        return f"one of {len(options)}, such as {', '.join(options[:3])}"
-    return " or ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
-
-
-def _options(schema: Schema) -> list[str]:
-    inner = [option for each in schema.get("anyOf", ()) for option in _options(each)]
-    listed = [shown(option) for option in schema.get("enum", ())]
-    return [*(_TYPES[name] for name in _types(schema)), *listed, *inner]
+    words = [*(_TYPES[name] for name in types), *map(shown, options)]
+    if len(words) > 12:
+        return f"one of {len(words)}, such as {', '.join(words[:3])}"
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _hint(given: Any, schema: Schema) -> str:
-    """Return what newcomers trip over."""
-    if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
-        takes = {name for each in (schema, *schema.get("anyOf", ())) for name in _types(each)}
-        return f"; write {int(given)}" if "integer" in takes else ""
+    """Return a hint at common mistakes in the notation of a value."""
+    types, options = _types_and_options(schema)
+    if isinstance(given, float) and given.is_integer() and abs(given) < 2**53 and "integer" in types:
+        return f"; write {int(given)}"
     if not isinstance(given, str):
         return ""
-    inner = [schema, *schema.get("anyOf", ())]
-    types = {name for each in inner for name in _types(each)}
     is_number = re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", given)
-    if (is_number and types & {"number", "integer"}) or (given in ("true", "false") and "boolean" in types):
+    if (is_number and {"number", "integer"} & set(types)) or (
+        given in ("true", "false") and "boolean" in types
+    ):
         return "; leave the quotes out"
     if "array" in types:
         return "; a list is written [a, b]"
-    words = [option for each in inner for option in each.get("enum", ()) if isinstance(option, str)]
-    return did_you_mean(given, words)
+    return did_you_mean(given, [option for option in options if isinstance(option, str)])

@@ -1,4 +1,4 @@
-"""A study as plain values, in the form of a study file in YAML."""
+"""A study as the values of a study file in YAML."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from birdnet_core.errors import ConfigError
 from search_spaces.designs import Design, Range
-from search_spaces.files.schema import DESIGNS, is_whole_number
+from search_spaces.factors import Factors
+from search_spaces.files.schema import DESIGNS, OF_SCHEDULER, is_whole_number
 from search_spaces.files.yaml_file import write_yaml
 from search_spaces.space import SAMPLES, Parameter, Space, SpaceFunction, declared, parameter_of, sample
 from search_spaces.study import Ablation, Study
 
 
 def to_yaml(study: Study) -> str:
-    """Return `study` as a file that `parse_study` reads back; ConfigError where it cannot be written down."""
+    """Return `study` as a file that `parse_study` reads; ConfigError where it has no such form."""
     try:
         return write_yaml(to_plain(study))
     except ConfigError as error:
@@ -26,40 +27,41 @@ def to_yaml(study: Study) -> str:
 
 
 def to_plain(study: Study) -> dict[str, Any]:
-    """Return what stands in the YAML of `study`: what differs from the defaults, and what is varied."""
-    plain: dict[str, Any] = {"name": study.name, "question": study.question}
+    """Return `study` as the values of a study file, without those that are empty."""
+    quick: dict[str, Any] = dict(study.quick)
     if isinstance(study, Ablation):
-        plain |= {
-            "kind": "ablation",
-            "base": study.base,
-            "factors": {name: _plain_levels(name, levels) for name, levels in study.factors.items()},
+        own = {
+            "factors": _plain_factors(study.factors),
             "design": _plain_design(study.design),
-            "baseline": study.baseline_cell() or {},
+            "baseline": study.baseline_cell(),
             "seeds": study.n_seeds,
-            "metric": study.metric,
         }
-        quick = {**study.quick, "seeds": study.quick_seeds}
-        if study.quick_factors:
-            quick["factors"] = {name: _plain_levels(name, each) for name, each in study.quick_factors.items()}
+        quick |= {"seeds": study.quick_seeds, "factors": _plain_factors(study.quick_factors)}
     else:
-        plain |= {
-            "kind": "search",
-            "base": study.base,
+        own = {
             "space": plain_space(declared(study.space)),
             "trials": study.n_trials,
-            "metric": study.metric,
             "also": list(study.also),
-            "scheduler": study.scheduler,
-            "grace_epochs": study.grace_epochs,
-            "reduction_factor": study.reduction_factor,
-            "asha_within": study.asha_within,
         }
-        quick = {**study.quick, "trials": study.quick_trials}
+        own |= {name: getattr(study, name) for name in OF_SCHEDULER}
+        quick["trials"] = study.quick_trials
         if study.quick_space is not None:
             quick["space"] = plain_space(declared(study.quick_space))
-    gates = [{k: v for k, v in asdict(gate).items() if v is not None} for gate in study.gates]
-    given = {key: value for key, value in (plain | {"gates": gates}).items() if value not in ({}, [], None)}
-    return {**given, "quick": quick}
+    plain = {
+        "name": study.name,
+        "question": study.question,
+        "kind": "ablation" if isinstance(study, Ablation) else "search",
+        "base": study.base,
+        **own,
+        "metric": study.metric,
+        "gates": [{k: v for k, v in asdict(gate).items() if v is not None} for gate in study.gates],
+        "quick": {key: value for key, value in quick.items() if value != {}},
+    }
+    return {key: value for key, value in plain.items() if value not in ({}, [], None)}
+
+
+def _plain_factors(factors: Factors) -> dict[str, Any]:
+    return {name: _plain_levels(name, levels) for name, levels in factors.items()}
 
 
 def _plain_levels(name: str, levels: Any) -> Any:
@@ -69,31 +71,28 @@ def _plain_levels(name: str, levels: Any) -> Any:
 
 
 def _plain_range(name: str, given: Range) -> dict[str, Any]:
-    plain: dict[str, Any] = {"low": given.low, "high": given.high}
-    if given.log:
-        plain["log"] = True
-    if given.integer != is_whole_number(name):
-        plain["integer"] = given.integer
-    return plain
+    log = {"log": True} if given.log else {}
+    integer = {"integer": given.integer} if given.integer != is_whole_number(name) else {}
+    return {"low": given.low, "high": given.high, **log, **integer}
 
 
 def _plain_design(design: Design) -> Any:
-    names = [name for name, known in DESIGNS.items() if type(design) is known]
-    if not names:
+    name = next((name for name, known in DESIGNS.items() if type(design) is known), None)
+    if name is None:
         raise ConfigError(
             f"{type(design).__name__} is no design of study files, which are {', '.join(DESIGNS)}"
         )
     options = {f.name: getattr(design, f.name) for f in fields(design)}  # type: ignore[arg-type]
-    return {names[0]: options} if options else names[0]
+    return {name: options} if options else name
 
 
 def plain_space(space: Space) -> dict[str, Any]:
-    """Return a space as it stands in YAML."""
+    """Return a space as in YAML."""
     return {name: _plain_parameter(name, space.parameters[name]) for name in space.order}
 
 
 def space_facts(space: SpaceFunction) -> dict[str, Any]:
-    """Return what a search samples: its space as it stands in YAML, else what random trials show of it."""
+    """Return the space of a search as in YAML, or where it has no such form, its `sampled_space`."""
     try:
         return plain_space(declared(space))
     except ConfigError:
@@ -101,7 +100,7 @@ def space_facts(space: SpaceFunction) -> dict[str, Any]:
 
 
 def sampled_space(space: SpaceFunction) -> dict[str, Any]:
-    """Return of each parameter its `distributions` in random trials, and the `share` of them that had it."""
+    """Return the `distributions` of each parameter in random trials, and the `share` of trials with it."""
     found: dict[str, list[BaseDistribution]] = {}
     counts: Counter[str] = Counter()
     for trial in sample(space, SAMPLES):
@@ -126,17 +125,11 @@ def _plain_distribution(name: str, distribution: BaseDistribution) -> Any:
 
 
 def _plain_parameter(name: str, parameter: Parameter) -> Any:
-    if isinstance(parameter.values, Range):
-        plain = _plain_range(name, parameter.values)
-        if parameter.step is not None:
-            plain["step"] = parameter.step
-    elif not parameter.when:
-        return list(parameter.values)
-    else:
-        plain = {"values": list(parameter.values)}
     when = {key: values[0] if len(values) == 1 else list(values) for key, values in parameter.when.items()}
-    if when:
-        plain["when"] = when
+    condition = {"when": when} if when else {}
     if parameter.has_otherwise:
-        plain["else"] = parameter.otherwise
-    return plain
+        condition["else"] = parameter.otherwise
+    if isinstance(parameter.values, Range):
+        step = {} if parameter.step is None else {"step": parameter.step}
+        return _plain_range(name, parameter.values) | step | condition
+    return {"values": list(parameter.values), **condition} if condition else list(parameter.values)

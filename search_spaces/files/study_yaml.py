@@ -1,33 +1,25 @@
 """Studies in YAML: read whole, with the line of every fault.
 
-A file's values are checked against the JSON Schema, then as a study, then as the configs of its trials, and
-whatever is wrong is told at once.
+The values of a file are checked against the JSON Schema, then as a study, then as the configs of its trials.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records.checks import A_NAME, is_name
-from search_spaces.designs import Design, Range
-from search_spaces.factors import faults_of
-from search_spaces.files.schema import DESIGNS, SIZES, is_whole_number
-from search_spaces.files.schema_faults import refusals
-from search_spaces.files.yaml_file import Place, YamlFile, read_yaml, shown
-from search_spaces.space import (
-    ABSENT,
-    Parameter,
-    Space,
-    condition_faults,
-)
+from birdnet_core.records.checks import is_name
+from search_spaces.designs import Range
+from search_spaces.faults import Fault, Place, collected
+from search_spaces.files.schema import DESIGNS, OF_SCHEDULER, SIZES, is_whole_number
+from search_spaces.files.schema_faults import schema_faults
+from search_spaces.files.yaml_file import YamlFile, read_yaml
+from search_spaces.space import ABSENT, Parameter, Space
 from search_spaces.study import (
     QUICK,
     Ablation,
@@ -35,48 +27,72 @@ from search_spaces.study import (
     Overrides,
     Search,
     Study,
+    asha_within_faults,
     check_objectives,
     in_quick_size,
 )
 
+Values = dict[str, Any]
+Trial = tuple[Overrides, dict[str, Place]]
+"""The choices of a trial, and the place of each in the file."""
+
 
 def parse_study(text: str, path: Path) -> Study:
-    """Return the study that `text` describes; `path` is where it came from.
+    """Return the study that `text` describes; `path` is the file that it comes from.
 
-    Raises ConfigError that lists all faults, each with its line. What the user gives beside the file is not
-    known here: the file has to hold with the default config, but for the names of components that it leaves
-    open (`loss.gamma` without `loss.name`), which the user may choose.
+    Raises ConfigError that lists all faults, each with its line. The file has to be valid with the default
+    config, except that users choose the component of options without its name (`loss.gamma` alone).
     """
     file = read_yaml(text, str(path))
-    bad = set()
-    for place, fault in refusals(file.values):
-        file.fault(place, fault)
-        bad.add(place)
-    values = _with_absolute_folders(_without(file.values, bad), path.parent)
-    study = _build(file, values, path)
-    # With a component's name unknown, all its options would be told as unknown too.
-    if study is not None and not any(str(key).endswith(".name") for place in bad for key in place):
-        _check_configs(file, study)
-    file.raise_faults()
+    faults = schema_faults(file.values)
+    values = _absolute_folders(_without(file.values, faults), path.parent)
+    # First each factor and parameter by itself, then all together.
+    factors = _made(_levels, values, faults, "factors")
+    quick_factors = _made(_levels, values, faults, "quick", "factors")
+    space = _made(_parameter, values, faults, "space")
+    quick_space = _made(_parameter, values, faults, "quick", "space")
+    refused = {_entry(fault.place)[-1] for fault in faults if fault.place}
+    found: list[Fault] = []
+    common = _common(file, values, found)
+    study: Study | None = None
+    if factors and "design" not in refused:
+        study = _ablation(file, values, factors, quick_factors, common, found)
+    elif space and len(space) == len(file.values["space"]):
+        study = _search(values, space, quick_space, common, found)
+    # A fault that involves a refused entry may follow from it: it is listed once that entry is mended.
+    faults += [fault for fault in found if not refused & set(fault.place)]
+    if study is not None and not any(str(name).endswith(".name") for name in refused):
+        faults += _config_faults(study, values)
+    if faults or file.faults:
+        raise file.error([*file.faults, *faults])
     assert study is not None
     return study
 
 
-def _without(values: dict[str, Any], bad: set[Place]) -> dict[str, Any]:
-    """Return `values` without what stands at the places `bad`; a list with a bad item is left out whole."""
+def _entry(place: Place) -> Place:
+    """Return the place of the setting, factor, parameter or key of the study that holds `place`."""
+    if place[:2] in (("quick", "factors"), ("quick", "space")):
+        return place[:3]
+    return place[:1] if place[:1] in (("also",), ("design",), ("gates",)) else place[:2]
+
+
+def _without(values: Values, faults: Iterable[Fault]) -> Values:
+    """Return `values` without the entries that have faults."""
     kept = copy.deepcopy(values)
-    for place in bad:
-        keys = list(itertools.takewhile(lambda key: isinstance(key, str), place))
-        parent: Any = kept
-        for key in keys[:-1]:
-            parent = parent.get(key, {})
-        if keys:
-            parent.pop(keys[-1], None)
+    for *around, key in (_entry(fault.place) for fault in faults if fault.place):
+        _at(kept, *around).pop(key, None)
     return kept
 
 
-def _with_absolute_folders(values: dict[str, Any], around: Path) -> dict[str, Any]:
-    """Return `values` with folders beside the file made absolute: trials run elsewhere."""
+def _at(values: Any, *place: str | int) -> Any:
+    """Return the mapping at `place`, an empty one where there is none."""
+    for key in place:
+        values = values.get(key, {})
+    return values
+
+
+def _absolute_folders(values: Values, around: Path) -> Values:
+    """Return `values` with the folders relative to the file made absolute, since trials run elsewhere."""
 
     def absolute(key: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -92,281 +108,200 @@ def _with_absolute_folders(values: dict[str, Any], around: Path) -> dict[str, An
 # ------------------------------------------------------------------------------------------ study
 
 
-def _build(file: YamlFile, values: dict[str, Any], path: Path) -> Study | None:
-    """Return the study of the values that are good, None where they make none; notes faults."""
-    if "name" not in file.values and not is_name(path.stem):
-        file.fault(
-            (), f"the file's name {path.stem!r} cannot name a study; give it a `name` of letters and digits"
-        )
-    elif "name" in values and not is_name(values["name"]):  # what the schema's pattern cannot say
-        file.fault(("name",), f"name = {shown(values['name'])} is not accepted; a name holds {A_NAME}")
-    if not is_name(values.get("name", path.stem)):
-        values = {**values, "name": "unnamed"}
+def _made(make: Callable[[str, Any], Any], values: Values, faults: list[Fault], *section: str) -> Values:
+    """Return what `make` returns for each name and value of a section; adds the faults that it raises."""
+    made = {}
+    for name, given in _at(values, *section).items():
+        with collected(faults, *section, name, lead=f"{name}: "):
+            made[name] = make(name, given)
+    return made
+
+
+def _levels(name: str, given: Any) -> Any:
+    if isinstance(given, list):
+        return tuple(given)
+    return _range(name, given) if "." in name else given
+
+
+def _range(name: str, given: Values) -> Range:
+    """Return a range, of whole numbers where its setting takes nothing else."""
+    bounds = {field.name: given[field.name] for field in fields(Range) if field.name in given}
+    return Range(**{"integer": is_whole_number(name), **bounds})
+
+
+def _parameter(name: str, given: Any) -> Parameter:
+    if isinstance(given, list):
+        return Parameter(values=tuple(given))
+    return Parameter(
+        values=tuple(given["values"]) if "values" in given else _range(name, given),
+        step=given.get("step"),
+        when={key: tuple(v) if isinstance(v, list) else (v,) for key, v in given.get("when", {}).items()},
+        otherwise=given.get("else", ABSENT),
+    )
+
+
+def _common(file: YamlFile, values: Values, faults: list[Fault]) -> Values:
+    """Return the fields that ablations and searches share."""
+    name = values.get("name", Path(file.path).stem)
+    if not is_name(name):
+        text = f"the file's name {name!r} cannot name a study; give it a `name` of letters and digits"
+        faults += [Fault((), text)] if "name" not in file.values else []
+        name = "unnamed"
     base = dict(values.get("base", {}))
     if "epochs" in values:
         if "training.epochs" in base:
-            file.fault(("epochs",), "epochs is the same as training.epochs in base; leave one out")
+            faults.append(Fault(("epochs",), "epochs is the same as training.epochs in base; leave one out"))
         base["training.epochs"] = values["epochs"]
     gates = []
     for i, gate in enumerate(values.get("gates", ())):
-        try:
+        with collected(faults, "gates", i):
             gates.append(Gate(**gate))
-        except ConfigError as error:
-            file.fault(("gates", i), str(error))
-    common: dict[str, Any] = {
-        "name": values.get("name", path.stem),
+    return {
+        "name": name,
         "question": values.get("question", ""),
         "base": base,
         "gates": tuple(gates),
         "quick": {key: value for key, value in values.get("quick", QUICK).items() if key not in SIZES},
         "metric": values.get("metric", Ablation.metric),
     }
-    if values.get("factors"):
-        return _ablation(file, values, common)
-    return _search(file, values, common) if values.get("space") else None
 
 
-def _ablation(file: YamlFile, values: dict[str, Any], common: dict[str, Any]) -> Ablation | None:
-    quick = values.get("quick", {})
-    factors = _factors(file, (), values["factors"])
-    quick_factors = _factors(file, ("quick",), quick.get("factors", {}))
-    for name in set(quick_factors) - set(file.values["factors"]):
+def _ablation(
+    file: YamlFile,
+    values: Values,
+    factors: Values,
+    quick_factors: Values,
+    common: Values,
+    faults: list[Fault],
+) -> Ablation | None:
+    """Return the ablation; None where factors, baseline and design do not go together; adds the faults."""
+    for name in quick_factors.keys() - factors.keys():
         near = did_you_mean(name, factors) or f" (factors: {', '.join(factors)})"
-        file.fault(
-            ("quick", "factors", name), f"{name} is no factor{near}; quick takes other levels of factors"
-        )
-    design = _design(file, values.get("design", "full"))
-    if design is None or not factors:
-        return None
-    # Levels with names are text, also where the file says `baseline: {mixup: true}`.
-    baseline = {
-        name: level if "." in name else file.texts["baseline", name]
-        for name, level in values.get("baseline", {}).items()
-        if name in factors or name not in file.values["factors"]
-    }
+        text = f"{name} is no factor{near}; quick takes other levels of factors"
+        faults.append(Fault(("quick", "factors", name), text))
+    design = values.get("design", "full")
+    kind, options = (design, {}) if isinstance(design, str) else next(iter(design.items()))
     n_seeds = values.get("seeds", Ablation.n_seeds)
     study = Ablation(
         factors=factors,
-        design=design,
-        baseline=baseline,
+        design=DESIGNS[kind](**options),
+        # Names of levels are text, also where the file has `baseline: {mixup: true}`.
+        baseline={
+            name: level if "." in name else file.texts.get(("baseline", name), level)
+            for name, level in values.get("baseline", {}).items()
+        },
         n_seeds=n_seeds,
         quick_factors=quick_factors,
-        quick_seeds=quick.get("seeds", min(n_seeds, Ablation.quick_seeds)),
+        quick_seeds=values.get("quick", {}).get("seeds", min(n_seeds, Ablation.quick_seeds)),
         **common,
     )
-    faults = faults_of(factors, baseline, design)
-    for fault in faults:
-        file.fault(_place(fault, study), _in_yaml(fault))
-    if not faults and quick_factors:
-        faults = faults_of({**factors, **quick_factors}, baseline, design)
-        for fault in faults:
-            file.fault(("quick", *_place(fault, study)), f"under --quick, {_in_yaml(fault)}")
-    return None if faults else study
+    together: list[Fault] = []
+    with collected(together):
+        study.cells()
+    if not together:
+        with collected(together, "quick", lead="under --quick, "):
+            replace(study, factors={**factors, **quick_factors}).cells()
+    faults += together
+    return None if together else study
 
 
-def _factors(file: YamlFile, around: Place, given: Mapping[str, Any]) -> dict[str, Any]:
-    factors: dict[str, Any] = {}
-    for name, levels in given.items():
-        if isinstance(levels, list):
-            factors[name] = tuple(levels)
-        elif "." not in name:
-            factors[name] = levels
-        elif (range_ := _range(file, (*around, "factors", name), levels)) is not None:
-            factors[name] = range_
-    return factors
-
-
-def _design(file: YamlFile, asked: str | dict[str, Any]) -> Design | None:
-    name, options = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
-    try:
-        return DESIGNS[name](**options)
-    except TypeError:  # named alone, without the options that have no default
-        needed = [f.name for f in fields(DESIGNS[name]) if f.default is MISSING]  # type: ignore[arg-type]
-        there = file.values["design"]
-        if isinstance(there, dict) and set(needed) <= there[name].keys():
-            return None  # the schema has refused what stands there
-        listed = ", ".join(f"{option}: ..." for option in needed)
-        file.fault(("design",), f"design {name} needs {', '.join(needed)}: {{{name}: {{{listed}}}}}")
-        return None
-
-
-_WORDS = {
-    "design=LatinHypercube(n=...)": "design: {latin-hypercube: {n: ...}}",
-    "LeaveOneOut()": "leave-one-out",
-    "log=True": "log: true",
-    "integer=True": "integer: true",
-}
-
-
-def _in_yaml(fault: str) -> str:
-    """Return a fault that speaks of Python in the words of a file."""
-    for python, words in _WORDS.items():
-        fault = fault.replace(python, words)
-    return fault
-
-
-def _place(fault: str, study: Ablation) -> Place:
-    """Return where a sentence of `factors.faults_of` belongs, by what it names."""
-    if "baseline" in fault:
-        named = [name for name in study.baseline if repr(name) in fault or f"{name} = " in fault]
-        return ("baseline", *named[:1])
-    named = [name for name in study.factors if repr(name) in fault]
-    return ("factors", *named[:1]) if named else ("design",)
-
-
-def _range(file: YamlFile, place: Place, given: Mapping[str, Any]) -> Range | None:
-    """Return a range, None where an end is no good; of whole numbers where its setting takes nothing else."""
-    if not {"low", "high"} <= given.keys():
-        return None  # the schema has refused what stands there
-    try:
-        return Range(**{"integer": is_whole_number(str(place[-1])), **given})
-    except ConfigError as error:
-        file.fault(place, _in_yaml(re.sub(r"Range\(.*?\)", f"{place[-1]} = {shown(given)}", str(error))))
-        return None
-
-
-def _search(file: YamlFile, values: dict[str, Any], common: dict[str, Any]) -> Search | None:
-    quick = values.get("quick", {})
-    space = _space(file, (), values["space"], file.values["space"])
-    quick_space = None
-    if "space" in quick:
-        quick_space = _space(file, ("quick",), quick["space"], file.values["quick"]["space"])
+def _search(
+    values: Values, parameters: Values, quick_parameters: Values, common: Values, faults: list[Fault]
+) -> Search | None:
+    """Return the search; None where the conditions of its parameters have faults; adds the faults."""
+    together: list[Fault] = []
+    space = quick_space = Space({})
+    with collected(together, "space"):
+        space = Space(parameters)
+    with collected(together, "quick", "space"):
+        quick_space = Space(quick_parameters)
     n_trials = values.get("trials", Search.n_trials)
     study = Search(
-        space=space or Space({}),
-        quick_space=quick_space,
+        space=space,
+        quick_space=quick_space if quick_parameters else None,
         n_trials=n_trials,
-        quick_trials=quick.get("trials", min(n_trials, Search.quick_trials)),
+        quick_trials=values.get("quick", {}).get("trials", min(n_trials, Search.quick_trials)),
         also=tuple(values.get("also", ())),
-        **{key: values[key] for key in _OF_SCHEDULER if key in values},
+        **{key: values[key] for key in OF_SCHEDULER if key in values},
         **common,
     )
-    try:
+    with collected(faults):
         check_objectives(study)
-    except ConfigError as error:
-        file.fault(("also",), str(error))
-    return study if space else None
-
-
-_OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
-
-
-def _space(
-    file: YamlFile, around: Place, given: Mapping[str, Any], all_given: Mapping[str, Any]
-) -> Space | None:
-    """Return the space of the parameters that are good, None where others are not."""
-    place = (*around, "space")
-    parameters: dict[str, Parameter] = {}
-    for name, values in given.items():
-        parameter = _parameter(
-            file, (*place, name), {"values": values} if isinstance(values, list) else values
-        )
-        if parameter is not None:
-            parameters[name] = parameter
-    is_whole = set(parameters) == set(all_given)
-    faults = condition_faults(parameters)
-    for inside, text in faults:
-        # A parent that is no good itself is there, and only not among those looked at.
-        if is_whole or inside[-1] not in all_given:
-            file.fault((*place, *inside), text)
-    return Space(parameters) if is_whole and not faults else None
-
-
-_RANGE = tuple(f.name for f in fields(Range))
-
-
-def _parameter(file: YamlFile, place: Place, given: dict[str, Any]) -> Parameter | None:
-    values: Any = tuple(given["values"]) if "values" in given else _range(
-        file, place, {key: value for key, value in given.items() if key in _RANGE}
-    )  # fmt: skip
-    if values is None:
-        return None
-    when = {key: tuple(v) if isinstance(v, list) else (v,) for key, v in given.get("when", {}).items()}
-    try:
-        return Parameter(
-            values=values, step=given.get("step"), when=when, otherwise=given.get("else", ABSENT)
-        )
-    except ConfigError as error:
-        file.fault(place, f"{place[-1]}: {error}")
-        return None
+    faults += together
+    return None if together else study
 
 
 # ---------------------------------------------------------------------------------------- configs
 
 
-Trial = tuple[Overrides, dict[str, Place]]
+def _config_faults(study: Study, values: Values) -> list[Fault]:
+    """Return what the configs of the trials refuse, in full and quick size, each at its setting."""
+    places: dict[str, Place] = {key: ("base", key) for key in study.base}
+    if "epochs" in values:
+        places["training.epochs"] = ("epochs",)
+    trials = list(_trials(study, values))
+    start = TrainConfig().override(
+        _open_components({*study.base, *study.quick, *(k for c, _ in trials for k in c)})
+    )
+    found = _refusals(study, start, places, trials)
+    if found:
+        return found
+    if isinstance(study, Search):
+        config = start.override(study.base)
+        found = asha_within_faults(study, [config.override(choices) for choices, _ in trials])
+    quick, in_quick = in_quick_size(study), values.get("quick", {})
+    places |= {key: ("quick", key) for key in study.quick}
+    return found + _refusals(quick, start, places, list(_trials(quick, values, in_quick)))
 
 
-def _check_configs(file: YamlFile, study: Study) -> None:
-    """Note what the configs of the trials refuse, each where the setting stands."""
-    trials = list(_trials(file, study))
-    used = {*study.base, *study.quick, *(key for choices, _ in trials for key in choices)}
-    start = TrainConfig().override(_open_components(used))
-    n_faults = len(file.faults)
-    _check_trials(file, study, start, trials)
-    within = study.asha_within if isinstance(study, Search) else None
-    if len(file.faults) > n_faults:
-        return
-    if within and not any(within in start.override(study.base).override(c).flat() for c, _ in trials):
-        file.fault(("asha_within",), f"asha_within = {within} is no setting of any trial")
-    quick = in_quick_size(study)
-    _check_trials(file, quick, start, list(_trials(file, quick)))
-
-
-def _check_trials(file: YamlFile, study: Study, start: TrainConfig, trials: list[Trial]) -> None:
-    in_base = culprits(start, study.base)
-    for key, text in in_base:
-        # A setting of `quick` that is no base's is in the base of the study's quick size.
-        places: list[Place] = [("base", key), ("epochs",), ("quick", key)]
-        value = study.base[key]
-        file.fault(next((p for p in places if p in file.lines and _at(file.values, p) == value), ()), text)
+def _refusals(study: Study, start: TrainConfig, places: dict[str, Place], trials: list[Trial]) -> list[Fault]:
+    in_base = [Fault(places[key], text) for key, text in culprits(start, study.base)]
     if in_base:
-        return
+        return in_base
     config = start.override(study.base)
-    for choices, where in trials:
-        for key, text in culprits(config, choices):
-            file.fault(where[key], text + _advice(key, study, trials))
+    return [
+        Fault(where[key], text + _advice(key, study, trials))
+        for choices, where in trials
+        for key, text in culprits(config, choices)
+    ]
 
 
-def _at(values: Any, place: Place) -> Any:
-    for key in place:
-        values = values[key]
-    return values
+def _trials(study: Study, values: Values, quick: Values | None = None) -> Iterator[Trial]:
+    """Yield the choices of all cells, or of the corners of a space; `quick` is the section of the file."""
 
+    def place_of(section: str, name: str, levels: Any, level: Any) -> Place:
+        is_quick = name in (quick or {}).get(section, {})
+        given = (quick if quick and is_quick else values)[section][name]
+        place = ("quick", section, name) if is_quick else (section, name)
+        if not isinstance(levels, tuple):
+            return place
+        return (*place, *(() if isinstance(given, list) else ("values",)), levels.index(level))
 
-def _trials(file: YamlFile, study: Study) -> Iterator[Trial]:
-    """Yield choices, each with its place in the file: of all cells, or of the corners of a space."""
     if isinstance(study, Search):
         assert isinstance(study.space, Space)
-        around: Place = ("quick",) if study.space is study.quick_space else ()
         for choices in study.space.corners():
-            places: dict[str, Place] = {}
+            places = {}
             for name, value in choices.items():
-                parameter, place = study.space.parameters[name], (*around, "space", name)
+                parameter = study.space.parameters[name]
                 is_sampled = parameter.holds(choices)
-                places[name] = _item(file, place, parameter.values, value) if is_sampled else (*place, "else")
+                place = place_of("space", name, parameter.values if is_sampled else None, value)
+                places[name] = place if is_sampled else (*place, "else")
             yield choices, places
         return
     for cell in study.cells():
         places = {}
         for name, level in cell.items():
             levels = study.factors[name]
-            around = ("quick",) if levels is study.quick_factors.get(name) else ()
-            if isinstance(levels, Mapping):
-                places.update({key: (*around, "factors", name, level, key) for key in levels[level]})
+            place = place_of("factors", name, levels, level)
+            if isinstance(levels, dict):
+                places.update({key: (*place, level, key) for key in levels[level]})
             else:
-                places[name] = _item(file, (*around, "factors", name), levels, level)
+                places[name] = place
         yield study.overrides(cell), places
 
 
-def _item(file: YamlFile, place: Place, listed: Any, value: Any) -> Place:
-    """Return where one of the listed values stands, which may be listed under `values`."""
-    i = listed.index(value) if isinstance(listed, tuple) else 0
-    return (*place, "values", i) if (*place, "values", i) in file.lines else (*place, i)
-
-
 def _open_components(used: Iterable[str]) -> Overrides:
-    """Return the names of components that have all options in `used` which comes without their name."""
+    """Return names of components for the options in `used` that come without a name and are no default's."""
     names: Overrides = {}
     for group, registered in COMPONENTS.items():
         options = {key.partition(".")[2] for key in used if key.startswith(f"{group}.")}
@@ -377,22 +312,18 @@ def _open_components(used: Iterable[str]) -> Overrides:
 
 
 def culprits(config: TrainConfig, settings: Overrides) -> list[tuple[str, str]]:
-    """Return what `config` refuses of `settings`, each with the setting without which it would not."""
+    """Return what `config` refuses of `settings`: each setting whose removal ends a fault, and the fault."""
     # Names last: without its name, the default's component would refuse an option in other words.
     left = dict(sorted(settings.items(), key=lambda item: item[0].endswith(".name")))
     found: list[tuple[str, str]] = []
     while refused := _refused(config, left):
-        blamed: dict[str, str] = {}
-        for key in left:
-            others = _refused(config, {k: v for k, v in left.items() if k != key})
-            blamed.update({fault: blamed.get(fault, key) for fault in refused if fault not in others})
-        # Where no setting alone is to blame, one that the fault names, else the first.
-        for fault in refused if not blamed else ():
-            blamed[fault] = next((key for key in left if key in fault), next(iter(left)))
-        found += [(key, fault) for fault, key in blamed.items()]
-        # Without a component's name, nothing can be said of its options.
-        names = tuple(key.removesuffix("name") for key in blamed.values() if key.endswith(".name"))
-        left = {k: v for k, v in left.items() if k not in blamed.values() and not k.startswith(names)}
+        fault = refused[0]
+        cures = (k for k in left if fault not in _refused(config, {o: v for o, v in left.items() if o != k}))
+        culprit = next(cures, next(iter(left)))
+        found.append((culprit, fault))
+        # Without a component's name, its options cannot be checked.
+        gone = (culprit, *(k for k in left if culprit.endswith(".name") and k.startswith(culprit[:-4])))
+        left = {key: value for key, value in left.items() if key not in gone}
     return found
 
 
@@ -405,7 +336,7 @@ def _refused(config: TrainConfig, settings: Overrides) -> list[str]:
 
 
 def _advice(key: str, study: Study, trials: list[Trial]) -> str:
-    """Return how an option is varied beside the name of its component, where that is what went wrong."""
+    """Return how to vary an option together with the name of its component, where that is the fault."""
     group, _, option = key.partition(".")
     name = f"{group}.name"
     if group not in COMPONENTS or option == "name":
@@ -416,7 +347,5 @@ def _advice(key: str, study: Study, trials: list[Trial]) -> str:
         return ""
     if isinstance(study, Search):
         return f"; sample it only then, with `when: {{{name}: {having[0]}}}`"
-    return (
-        f"; levels of a factor of your own can set both, such as {having[0]}: "
-        f"{{{name}: {having[0]}, {key}: ...}}"
-    )
+    both = f"{having[0]}: {{{name}: {having[0]}, {key}: ...}}"
+    return f"; levels of a factor of your own can set both, such as {both}"

@@ -1,6 +1,6 @@
-"""SpecAugment and MixUp came together in the earlier work, and the others that were proposed were not tried.
+"""The earlier work added SpecAugment and MixUp together; the other proposed augmentations were not trained.
 
-On AST the two took validation accuracy from 54.9 % to 57.5 %: whose gain it was stayed open.
+On AST the two raised validation accuracy from 54.9 % to 57.5 %. Which of them helped is open.
 """
 
 from birdnet_core.registry import studies
@@ -11,10 +11,10 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 
 @studies.register("augmentation")
 def augmentation() -> Ablation:
-    """Which augmentation would be missed if it were left out?
+    """Which augmentation lowers the score when it is left out?
 
-    All five on, each at its usual p, then each left out, then all. Of the base config's network: `--base
-    phase3-baseline` asks it of AST. No early stopping.
+    All five on, each at its usual p, then each left out, then all. The network is the base config's: AST with
+    `--base phase3-baseline`. No early stopping.
     """
     key = "augment.{}.p"
     return Ablation(

@@ -1,7 +1,7 @@
-"""The earlier work grew the network and changed the loss at once: which of the two helped stayed open.
+"""The earlier work enlarged the network and changed the loss at once; which of the two helped is open.
 
-AudioCNN (343,801 parameters) came to 39.4 % validation accuracy with cross-entropy and 33.0 % with focal
-loss, AudioCNNv2 (4,222,041) with focal loss to 42.2 %. AudioCNNv2 with cross-entropy was never run.
+AudioCNN (343,801 parameters) reached 39.4 % validation accuracy with cross-entropy and 33.0 % with focal
+loss, AudioCNNv2 (4,222,041) 42.2 % with focal loss. AudioCNNv2 with cross-entropy was never trained.
 """
 
 from birdnet_core.registry import studies
@@ -10,7 +10,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 
 @studies.register("capacity")
 def capacity() -> Ablation:
-    """Is the gain the capacity's, the loss's, or both together's?
+    """Does the gain come from capacity, from the loss, or from both together?
 
     AudioCNN and AudioCNNv2, each with cross-entropy and focal loss. No early stopping: every cell trains its
     whole budget, so that cells are compared at equal length.

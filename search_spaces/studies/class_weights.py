@@ -1,8 +1,8 @@
-"""Class weights ruined accuracy in the earlier work, and what they did for rare species was not measured.
+"""Class weights ruined accuracy in the earlier work; their effect on rare species was not measured.
 
 AudioCNN: 39.4 % validation accuracy without weights, 25.6 % with the root of the inverse frequency, 6.4 %
-with "balanced" weights. The loss is a mean weighted by them, which a common factor leaves as it is, so
-"inverse" and "balanced" are one loss: what tells them apart is rounding, and shows what chance alone does.
+with "balanced" weights. The loss is a weighted mean, which a common factor does not change. So "inverse" and
+"balanced" are one loss: they differ by rounding alone, and the difference in their scores is chance.
 """
 
 from birdnet_core.registry import studies
@@ -11,7 +11,7 @@ from search_spaces.study import QUICK, Ablation, Gate
 
 @studies.register("class-weights")
 def class_weights() -> Ablation:
-    """What makes up best for rare species: class weights, adjusted logits or sampling?
+    """What helps rare species most: class weights, adjusted logits or sampling?
 
     Under cross-entropy, one remedy at a time. No early stopping.
     """

@@ -1,4 +1,4 @@
-"""The earlier work gave its CNNs the MFCC stack and AST log-mel: features and networks changed together."""
+"""The earlier work trained its CNNs on MFCC and AST on log-mel: features and networks changed together."""
 
 from birdnet_core.registry import studies
 from search_spaces.study import QUICK, TARGETS, Ablation
@@ -8,7 +8,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 def features() -> Ablation:
     """Do the CNNs learn more from MFCC or from log-mel?
 
-    Both networks, because the larger may read a spectrogram that the smaller cannot. No early stopping.
+    In both networks, because only the larger may be able to use log-mel. No early stopping.
     """
     return Ablation(
         factors={

@@ -1,6 +1,6 @@
-"""The earlier work took focal loss with gamma 2 from the paper; gamma 1 and 3 were planned and skipped.
+"""The earlier work used focal loss with gamma 2, as in the paper; gamma 1 and 3 were planned and skipped.
 
-With gamma 2 AudioCNN fell from 39.4 % validation accuracy to 33.0 %, while AudioCNNv2 came to 42.2 %.
+With gamma 2 the validation accuracy of AudioCNN fell from 39.4 % to 33.0 %; AudioCNNv2 reached 42.2 %.
 """
 
 from birdnet_core.registry import studies

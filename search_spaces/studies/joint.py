@@ -1,4 +1,4 @@
-"""The earlier work changed one thing at a time by hand, and what goes with what stayed open."""
+"""The earlier work changed one setting at a time by hand, so interactions are unknown."""
 
 from optuna.trial import BaseTrial
 
@@ -19,9 +19,9 @@ def joint(
 ) -> Search:
     """Which combination of network, features, loss, optimiser and augmentation is best?
 
-    Each option is the checkpoint that a network starts from, a hub id or a folder; without, it starts from
-    scratch. Trials are stopped among those of the same network. `--quick` takes the CNNs alone, and networks
-    with a checkpoint, and one window a recording.
+    Each option is the checkpoint that a network starts from, a hub id or a folder; without one, it starts
+    from scratch. The scheduler compares trials of the same network. `--quick` takes the CNNs, networks with a
+    checkpoint, and one window a recording.
     """
     given = {"audio_ast": ast, "audio_vit": vit, "efficientnet": efficientnet, "convnext": convnext}
     checkpoints = {name: checkpoint for name, checkpoint in given.items() if checkpoint is not None}

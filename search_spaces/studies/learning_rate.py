@@ -1,7 +1,4 @@
-"""The earlier work took 1e-3 for the CNNs as it came, and never tuned it.
-
-Nor the 5e-5 of AST's backbone and the 1e-3 of its head.
-"""
+"""The earlier work never tuned its learning rates: 1e-3, and 5e-5 for the backbone of AST."""
 
 from optuna.trial import BaseTrial
 

@@ -1,4 +1,4 @@
-"""The earlier experiments, of which each was run once, in one table with intervals over seeds.
+"""The earlier experiments, each of which was run once, in one table with intervals over seeds.
 
 Best validation accuracies there: phase 0 39.4 %, phase 1 6.4 % (balanced) and 25.6 % (sqrt), phase 2A 33.0 %,
 phase 2B 42.2 %, phase 3 54.9 % (baseline) and 57.5 % (full), after 29, 23, 26, 23, 33, 11 and 17 epochs. All
@@ -13,9 +13,9 @@ from search_spaces.study import QUICK, TARGETS, Ablation, Overrides
 
 @studies.register("phases")
 def phases(*, ast: str | None = CHECKPOINTS["audio_ast"]) -> Ablation:
-    """Do the earlier experiments come out again as they did?
+    """Do the earlier experiments reproduce?
 
-    The presets, each stopped early as it was, by accuracy: cells are not of equal length. `ast` is the
+    The presets, each stopped early by accuracy as then, so that cells are not of equal length. `ast` is the
     checkpoint of phase 3, a hub id or a folder; `none` leaves phase 3 out.
     """
     levels: dict[str, Overrides] = {}

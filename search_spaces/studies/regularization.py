@@ -1,7 +1,7 @@
-"""The networks of the earlier work learnt their training clips by heart, and little was done about it.
+"""The networks of the earlier work overfitted.
 
 AudioCNNv2 ended at 94.6 % accuracy in training and 41.8 % in validation, with dropout 0.5 and weight decay
-1e-2. Dropout of 0.6 to 0.7, label smoothing of 0.1 and other weight decays were proposed, and not tried.
+1e-2. Dropout of 0.6 to 0.7, label smoothing of 0.1 and other weight decays were proposed, but not trained.
 """
 
 from birdnet_core.registry import studies
@@ -13,7 +13,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 def regularization() -> Ablation:
     """Does more dropout, label smoothing or weight decay help, each alone?
 
-    Of the base config's network: `--base phase2b` asks it of AudioCNNv2, which overfits most. No early
+    The network is the base config's: AudioCNNv2, which overfits most, with `--base phase2b`. No early
     stopping.
     """
     return Ablation(

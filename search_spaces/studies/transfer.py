@@ -1,6 +1,6 @@
-"""Pretraining was the largest gain of the earlier work, and AST the only pretrained network that was tried.
+"""Pretraining was the largest gain of the earlier work, which had one pretrained network, AST.
 
-AST came to 54.9 % validation accuracy where the CNNs came to 42.2 %. EfficientNet and ConvNeXt were proposed.
+AST reached 54.9 % validation accuracy, the CNNs 42.2 %. EfficientNet and ConvNeXt were proposed.
 """
 
 from birdnet_core.registry import studies
@@ -16,10 +16,10 @@ def transfer(
     efficientnet: str | None = CHECKPOINTS["efficientnet"],
     convnext: str | None = CHECKPOINTS["convnext"],
 ) -> Ablation:
-    """Which pretrained network carries over best to birds?
+    """Which pretrained network transfers best to birds?
 
-    Each option is the checkpoint of a network, a hub id or a folder; `none` leaves the network out. All on
-    log-mel with focal loss, at the learning rates that AST had. No early stopping.
+    Each option is the checkpoint of a network, a hub id or a folder; `none` leaves the network out. All train
+    on log-mel with focal loss, at the learning rates of AST. No early stopping.
     """
     checkpoints = {
         "audio_ast": ast, "audio_vit": vit, "efficientnet": efficientnet, "convnext": convnext

@@ -1,7 +1,7 @@
 """With a warm-up of 5 epochs the pretrained AST of the earlier work diverged.
 
 Its validation accuracy was 40.6 % after the first epoch and 13.4 % after the eighth; without a warm-up it
-came to 54.9 % after the fourth. That was one run each.
+was 54.9 % after the fourth. Each was run once.
 """
 
 from birdnet_core.registry import studies

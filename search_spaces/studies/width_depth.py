@@ -9,7 +9,7 @@ from search_spaces.study import QUICK, TARGETS, Ablation
 
 @studies.register("width-depth")
 def width_depth() -> Ablation:
-    """How much network does a species need, and should it be wider or deeper?
+    """How large a network does a species need, and should it be wider or deeper?
 
     AudioCNN with 32, 40 or 56 channels in its first block and three or four blocks: at 89 species 3,900,
     5,900 and 11,500 parameters a species, or 15,200, 23,600 and 45,800. No early stopping.

@@ -10,6 +10,7 @@ from search_spaces.designs import (
     SingleConfig,
 )
 from search_spaces.factors import faults_of
+from search_spaces.faults import Fault
 
 MIXUP = {"on": {"augment.mixup.p": 0.6}, "off": {}}
 SOUND = {"loss.name": ("cross_entropy", "focal"), "mixup": MIXUP}
@@ -54,9 +55,9 @@ def test_ranges_and_levels_are_sound_for_a_latin_hypercube():
         ),
     ],
 )
-def test_factors_that_are_none_are_told(factors, words):
+def test_malformed_factors_are_refused(factors, words):
     (fault,) = faults_of(factors, {}, FullFactorial())
-    assert words in fault
+    assert words in fault.text
 
 
 @pytest.mark.parametrize(
@@ -71,24 +72,24 @@ def test_factors_that_are_none_are_told(factors, words):
         ({"mixup": 0.6}, "mixup = 0.6 is no level of that factor (it has 'on', 'off')"),
     ],
 )
-def test_a_baseline_that_is_no_cell_is_told_with_the_near_one(baseline, words):
+def test_a_baseline_that_is_no_cell_is_refused_with_the_near_one(baseline, words):
     (fault,) = faults_of(SOUND, baseline, OneAtATime())
-    assert words in fault
+    assert words in fault.text
 
 
 def test_a_latin_hypercube_takes_no_baseline():
     (fault,) = faults_of({"optim.lr": Range(1e-4, 1e-2)}, {"optim.lr": 1e-3}, LatinHypercube(5))
-    assert "a Latin hypercube has no baseline" in fault
+    assert "a Latin hypercube has no baseline" in fault.text
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_found_at_once():
     factors = {
         "loss.name": ("focal", "focal", "cross_entropy"),
         "optim.lr": (1e-3,),
         "mixup": MIXUP,
         "augment.mixup.p": (0.1, 0.2),
     }
-    found = "\n".join(faults_of(factors, {"mixup": "of", "los": 1}, LeaveOneOut()))
+    found = "\n".join(f.text for f in faults_of(factors, {"mixup": "of", "los": 1}, LeaveOneOut()))
     for words in ("'focal' twice", "'optim.lr' has only one level", "both set augment.mixup.p",
                   "did you mean 'off'", "'los', which is no factor", "'loss.name' has 3 levels"):  # fmt: skip
         assert words in found
@@ -98,4 +99,4 @@ def test_all_faults_are_told_at_once():
 def test_a_single_config_takes_no_factors():
     assert faults_of({}, {}, SingleConfig()) == []
     (fault,) = faults_of({"loss.name": ("focal", "cross_entropy")}, {}, SingleConfig())
-    assert fault == "a single config varies nothing, and loss.name was given; leave it out"
+    assert fault == Fault(("factors",), "a single config varies nothing; leave out loss.name")

@@ -53,7 +53,7 @@ def test_a_parameter_appears_exactly_when_its_condition_holds(seed):
     for space in list(possible_spaces(40))[seed::4]:
         for trial in sample(space, 60, seed=seed):
             for name, parameter in space.parameters.items():
-                # Said of the finished sample, whatever the order in which it was drawn.
+                # Checked on the finished sample, whatever the order in which it was drawn.
                 holds = all(trial.settings.get(parent) in values for parent, values in parameter.when.items())
                 assert (name in trial.parameters) == holds
                 assert (name in trial.settings) == (holds or parameter.has_otherwise)
@@ -69,7 +69,7 @@ def test_the_space_of_a_function_is_found_from_its_samples(seed):
         assert {name: p.values for name, p in found.parameters.items()} == {
             name: p.values for name, p in space.parameters.items()
         }
-        # A condition may be written in several ways: what matters is what it makes of other samples.
+        # A condition may be written in several ways: only its effect on other samples counts.
         for trial in sample(space, 300, seed=7):
             assert found(FixedTrial(trial.parameters)) == trial.settings
 
@@ -112,7 +112,7 @@ def test_corners_reach_what_hangs_on_several_others():
         {
             "a": Parameter(values=(1, 2, 3)),
             "b": Parameter(values=("x", "y"), when={"a": (2, 3)}),
-            # Neither the first value of a nor the first that b asks for will do.
+            # Neither the first value of a nor the first that b needs will do.
             "c": Parameter(values=Range(0.0, 1.0), when={"b": ("y",), "a": (1, 3)}),
         }
     )
@@ -138,22 +138,22 @@ def test_corners_reach_what_is_sampled_only_where_another_is_not():
     [
         (
             {"loss.nme": ("focal",)},
-            "`when` of x asks for loss.nme, which is no other parameter of the space; did you mean "
+            "`when` of x needs loss.nme, which is no other parameter of the space; did you mean "
             "'loss.name'? (it has loss.name, optim.lr, y, z)",
         ),
         (
             {"loss.name": ("focl",)},
-            "`when` of x asks for loss.name = focl, which is never sampled; did you mean 'focal'? "
+            "`when` of x needs loss.name = focl, which never occurs; did you mean 'focal'? "
             "(it takes cross_entropy, focal)",
         ),
         (
             {"optim.lr": (0.001,)},
-            "`when` of x asks for one value of optim.lr, which is a range of floats; it takes a parameter "
+            "`when` of x needs one value of optim.lr, which is a range of floats; it takes a parameter "
             "with listed values, or an integer range",
         ),
-        ({"z": (4,)}, "`when` of x asks for z = 4, which is never sampled (it takes 0, 1, 2, 3)"),
-        ({"x": (1,)}, "`when` of x asks for x, which is no other parameter of the space"),
-        ({"y": (1,)}, "the conditions of x, y wait for each other; one needs to be free of `when`"),
+        ({"z": (4,)}, "`when` of x needs z = 4, which never occurs (it takes 0, 1, 2, 3)"),
+        ({"x": (1,)}, "`when` of x needs x, which is no other parameter of the space"),
+        ({"y": (1,)}, "the conditions of x, y depend on each other; one has to go without `when`"),
     ],
 )
 def test_conditions_that_cannot_be_met_are_refused(when, message):
@@ -236,7 +236,7 @@ def either(trial):
         (either, r"c is sampled in 3\d\d of 500 trials, and no condition"),
     ],
 )
-def test_a_function_without_a_space_is_told_why(space, message):
+def test_a_function_without_a_space_is_refused_with_the_reason(space, message):
     with pytest.raises(ConfigError, match=message):
         declared(space)
 

@@ -130,11 +130,11 @@ PARTS = {
 def test_named_levels_become_their_settings_in_the_configs():
     study = Ablation(factors=PARTS, design=LeaveOneOut())
     configs = check(study, base_config(study, TrainConfig()), {})
-    told = [
+    settings = [
         ({a.name: a.kwargs["p"] for a in c.augment}["mixup"], c.loss.name, c.loss.kwargs.get("gamma"))
         for c in configs
     ]
-    assert told == [
+    assert settings == [
         (0.6, "focal", 1.0),
         (0.0, "focal", 1.0),
         (0.6, "cross_entropy", None),
@@ -159,7 +159,7 @@ def test_ranges_become_settings_and_there_is_no_baseline():
     assert Counter(c.loss.name for c in configs) == {"focal": 4, "cross_entropy": 4}
 
 
-def test_faults_of_factors_are_told_all_at_once_before_any_config_is_made():
+def test_faults_of_factors_are_listed_all_at_once_before_any_config_is_made():
     study = Ablation(
         factors={"loss.name": ("focal", "focal"), "optim.lr": Range(1e-4, 1e-2)},
         baseline={"loss.nam": "focal"},
@@ -194,11 +194,11 @@ def test_cells_that_are_the_same_config_are_named():
     assert cautions(apart, check(apart, base_config(apart, TrainConfig()), {})) == []
 
 
-def test_cautions_of_the_configs_are_told_once_each():
+def test_cautions_of_the_configs_are_listed_once_each():
     settings = {"model.name": "efficientnet", "model.pretrained": "x", "optim.backbone_lr": 1e-4}
     study = Ablation(factors={"loss.name": ("cross_entropy", "focal")})
-    told = cautions(study, check(study, base_config(study, TrainConfig()), settings))
-    assert len(told) == 1 and "warmup_epochs" in told[0]
+    found = cautions(study, check(study, base_config(study, TrainConfig()), settings))
+    assert len(found) == 1 and "warmup_epochs" in found[0]
 
 
 def test_capacity_is_two_networks_by_two_losses_at_full_budget():
@@ -321,7 +321,7 @@ def test_setting_what_a_study_varies_is_refused():
             )
 
 
-def test_faults_of_all_cells_are_told_once_each():
+def test_faults_of_all_cells_are_listed_once_each():
     study = load_study("capacity")
     with pytest.raises(ConfigError) as caught:
         check(study, base_config(study, TrainConfig()), {"model.widht": 3})
@@ -369,8 +369,8 @@ def test_a_trial_competes_in_the_group_of_its_setting():
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_built_in_search_over_models_stops_trials_within_a_model(name):
     study = load_study(name)
-    tried = check(study, base_config(study, TrainConfig()), {})
-    if isinstance(study, Search) and len({c.model.name for c in tried}) > 1:
+    configs = check(study, base_config(study, TrainConfig()), {})
+    if isinstance(study, Search) and len({c.model.name for c in configs}) > 1:
         assert study.asha_within == "model.name"
 
 
@@ -402,7 +402,7 @@ def test_objectives_that_cannot_be_used_are_refused(also, words):
 def test_only_fifo_takes_several_objectives():
     base = base_config(FRONT, TrainConfig())
     with pytest.raises(
-        ConfigError, match=r"scheduler 'asha' judges trials by one value.*3 objectives .*'fifo'"
+        ConfigError, match=r"scheduler 'asha' compares trials by one value.*3 objectives .*'fifo'"
     ):
         check(replace(FRONT, scheduler="asha"), base, {})
 

@@ -108,7 +108,7 @@ def sweep_command(
 
     Ctrl-C once finishes the epochs in progress and stops; twice stops at once. `birdtune resume` continues.
     """
-    from search_spaces.files.study_file import is_study_file, read_source
+    from search_spaces.loading import is_study_file, read_source
 
     is_file = is_study_file(study)
     request = Request(
@@ -243,7 +243,7 @@ def _requests_of(
 ) -> list[Request]:
     """Return the request of every study of a run, before any of them runs; see `trusted_request`."""
     from birdnet_core.records.run_folder import RunFolder
-    from search_spaces.files.study_file import is_study_file
+    from search_spaces.loading import is_study_file
 
     for file in files or ():
         if not is_study_file(file):
@@ -256,7 +256,7 @@ def _requests_of(
 
 def own_file(study: str | None) -> list[str]:
     """Return what --study names if that is a file, and not a study by its name."""
-    from search_spaces.files.study_file import is_study_file
+    from search_spaces.loading import is_study_file
 
     return [study] if study is not None and is_study_file(study) else []
 

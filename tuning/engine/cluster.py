@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
-import yaml
+from ruamel.yaml import YAML
 
 from birdnet_core.errors import ConfigError
 from tuning.engine.packing import Node
@@ -163,7 +163,7 @@ def nodes_to_come(n_workers: int, file: Path = Path("~/ray_bootstrap_config.yaml
     path = file.expanduser()
     if not path.exists():
         return []
-    launcher = yaml.safe_load(path.read_text(encoding="utf-8"))
+    launcher = YAML(typ="safe").load(path)
     most = launcher.get("max_workers", 0)
     nodes: list[Node] = []
     for kind in launcher.get("available_node_types", {}).values():

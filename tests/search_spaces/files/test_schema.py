@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.registry import losses
@@ -16,19 +16,9 @@ EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
 GOOD = [ABLATION, SEARCH, *(path.read_text() for path in sorted(EXAMPLES.glob("*.yaml")))]
 
 
-class Yaml12(yaml.SafeLoader):
-    """Floats and booleans as editors read them."""
-
-
-Yaml12.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def as_editors_read(text):
-    """The values of a file, without a line of ours: PyYAML's, with `1e-3` and `on` as YAML 1.2 has them."""
-    return json.loads(json.dumps(yaml.load(text.replace("1e-", "1.0e-"), Loader=Yaml12)))
+    """The values of a file, without a line of ours: as ruamel.yaml reads YAML 1.2."""
+    return json.loads(json.dumps(YAML(typ="safe").load(text)))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A study in YAML: the good ones mean what they say, the bad ones are told whole."""
+"""A study in YAML: good ones are read as written, bad ones refused with all faults."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from search_spaces.space import Parameter, Space, sample
 from search_spaces.study import QUICK, Ablation, Gate, Search, base_config, check, in_quick_size, trial_config
 
 ABLATION = """
-question: Does MixUp help beside focal loss?
+question: Does MixUp help with focal loss?
 base: {training.patience: 0}
 epochs: 12
 factors:
@@ -70,10 +70,10 @@ def configs(study):
     return [trial_config(base, {}, study.overrides(cell)).config_id for cell in study.cells()]
 
 
-def test_an_ablation_means_what_it_says():
+def test_an_ablation_is_read_as_written():
     assert parse(ABLATION) == Ablation(
         name="mine",
-        question="Does MixUp help beside focal loss?",
+        question="Does MixUp help with focal loss?",
         base={"training.patience": 0, "training.epochs": 12},
         factors={
             "loss.name": ("cross_entropy", "focal"),
@@ -123,7 +123,7 @@ def test_quick_is_never_larger_than_the_study():
     assert (in_quick_size(ablation).n_seeds, in_quick_size(search).n_trials) == (1, 5)
 
 
-def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_what_else_says():
+def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_else():
     text = """
 question: Which?
 space:
@@ -139,7 +139,7 @@ space:
             assert trial.settings == {"optim.schedule": "one_cycle", "optim.warmup_epochs": 0}
 
 
-def test_a_search_means_what_it_says():
+def test_a_search_is_read_as_written():
     study = parse(SEARCH)
     assert study == Search(
         name="rates",
@@ -260,12 +260,12 @@ def test_a_file_is_the_same_when_written_and_read(text):
 
 
 @pytest.mark.parametrize("name", NO_YAML)
-def test_a_built_in_study_without_a_form_in_yaml_says_why(name):
+def test_a_built_in_study_without_a_form_in_yaml_is_refused_with_the_reason(name):
     with pytest.raises(ConfigError, match=rf"study '{name}' cannot be written as YAML: .* is computed from"):
         to_yaml(load_study(name))
 
 
-def test_what_cannot_be_written_says_why():
+def test_what_cannot_be_written_is_refused_with_the_reason():
     def space(trial):
         return {"optim.lr": 10 ** trial.suggest_float("exponent", -4, -2)}
 
@@ -288,24 +288,33 @@ SPACE = "question: Which?\nspace:\n"
         # keys
         (
             "question: Is it?",
-            "1: the study has neither `factors` nor `space`; an ablation has factors, a search",
+            "1: the ablation has no `factors`: one factor or more, settings with lists of values or "
+            "own names with "
+            "named levels; without factors, a search has a space",
         ),
-        ("factors: {optim.lr: [1, 2]}", "1: the study has no `question`: in words; reports open with it"),
+        (
+            "factors: {optim.lr: [1, 2]}",
+            "1: the ablation has no `question`: the question in words, with which reports open",
+        ),
         (
             "question: Is it?\nfactrs: {optim.lr: [1, 2]}",
             "2: unknown key 'factrs'; did you mean 'factors'? (known: name, question, kind,",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nspace: {{optim.lr: [1, 2]}}",
-            "1: the study has both `factors` and `space`; an ablation has factors, a search has a space",
+            "4: unknown key 'space' of the ablation (known: name, question, kind, base, epochs, "
+            "metric, gates, "
+            "quick, factors, design, baseline, seeds)",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ntrials: 20",
-            "4: trials cannot stand here: only a search has it; an ablation trains each of its cells",
+            "4: unknown key 'trials' of the ablation (known: name, question, kind, base, epochs, "
+            "metric, gates,",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nseeds: 3",
-            "4: seeds cannot stand here: only an ablation has it; a search samples its configs and trains",
+            "4: unknown key 'seeds' of the search (known: name, question, kind, base, epochs, "
+            "metric, gates, quick,",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nkind: ablation",
@@ -315,10 +324,14 @@ SPACE = "question: Which?\nspace:\n"
             f"{FACTORS}  optim.lr: [1, 2]\nseeds: three",
             "4: seeds = 'three' is not accepted; it takes a whole number",
         ),
-        (f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0", "4: seeds = 0 is not accepted; it takes 1 or more"),
+        (
+            f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0",
+            "4: seeds = 0 is not accepted; it takes a whole number of 1 or more",
+        ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nseeds: 3.0",
-            "4: seeds = 3.0 is not accepted; it takes a whole number; write 3",
+            "4: seeds = 3.0 is not accepted; it takes a whole number of 1 or more: the seeds of "
+            "every cell; write 3",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nepochs: 5.5",
@@ -334,15 +347,19 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nquick: {{seeds: 2.0}}",
-            "4: seeds = 2.0 is not accepted; it takes a whole number; write 2",
+            "4: seeds = 2.0 is not accepted; it takes a whole number of 1 or more: the seeds of "
+            "every cell; write 2",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\ntrials: 1e2",
-            "4: trials = 100.0 is not accepted; it takes a whole number; write 100",
+            "4: trials = 100.0 is not accepted; it takes a whole number of 1 or more: the configs to "
+            "sample; write 100",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\ngrace_epochs: 2.0",
-            "4: grace_epochs = 2.0 is not accepted; it takes a whole number; write 2",
+            "4: grace_epochs = 2.0 is not accepted; it takes a whole number of 1 or more: the epochs "
+            "that every "
+            "trial may train before the scheduler compares it; write 2",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nreduction_factor: .inf",
@@ -365,10 +382,11 @@ SPACE = "question: Which?\nspace:\n"
             f"{FACTORS}  optim.lr: [1, 2]\ngates: [{{metric: val/f1_macro, target: .nan}}]",
             "4: target = .nan is not accepted; it takes a number",
         ),
-        (f'{FACTORS}  optim.lr: [1, 2]\nname: "a/b"', "4: name = 'a/b' is not accepted; it takes letters"),
+        (f'{FACTORS}  optim.lr: [1, 2]\nname: "a/b"', "4: name = 'a/b' is not accepted; it takes a name"),
         (
             f'{FACTORS}  optim.lr: [1, 2]\nname: "a\\n"',
-            "4: name = 'a\\n' is not accepted; a name holds letters, digits",
+            "4: name = 'a\\n' is not accepted; it takes a name for the run folder and the report, "
+            "which holds",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nmetric: val/f1_mcro",
@@ -378,7 +396,8 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nname: my study",
-            "4: name = 'my study' is not accepted; it takes letters, digits, dots, dashes and underscores",
+            "4: name = 'my study' is not accepted; it takes a name for the run folder and the report, which "
+            "holds letters, digits, dots, dashes and underscores",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nbase: {{training.epochs: 3}}\nepochs: 4",
@@ -398,21 +417,33 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  mixup: [on, off]",
-            "3: mixup is no setting. A name of your own takes named levels, each with settings, such as "
+            "3: mixup = [on, off] is not accepted; it takes two or more named levels, each with settings: "
             "{on: {augment.mixup.p: 0.6}, off: {}}",
         ),
-        (f"{FACTORS}  lr: [1, 2]", "3: lr is no setting; did you mean 'optim.lr'? A name of your own takes"),
+        (
+            f"{FACTORS}  lr: [1, 2]",
+            "3: lr = [1, 2] is not accepted; it takes two or more named levels, each with settings: "
+            "{on: {augment.mixup.p: 0.6}, off: {}}; did you mean 'optim.lr'?",
+        ),
         (
             f"{FACTORS}  loss.gamma: 2",
-            "3: loss.gamma = 2 is not accepted; it takes a list of the values to compare, or for a",
+            "3: loss.gamma = 2 is not accepted; it takes a list of two or more different values to "
+            "compare, or for a",
         ),
         (
             f"{FACTORS}  loss.gamma: 1, 2",
-            "3: loss.gamma = '1, 2' is not accepted; it takes a list of the values to compare, or for a "
+            "3: loss.gamma = '1, 2' is not accepted; it takes a list of two or more different values "
+            "to compare, or for a "
             "latin-hypercube {low: ..., high: ...}; a list is written [a, b]",
         ),
-        (f"{FACTORS}  loss.gamma: [2]", "3: loss.gamma has only 1; it takes 2 or more"),
-        (f"{FACTORS}  loss.gamma:\n  - 1\n  - 2\n  - 1.0", "3: loss.gamma has 1.0 twice; leave one out"),
+        (
+            f"{FACTORS}  loss.gamma: [2]",
+            "3: loss.gamma = [2] is not accepted; it takes a list of two or more different values",
+        ),
+        (
+            f"{FACTORS}  loss.gamma:\n  - 1\n  - 2\n  - 1.0",
+            "3: loss.gamma = [1, 2, 1.0] is not accepted; it takes a list of two or more different values",
+        ),
         (
             f"{FACTORS}  loss.name:\n    - focal\n    - focl",
             "5: loss.name = 'focl' is not accepted; it takes 'cross_entropy', 'focal' or 'logit_adjusted'; "
@@ -428,20 +459,20 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  loss.alpha: [null, invers]",
-            "3: loss.alpha = 'invers' is not accepted; it takes a number, 'inverse', 'balanced', 'sqrt', "
-            "'effective' or null; did you mean 'inverse'?",
+            "3: loss.alpha = 'invers' is not accepted; it takes a number, null, 'inverse', 'balanced', "
+            "'sqrt' or 'effective'; did you mean 'inverse'?",
         ),
         (
             f"{FACTORS}  seed: [1, 2]",
-            "3: seed cannot stand here: every cell is trained on the same seeds; `seeds` says how many",
+            "3: seed is not accepted here: every cell is trained on the same seeds; `seeds` is how many",
         ),
         (
             f"{FACTORS}  runtime.device: [cpu, cuda]",
-            "3: runtime.device cannot stand here: trials do not differ in it; it belongs in base",
+            "3: runtime.device is not accepted here: trials do not differ in it; it belongs in base",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nbase:\n  training.monitor: val/loss",
-            "5: training.monitor cannot stand here: it is the study's metric; set `metric`",
+            "5: training.monitor is not accepted here: it is the study's metric; set `metric`",
         ),
         # what configs refuse, at the line of the value
         (
@@ -495,15 +526,18 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: fractionl",
             "4: design = 'fractionl' is not accepted; it takes 'full', 'one-at-a-time', 'leave-one-out', "
-            "'fractional' or 'latin-hypercube'; did you mean 'fractional'?",
+            "'fractional' or {latin-hypercube: {n: 20}}; did you mean 'fractional'?",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: latin-hypercube",
-            "4: design latin-hypercube needs n: {latin-hypercube: {n: ...}}",
+            "4: design = 'latin-hypercube' is not accepted; it takes 'full', 'one-at-a-time', "
+            "'leave-one-out', "
+            "'fractional' or {latin-hypercube: {n: 20}}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: {{full: {{}}, fractional: {{}}}}",
-            "4: design has full and fractional; it takes one of them",
+            "4: design = {full: {}, fractional: {}} is not accepted; it takes one of full, one-at-a-time, "
+            "leave-one-out, fractional, or with options {latin-hypercube: {n: 20}}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2, 3]\ndesign: leave-one-out",
@@ -511,31 +545,29 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: {{low: 0.1, high: 1}}",
-            "3: factor 'optim.lr' is a range, and a full factorial design takes levels; list them, or take "
-            "design: {latin-hypercube: {n: ...}}",
+            "3: factor 'optim.lr' is a range, and a full factorial design takes levels; list them, or use a "
+            "Latin hypercube design",
         ),
         # spaces
         (
             f"{SPACE}  optim.lr: {{low: 1e-3}}",
-            "3: optim.lr has low; it takes a list of values, or {low: ..., high: ...}, or "
-            "{values: [...], when: ...}",
+            "3: optim.lr has no `high`: a number",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 2, high: 1}}",
-            "3: optim.lr = {low: 2, high: 1} is empty; it takes two finite numbers, low below high",
+            "3: optim.lr: the range from 2 to 1 is empty; it takes two finite numbers, low below high",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 0, high: 1, log: true}}",
-            "3: optim.lr = {low: 0, high: 1, log: true} has no logarithm; with log: true low is above 0",
+            "3: optim.lr: the range from 0 to 1 has no logarithm; with log, low is above 0",
         ),
         (
             f"{SPACE}  optim.lr: {{values: [1, 2], low: 1}}",
-            "3: low cannot stand here: a parameter takes either values or low and high",
+            "3: unknown key 'low' (known: values, when, else)",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 1, high: 2, stp: 0.1}}",
-            "3: unknown key 'stp'; did you mean 'step'? (known: values, low, high, log, integer, step, when, "
-            "else)",
+            "3: unknown key 'stp'; did you mean 'step'? (known: low, high, log, integer, step, when, else)",
         ),
         (
             f"{SPACE}  loss.name: [focal, cross_entropy]\n  loss.gamma:\n    low: 1\n    high: 2\n    when:\n"
@@ -546,27 +578,27 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{SPACE}  loss.name: [focal, cross_entropy]\n  optim.lr:\n    values: [1, 2]\n    when:\n"
             "      loss.name: logit_adjusted",
-            "7: `when` of optim.lr asks for loss.name = logit_adjusted, which is never sampled (it takes "
+            "7: `when` of optim.lr needs loss.name = logit_adjusted, which never occurs (it takes "
             "focal, cross_entropy)",
         ),
         (
             f"{SPACE}  optim.lr: {{values: [1, 2], when: {{optim.weight_decay: 1}}}}\n"
             "  optim.weight_decay: {values: [1, 2], when: {optim.lr: 1}}",
-            "3: the conditions of optim.lr, optim.weight_decay wait for each other; one needs to be free "
-            "of `when`",
+            "3: the conditions of optim.lr, optim.weight_decay depend on each other; one has to go "
+            "without `when`",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nalso: [hours]",
-            "4: scheduler 'asha' judges trials by one value, and study 'mine' has 2 objectives "
+            "4: scheduler 'asha' compares trials by one value, and study 'mine' has 2 objectives "
             "(val/f1_macro, hours); it takes 'fifo'",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nasha_within: loss.gamma",
-            "4: asha_within = loss.gamma is no setting of any trial",
+            "4: asha_within = 'loss.gamma' is no setting of any trial",
         ),
         (
             f"{SPACE}  optim.lr: {{low: 0.1, high: 1, else: 0.5}}",
-            "3: optim.lr has `else`, its value where it is not sampled, and no `when` it is",
+            "3: optim.lr: a value for trials that do not sample it needs a `when`",
         ),
         (
             f"{SPACE}  loss.name: [focal, cross_entropy]\n"
@@ -589,7 +621,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nquick: {{trials: 3}}",
-            "4: trials cannot stand here: only a search has it",
+            "4: unknown key 'trials' (known: seeds, factors, and settings such as optim.lr)",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nquick:\n  space:\n    optim.lr: [1, 20]",
@@ -602,12 +634,12 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n  val/f1_macro: 0.2",
-            "4: gates = {val/f1_macro: 0.2} is not accepted; it takes a list of what the best cell has to "
-            "reach, each {metric: ..., target: ...}",
+            "4: gates = {val/f1_macro: 0.2} is not accepted; it takes a list of values for the best cell "
+            "to reach, each {metric: ..., target: ...}",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- metric: val/f1_macro",
-            "5: an item of gates has no `target` (it needs metric, target)",
+            "5: an item of gates has no `target`: a number",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- metric: val/f1_macro\n  target: 20 %",
@@ -615,7 +647,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
     ],
 )
-def test_a_fault_is_told_with_its_line_what_was_given_and_what_would_do(text, message):
+def test_a_fault_has_its_line_the_value_given_and_what_is_accepted(text, message):
     with pytest.raises(ConfigError) as caught:
         parse(text)
     first, *others = str(caught.value).split("\n")
@@ -623,7 +655,7 @@ def test_a_fault_is_told_with_its_line_what_was_given_and_what_would_do(text, me
     assert not others
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_their_lines():
+def test_all_faults_are_listed_at_once_in_the_order_of_their_lines():
     text = """
 question: Is it?
 sedes: 3
@@ -649,8 +681,8 @@ gates:
     ]
 
 
-def test_a_fault_that_follows_from_another_is_not_told():
-    # With the name unknown, nothing can be said of gamma; without that factor, nothing of the baseline.
+def test_a_fault_that_follows_from_another_is_not_listed():
+    # With the name unknown, gamma cannot be checked; without that factor, the baseline cannot.
     text = (
         "question: Is it?\nfactors: {loss.name: [focl, focal]}\nbase: {loss.gamma: 9}\n"
         "baseline: {loss.name: focal}"

@@ -59,14 +59,14 @@ def test_every_value_knows_its_line():
         ("- 1\n- 2", "f.yaml:1: the file holds no keys with values; it takes lines such as"),
         ("a:\n\tb: 1", "f.yaml:2: a tab; YAML is indented with spaces"),
         ("a: 1\nb: what: now", "f.yaml:2: this is no YAML: a second colon on one line; text with a colon"),
-        ("a:\n  b: 1\n c: 2", "f.yaml:3: this is no YAML: the line is indented otherwise than those above"),
+        ("a:\n  b: 1\n c: 2", "f.yaml:3: this is no YAML: the line is not indented like those above"),
         ("a: [1, 2\nb: 3", "f.yaml:2: this is no YAML: a bracket that is not closed, in 'b: 3'"),
         ("a: *b", "f.yaml:1: this is no YAML: found undefined alias 'b'"),
         ("a: 1\n---\nb: 2", "f.yaml:2: this is no YAML: but found another document, in '---'"),
         ("a: 1\nb: \x01", "f.yaml:2: this is no YAML: special characters are not allowed"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text, message):
+def test_what_is_no_yaml_is_refused_with_its_line(text, message):
     with pytest.raises(ConfigError) as caught:
         read_yaml(text, "f.yaml")
     assert str(caught.value).startswith(message)
@@ -79,14 +79,14 @@ def test_what_is_no_yaml_is_told_with_its_line(text, message):
         ("a:\n  b: 1\n  b: 2", "f.yaml:3: 'b' is given twice, first in line 2; leave one out"),
         ("a: !!int x", "f.yaml:1: the tag '!!int' is not accepted here; leave it out"),
         ("a: 1\nb: !python/name:os.system ''", "f.yaml:2: the tag '!python/name:os.system' is not accepted"),
-        ("a: &x\n  b: *x", "f.yaml:2: an alias of what it stands in; write the values out"),
+        ("a: &x\n  b: *x", "f.yaml:2: an alias of the value that contains it; write the values out"),
         ("? [a]\n: 1", "f.yaml:1: a key is a list or a mapping; it takes a word"),
     ],
 )
 def test_what_yaml_allows_and_a_study_does_not(text, fault):
     file = read_yaml(text, "f.yaml")
     with pytest.raises(ConfigError) as caught:
-        file.raise_faults()
+        raise file.error(file.faults)
     assert str(caught.value).startswith(fault)
 
 
@@ -99,5 +99,8 @@ def test_what_is_written_is_read_back():
         "a": [1e-5, 1, "1e-3", "on", "1", None, True, "x: y", "ü"],
         "b": {"on": {}, "off": {"c.d": [[1], {}]}},
         "e": "What? That: " * 20,
+        "f": {f"{i}{i}": "a  \nb" for i in range(40)},
     }
-    assert read_yaml(write_yaml(values), "f.yaml").values == values
+    text = write_yaml(values)
+    assert read_yaml(text, "f.yaml").values == values
+    assert text.endswith("\n") and not any(line.endswith(" ") for line in text.split("\n"))

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -6,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from birdnet_core.records.run_folder import RunFolder
 from tuning.engine.cluster import nodes_to_come, scratch_folder
@@ -47,11 +47,11 @@ def test_what_an_autoscaler_may_start_is_read_from_the_launchers_file(tmp_path):
         "gpu": {"resources": {"CPU": 16, "GPU": 2}},
     }
     file = tmp_path / "ray_bootstrap_config.yaml"
-    file.write_text(yaml.safe_dump({"max_workers": 4, "available_node_types": kinds}, sort_keys=False))
+    file.write_text(json.dumps({"max_workers": 4, "available_node_types": kinds}))
     plain, gpu = Node(cpus=8), Node(cpus=16, gpus=2)
     assert nodes_to_come(0, file) == [plain, plain, gpu, gpu]  # four in all
     assert nodes_to_come(3, file) == [gpu]
-    file.write_text(yaml.safe_dump({"max_workers": 0, "available_node_types": kinds}, sort_keys=False))
+    file.write_text(json.dumps({"max_workers": 0, "available_node_types": kinds}))
     assert nodes_to_come(0, file) == []
 
 

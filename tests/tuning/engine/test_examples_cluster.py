@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import ray
-import yaml
+from ruamel.yaml import YAML
 
 from birdnet_core.records.run_folder import RunFolder
 from tests.tuning.engine.driver import EPOCHS
@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples" / "cluster"
 
 
 def test_the_example_of_rays_cluster_launcher_is_what_ray_takes():
-    launcher = yaml.safe_load((EXAMPLES / "ray-cluster.yaml").read_text())
+    launcher = YAML(typ="safe").load(EXAMPLES / "ray-cluster.yaml")
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(launcher, schema)
 
@@ -84,7 +84,7 @@ def test_a_node_that_does_not_see_the_cache_makes_the_dataset_and_tells_the_driv
 
 
 def test_the_example_of_rays_cluster_launcher_starts_its_workers():
-    launcher = yaml.safe_load((EXAMPLES / "ray-cluster.yaml").read_text())
+    launcher = YAML(typ="safe").load(EXAMPLES / "ray-cluster.yaml")
     (head,) = [line for line in launcher["head_start_ray_commands"] if "--head" in line]
     # The autoscaler on the head starts the workers; `ray up` writes this file there for it.
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head

@@ -13,7 +13,7 @@ from search_spaces.loading import load_study
 from search_spaces.space import declared
 from search_spaces.study import Ablation, base_config, trial_config
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 
 HEAD = """from search_spaces import Ablation, Search, register_study
 
@@ -163,7 +163,7 @@ def test_quick_is_the_quick_size_of_a_file_too():
         ),
     ],
 )
-def test_what_is_wrong_with_a_python_file_is_told_with_its_line(tmp_path, text, message):
+def test_a_faulty_python_file_is_refused_with_the_line(tmp_path, text, message):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
@@ -173,11 +173,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read the study '.*mine.yaml': No such file or directory"):
         load_study(str(tmp_path / "mine.yaml"))
     (tmp_path / "mine.yaml").write_bytes(b"question: \xff\xfe")
-    with pytest.raises(ConfigError, match=r"the study '.*mine.yaml' is no text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"the study '.*mine.yaml' is not text in UTF-8"):
         load_study(str(tmp_path / "mine.yaml"))
 
 
-def test_an_unknown_study_is_told_that_files_are_taken_too():
+def test_the_error_of_an_unknown_study_names_files_too():
     with pytest.raises(
         ConfigError, match=r"unknown study 'mine' .*; a study of your own is a .yaml or .py file"
     ):
