@@ -1,7 +1,7 @@
 """Run folders as two tidy frames: one row a trial of a study, one row an epoch of a trial.
 
-Nothing is filtered here. Failed, pruned, diverged, killed and unfinished trials keep their row, because a
-table that averages the survivors without saying so is wrong.
+Nothing is filtered here. Failed, pruned, diverged, killed and unfinished trials keep their row, so that
+tables can count them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SET_ASIDE = "set aside"
 """Of a trial that was trained on other recordings or another split than its study: no part of any mean."""
 FAILED = ("failed", "diverged", "killed")
 OTHER_TRAINING = "out of memory: other training"
-"""What became of a trial that completed with smaller micro-batches than its config has, under batch norm."""
+"""The status of a trial that completed with smaller micro-batches than its config has, under batch norm."""
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
@@ -76,7 +76,7 @@ class Runs:
 def load(paths: Iterable[str | Path]) -> Runs:
     """Read run folders.
 
-    A trial without a record has the status ``running``, unless the journal says that it ended badly; one of
+    A trial without a record has the status ``running``, unless it failed by the journal; one of
     other recordings or another split than its study is ``set aside``; and one that completed and is no sample
     of its config (``not_comparable`` in its provenance) is `OTHER_TRAINING`. A study of the same name in two
     folders stays two studies.
@@ -156,7 +156,7 @@ def _read_journal(
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """Mark the trials that were trained on other data or another split, and return what to say of them.
+    """Mark the trials that were trained on other data or another split, and return notes on them.
 
     The split follows from the recordings and the settings of the data, so trials that share these settings
     share their split: the study's, where any has it, else the commonest.

@@ -22,7 +22,7 @@ class StudyReport:
         study: the content of the study's file, as `runs.Runs` holds it.
         trials, epochs: its rows of `runs.Runs`.
         cells: of `aggregate.cells`; of a search, best first, each named by the number of its trial.
-        best: the content of best.json; None where `no_best` says why.
+        best: the content of best.json; None where `no_best` is the reason.
         comparisons, interaction: of `compare`. main_effects, rank_correlations: of `effects`.
         trends, level_means: of `trend`. importance: of `importance.importances`.
         resources: of `resources.by_arm`. usage: of `resources.against_budget`.

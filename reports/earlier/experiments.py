@@ -86,11 +86,7 @@ def experiments(earlier: EarlierWork, reports: Iterable[StudyReport]) -> pd.Data
     ]  # fmt: skip
     for report in reports:
         rows += _of_study(report)
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    texts = {"experiment", "source", "imported", "is_leaky", "stored_as", "file", "test_files", "trial_ids"}
-    counts = ["n", "n_failed", "n_pruned"]
-    numbers = [column for column in COLUMNS if column not in texts and column not in counts]
-    return frame.astype({**dict.fromkeys(numbers, "float64"), **dict.fromkeys(counts, "int64")})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _of_study(report: StudyReport) -> list[dict[Any, Any]]:
@@ -146,12 +142,12 @@ def warnings(rows: pd.DataFrame) -> list[str]:
         if math.isnan(row["n_test"]):
             of, sizes = "", f" for splits of {N_UNKNOWN} (their sizes are not stored)"
         out.append(
-            f"{row['experiment']}: validation accuracy {percent(row['accuracy'])} ({row['file']}, epoch "
-            f"{count(row['epochs_to_best'])}) and test accuracy {percent(row['test_accuracy'])}{of} "
-            f"({', '.join(row['test_files'])}) contradict each other. They differ by "
-            f"{points(row['test_accuracy'] - row['accuracy'])} points, {abs(row['z']):.0f} standard "
-            f"errors{sizes}: not by chance, but perhaps by other weights, data, preparation or order of "
-            "species. Find the cause before you use either number."
+            f"{row['experiment']} contradicts itself: validation accuracy {percent(row['accuracy'])} "
+            f"({row['file']}, epoch {count(row['epochs_to_best'])}), but test accuracy "
+            f"{percent(row['test_accuracy'])}{of} ({', '.join(row['test_files'])}). The difference of "
+            f"{points(row['test_accuracy'] - row['accuracy'])} points is {abs(row['z']):.0f} standard "
+            f"errors{sizes}: not chance, but perhaps other weights, data, preparation or order of species. "
+            "Find the cause before you use either number."
         )
     return out
 

@@ -56,7 +56,7 @@ def trial_figures(report: StudyReport) -> Iterator[Drawn]:
     """Yield the curves of the trials, with rungs if any were pruned, and the length of each trial."""
     metric, trials, epochs = report.metric, report.trials, report.epochs
     best = report.best["trial_ids"][0] if report.best else None
-    shown, left_out = some_trials(trials, report.study)
+    drawn, left_out = some_trials(trials, report.study)
     if metric in epochs and epochs[metric].notna().any():
         caption = f"{metric} over epochs, one line a trial; the mark is where it ended.{left_out}"
         if (trials["status"] == "pruned").any():
@@ -64,9 +64,9 @@ def trial_figures(report: StudyReport) -> Iterator[Drawn]:
                 " Dotted: rungs, the epochs after which trials were stopped. Below: how many trials reached "
                 "each rung, and what became of them; the numbers are of those that continued."
             )
-            yield Drawn("rungs", caption, rungs_figure(trials, shown, epochs, metric, best))
+            yield Drawn("rungs", caption, rungs_figure(trials, drawn, epochs, metric, best))
         else:
-            draw = partial(trial_curves, epochs=epochs, trials=shown, metric=metric, best=best)
+            draw = partial(trial_curves, epochs=epochs, trials=drawn, metric=metric, best=best)
             yield Drawn("curves", caption, figure(draw))
     lengths = figure(partial(trial_lengths, trials=trials), min(6.0, 1.2 + 0.13 * len(trials)))
     yield Drawn("lengths", "Epochs of each trial, in the order of the search.", lengths)
@@ -88,11 +88,11 @@ def importance_figures(report: StudyReport) -> Iterator[Drawn]:
 def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
     metric, n_all = report.metric, len(report.importance)
     names = list(report.importance["parameter"][:N_AXES])
-    shown = report.trials[report.trials[metric].notna()]
-    if len(names) < 2 or shown.empty:
+    scored = report.trials[report.trials[metric].notna()]
+    if len(names) < 2 or scored.empty:
         return
-    shown, left_out = some_trials(shown, report.study)
-    places, ticks = parallel_axes(shown, names, report.study.get("space"), metric)
+    drawn, left_out = some_trials(scored, report.study)
+    places, ticks = parallel_axes(drawn, names, report.study.get("space"), metric)
     caption = (
         f"Configs of the search, one line a trial, coloured by {metric} at its best epoch, the last axis: "
         f"from blue (worst) to orange (best). Grey: trials that did not complete.{left_out}"
@@ -103,7 +103,7 @@ def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
         parallel_coordinates,
         places=places,
         ticks=ticks,
-        status=shown["status"],
+        status=drawn["status"],
         direction=report.study["direction"],
     )
     yield Drawn("parallel", caption, figure(draw, 3.4))
@@ -141,7 +141,7 @@ def rungs(trials: pd.DataFrame) -> pd.DataFrame:
 def rungs_figure(
     trials: pd.DataFrame, drawn: pd.DataFrame, epochs: pd.DataFrame, metric: str, best: str | None
 ) -> Figure:
-    """Return the curves of the trials `drawn` with the rungs marked, above how many of all went on."""
+    """Return the curves of the trials `drawn` with the rungs marked, above how many of all reached each."""
     at = rungs(trials)
     with mpl.rc_context(STYLE):
         out = Figure(figsize=(5.6, 4.6), layout="constrained")
@@ -180,7 +180,7 @@ def rung_bars(ax: Axes, at: pd.DataFrame, n_trials: int) -> None:
                 fontsize=7,
             )
     ax.set_ylim(0, 1.18 * n_trials)
-    ax.set_ylabel("trials that\nreach it, go on")
+    ax.set_ylabel("trials that\nreach it")
     ax.set_xlabel("epoch")
 
 
@@ -205,13 +205,13 @@ def parallel_axes(
     a choice has places at equal distances. A parameter that a trial does not have is at `ABSENT`. Trials
     without a value of the metric have no row.
     """
-    shown = trials[np.isfinite(trials[metric])]
+    scored = trials[np.isfinite(trials[metric])]
     places: dict[str, pd.Series[Any]] = {}
     ticks: dict[str, list[tuple[float, str]]] = {}
     for name in names:
-        taken = pd.Series([f.get(name, ABSENT_VALUE) for f in shown["factors"]], shown.index, dtype=object)
+        taken = pd.Series([f.get(name, ABSENT_VALUE) for f in scored["factors"]], scored.index, dtype=object)
         places[name], ticks[name] = _axis(taken, _is_log((space or {}).get(name)))
-    places[metric], ticks[metric] = _axis(shown[metric].astype(object), False)
+    places[metric], ticks[metric] = _axis(scored[metric].astype(object), False)
     return pd.DataFrame(places), ticks
 
 

@@ -21,7 +21,7 @@ from reports.study_report import StudyReport
 Style = tuple[str, str, str]  # colour, dash and mark of a line
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
-# In other colours than the first groups, so that a stratum is not taken for one of them.
+# In other colours than the first groups, so that a stratum is not confused with one of them.
 STRATUM_STYLES: dict[str, Style] = {
     "rare": (OKABE_ITO[3], "-", "o"),
     "medium": (OKABE_ITO[7], ":", "s"),

@@ -96,7 +96,7 @@ def answer(report: StudyReport) -> str:
     """Return the result of a study in a few sentences, with its uncertainty."""
     parts = [
         _best(report),
-        # The interaction of a 2x2 design says more than its main effects.
+        # Of a 2x2 design `_best` has the interaction, which qualifies the main effects.
         "" if report.interaction else main_effects(report.main_effects),
         trends(report.trends),
         rank_correlations(report.rank_correlations, report.metric),

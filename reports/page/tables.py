@@ -107,33 +107,31 @@ def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | No
             found.append((f"simple effect of {row['factor']}: {row['label']}", row))
         name = f"interaction {' × '.join(interaction['factors'])}"
         found.append((name, {**interaction, "n_shared": len(interaction["seeds"])}))
-    rows = []
-    for name, row in found:
-        cells = {"difference": name, "diff": signed(row["diff"]), "95 % interval": signed_interval(row)}
-        for title, key in (("p", "p"), ("p (sign flip)", "p_sign_flip"), ("p (Holm)", "p_holm")):
-            cells |= {title: p_value(row[key])} if key in row else {}
-        cells |= {"g": signed(row["g"], "{:+.2f}")} if "g" in row else {}
-        rows.append({**cells, "shared seeds": str(row["n_shared"]), "note": row["note"]})
-    return _frame(rows)
+    return _frame(
+        {"difference": name, "diff": signed(row["diff"]), **_test(row), "note": row["note"]}
+        for name, row in found
+    )
 
 
 def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for _, row in effects.iterrows():
-        cell = {
-            "factor": f"{row['letter'] or ''} {row['factor']}".strip(),
-            "change": f"{aggregate.show(row['minus'])} → {aggregate.show(row['plus'])}",
-            "effect": signed(row["diff"]),
-            "95 % interval": signed_interval(row),
-            "p": p_value(row["p"]),
-            "p (Holm)": p_value(row["p_holm"]),
-            "g": signed(row["g"], "{:+.2f}"),
-            "shared seeds": str(row["n_shared"]),
-        }
+    for row in effects.to_dict("records"):
+        factor = f"{row['letter'] or ''} {row['factor']}".strip()
+        change = f"{aggregate.show(row['minus'])} → {aggregate.show(row['plus'])}"
+        cell = {"factor": factor, "change": change, "effect": signed(row["diff"]), **_test(row)}
         if row["letter"]:
             cell["aliased with"] = ", ".join(row["aliases"]) or "no two-factor interaction"
         rows.append(cell | {"note": row["note"]})
     return _frame(rows)
+
+
+def _test(row: dict[Any, Any], form: str = "{:+.4f}") -> dict[str, str]:
+    """Return the cells of interval, p values, g and number of seeds of a row that has them."""
+    out = {"95 % interval": signed_interval(row, form)}
+    for title, key in (("p", "p"), ("p (sign flip)", "p_sign_flip"), ("p (Holm)", "p_holm")):
+        out |= {title: p_value(row[key])} if key in row else {}
+    out |= {"g": signed(row["g"], "{:+.2f}")} if "g" in row else {}
+    return out | ({"shared seeds": str(row["n_shared"])} if "n_shared" in row else {})
 
 
 def gate_table(gate_results: pd.DataFrame) -> pd.DataFrame:
@@ -162,15 +160,13 @@ def _stretch(row: Any) -> str:
 
 def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for _, row in trends.iterrows():
+    for row in trends.to_dict("records"):
         cell = {"metric": row["metric"], "over": trend.axis_title(row["factor"], row["scale"])}
         if trends["group"].any():
             cell["with"] = row["group"]
         ends = [aggregate.show(row["levels"][i]) for i in (0, -1)] if row["levels"] else ["none"]
         cell |= {"levels": " to ".join(ends), "trend": row["term"], "effect": signed(row["diff"])}
-        cell |= {"95 % interval": signed_interval(row), "p": p_value(row["p"])}
-        cell |= {"p (Holm)": p_value(row["p_holm"]), "shared seeds": str(row["n_shared"])}
-        rows.append(cell | {"note": row["note"]})
+        rows.append(cell | _test(row) | {"note": row["note"]})
     return _frame(rows)
 
 
@@ -198,13 +194,11 @@ def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
         {
             "factor": row["factor"],
             "rank correlation": signed(row["rho"], "{:+.2f}"),
-            "95 % interval": signed_interval(row, "{:+.2f}"),
-            "p": p_value(row["p"]),
-            "p (Holm)": p_value(row["p_holm"]),
+            **_test(row, "{:+.2f}"),
             "cells": str(row["n_cells"]),
             "note": row["note"],
         }
-        for _, row in correlations.iterrows()
+        for row in correlations.to_dict("records")
     )
 
 

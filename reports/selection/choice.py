@@ -1,4 +1,4 @@
-"""Which config to train in the end: one of three stated rules, and how sure the choice is.
+"""The choice of a config by one of three rules, and its uncertainty.
 
 The result is the content of `best.json`; its `config` is the record's, so `TrainConfig.from_dict` reads it.
 """
@@ -33,9 +33,9 @@ def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, 
     """Return the content of best.json: the chosen config with its scores, the rule and the runner-up.
 
     Without `study` the cells of all studies compete, if their kind, metric, split, epochs and number of seeds
-    are equal: the best of many single trials is luck beside a mean of three. `by` is one of `RULES`. Raises
-    RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed, and for
-    a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
+    are equal: the best of many single trials is chance compared with a mean of three. `by` is one of `RULES`.
+    Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed,
+    and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
     """
     check_rule(by)
     return choose_among(runs, comparable(runs, study), by)
@@ -288,10 +288,10 @@ def _how_sure(
     *,
     is_fresh: bool = False,
 ) -> str:
-    """Return in plain words how much the choice can be trusted."""
+    """Return how certain the choice is, in a sentence or two."""
     biased = "As the best of several, its validation score is too high on average."
     if is_fresh:
-        biased = "Its score is of fresh seeds, on the same validation recordings."
+        biased = "Its score is of fresh seeds on the same validation recordings."
     marked = ""
     if best["is_leaky"]:
         marked = f" Its split leaks ({aggregate.LEAKY_SPLIT}): it will score lower on new recordings."
@@ -299,16 +299,16 @@ def _how_sure(
         only = "a completed trial" if len(candidates) == 1 else "no missing seed"
         if candidates["is_leaky"].any() and not best["is_leaky"]:
             only = "a completed trial and a split that does not leak"
-        return f"Nothing was compared: it is the only config with {only}.{marked}"
+        return f"Not compared: it is the only config with {only}.{marked}"
     if best["unequal_epochs"] or second["unequal_epochs"]:
         marked += " It and the runner-up were not trained for the same number of epochs."
-    # A completed trial may have no finite value, and then says nothing of the spread.
+    # A completed trial may have no finite value, and then adds nothing to the spread.
     if min(len(by_seed(best, metric)), len(by_seed(second, metric))) < 2:
-        return f"Not sure: with one seed chance and merit cannot be told apart. {biased}{marked}"
+        return f"Uncertain: with one seed, the difference from the runner-up may be chance. {biased}{marked}"
     low, high = f"{metric}:low", f"{metric}:high"
     if best[low] <= second[high] and second[low] <= best[high]:
-        return f"Not sure: its 95 % interval overlaps that of the runner-up. {biased}{marked}"
-    return f"Fairly sure: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
+        return f"Uncertain: its 95 % interval overlaps that of the runner-up. {biased}{marked}"
+    return f"Fairly certain: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
 
 
 def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def test_pruned_trial_is_never_chosen(make_run):
 @pytest.mark.parametrize(
     ("second", "expected"),
     [
-        ({0: 0.3, 1: 0.5}, "Not sure: its 95 % interval overlaps"),
-        ({0: 0.01, 1: 0.0101}, "Fairly sure"),
-        ({0: "failed", 1: "failed"}, "Nothing was compared"),
+        ({0: 0.3, 1: 0.5}, "Uncertain: its 95 % interval overlaps"),
+        ({0: 0.01, 1: 0.0101}, "Fairly certain"),
+        ({0: "failed", 1: "failed"}, "Not compared"),
     ],
 )
 def test_how_sure_follows_from_the_intervals(make_run, second, expected):
@@ -66,7 +66,7 @@ def test_how_sure_follows_from_the_intervals(make_run, second, expected):
 
 def test_one_seed_is_never_sure(make_run):
     best = choose(load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])]))
-    assert best["how_sure"].startswith("Not sure: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one seed")
 
 
 THREE = [
@@ -185,9 +185,9 @@ def test_studies_that_cannot_be_compared_do_not_compete(make_run, change):
 def test_a_cell_with_one_finite_value_is_never_sure(make_run):
     half = {"status": "completed", "metrics": {"val/f1_macro": float("nan")}}
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: half, 1: half})])]))
-    assert best["how_sure"].startswith("Nothing was compared")
+    assert best["how_sure"].startswith("Not compared")
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: half})], folder="both")]))
-    assert best["how_sure"].startswith("Not sure: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one seed")
     assert best["n"] == 1
 
 

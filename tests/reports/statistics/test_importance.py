@@ -127,8 +127,8 @@ def test_a_parameter_of_few_trials_or_one_value_or_no_range_is_left_out_with_a_n
     frame = search(make_run, configs, space=space).set_index("parameter")
     notes = dict(frame.loc[frame["importance"].isna(), "note"])
     assert notes == {
-        "optim.weight_decay": "it took one value",
-        "model.width": "the study's file does not say the range of its values",
+        "optim.weight_decay": "it has one value only",
+        "model.width": "the study's file lacks the range of its values",
         "loss.gamma": "fewer than 10 of these trials have it",
     }
     assert frame.loc["class_balance", "n"] == 20, "computed, no number: its choices are those taken"
