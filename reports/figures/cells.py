@@ -131,7 +131,7 @@ def difference_intervals(ax: Axes, comparisons: pd.DataFrame, metric: str) -> No
     ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in comparisons["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: difference to the baseline")
+    ax.set_xlabel(f"{metric}: difference from the baseline")
 
 
 def interaction_points(cells: pd.DataFrame, interaction: dict[str, Any]) -> pd.DataFrame:

@@ -96,25 +96,24 @@ def choose_among(
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     candidates, ranked = ranked_candidates(runs, studies, cells)
     best = chosen_by(ranked, metric, direction, by)
-    sentence = rule(metric, direction, by)
-    return content(best, ranked, metric, direction, sentence, config_of(runs, best), candidates)
+    return content(best, ranked, studies[0], rule(metric, direction, by), config_of(runs, best), candidates)
 
 
 def content(
     best: pd.Series[Any],
     rows: pd.DataFrame,
-    metric: str,
-    direction: str,
-    sentence: str,
+    study: dict[str, Any],
+    rule_text: str,
     config: dict[str, Any],
     candidates: pd.DataFrame,
     confirmed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of best.json for the row `best` of `rows`, which were compared, the leaders first.
 
-    `sentence` states the rule, `candidates` are all there were. `confirmed` is how the race on fresh seeds
-    went, of which `rows` then have their values.
+    `study` is one of those compared, `rule_text` the rule as a sentence, `candidates` all rows before any was
+    left out. `confirmed` describes the race on fresh seeds that `rows` are the result of.
     """
+    metric, direction = study["metric"], study["direction"]
     others = rows[rows["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
     chances = probabilities_of_best([by_seed(cell, metric) for cell in rows.to_dict("records")], direction)
@@ -127,7 +126,7 @@ def content(
         "study": best["study"],
         "metric": metric,
         "direction": direction,
-        "rule": sentence,
+        "rule": rule_text,
         "how_sure": sure + _chance(p_best, len(rows)),
         "p_best": p_best,
         **_scores(best, metric),
@@ -164,7 +163,7 @@ def ranked_candidates(
     pool = honest if len(honest) else candidates
     pool = pool[pool["is_complete"]] if pool["is_complete"].any() else pool
     ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
-    # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
+    # Studies that share a run folder share trials: a config of two of them is one candidate.
     return candidates, ranked.drop_duplicates(["run", "config_id"])
 
 
@@ -256,7 +255,7 @@ def probabilities_of_best(
 def _chance(p_best: float | None, n_compared: int) -> str:
     if p_best is None:
         return ""
-    return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
+    return f" The probability that it is the best of the {n_compared} compared is about {p_best:.0%}."
 
 
 def best_of(runs: Runs, study: dict[str, Any], cells: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:

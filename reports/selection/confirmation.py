@@ -109,7 +109,7 @@ def confirmed(
         "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
     }
     sentence = f"{rule(metric, direction, by)} {race_in_words(studies)}"
-    return content(best, rows, metric, direction, sentence, origin["config"], rows, race)
+    return content(best, rows, studies[0], sentence, origin["config"], rows, race)
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:

@@ -391,7 +391,7 @@ def test_where_every_split_leaks_the_best_says_so(written):
 
 
 def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(written):
-    """The best cell varies too much to tell; another differs little, and surely."""
+    """The best cell varies too much for a result; another differs little and varies less."""
     base = {0: 0.100, 1: 0.110, 2: 0.090}
     wide, sure = {0: 0.20, 1: 0.13, 2: 0.24}, {seed: v + 0.02 + 0.0001 * seed for seed, v in base.items()}
     cells = [({"loss.name": n}, ends) for n, ends in (("ce", base), ("wide", wide), ("sure", sure))]

@@ -127,15 +127,15 @@ def test_two_cells_far_apart_are_as_sure_as_the_paired_t_test_says():
 def test_the_probability_is_right_as_often_as_it_says(spread, n_cells):
     """Simulated studies whose true means are spread little and much against the noise of a mean, 0.012."""
     rng = np.random.default_rng(3)
-    said, right = [], []
+    claimed, right = [], []
     for _ in range(100):
         truth = rng.normal(0.2, spread, n_cells) + rng.normal(0, 1e-9, n_cells)
         values = truth[:, None] + rng.normal(0, 0.05, 3) + rng.normal(0, 0.02, (n_cells, 3))
         chances = probabilities_of_best([dict(enumerate(map(float, cell))) for cell in values], "maximize")
         leader = int(np.argmax(values.mean(axis=1)))
-        said.append(chances[leader])
+        claimed.append(chances[leader])
         right.append(leader == truth.argmax())
-    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.12)
+    assert np.mean(claimed) == pytest.approx(np.mean(right), abs=0.12)
 
 
 def test_what_cannot_tell_chance_from_merit_has_no_probability(make_run):

@@ -82,9 +82,9 @@ def test_what_is_not_known_yet_is_no_failure(results_of):
 
 def test_a_search_that_goes_on_may_still_reach_it(results_of):
     cells = [({"optim.lr": 0.1}, {0: 0.1}), ({"optim.lr": 0.2}, {0: "pruned"})]
-    asked = {"kind": "search", "scheduler": "asha"}
-    assert results_of(cells, gate(), n_trials=3, **asked)[0] == "INVESTIGATE"
-    assert results_of(cells, gate(), n_trials=2, folder="ended", **asked)[0] == "NO-GO"
+    search = {"kind": "search", "scheduler": "asha"}
+    assert results_of(cells, gate(), n_trials=3, **search)[0] == "INVESTIGATE"
+    assert results_of(cells, gate(), n_trials=2, folder="ended", **search)[0] == "NO-GO"
 
 
 def test_a_leaking_split_passes_no_gate(results_of):

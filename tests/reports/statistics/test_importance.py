@@ -100,7 +100,7 @@ def test_a_parameter_that_only_lets_trials_live_long_is_not_important():
     assert frame.loc["optim.lr", "importance"] > 0.7 and frame.loc["model.dropout", "importance"] < 0.2
     mixed = epochs.groupby("trial_id")["val/f1_macro"].max().reset_index().assign(epoch=1)
     of_mixed = importances(pd.DataFrame(trials), mixed, study).set_index("parameter")["importance"]
-    assert of_mixed["model.dropout"] > 0.4, "what reading each trial at its end would have said"
+    assert of_mixed["model.dropout"] > 0.4, "the importance from each trial's last epoch"
 
 
 def test_of_few_trials_nothing_is_said_and_the_note_says_why(make_run):
