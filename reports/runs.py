@@ -102,7 +102,7 @@ def load(paths: Iterable[str | Path]) -> Runs:
     metrics = [m for m in METRICS if any(m in row for row in trials) or any(m in frame for frame in epochs)]
     return Runs(
         studies,
-        _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
+        _frame(trials, metrics),
         pd.concat(epochs, ignore_index=True).reindex(columns=[*EPOCH_COLUMNS, *metrics]),
         usage,
     )
@@ -214,34 +214,24 @@ def _trial_row(
             "status": ended if ended in (*FAILED, "pruned") else RUNNING,
             "epochs": last_epoch,
             "seconds": math.nan,
-            "gpus": _number(event.get("gpus")),
-            "cpus": _number(event.get("cpus")),
+            "gpus": event.get("gpus"),
+            "cpus": event.get("cpus"),
             "config": {},
             "f1_per_species": {},
             "provenance": {},
         }
-    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus")
-    more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
-    row |= {name: getattr(record, name) for name in fields + more}
-    row["f1_per_species"] = record.f1_per_species
+    row |= {name: getattr(record, name) for name in TRIAL_COLUMNS if name not in row}
     if record.status == "completed" and record.provenance.get("not_comparable"):
         row["status"] = OTHER_TRAINING
     return row | {name: value for name, value in record.metrics.items() if name in METRICS}
 
 
-def _frame(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], metrics: list[str], numbers: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return rows as a frame in which an absent number is nan and an absent text is None."""
-    frame = pd.DataFrame(rows, columns=[*columns, *metrics], dtype=object)
-    whole = [c for c in ("number", "seed", "epochs", "epoch") if c in frame]
-    frame = frame.astype(dict.fromkeys(whole, "int64"))
-    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus", "cpus") if c in frame)]
-    frame = frame.astype(dict.fromkeys(floats, "float64"))
-    for column in frame.columns.intersection(["error", "traceback", "started"]):
+def _frame(rows: list[dict[str, Any]], metrics: list[str]) -> pd.DataFrame:
+    """Return the trial rows as a frame in which an absent number is nan and an absent text is None."""
+    frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metrics], dtype=object)
+    floats = ("best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", *metrics)
+    whole = dict.fromkeys(("number", "seed", "epochs"), "int64")
+    frame = frame.astype(whole | dict.fromkeys(floats, "float64"))
+    for column in ("error", "traceback", "started"):
         frame[column] = frame[column].where(frame[column].notna(), None)
     return frame
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from birdnet_core.records.files import read_json, write_text
 from birdnet_core.records.metrics import METRICS, TEST_METRICS
 from birdnet_core.records.trial import LEAKAGE
-from reports.page.formats import escape_markdown, to_markdown
+from reports.page.formats import templates
 from reports.page.sentences import OPTIMISTIC
 
 CARD = "MODEL_CARD.md"
@@ -36,14 +35,8 @@ def write_card(folder: str | Path) -> Path:
     }
     evidence, evaluation = parts["evidence"], parts["evaluation"]
     data = evidence["data"] if evidence else {}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports.page"),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"md": escape_markdown, "md_table": to_markdown, "num": _number}
+    environment = templates()
+    environment.filters["num"] = _number
     text = environment.get_template("model_card.md.j2").render(
         model=model,
         optimistic=OPTIMISTIC,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 
@@ -21,6 +22,19 @@ _LATEX = str.maketrans({
     "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$", "−": r"$-$", "–": "--", "→": r"$\to$",
 })  # fmt: skip
 _MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"\\{c}" for c in r"\|*`[]"})
+
+
+def templates() -> jinja2.Environment:
+    """Return the templates of this package; only those of HTML escape what they are given."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports.page"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"md": escape_markdown, "md_table": to_markdown}
+    return environment
 
 
 def to_csv(frame: pd.DataFrame) -> str:

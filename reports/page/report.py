@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
@@ -27,7 +26,7 @@ from reports.figures import catalogue as figures
 from reports.figures.curves import imported_figures
 from reports.page import catalogue as tables
 from reports.page import sentences
-from reports.page.formats import escape_markdown, file_name, plain, to_markdown
+from reports.page.formats import file_name, plain, templates
 from reports.runs import Runs, load
 from reports.selection import gates
 from reports.selection.confirmation import confirmed_choices
@@ -98,14 +97,7 @@ def write_report(
         "confirmed": list(confirmed.values()),
         "earlier_work": imported and imported["json"],
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports.page"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"md": escape_markdown, "md_table": to_markdown}
+    environment = templates()
     environment.globals |= {
         "sentences": sentences, "confirmed_table": tables.confirmed, "words": tables.WORDS, "n_rows": N_ROWS,
     }  # fmt: skip
