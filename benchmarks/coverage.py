@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from reports.statistics.predictions import Told, f1_intervals
+from reports.statistics.predictions import Predictions, f1_intervals
 
 N_RESAMPLES = 500
 
@@ -26,7 +26,7 @@ def long_tail(n_species: int, n: int, decay: float) -> np.ndarray:
 
 
 def confusion(counts: np.ndarray) -> np.ndarray:
-    """Return the probability that a recording of species i is told as species j [species, species]."""
+    """Return the probability that a recording of species i is predicted as species j [species, species]."""
     n = len(counts)
     right = np.linspace(0.8, 0.2, n)
     others = (np.full((n, n), 1 / n) + counts / counts.sum()) * (1 - np.eye(n))
@@ -65,8 +65,8 @@ def main() -> None:
         truth = np.repeat(np.arange(k), counts)
         held, below = defaultdict(list), defaultdict(list)
         for _ in range(n_studies):
-            told = np.array([rng.choice(k, p=row) for row in confusion(counts)[truth]])
-            split = Told(species, truth, np.arange(len(truth)), told[None])
+            predicted = np.array([rng.choice(k, p=row) for row in confusion(counts)[truth]])
+            split = Predictions(species, truth, np.arange(len(truth)), predicted[None])
             found = f1_intervals(split, {"rare": species[-(k // 3) :]}, n_resamples=N_RESAMPLES)
             for row in found.dropna(subset="low").itertuples():
                 is_held = row.low <= true[row.name] <= row.high

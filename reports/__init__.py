@@ -1,7 +1,8 @@
-"""What was learnt: run folders become cell tables, comparisons, figures and one report. No Ray, no torch.
+"""Run folders become statistics, a choice, and one report with tables and figures. No Ray, no torch.
 
-`runs` loads, `aggregate` and `compare` compute, `selection` chooses, `plots` and `tables` draw, `report`
-writes.
+`runs` loads; `statistics` and `selection` compute, and `study_report` holds what they return for one study;
+`figures` and `page` show it; `model` writes the card of a model folder, `earlier` reads work of other
+programs.
 """
 
 from reports.page.report import write_report

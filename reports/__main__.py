@@ -12,10 +12,10 @@ from reports.page.report import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report that the arguments ask for; return the exit code."""
+    """Write the report of the arguments; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m reports", description="Write a report of run folders.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="folder that `birdtune sweep --out` wrote")
-    parser.add_argument("--import", dest="imports", metavar="DIR", help="folder of earlier work, beside them")
+    parser.add_argument("--import", dest="imports", metavar="DIR", help="folder of earlier work")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report; made if absent")
     arguments = parser.parse_args(argv)
     try:

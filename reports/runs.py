@@ -1,7 +1,7 @@
 """Run folders as two tidy frames: one row a trial of a study, one row an epoch of a trial.
 
-Nothing is filtered here. Failed, pruned, diverged, killed and unfinished trials keep their row, because a
-table that averages the survivors without saying so is wrong.
+Nothing is filtered here. Failed, pruned, diverged, killed and unfinished trials keep their row, so that
+tables can count them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SET_ASIDE = "set aside"
 """Of a trial that was trained on other recordings or another split than its study: no part of any mean."""
 FAILED = ("failed", "diverged", "killed")
 OTHER_TRAINING = "out of memory: other training"
-"""What became of a trial that completed with smaller micro-batches than its config has, under batch norm."""
+"""The status of a trial that completed with smaller micro-batches than its config has, under batch norm."""
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
@@ -76,7 +76,7 @@ class Runs:
 def load(paths: Iterable[str | Path]) -> Runs:
     """Read run folders.
 
-    A trial without a record has the status ``running``, unless the journal says that it ended badly; one of
+    A trial without a record has the status ``running``, unless it failed by the journal; one of
     other recordings or another split than its study is ``set aside``; and one that completed and is no sample
     of its config (``not_comparable`` in its provenance) is `OTHER_TRAINING`. A study of the same name in two
     folders stays two studies.
@@ -102,7 +102,7 @@ def load(paths: Iterable[str | Path]) -> Runs:
     metrics = [m for m in METRICS if any(m in row for row in trials) or any(m in frame for frame in epochs)]
     return Runs(
         studies,
-        _frame(trials, TRIAL_COLUMNS, metrics, ("best_epoch", "n_params", "peak_memory_mb")),
+        _frame(trials, metrics),
         pd.concat(epochs, ignore_index=True).reindex(columns=[*EPOCH_COLUMNS, *metrics]),
         usage,
     )
@@ -156,7 +156,7 @@ def _read_journal(
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """Mark the trials that were trained on other data or another split, and return what to say of them.
+    """Mark the trials that were trained on other data or another split, and return notes on them.
 
     The split follows from the recordings and the settings of the data, so trials that share these settings
     share their split: the study's, where any has it, else the commonest.
@@ -214,34 +214,24 @@ def _trial_row(
             "status": ended if ended in (*FAILED, "pruned") else RUNNING,
             "epochs": last_epoch,
             "seconds": math.nan,
-            "gpus": _number(event.get("gpus")),
-            "cpus": _number(event.get("cpus")),
+            "gpus": event.get("gpus"),
+            "cpus": event.get("cpus"),
             "config": {},
             "f1_per_species": {},
             "provenance": {},
         }
-    fields = ("config_id", "seed", "status", "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus")
-    more = ("peak_memory_mb", "started", "error", "traceback", "config", "provenance")
-    row |= {name: getattr(record, name) for name in fields + more}
-    row["f1_per_species"] = record.f1_per_species
+    row |= {name: getattr(record, name) for name in TRIAL_COLUMNS if name not in row}
     if record.status == "completed" and record.provenance.get("not_comparable"):
         row["status"] = OTHER_TRAINING
     return row | {name: value for name, value in record.metrics.items() if name in METRICS}
 
 
-def _frame(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], metrics: list[str], numbers: tuple[str, ...]
-) -> pd.DataFrame:
-    """Return rows as a frame in which an absent number is nan and an absent text is None."""
-    frame = pd.DataFrame(rows, columns=[*columns, *metrics], dtype=object)
-    whole = [c for c in ("number", "seed", "epochs", "epoch") if c in frame]
-    frame = frame.astype(dict.fromkeys(whole, "int64"))
-    floats = [*numbers, *metrics, *(c for c in ("seconds", "gpus", "cpus") if c in frame)]
-    frame = frame.astype(dict.fromkeys(floats, "float64"))
-    for column in frame.columns.intersection(["error", "traceback", "started"]):
+def _frame(rows: list[dict[str, Any]], metrics: list[str]) -> pd.DataFrame:
+    """Return the trial rows as a frame in which an absent number is nan and an absent text is None."""
+    frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metrics], dtype=object)
+    floats = ("best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", *metrics)
+    whole = dict.fromkeys(("number", "seed", "epochs"), "int64")
+    frame = frame.astype(whole | dict.fromkeys(floats, "float64"))
+    for column in ("error", "traceback", "started"):
         frame[column] = frame[column].where(frame[column].notna(), None)
     return frame
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from birdnet_core.errors import ConfigError, did_you_mean
 
 Direction = Literal["maximize", "minimize"]
 
 
-_SCORES: dict[str, tuple[Direction, str]] = {
-    "loss": (
+class Metric(NamedTuple):
+    """Which way a metric is better, its title in tables, and its definition."""
+
+    direction: Direction
+    title: str
+    definition: str
+
+
+_SCORES = {
+    "loss": Metric(
         "minimize",
+        "log loss",
         "mean cross-entropy of the recordings' averaged probabilities, whatever loss trains",
     ),
-    "accuracy": ("maximize", "share of recordings whose most probable species is the right one"),
-    "f1_macro": ("maximize", "mean F1 over the species present in truth or prediction"),
-    "f1_weighted": ("maximize", "mean F1 over species, weighted by their recordings in truth"),
-    "map": ("maximize", "mean average precision over the species present in truth"),
-    "f1_rare": ("maximize", "mean F1 over the rare stratum's species present in truth"),
-    "f1_medium": ("maximize", "mean F1 over the medium stratum's species present in truth"),
-    "f1_common": ("maximize", "mean F1 over the common stratum's species present in truth"),
+    "accuracy": Metric(
+        "maximize", "accuracy", "share of recordings whose most probable species is the right one"
+    ),
+    "f1_macro": Metric("maximize", "F1-macro", "mean F1 over the species present in truth or prediction"),
+    "f1_weighted": Metric(
+        "maximize", "F1-weighted", "mean F1 over species, weighted by their recordings in truth"
+    ),
+    "map": Metric("maximize", "mAP", "mean average precision over the species present in truth"),
+    "f1_rare": Metric("maximize", "F1 rare", "mean F1 over the rare stratum's species present in truth"),
+    "f1_medium": Metric(
+        "maximize", "F1 medium", "mean F1 over the medium stratum's species present in truth"
+    ),
+    "f1_common": Metric(
+        "maximize", "F1 common", "mean F1 over the common stratum's species present in truth"
+    ),
 }
 
 
-METRICS: dict[str, tuple[Direction, str]] = {
-    "train/loss": ("minimize", "mean training loss over the epoch's steps"),
-    "train/accuracy": ("maximize", "accuracy of the training clips as they were seen during the epoch"),
-    **{f"val/{name}": value for name, value in _SCORES.items()},
+METRICS: dict[str, Metric] = {
+    "train/loss": Metric("minimize", "training loss", "mean training loss over the epoch's steps"),
+    "train/accuracy": Metric(
+        "maximize", "training accuracy", "accuracy of the training clips as they were seen during the epoch"
+    ),
+    **{f"val/{name}": metric for name, metric in _SCORES.items()},
 }
 
 
-TEST_METRICS: dict[str, tuple[Direction, str]] = {
-    **{f"test/{name}": value for name, value in _SCORES.items()},
-    "test/top5": ("maximize", "share of recordings whose species is among the five most probable"),
-    "test/auroc": ("maximize", "mean area under the ROC curve, one against the rest, over species in truth"),
-    "test/ece": ("minimize", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"),
+TEST_METRICS: dict[str, Metric] = {
+    **{f"test/{name}": metric for name, metric in _SCORES.items()},
+    "test/top5": Metric(
+        "maximize", "top-5", "share of recordings whose species is among the five most probable"
+    ),
+    "test/auroc": Metric(
+        "maximize", "AUROC", "mean area under the ROC curve, one against the rest, over species in truth"
+    ),
+    "test/ece": Metric(
+        "minimize", "ECE", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"
+    ),
 }
 """What `birdtune evaluate` reports; no study can name one, so that none can look at the test split."""
 
@@ -47,7 +72,7 @@ def metric_direction(metric: str) -> Direction:
         raise ConfigError(
             f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (known: {', '.join(METRICS)})"
         )
-    return METRICS[metric][0]
+    return METRICS[metric].direction
 
 
 COSTS: dict[str, tuple[Direction, str]] = {

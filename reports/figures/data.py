@@ -1,4 +1,4 @@
-"""Figures of a collection before anything is trained on it: how many recordings of what, and their look."""
+"""Figures of a collection before training: recordings of each species, and spectrograms."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
 def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
     """Return bars of `species_counts`, the splits stacked, in columns of at most `COLUMN_OF` species.
 
-    `of` says what was counted. All columns share one axis, logarithmic for a long tail. There the length of a
-    stacked part says nothing, its end says how many it and those before it hold.
+    `of` is the name of what was counted. All columns share one axis, logarithmic for a long tail. There only
+    the end of a stacked part can be read: the sum of it and those before it.
     """
     n_columns = math.ceil(len(counts) / COLUMN_OF)
     rows = math.ceil(len(counts) / n_columns)
     totals = counts.sum(axis=1)
     is_log = bool(totals.max() >= LONG_TAIL * totals.min())
     with mpl.rc_context(STYLE):
-        # A line of text of 7 points takes a tenth of an inch, and a little air.
+        # A line of text of 7 points needs a tenth of an inch, and a little air.
         figure = Figure(figsize=(max(5.6, 4.0 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
         axes = figure.subplots(1, n_columns, squeeze=False, sharex=True)[0]
         for column, ax in enumerate(axes):
@@ -77,7 +77,7 @@ def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None
 def spectrograms_figure(
     examples: list[tuple[str, np.ndarray]], *, seconds: float, sample_rate: int
 ) -> Figure:
-    """Return one panel for each (title, spectrogram), side by side on one scale.
+    """Return one panel for each (title, spectrogram), next to each other on one scale.
 
     A spectrogram is [frequencies, frames] in dB, 0 for its loudest point, from 0 Hz to half the sample rate.
     """

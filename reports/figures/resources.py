@@ -1,13 +1,30 @@
-"""The figure of what a study took: epochs, hours and GPU-hours of each arm."""
+"""The figure of compute used: epochs, hours and GPU-hours of each arm."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures.drawing import FAINT, OKABE_ITO, STYLE, legend_below, wrapped
+from reports.figures.drawing import FAINT, N_ROWS, OKABE_ITO, STYLE, Drawn, height_of, legend_below, wrapped
+from reports.study_report import StudyReport
+
+
+def resource_figures(report: StudyReport) -> Iterator[Drawn]:
+    arms = report.resources
+    if len(arms) < 2 or not arms["hours"].sum() > 0:
+        return
+    caption = (
+        "Compute used by each arm: epochs, wall time of its trials, and GPU-hours (without a GPU: "
+        "CPU-hours). Framed: all trials at full length."
+    )
+    if len(arms) > N_ROWS:
+        caption += f" Of {len(arms)} arms, the {N_ROWS} with the most hours."
+        arms = arms.loc[sorted(arms["hours"].sort_values(ascending=False, kind="stable").index[:N_ROWS])]
+    yield Drawn("resources", caption, resource_figure(arms, height_of(arms["arm"])))
 
 
 def resource_figure(arms: pd.DataFrame, height: float) -> Figure:

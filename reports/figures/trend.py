@@ -1,9 +1,9 @@
-"""The figure of a trend: a metric against a numeric factor, and what that does to rare and common species."""
+"""The figure of a trend: a metric against a numeric factor, and F1 of rare and common species."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 import pandas as pd
@@ -11,14 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from reports.figures.drawing import DASHES, OKABE_ITO, STYLE
+from reports.figures.drawing import DASHES, OKABE_ITO, STYLE, Drawn
+from reports.page.formats import file_name
+from reports.page.sentences import OVER_SEEDS
 from reports.statistics.aggregate import show
 from reports.statistics.trend import STRATA, axis_title
+from reports.study_report import StudyReport
 
 Style = tuple[str, str, str]  # colour, dash and mark of a line
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<")
-# In other colours than the first groups, so that a stratum is not taken for one of them.
+# In other colours than the first groups, so that a stratum is not confused with one of them.
 STRATUM_STYLES: dict[str, Style] = {
     "rare": (OKABE_ITO[3], "-", "o"),
     "medium": (OKABE_ITO[7], ":", "s"),
@@ -27,6 +30,31 @@ STRATUM_STYLES: dict[str, Style] = {
 WIDTH, LOWER = 5.6, 2.0  # inches: of the figure; height of a panel of strata
 LINE_OF_TEXT = 0.15  # inches
 DIGIT, SPACE = 0.071, 0.1  # inches: the width of a digit on an axis, and the least between two numbers
+N_GROUPS = 6  # panels of one figure
+
+
+def trend_figures(report: StudyReport) -> Iterator[Drawn]:
+    metric, means = report.metric, report.level_means
+    factors = list(means["factor"].drop_duplicates())
+    for factor in factors:
+        mine = means[means["factor"] == factor]
+        of_metric = mine[mine["metric"] == metric]
+        if of_metric["level"].nunique() < 2:
+            continue
+        strata = ", and F1 of the rare, medium and common species" if mine["metric"].nunique() > 1 else ""
+        caption = (
+            f"{metric} against {factor}{strata}. Mark: mean over completed trials; band: {OVER_SEEDS}. Cells "
+            "trained unequal epochs are left out."
+        )
+        if (n_groups := mine["group"].nunique()) > N_GROUPS:
+            ranked = of_metric.groupby("group")["mean"].mean()
+            leaders = ranked.sort_values(ascending=report.study["direction"] == "minimize").index[:N_GROUPS]
+            mine = mine[mine["group"].isin(leaders)]
+            caption += (
+                f" Of {n_groups} combinations of the other factors, the {N_GROUPS} with the best means."
+            )
+        name = "trend" if len(factors) == 1 else f"trend-{file_name(factor)}"
+        yield Drawn(name, caption, trend_figure(mine, metric))
 
 
 def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
@@ -109,7 +137,7 @@ def level_axis(ax: Axes, means: pd.DataFrame, width: float) -> None:
 def name_lines(
     ax: Axes, lines: Mapping[str, pd.DataFrame], styles: Mapping[str, Style], height: float
 ) -> None:
-    """Write each line's name, if it has one, beside its end, moved up or down where two would touch.
+    """Write each line's name, if it has one, at its end, moved up or down where two would touch.
 
     `height` is that of the panel in inches.
     """

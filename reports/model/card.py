@@ -1,7 +1,6 @@
-"""MODEL_CARD.md of a model folder: what it is for, what it is made of, and how far it can be trusted.
+"""MODEL_CARD.md of a model folder: its use, data, training, scores and limits.
 
-Everything stands in the folder's JSON files; the card says it in words (Mitchell et al. 2019, Model Cards for
-Model Reporting).
+All of it is read from the folder's JSON files (Mitchell et al. 2019, Model Cards for Model Reporting).
 """
 
 from __future__ import annotations
@@ -9,30 +8,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
-from birdnet_core.records.trial import LEAKAGE
 from birdnet_core.records.files import read_json, write_text
-from reports.page import tables
+from birdnet_core.records.metrics import METRICS, TEST_METRICS
+from birdnet_core.records.trial import LEAKAGE
+from reports.page.formats import templates
+from reports.page.sentences import OPTIMISTIC
 
 CARD = "MODEL_CARD.md"
-VALIDATION = {
-    "val/accuracy": "accuracy", "val/f1_macro": "F1-macro", "val/map": "mAP", "val/f1_rare": "F1 rare",
-    "val/f1_medium": "F1 medium", "val/f1_common": "F1 common", "val/loss": "log loss",
-}  # fmt: skip
-TEST = {
-    "test/accuracy": "accuracy", "test/top5": "top-5", "test/f1_macro": "F1-macro",
-    "test/f1_weighted": "F1-weighted", "test/map": "mAP", "test/auroc": "AUROC", "test/f1_rare": "F1 rare",
-    "test/f1_medium": "F1 medium", "test/f1_common": "F1 common", "test/loss": "log loss", "test/ece": "ECE",
-}  # fmt: skip
+VALIDATION = {name: metric.title for name, metric in METRICS.items() if name.startswith("val/")}
+TEST = {name: metric.title for name, metric in TEST_METRICS.items()}
 
 
 def write_card(folder: str | Path) -> Path:
-    """Write the card of the model in `folder` from model.json and what else lies there; return its path.
+    """Write the card of the model in `folder` from its JSON files; return its path.
 
-    evidence.json is there after final training, record.json after a single one, tests.json and
-    evaluation.json once the test split was opened.
+    Besides model.json, final training writes evidence.json, training of a single config record.json, and
+    `birdtune evaluate` tests.json and evaluation.json.
     """
     folder = Path(folder)
     model = read_json(folder / "model.json")
@@ -42,16 +35,11 @@ def write_card(folder: str | Path) -> Path:
     }
     evidence, evaluation = parts["evidence"], parts["evaluation"]
     data = evidence["data"] if evidence else {}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports.page"),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"md": tables.escape_markdown, "md_table": tables.to_markdown, "num": _number}
+    environment = templates()
+    environment.filters["num"] = _number
     text = environment.get_template("model_card.md.j2").render(
         model=model,
+        optimistic=OPTIMISTIC,
         config=model["config"],
         evidence=evidence,
         data=data,
@@ -75,8 +63,8 @@ def test_table(evaluation: dict[str, Any]) -> pd.DataFrame:
     columns |= differences(evaluation)
     return pd.DataFrame(
         [
-            {"metric": shown, **{name: _interval(metrics[key]) for name, metrics in columns.items()}}
-            for key, shown in TEST.items()
+            {"metric": title, **{name: _interval(metrics[key]) for name, metrics in columns.items()}}
+            for key, title in TEST.items()
         ]
     )
 
@@ -85,7 +73,6 @@ def differences(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the metrics of each paired difference of an evaluation, by its name."""
     named = {
         "ensemble − mean of seeds": evaluation["difference"],
-        # An evaluation of an older version has none.
         "calibrated − logistic regression": evaluation.get("over_baseline"),
     }
     return {name: metrics for name, metrics in named.items() if metrics}
@@ -102,7 +89,7 @@ def _validation_table(parts: dict[str, Any]) -> pd.DataFrame | None:
         return None
     return pd.DataFrame(
         [
-            {"": name, **{shown: _number(metrics.get(key)) for key, shown in VALIDATION.items()}}
+            {"": name, **{title: _number(metrics.get(key)) for key, title in VALIDATION.items()}}
             for name, metrics in scored.items()
         ]
     )

@@ -1,6 +1,6 @@
-"""Figures of a model's test: how far its probabilities can be believed, and which species it knows.
+"""Figures of a model's test: the reliability of its probabilities, and F1 of every species.
 
-Both read what `birdtune evaluate` writes to evaluation.json.
+Both read the content of evaluation.json, which `birdtune evaluate` writes.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def reliability_figure(evaluation: dict[str, Any]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 5.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        above.plot([0, 1], [0, 1], ":", color=FAINT, label="as promised", zorder=1)
-        for side, (which, (label, colour, style)) in enumerate(styles.items()):
+        above.plot([0, 1], [0, 1], ":", color=FAINT, label="perfectly calibrated", zorder=1)
+        for i, (which, (label, colour, style)) in enumerate(styles.items()):
             known = [row for row in tables[which] if row["n"]]
             above.plot(
                 [row["confidence"] for row in known], [row["accuracy"] for row in known], style,
-                color=colour, label=label, markersize=5, markerfacecolor="white" if side == 0 else colour,
+                color=colour, label=label, markersize=5, markerfacecolor="white" if i == 0 else colour,
             )  # fmt: skip
-            _count_bars(below, tables[which], colour, side)
+            _count_bars(below, tables[which], colour, i)
         above.set_ylim(-0.03, 1.03)
         above.set_xlim(0, 1)
         above.set_ylabel("accuracy")
@@ -59,27 +59,27 @@ def reliability_figure(evaluation: dict[str, Any]) -> Figure:
     return figure
 
 
-def _count_bars(ax: Axes, table: list[dict[str, Any]], colour: str, side: int) -> None:
+def _count_bars(ax: Axes, table: list[dict[str, Any]], colour: str, i: int) -> None:
     """Draw how many recordings each bin has: one half of the bin's width each for before and after."""
     half = 0.45 * (table[0]["high"] - table[0]["low"])
-    middles = [(row["low"] + row["high"]) / 2 + (side - 0.5) * half for row in table]
-    ax.bar(middles, [row["n"] for row in table], half, color=colour, alpha=0.55 if side == 0 else 1)
+    middles = [(row["low"] + row["high"]) / 2 + (i - 0.5) * half for row in table]
+    ax.bar(middles, [row["n"] for row in table], half, color=colour, alpha=0.55 if i == 0 else 1)
     ax.grid(axis="x", visible=False)
 
 
 def species_figure(species: list[dict[str, Any]]) -> Figure:
-    """Return a bar of F1 for every species of the test side, from the commonest in training to the rarest.
+    """Return a bar of F1 for every species of the test split, from the commonest in training to the rarest.
 
-    The numbers are recordings in training and in the test. Species that the test side lacks are left out.
+    The numbers are recordings in training and in the test.
     """
-    shown = sorted((s for s in species if s["n_test"]), key=lambda s: (-s["n_train"], s["species"]))
-    n_columns = math.ceil(len(shown) / COLUMN_OF)
-    rows = math.ceil(len(shown) / n_columns)
+    tested = sorted((s for s in species if s["n_test"]), key=lambda s: (-s["n_train"], s["species"]))
+    n_columns = math.ceil(len(tested) / COLUMN_OF)
+    rows = math.ceil(len(tested) / n_columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(5.6, 4.2 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
         axes = figure.subplots(1, n_columns, squeeze=False)[0]
         for column, ax in enumerate(axes):
-            _f1_bars(ax, shown[column * rows : (column + 1) * rows], rows)
+            _f1_bars(ax, tested[column * rows : (column + 1) * rows], rows)
         patches = [Patch(color=colour, label=name) for name, colour in STRATA.items()]
         figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))
     return figure

@@ -1,4 +1,7 @@
-"""What a study found, in words: the design, the answer with its uncertainty, what the numbers do not show."""
+"""Every sentence of the page: the design, the answer with its uncertainty, notes on tables, and caveats.
+
+A caveat is written once, here; HTML, Markdown, captions and the model card use it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,52 @@ import pandas as pd
 
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.trial import LEAKAGE
-from reports.page.tables import count, n_seeds, number, p_value, signed
+from reports.page.formats import count, interval, n_of, number, p_value, signed, signed_interval
 from reports.statistics import aggregate
+from reports.study_report import StudyReport
 
-# What ended trials early, by the study's scheduler; "fifo" ends none.
+OVER_SEEDS = "95 % t interval over seeds, none with one seed"
+OPTIMISTIC = (
+    "Scores are of the validation split, which also chose each trial's best epoch and the best config: they "
+    "are too high on average."
+)
+CELLS = (
+    f"Means over completed trials, each at its best epoch; {OVER_SEEDS}. With few seeds an interval may "
+    "extend beyond the range of the score. Failed and pruned trials are counted and enter no mean. Hours "
+    "are of one completed trial."
+)
+COMPARISONS = (
+    "Mean of the differences on shared seeds, its t interval and the paired t-test; p (Holm) is adjusted "
+    "for all comparisons with the baseline. The sign-flip test is exact and assumes no normal distribution; "
+    "its p is at least 2/2^n with n shared seeds (0.25 with 3, 0.063 with 5, 0.031 with 6) and is not "
+    "adjusted. g is d_z with Hedges' exact small-sample correction; it needs three shared seeds. Simple "
+    "effects and the interaction are not adjusted."
+)
+TRENDS = (
+    "Linear: the change along a straight line from the first level to the last. Quadratic: how far the "
+    "curve lies above the straight line between its ends, in the middle of the range. Both are fitted for "
+    "each seed, over the seeds that completed at each level; mean and t interval over seeds, one-sample "
+    "t-test, Holm over all rows. (log): over the logarithm of the levels, where that spaces them more "
+    "evenly."
+)
+LEVELS = f"Means over completed trials; {OVER_SEEDS}."
+GATES = (
+    "The targets of the study, compared with the best cell's mean over seeds. GO: all pass. NO-GO: one "
+    "fails and is not close. INVESTIGATE: otherwise."
+)
+RESOURCES = (
+    "Hours are the wall time of all trials, including those that did not complete; GPU-hours and CPU-hours "
+    "are hours times the GPUs and CPUs of a trial. At full length: the epochs of all trials if none had "
+    "been stopped or failed."
+)
+PROGRESSION = "Means over the completed trials that reached the epoch (n)."
+GAP = (
+    "Gap: train/accuracy minus val/accuracy of the same epoch, in percentage points. Training accuracy is of "
+    "clips as augmented: augmentation lowers it, and the gap with it, even if validation does not improve."
+)
+N_NAMED = 4  # trends that are named although they are not significant
+
+# The rule that stops trials early, by the study's scheduler; "fifo" stops none.
 _TERMINATION: dict[str | None, str] = {
     "asha": "ASHA",
     "hyperband": "asynchronous HyperBand",
@@ -20,28 +65,24 @@ _TERMINATION: dict[str | None, str] = {
 }
 
 
-N_UNTOLD = 4
-
-
 def design(study: dict[str, Any]) -> str:
-    """Return what was tried, for how long, how often, against what, and what counts as better."""
-    seeds = study["seeds"]
-    trained = f"{study['epochs']} epochs at most, {n_seeds(len(seeds))}"
+    """Return what was varied, for how many epochs and seeds, the baseline, and which way is better."""
+    trained = f"{study['epochs']} epochs at most, {n_of(len(study['seeds']), 'seed')}"
+    aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
+    rule = _TERMINATION.get(study.get("scheduler"))
     if study["kind"] == "search":
-        rule = _TERMINATION.get(study.get("scheduler"))
         ended = f"early termination by {rule}" if rule else "no early termination"
         planned = f" of {study['n_trials']} trials" if study.get("n_trials") else ""
-        return f"Search{planned}, {trained}, {ended}; {_aim(study)}."
+        return f"Search{planned}, {trained}, {ended}; {aim}."
     factors = study.get("factors") or {}
     varied = "; ".join(f"{key} {_levels(levels)}" for key, levels in factors.items())
     n_cells = len(study.get("cells") or [])
     baseline = study.get("baseline")
     against = f", compared with the baseline {aggregate.label(baseline)}" if baseline else ""
     kind = f" ({study['design']['kind']})" if study.get("design") else ""
-    rule = _TERMINATION.get(study.get("scheduler"))
     early = f", with early termination by {rule}" if rule else ""
     of = f" of {varied}" if varied else ""
-    return f"Ablation{kind}{of}: {n_cells} cells, {trained}{early}{against}; {_aim(study)}."
+    return f"Ablation{kind}{of}: {n_cells} cells, {trained}{early}{against}; {aim}."
 
 
 def _levels(levels: list[Any] | dict[str, Any]) -> str:
@@ -51,178 +92,180 @@ def _levels(levels: list[Any] | dict[str, Any]) -> str:
     return f"in {{{', '.join(map(aggregate.show, levels))}}}"
 
 
-def _aim(study: dict[str, Any]) -> str:
-    verb = "higher" if study["direction"] == "maximize" else "lower"
-    return f"{study['metric']}, {verb} is better"
+def answer(report: StudyReport) -> str:
+    """Return the result of a study in a few sentences, with its uncertainty."""
+    parts = [
+        _best(report),
+        # Of a 2x2 design `_best` has the interaction, which qualifies the main effects.
+        "" if report.interaction else main_effects(report.main_effects),
+        trends(report.trends),
+        rank_correlations(report.rank_correlations, report.metric),
+        importance(report.importance),
+    ]
+    return " ".join(filter(None, parts))
 
 
-def answer(
-    study: dict[str, Any],
-    trials: pd.DataFrame,
-    cells: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    interaction: dict[str, Any] | None,
-    best: dict[str, Any] | None,
-    no_best: str,
-) -> str:
-    """Return the result in a sentence or two, with its uncertainty."""
+def _best(report: StudyReport) -> str:
+    study, best, comparisons = report.study, report.best, report.comparisons
     if not aggregate.is_validated(study):
-        return "Not validated: its trials learnt the validation split too, so only the test can judge them."
+        return (
+            "Not validated: these trials also trained on the validation split, so only the test split can "
+            "evaluate them."
+        )
     if best is None:
-        return f"No answer yet: {no_best}."
-    metric = study["metric"]
-    row = cells[cells["config_id"] == best["config_id"]].iloc[0]
-    if best["low"] is None:
-        how = "one seed, so no interval and no way to tell it from chance"
-    else:
-        how = f"95 % interval {number(best['low'])} to {number(best['high'])}, {n_seeds(best['n'])}"
-    of = f"{len(cells)} cells" if study["kind"] == "ablation" else f"{len(trials)} trials"
+        return f"No answer yet: {report.no_best}."
+    row = report.cells[report.cells["config_id"] == best["config_id"]].iloc[0]
+    how = "one seed, so its uncertainty is unknown"
+    if best["low"] is not None:
+        how = f"95 % interval {interval(best)}, {n_of(best['n'], 'seed')}"
+    is_search = report.kind == "search"
+    of = f"{len(report.trials)} trials" if is_search else f"{len(report.cells)} cells"
     name = row["label"]
-    if study["kind"] == "search" and row["factors"]:
+    if is_search and row["factors"]:
         name = f"trial {name} ({aggregate.label(row['factors'])})"
-    text = f"Best of {of} ({aggregate.status_counts(trials)}): {name} with {metric} "
-    text += f"{number(best['mean'])} ({how})."
-    mine = [c for _, c in comparisons.iterrows() if c["cell"] == row["factors"]]
-    if mine:
-        text += " " + _difference_sentence(mine[0])
+    text = (
+        f"Best of {of} ({aggregate.status_counts(report.trials)}): {name} with {report.metric} "
+        f"{number(best['mean'])} ({how})."
+    )
+    is_best = pd.Series([c == row["factors"] for c in comparisons["cell"]], comparisons.index, dtype=bool)
+    if is_best.any():
+        text += " " + _difference(comparisons[is_best].iloc[0])
     elif len(comparisons) and study.get("baseline"):
         text += " It is the baseline itself."
-    others = _other_differences(comparisons.loc[[c != row["factors"] for c in comparisons["cell"]]])
-    return " ".join(filter(None, [text, others, interaction_effect(interaction, study)]))
+    others = _other_differences(comparisons[~is_best])
+    return " ".join(filter(None, [text, others, interaction(report.interaction, report.metric)]))
 
 
-def confirmed_choice(best: dict[str, Any]) -> str:
-    """Return what a race on fresh seeds came to (`confirmation.confirmed`), and what the search had said."""
-    metric, before = best["metric"], best["confirmed"]["before"]
-    text = f"{aggregate.label(best['factors'])} with {metric} {number(best['mean'])}"
-    if best["low"] is not None:
-        text += f" (95 % interval {number(best['low'])} to {number(best['high'])}, {n_seeds(best['n'])})"
-    return (
-        f"{text}. Before, with {n_seeds(before['n'])} of {best['study']}, it had {number(before['mean'])}. "
-        f"{best['how_sure']}"
-    )
+def _difference(comparison: pd.Series[Any]) -> str:
+    if math.isnan(comparison["diff"]):
+        return f"Difference from the baseline: {comparison['note']}."
+    text = f"Its difference from the baseline is {signed(comparison['diff'])}"
+    if math.isnan(comparison["p_holm"]):
+        return f"{text} ({comparison['note']})."
+    chance = "" if comparison["p_holm"] < 1 - LEVEL else ", which may be chance"
+    return f"{text} ({_uncertainty(comparison)}){chance}."
 
 
 def _other_differences(comparisons: pd.DataFrame) -> str:
-    """Return which cells beside the best differ from the baseline by more than the seeds explain."""
-    told = comparisons[comparisons["p_holm"] < 1 - LEVEL]
-    if told.empty:
+    significant = comparisons[comparisons["p_holm"] < 1 - LEVEL]
+    if significant.empty:
         return ""
     named = ", ".join(
-        f"{row['label']} {signed(row['diff'])} (p {p_value(row['p_holm'])} after Holm)"
-        for _, row in told.iterrows()
+        f"{row['label']} {signed(row['diff'])} (p {p_value(row['p_holm'])})"
+        for _, row in significant.iterrows()
     )
-    return f"Other differences to the baseline that are more than the seeds explain: {named}."
+    return f"Other significant differences from the baseline (Holm): {named}."
 
 
-def _difference_sentence(comparison: pd.Series[Any]) -> str:
-    if math.isnan(comparison["diff"]):
-        return f"Against the baseline: {comparison['note']}."
-    diff = f"Its difference to the baseline is {signed(comparison['diff'])}"
-    if math.isnan(comparison["p_holm"]):
-        return f"{diff} ({comparison['note']})."
-    verdict = (
-        "more than the seeds explain"
-        if comparison["p_holm"] < 1 - LEVEL
-        else "not distinguishable from the spread of the seeds"
-    )
-    interval = f"{signed(comparison['low'])} to {signed(comparison['high'])}"
-    return f"{diff} ({interval}, p {p_value(comparison['p_holm'])} after Holm): {verdict}."
+def _uncertainty(row: pd.Series[Any]) -> str:
+    return f"95 % interval {signed_interval(row)}, p {p_value(row['p_holm'])} after Holm"
 
 
-def interaction_effect(interaction: dict[str, Any] | None, study: dict[str, Any]) -> str:
+def interaction(found: dict[str, Any] | None, metric: str) -> str:
     """Return the interaction of a 2x2 design with its interval; empty for another design."""
-    if interaction is None:
+    if found is None:
         return ""
-    a, b = interaction["factors"]
-    (_, _), (b0, b1) = interaction["levels"]
-    if math.isnan(interaction["diff"]):
-        return f"The interaction of {a} and {b} cannot be told: {interaction['note']}."
+    a, b = found["factors"]
+    (_, _), (b0, b1) = found["levels"]
+    if math.isnan(found["diff"]):
+        return f"The interaction of {a} and {b} is unknown: {found['note']}."
     text = (
-        f"Changing {a} moves {study['metric']} by {signed(interaction['diff'])} more with "
-        f"{aggregate.show(b1)} than with {aggregate.show(b0)}"
+        f"Changing {a} changes {metric} by {signed(found['diff'])} more with {aggregate.show(b1)} than with "
+        f"{aggregate.show(b0)}"
     )
-    if math.isnan(interaction["p"]):
-        return f"{text} ({interaction['note']})."
-    open_question = "" if interaction["p"] < 1 - LEVEL else ": the interaction could be chance"
-    return (
-        f"{text} ({signed(interaction['low'])} to {signed(interaction['high'])}, "
-        f"p {p_value(interaction['p'])}){open_question}."
-    )
+    if math.isnan(found["p"]):
+        return f"{text} ({found['note']})."
+    chance = "" if found["p"] < 1 - LEVEL else ", which may be chance"
+    return f"{text} (95 % interval {signed_interval(found)}, p {p_value(found['p'])}){chance}."
 
 
 def main_effects(effects: pd.DataFrame) -> str:
-    """Return which main effects the seeds do not explain; empty where there are none to tell of."""
+    """Return the significant main effects; empty where there are no main effects."""
     if not effects["diff"].notna().any():
         return ""
-    told = effects[effects["p_holm"] < 1 - LEVEL]
+    significant = effects[effects["p_holm"] < 1 - LEVEL]
     if not effects["p"].notna().any():
         largest = effects.iloc[int(effects["diff"].abs().argmax())]
         text = f"Largest main effect: {largest['factor']}, {signed(largest['diff'])} ({largest['note']})."
-    elif told.empty:
-        text = "No main effect is distinguishable from the spread of the seeds."
+    elif significant.empty:
+        text = "No main effect is significant (Holm)."
     else:
-        named = ", ".join(f"{row['factor']} {signed(row['diff'])}" for _, row in told.iterrows())
-        text = f"Main effects that are more than the seeds explain: {named}."
+        named = ", ".join(f"{row['factor']} {signed(row['diff'])}" for _, row in significant.iterrows())
+        text = f"Significant main effects (Holm): {named}."
     if any(effects["aliases"]):
-        text += " Any of them may be owed to an interaction that it is aliased with."
+        text += " Each of them may be due to an interaction that it is aliased with."
+    return text
+
+
+def effects_note(effects: pd.DataFrame) -> str:
+    """Return how to read the table of main effects."""
+    text = (
+        "Mean of the cells at the second level minus mean of those at the first, for each seed that "
+        "completed in every cell; t interval over seeds, one-sample t-test, Holm over the factors, g as for "
+        "differences."
+    )
+    if effects["letter"].notna().any():
+        text += " Each effect is the sum of its own and of those that it is aliased with, with their signs."
     return text
 
 
 def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
-    """Return which factors of a screening design go with the metric; empty where that cannot be told."""
+    """Return which factors of a screening design correlate with the metric; empty where that is unknown."""
     if not correlations["p"].notna().any():
         return ""
-    told = correlations[correlations["p_holm"] < 1 - LEVEL]
-    if told.empty:
-        return f"As a screen: no factor's rank correlation with {metric} is distinguishable from chance."
-    named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in told.iterrows())
-    return f"As a screen: {metric} goes with {named} (rank correlation, Holm)."
+    significant = correlations[correlations["p_holm"] < 1 - LEVEL]
+    if significant.empty:
+        return f"Screening: no rank correlation of a factor with {metric} is significant (Holm)."
+    named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in significant.iterrows())
+    return f"Screening: {metric} correlates with {named} (rank correlation, significant after Holm)."
 
 
-def importances(frame: pd.DataFrame) -> str:
-    """Return which parameter of a search matters most, and how sure that is; empty where none is told."""
-    told = frame[frame["importance"].notna()]
-    if told.empty:
+def correlations_note(metric: str) -> str:
+    """Return how to read the table of rank correlations."""
+    return (
+        f"Spearman's correlation of a factor's value with the mean of {metric} over the cells; interval of "
+        "Bonett and Wright (2000), permutation test, Holm over the factors. It finds monotonic relations "
+        "only: a factor that is best in the middle has none. Test what a screening finds in a design of its "
+        "own."
+    )
+
+
+def importance(importances: pd.DataFrame) -> str:
+    """Return the most important parameter of a search, and how certain that is; empty where unknown."""
+    known = importances[importances["importance"].notna()]
+    if known.empty:
         return ""
-    first, others = told.iloc[0], told.iloc[1:]
+    first, others = known.iloc[0], known.iloc[1:]
     n_near = int((others["high"] >= first["low"]).sum())
-    share = f"importance {first['importance']:.2f} ({first['low']:.2f} to {first['high']:.2f} over resamples)"
-    at = f"for {first['metric']} at epoch {count(first['epoch'])}"
+    order = "above all others"
     if n_near:
-        return (
-            f"Which of {len(told)} parameters mattered most {at} is not sure: {first['parameter']} comes "
-            f"first, with {share}, but the intervals of {n_near} of {len(others)} others reach into its own."
-        )
-    return f"Of {len(told)} parameters {first['parameter']} mattered most {at}: {share}, above all others."
+        order = f"but the intervals of {n_near} of {len(others)} others overlap its own"
+    return (
+        f"Most important of {len(known)} parameters for {first['metric']} at epoch {count(first['epoch'])}: "
+        f"{first['parameter']}, importance {first['importance']:.2f} ({interval(first, '{:.2f}')} over "
+        f"resamples), {order}."
+    )
 
 
-def importance_untold(frame: pd.DataFrame) -> list[str]:
-    """Return why no parameter of a search has an importance; no sentence where one has."""
-    if frame.empty or frame["importance"].notna().any():
-        return []
-    return [f"The importance of parameters is not told: {'; '.join(dict.fromkeys(frame['note']))}."]
-
-
-def importance_basis(frame: pd.DataFrame) -> str:
-    """Return which values the importance of parameters rests on; empty where there is none."""
-    told = frame[frame["importance"].notna()]
-    if told.empty:
+def importance_note(importances: pd.DataFrame) -> str:
+    """Return how to read the table of importance; empty where no importance is known."""
+    known = importances[importances["importance"].notna()]
+    if known.empty:
         return ""
-    row = told.iloc[0]
-    n_all = row["n_trials"] + row["n_left_out"]
+    row = known.iloc[0]
     return (
         f"All trials are compared at epoch {count(row['epoch'])}, the latest that half of them reached: "
-        f"{count(row['n_trials'])} of {count(n_all)} have {row['metric']} there. The best "
-        f"{count(row['n_top'])} are set against all."
+        f"{count(row['n_trials'])} of {count(row['n_trials'] + row['n_left_out'])} have {row['metric']} "
+        f"there, and {count(row['n_top'])} of these are the best. PED-ANOVA: how far the values of a "
+        "parameter among the best trials differ from those among all, as a share of 1. The interval is the "
+        "middle 95 % of bootstrap resamples of trials. With few trials a parameter without any effect has "
+        "an importance above zero, and the sampler prefers good values: test important parameters in an "
+        "ablation."
     )
 
 
 def trends(frame: pd.DataFrame) -> str:
-    """Return what numeric factors do to the metric and to rare species; empty where that cannot be told.
-
-    A metric is said to rise or fall only where the seeds do not explain it.
-    """
+    """Return the linear trends and the significant curvatures over numeric factors; empty where unknown."""
     known = frame[frame["diff"].notna()]
     ranges = pd.Series([f"{levels[0]} to {levels[-1]}" for levels in known["levels"]], known.index, dtype=str)
     out = []
@@ -231,32 +274,34 @@ def trends(frame: pd.DataFrame) -> str:
         over = f"the logarithm of {factor}" if scale == "log" else str(factor)
         ends = f"from {aggregate.show(levels[0])} to {aggregate.show(levels[-1])}"
         changes = "; ".join(_changes(rows[rows["term"] == "linear"]))
-        out.append(f"Along a straight line over {over}, {ends}: {changes}.")
-        bends = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - LEVEL)]
-        if len(bends):
+        out.append(f"Linear trend over {over} {ends}: {changes}.")
+        curved = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - LEVEL)]
+        if len(curved):
             named = "; ".join(
-                f"{_of_group(row)} by {signed(row['diff'])} ({_sureness(row)})" for _, row in bends.iterrows()
+                f"{_of_group(row)} by {signed(row['diff'])} ({_uncertainty(row)})"
+                for _, row in curved.iterrows()
             )
-            out.append(f"In the middle of that range it leaves the straight line between its ends: {named}.")
+            out.append(f"In the middle of that range the curve departs from the straight line: {named}.")
     return " ".join(out)
 
 
 def _changes(lines: pd.DataFrame) -> list[str]:
-    """Return what is told of linear trends; of more than `N_UNTOLD` that are not told, their number."""
-    is_told = lines["p_holm"] < 1 - LEVEL
+    """Return the significant linear trends one by one; of more than `N_NAMED` others their number."""
+    is_significant = lines["p_holm"] < 1 - LEVEL
     out = [
         f"{_of_group(row)} {'rises' if row['diff'] > 0 else 'falls'} by {number(abs(row['diff']))} "
-        f"({_sureness(row)})"
-        for _, row in lines[is_told].iterrows()
+        f"({_uncertainty(row)})"
+        for _, row in lines[is_significant].iterrows()
     ]
-    untold = lines[lines["p_holm"].notna() & ~is_told]
-    if len(untold):
-        named = f"{len(untold)} of {len(lines)} trends"
-        if len(untold) <= N_UNTOLD:
+    others = lines[lines["p_holm"].notna() & ~is_significant]
+    if len(others):
+        named = f"{len(others)} of {len(lines)} trends"
+        if len(others) <= N_NAMED:
             named = ", ".join(
-                f"{_of_group(row)} {signed(row['diff'])} ({_sureness(row)})" for _, row in untold.iterrows()
+                f"{_of_group(row)} {signed(row['diff'])} ({_uncertainty(row)})"
+                for _, row in others.iterrows()
             )
-        out.append(f"not distinguishable from the spread of the seeds: {named}")
+        out.append(f"not significant: {named}")
     for note, untested in lines[lines["p_holm"].isna()].groupby("note", sort=False):
         named = ", ".join(f"{_of_group(row)} {signed(row['diff'])}" for _, row in untested.iterrows())
         out.append(f"{named} ({note})")
@@ -267,109 +312,131 @@ def _of_group(row: pd.Series[Any]) -> str:
     return f"{row['metric']} with {row['group']}" if row["group"] else str(row["metric"])
 
 
-def _sureness(row: pd.Series[Any]) -> str:
-    return f"{signed(row['low'])} to {signed(row['high'])}, p {p_value(row['p_holm'])} after Holm"
+def recordings_note(scored: str) -> str:
+    """Return how to read F1 over recordings (or clips)."""
+    return (
+        f"F1 at the best epoch, mean over seeds. The interval is a bootstrap over the validation {scored}, "
+        "those of one recording_id together: it covers the choice of recordings, not of seeds. For a "
+        "species with fewer than five of them it is too narrow, and F1 is too low on average."
+    )
 
 
-def budget(costs: dict[str, float | None]) -> str:
-    """Return what the run has cost against its budget; `costs` is of `resources.against_budget`."""
+def usage(costs: dict[str, float | None]) -> str:
+    """Return what the run folder has used of its budget; `costs` is of `resources.against_budget`."""
     parts = []
     for key, unit in (
         ("hours", "hours of wall time"),
         ("gpu_hours", "GPU-hours"),
         ("cpu_hours", "CPU-hours"),
     ):
-        usage, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
+        used, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
         if limit is not None:
-            parts.append(f"{usage:.3g} of {limit:g} {unit} ({usage / limit:.0%} of the budget)")
-        elif usage:
-            parts.append(f"{usage:.3g} {unit}")
-    limits = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
-    text = f"All studies of the run folder together took {', '.join(parts) or 'no time yet'}"
-    return f"{text}." if limits else f"{text}; no budget was set."
+            parts.append(f"{used:.3g} of {limit:g} {unit} ({used / limit:.0%} of the budget)")
+        elif used:
+            parts.append(f"{used:.3g} {unit}")
+    text = f"All studies of the run folder together used {', '.join(parts) or 'no time yet'}"
+    has_budget = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
+    return f"{text}." if has_budget else f"{text}; no budget was set."
+
+
+def confirmed_choice(best: dict[str, Any]) -> str:
+    """Return the result of a race on fresh seeds (`confirmation.confirmed`), and the score before it."""
+    metric, before = best["metric"], best["confirmed"]["before"]
+    text = f"{aggregate.label(best['factors'])} with {metric} {number(best['mean'])}"
+    if best["low"] is not None:
+        text += f" (95 % interval {interval(best)}, {n_of(best['n'], 'seed')})"
+    return (
+        f"{text}. In {best['study']}, with {n_of(before['n'], 'seed')}, it had {number(before['mean'])}. "
+        f"{best['how_sure']}"
+    )
+
+
+def confirmed_note(best: dict[str, Any]) -> str:
+    """Return the rule of a race on fresh seeds, and where its trials are."""
+    return (
+        f"Rule: {best['rule']} p(best): the probability that a config is the best of those in the race. "
+        f"Every trial: birdtune report {best['confirmed']['run']}"
+    )
 
 
 def warnings(study: dict[str, Any], cells: pd.DataFrame) -> list[str]:
-    """Return what makes scores of a study not hold, or is left out of them, to be read before any of them."""
+    """Return what invalidates scores of a study, and what is left out of them."""
     out = [note for note in (study.get("data") or {}).get("notes", []) if note.startswith(LEAKAGE)]
-    notes = study.get("load_notes", [])
     leaky = cells["is_leaky"].astype(bool)
     if out and leaky.any() and not leaky.all():
         out.append(
-            f"This concerns {', '.join(cells.loc[leaky, 'label'])}. The other cells are split, and scored, "
-            "by recording, so that a difference to them is of leakage and of scoring clips one by one."
+            f"This concerns {', '.join(cells.loc[leaky, 'label'])}. The other cells are split and scored by "
+            "recording: differences from them are due to leakage and to scoring single clips."
         )
-    return [*out, *notes]
+    return [*out, *study.get("load_notes", [])]
 
 
 def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) -> list[str]:
-    """Return what the numbers do not show, each as a sentence."""
+    """Return the limits of a study's numbers, each as a sentence."""
     out = []
     completed = cells[cells["n"] > 0]
-    single = int((completed["n"] == 1).sum())
-    if single:
+    if single := int((completed["n"] == 1).sum()):
+        out.append(f"{single} of {len(cells)} rows have one seed: their differences may be chance.")
+    if n := int(cells["n_failed"].sum()):
         out.append(
-            f"{single} of {len(cells)} rows with one seed only: no interval, and a gap between them may be "
-            "chance."
+            f"{n_of(n, 'trial')} failed, diverged or killed: left out of means, which this may bias upward "
+            "where some cells fail more often than others."
         )
-    lost = int(cells["n_failed"].sum())
-    if lost:
-        out.append(f"{_trials(lost)} failed, diverged or killed: no part of a mean, and listed by name.")
-    if other := int(cells["n_other"].sum()):
+    if n := int(cells["n_other"].sum()):
         out.append(
-            f"{_trials(other)} ran out of GPU memory and completed with smaller micro-batches, which under "
-            "batch norm is other training: no part of a mean, and not compared."
+            f"{n_of(n, 'trial')} ran out of GPU memory and completed with smaller micro-batches, which "
+            "changes the training of networks with batch norm: left out of means and comparisons."
         )
-    for column, what in (("n_running", "not ended"), ("n_missing", "planned and never started")):
+    for column, what in (("n_running", "not ended"), ("n_missing", "planned and not started")):
         if n := int(cells[column].sum()):
-            out.append(f"{_trials(n)} {what}.")
+            out.append(f"{n_of(n, 'trial')} {what}.")
     marked = [str(name) for name in cells.loc[cells["unequal_epochs"].astype(bool), "label"]]
     if marked:
-        out.append(f"Trained unequal epochs, so not compared: {', '.join(marked)}.")
+        out.append(f"Trained unequal epochs and therefore not compared: {', '.join(marked)}.")
     done = trials[trials["status"] == "completed"]
     if len(done) and (done["epochs"] < study["epochs"]).any():
         out.append(
             f"Completed trials trained {done['epochs'].min()} to {done['epochs'].max()} of "
-            f"{study['epochs']} epochs; each is read at its best epoch."
+            f"{study['epochs']} epochs."
         )
     if study["metric"] in done and (n := int(done[study["metric"]].isna().sum())):
-        out.append(f"{_trials(n)} completed without a finite {study['metric']}: no part of a mean.")
-    reused = int(trials["reused"].sum())
-    if reused:
-        out.append(f"{_trials(reused)} trained for another study of the run folder, and used again.")
+        out.append(f"{n_of(n, 'trial')} completed without a finite {study['metric']}: left out of means.")
+    if n := int(trials["reused"].sum()):
+        out.append(f"{n_of(n, 'trial')} reused from another study of the run folder.")
     planned = [cell["config_id"] for cell in study.get("cells") or []]
     if len(set(planned)) < len(planned):
         out.append(
             f"{len(planned)} cells are only {len(set(planned))} configs: equal rows are the same trials, and "
-            "a difference of zero between them is no finding."
+            "their difference of zero is no result."
         )
     monitors = {config.get("training", {}).get("monitor", study["metric"]) for config in done["config"]}
     if monitors - {study["metric"]}:
-        chosen_by = ", ".join(sorted(monitors))
-        out.append(f"The best epoch of a trial was chosen by {chosen_by}, not by {study['metric']} alone.")
-    out.append(
-        "Scores are of the validation split, which also chose each trial's best epoch and the best config: "
-        "they are too high on average. This report does not open the test split."
-    )
+        out.append(f"The best epoch of a trial was chosen by {', '.join(sorted(monitors))}.")
+    out.append(f"{OPTIMISTIC} This report does not open the test split.")
     if (completed["n"] > 1).any():
         out.append(
-            "Intervals and p values cover the randomness of training on this one split. They say nothing "
-            "about other recordings, sites or splits."
+            "Intervals and p values cover the randomness of training on this one split, not the choice of "
+            "recordings, sites or splits."
         )
     out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
     factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
     if factors:
-        out.append(
-            f"Only {', '.join(factors)} varied. Everything else stayed as it was, and no other value "
-            "was tested."
-        )
+        out.append(f"Only {', '.join(factors)} varied; other values and other settings were not tested.")
     return out
 
 
-def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
+def limits(report: StudyReport) -> list[str]:
+    """Return the caveats of a study, and why the importance of its parameters is unknown, if it is."""
+    out, importances = caveats(report.study, report.cells, report.trials), report.importance
+    if len(importances) and importances["importance"].isna().all():
+        reasons = "; ".join(dict.fromkeys(importances["note"]))
+        out.append(f"The importance of parameters is unknown: {reasons}.")
+    return out
+
+
+def facts(report: StudyReport) -> list[tuple[str, str]]:
     """Return what is known of the data and its split, as pairs of a title and a value."""
-    data = study.get("data") or {}
-    scored = data.get("scored", "recordings")
+    data, scored = report.study.get("data") or {}, report.scored
     titles = {
         "name": "data", "data_id": "data id", "split_id": "split id", "n_recordings": "recordings",
         "n_species": "species", "n_train": f"training {scored}", "n_val": f"validation {scored}",
@@ -382,36 +449,31 @@ def facts(study: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if data.get("grouped_by"):
         out.append(("never in two splits", ", ".join(data["grouped_by"])))
-    strata = data.get("strata") or {}
-    if strata:
-        out.append(
-            ("species by stratum", ", ".join(f"{len(members)} {name}" for name, members in strata.items()))
-        )
-    counts = data.get("train_counts") or {}
-    if counts:
+    if strata := data.get("strata"):
+        sizes = ", ".join(f"{len(members)} {name}" for name, members in strata.items())
+        out.append(("species by stratum", sizes))
+    if counts := data.get("train_counts"):
         rarest, commonest = min(counts.values()), max(counts.values())
         out.append((f"training {scored} a species", f"{rarest} (rarest) to {commonest} (commonest)"))
     return out
 
 
-def provenance(study: dict[str, Any], trials: pd.DataFrame) -> list[tuple[str, str]]:
+def provenance(report: StudyReport) -> list[tuple[str, str]]:
     """Return where the numbers come from and what they cost, as pairs of a title and a value."""
+    study, trials = report.study, report.trials
     source = study.get("provenance") or {}
-    versions = source.get("versions") or {}
     devices = sorted({str(p["device"]) for p in trials["provenance"] if p.get("device")})
-    usage = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
+    hours = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
     rows = {
         "run folder": study["run"],
         "created": study.get("created"),
         "command": source.get("command"),
         "git commit": source.get("git_commit"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in (source.get("versions") or {}).items()
+        ),
         "devices": ", ".join(devices),
-        "trial hours, failed ones included": f"{usage:.3g}",
+        "trial hours, failed ones included": f"{hours:.3g}",
         "trials": aggregate.status_counts(trials),
     }
     return [(key, str(value)) for key, value in rows.items() if value]
-
-
-def _trials(n: int) -> str:
-    return "1 trial" if n == 1 else f"{n} trials"

@@ -1,4 +1,4 @@
-"""Which config to train in the end: one of three stated rules, and how sure the choice is.
+"""The choice of a config by one of three rules, and its uncertainty.
 
 The result is the content of `best.json`; its `config` is the record's, so `TrainConfig.from_dict` reads it.
 """
@@ -33,9 +33,9 @@ def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, 
     """Return the content of best.json: the chosen config with its scores, the rule and the runner-up.
 
     Without `study` the cells of all studies compete, if their kind, metric, split, epochs and number of seeds
-    are equal: the best of many single trials is luck beside a mean of three. `by` is one of `RULES`. Raises
-    RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed, and for
-    a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
+    are equal: the best of many single trials is chance compared with a mean of three. `by` is one of `RULES`.
+    Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed,
+    and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
     """
     check_rule(by)
     return choose_among(runs, comparable(runs, study), by)
@@ -96,25 +96,24 @@ def choose_among(
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     candidates, ranked = ranked_candidates(runs, studies, cells)
     best = chosen_by(ranked, metric, direction, by)
-    sentence = rule(metric, direction, by)
-    return content(best, ranked, metric, direction, sentence, config_of(runs, best), candidates)
+    return content(best, ranked, studies[0], rule(metric, direction, by), config_of(runs, best), candidates)
 
 
 def content(
     best: pd.Series[Any],
     rows: pd.DataFrame,
-    metric: str,
-    direction: str,
-    sentence: str,
+    study: dict[str, Any],
+    rule_text: str,
     config: dict[str, Any],
     candidates: pd.DataFrame,
     confirmed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of best.json for the row `best` of `rows`, which were compared, the leaders first.
 
-    `sentence` states the rule, `candidates` are all there were. `confirmed` is how the race on fresh seeds
-    went, of which `rows` then have their values.
+    `study` is one of those compared, `rule_text` the rule as a sentence, `candidates` all rows before any was
+    left out. `confirmed` describes the race on fresh seeds that `rows` are the result of.
     """
+    metric, direction = study["metric"], study["direction"]
     others = rows[rows["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
     chances = probabilities_of_best([by_seed(cell, metric) for cell in rows.to_dict("records")], direction)
@@ -127,7 +126,7 @@ def content(
         "study": best["study"],
         "metric": metric,
         "direction": direction,
-        "rule": sentence,
+        "rule": rule_text,
         "how_sure": sure + _chance(p_best, len(rows)),
         "p_best": p_best,
         **_scores(best, metric),
@@ -164,7 +163,7 @@ def ranked_candidates(
     pool = honest if len(honest) else candidates
     pool = pool[pool["is_complete"]] if pool["is_complete"].any() else pool
     ranked = pool.sort_values(metric, ascending=direction == "minimize", kind="stable")
-    # Studies that share a run folder share trials: a config that two of them ask for is one candidate.
+    # Studies that share a run folder share trials: a config of two of them is one candidate.
     return candidates, ranked.drop_duplicates(["run", "config_id"])
 
 
@@ -256,7 +255,7 @@ def probabilities_of_best(
 def _chance(p_best: float | None, n_compared: int) -> str:
     if p_best is None:
         return ""
-    return f" The probability that it is truly the best of the {n_compared} compared is about {p_best:.0%}."
+    return f" The probability that it is the best of the {n_compared} compared is about {p_best:.0%}."
 
 
 def best_of(runs: Runs, study: dict[str, Any], cells: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
@@ -288,10 +287,10 @@ def _how_sure(
     *,
     is_fresh: bool = False,
 ) -> str:
-    """Return in plain words how much the choice can be trusted."""
+    """Return how certain the choice is, in a sentence or two."""
     biased = "As the best of several, its validation score is too high on average."
     if is_fresh:
-        biased = "Its score is of fresh seeds, on the same validation recordings."
+        biased = "Its score is of fresh seeds on the same validation recordings."
     marked = ""
     if best["is_leaky"]:
         marked = f" Its split leaks ({aggregate.LEAKY_SPLIT}): it will score lower on new recordings."
@@ -299,16 +298,16 @@ def _how_sure(
         only = "a completed trial" if len(candidates) == 1 else "no missing seed"
         if candidates["is_leaky"].any() and not best["is_leaky"]:
             only = "a completed trial and a split that does not leak"
-        return f"Nothing was compared: it is the only config with {only}.{marked}"
+        return f"Not compared: it is the only config with {only}.{marked}"
     if best["unequal_epochs"] or second["unequal_epochs"]:
         marked += " It and the runner-up were not trained for the same number of epochs."
-    # A completed trial may have no finite value, and then says nothing of the spread.
+    # A completed trial may have no finite value, and then adds nothing to the spread.
     if min(len(by_seed(best, metric)), len(by_seed(second, metric))) < 2:
-        return f"Not sure: with one seed chance and merit cannot be told apart. {biased}{marked}"
+        return f"Uncertain: with one seed, the difference from the runner-up may be chance. {biased}{marked}"
     low, high = f"{metric}:low", f"{metric}:high"
     if best[low] <= second[high] and second[low] <= best[high]:
-        return f"Not sure: its 95 % interval overlaps that of the runner-up. {biased}{marked}"
-    return f"Fairly sure: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
+        return f"Uncertain: its 95 % interval overlaps that of the runner-up. {biased}{marked}"
+    return f"Fairly certain: its 95 % interval does not overlap that of the runner-up. {biased}{marked}"
 
 
 def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:

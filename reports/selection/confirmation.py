@@ -1,7 +1,7 @@
-"""A choice confirmed on fresh seeds: the shortlist of a search races, and the last of it are compared.
+"""A choice confirmed on fresh seeds: the shortlist of a search races, and the last configs are compared.
 
-What a search ranks highest is partly luck, and its score is too high on average. Seeds that the search never
-saw tell merit from luck. Nothing is trained here: `birdtune best --confirm-seeds` trains round by round.
+The highest score of a search is partly chance, and too high on average; scores on fresh seeds are not.
+Nothing is trained here: `birdtune best --confirm-seeds` trains round by round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reports.selection.choice import (
 FIRST_FRESH_SEED = 10_000
 """Of the trials that confirm a choice: above what users type, so that a run that is extended meets none."""
 FOLDER = "confirm"
-"""Within a run folder, the run folder of the race on fresh seeds; CHOICE_FILE in it is what came out last."""
+"""Within a run folder, the run folder of the race on fresh seeds; CHOICE_FILE in it is its result."""
 CHOICE_FILE = "best.json"
 
 
@@ -48,8 +48,8 @@ def racing_rounds(n_configs: int, n_seeds: int) -> list[Round]:
     """Return the rounds that find the best of `n_configs`, the last of which have `n_seeds` each.
 
     Sequential halving (Karnin, Koren and Somekh 2013, PMLR 28(3):1238-1246): two seeds for every config, then
-    the better half goes on with twice as many, until two are left or the number is reached. ConfigError for
-    fewer than two seeds, of which no interval can be told.
+    the better half continues with twice as many, until two are left or the number is reached. ConfigError for
+    fewer than two seeds, which have no interval.
     """
     if n_seeds < 2:
         raise ConfigError(
@@ -109,7 +109,7 @@ def confirmed(
         "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
     }
     sentence = f"{rule(metric, direction, by)} {race_in_words(studies)}"
-    return content(best, rows, metric, direction, sentence, origin["config"], rows, race)
+    return content(best, rows, studies[0], sentence, origin["config"], rows, race)
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
@@ -119,7 +119,7 @@ def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
         for s in studies
     )
     return (
-        "Among the last of a race on fresh seeds, in which the better half goes on with twice as many: "
+        "Among the last of a race on fresh seeds, in which the better half continues with twice as many: "
         f"{steps}."
     )
 

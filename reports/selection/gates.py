@@ -1,7 +1,7 @@
-"""What a study has to reach, and whether its best cell does: PASS, FAIL or UNKNOWN, and then what to do.
+"""Gates: targets of a study, whether its best cell reaches them, and the decision that follows.
 
-A gate is judged by the mean over the seeds of the cell that `selection` chooses. It is UNKNOWN, and never a
-FAIL, where there is no such value yet, and where another cell may still reach it.
+The value of a gate is the mean over seeds of the cell that `choice` chooses. Its status is UNKNOWN instead of
+FAIL while there is no such value, or while missing trials may still reach the target.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
+from birdnet_core.records.files import without_nan
 from birdnet_core.records.metrics import Direction, is_better, metric_direction
-from reports.page import tables
 from reports.runs import Runs
-from reports.selection import choice as selection
+from reports.selection import choice
 from reports.statistics import aggregate
 
 COLUMNS = (
@@ -26,13 +26,13 @@ COLUMNS = (
 DECISIONS = ("GO", "INVESTIGATE", "NO-GO")
 
 
-def judge(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
+def gate_results(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
     """Return one row a gate of the study, empty for a study without.
 
     `criterion` is the gate in words. `value` is the best cell's mean over its `n` seeds, `low` and `high` the
-    t interval. `status`: PASS from `target` on (down to it, for a metric that is to be low); FAIL short of
-    it; UNKNOWN where the best cell has no finite value, where its split leaks, and short of it while trials
-    are missing. `is_close`: short of the target, but not of `investigate`. `note` says what weakens the row.
+    t interval. `status`: PASS at `target` or better, FAIL short of it; UNKNOWN where the best cell has no
+    finite value, where its split leaks, and short of the target while trials are missing. `is_close`: short
+    of the target, but not of `investigate`. `note` names what weakens the result.
     """
     rows = []
     chosen = cells[cells["config_id"] == best["config_id"]].iloc[0] if best else None
@@ -48,16 +48,16 @@ def judge(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | Non
         if chosen is not None and metric in cells:
             row |= {"value": chosen[metric], "low": chosen[f"{metric}:low"], "high": chosen[f"{metric}:high"]}
             row["n"] = sum(map(math.isfinite, chosen[f"{metric}:values"]))
-        rows.append(row | _judged(row, direction, chosen, n_missing))
+        rows.append(row | _status(row, direction, chosen, n_missing))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     numbers = ["target", "stretch", "investigate", "value", "low", "high"]
     return frame.astype(dict.fromkeys(numbers, float))
 
 
 def decision(gates: pd.DataFrame) -> str | None:
-    """Return what the gates say together; None where there are none.
+    """Return the decision on `gate_results`; None where there are none.
 
-    GO when all pass; NO-GO when one fails by more than its `investigate` allows; else INVESTIGATE.
+    GO if all pass; NO-GO if one fails and is not close; else INVESTIGATE.
     """
     if gates.empty:
         return None
@@ -67,7 +67,7 @@ def decision(gates: pd.DataFrame) -> str | None:
 
 
 def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
-    """Return of each study with gates its `study`, `decision` and `gates`, the rows of `judge` in JSON types.
+    """Return `study`, `decision` and `gates`, the rows of `gate_results`, of each study with gates.
 
     With `name`, of that study alone. Raises RunFolderError where no such study, or none with gates, is there.
     """
@@ -78,45 +78,46 @@ def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
     found = []
     for study in studies:
         cells = aggregate.cells(runs.trials_of(study), study)
-        gates = judge(cells, study, selection.best_of(runs, study, cells)[0])
+        gates = gate_results(cells, study, choice.best_of(runs, study, cells)[0])
         if not gates.empty:
-            rows = tables.plain(gates.to_dict("records"))
+            rows = without_nan(gates.to_dict("records"))
             found.append({"study": study["name"], "decision": decision(gates), "gates": rows})
     if not found:
-        asked = name or names
-        raise RunFolderError(f"{asked} has no gates; a study sets them with `gates` (docs/studies.md)")
+        raise RunFolderError(
+            f"{name or names} has no gates; a study sets them with `gates` (docs/studies.md)"
+        )
     return found
 
 
-def _judged(
+def _status(
     row: dict[str, Any], direction: Direction, chosen: pd.Series[Any] | None, n_missing: int
 ) -> dict[str, Any]:
     """Return status, flags and note of a gate, given its value."""
     value = row["value"]
     if chosen is None or not math.isfinite(value):
-        why = "no cell is chosen yet" if chosen is None else "the best cell has no value of it"
+        why = "no best cell yet" if chosen is None else "the best cell has no value of this metric"
         return {"status": "UNKNOWN", "note": why}
 
     def reaches(wanted: float | None) -> bool:
         return wanted is not None and not is_better(wanted, value, direction)
 
-    judged = {"is_stretch_reached": reaches(row["stretch"])}
+    flags = {"is_stretch_reached": reaches(row["stretch"])}
     if chosen["is_leaky"]:
-        note = f"the split leaks ({aggregate.LEAKY_SPLIT}), so the value is not one of new recordings"
+        note = f"the split leaks ({aggregate.LEAKY_SPLIT}), so the value does not hold for new recordings"
         return {"status": "UNKNOWN", "note": note}
     if not reaches(row["target"]):
-        judged["is_close"] = reaches(row["investigate"])
+        flags["is_close"] = reaches(row["investigate"])
         if n_missing:
-            return judged | {"status": "UNKNOWN", "note": f"not reached, and {_trials(n_missing)} missing"}
-        return judged | {"status": "FAIL", "note": _weakness(row)}
-    return judged | {"status": "PASS", "note": _weakness(row)}
+            return flags | {"status": "UNKNOWN", "note": f"not reached, and {_trials(n_missing)} missing"}
+        return flags | {"status": "FAIL", "note": _weakness(row)}
+    return flags | {"status": "PASS", "note": _weakness(row)}
 
 
 def _weakness(row: dict[str, Any]) -> str:
     if not math.isfinite(row["low"]):
-        return "one seed: chance may have decided it"
+        return "one seed: it may be chance"
     if row["low"] < row["target"] < row["high"]:
-        return "the target is inside the interval: chance may have decided it"
+        return "the target lies within the interval: it may be chance"
     return ""
 
 

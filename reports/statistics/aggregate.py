@@ -1,4 +1,4 @@
-"""Trials of a study become cells: one row a configuration, with its mean over seeds and how sure that is.
+"""Trials of a study become cells: one row a configuration, with its mean over seeds and its interval.
 
 Functions take the frames of `runs` and return frames. Only completed trials enter a mean; all others are
 counted in the row of their cell.
@@ -29,7 +29,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     """Return mean, low and high of Student's t interval, mean -+ t(n - 1) * s / sqrt(n).
 
     `s` is the sample standard deviation (n - 1 in the denominator). nan values are left out. With one value
-    low and high are nan, since one seed says nothing about the spread; with none all three are.
+    low and high are nan, since one seed has no spread; with none all three are.
     """
     finite = np.array([v for v in values if math.isfinite(v)], dtype=float)
     if finite.size == 0:
@@ -77,8 +77,8 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
     the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best`, `hours` and `gpu_hours`
-    are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and tells the
-    cells apart: all factors, or of more than three those that differ from the baseline's, or a number where
+    are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and unique: all
+    factors, or of more than three those that differ from the baseline's, or a number where
     there is none. `is_leaky`: clips were split at random.
     """
     groups = _by_config(trials)
@@ -135,7 +135,7 @@ def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budge
 def species(trials: pd.DataFrame, study: dict[str, Any], config_ids: Sequence[str]) -> pd.DataFrame:
     """Return F1 a species, the mean over each config's completed trials, rarest species first.
 
-    Columns: `species`, `n_train` (nan where the study does not say), then one a config_id. A species has nan
+    Columns: `species`, `n_train` (nan where the study lacks it), then one a config_id. A species has nan
     where no completed trial of the config reports it.
     """
     done = trials[trials["status"] == "completed"]
@@ -159,7 +159,7 @@ def status_counts(trials: pd.DataFrame) -> str:
 def label(factors: dict[str, Any]) -> str:
     """Return a short name of a cell: ``"audio_cnn · focal"``, ``"lr=0.001"``.
 
-    The key of a component's name is left out, since the name says what it is.
+    The key of a component's name is left out, since the name suffices.
     """
     endings = Counter(key.rpartition(".")[2] for key in factors)
     parts = []
@@ -233,7 +233,7 @@ def _by_config(trials: pd.DataFrame) -> dict[str, _Group]:
 
 
 def _splits(group: _Group) -> list[str]:
-    """Return how the data of each trial was split; trials without a record do not say."""
+    """Return how the data of each trial was split; trials without a record are left out."""
     return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]
 
 

@@ -31,9 +31,9 @@ def to_baseline(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
     `diff` is the mean of the paired differences d, `low` and `high` its t interval, `p` the two-sided paired
     t-test, `p_sign_flip` that of `sign_flip`, which assumes no normal distribution, `p_holm` is `p` corrected
-    over the rows, `g` as in `hedges_g`. What cannot be computed is nan, and `note` says why: fewer than two
-    shared seeds, differences that do not vary, cells trained unequally long. The frame is empty for a search
-    and for a design without a baseline.
+    over the rows, `g` as in `hedges_g`. What cannot be computed is nan, and `note` is the reason: fewer than
+    two shared seeds, differences that do not vary, cells trained unequally long. The frame is empty for a
+    search and for a design without a baseline.
     """
     metric = study["metric"]
     baseline = baseline_of(cells, study)

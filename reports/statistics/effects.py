@@ -1,6 +1,6 @@
-"""What a factor does on the average over all others, for designs that vary several at once.
+"""Main effects and rank correlations of factors, for designs that vary several factors at once.
 
-A design that varies one factor at a time needs none of this: its differences to the baseline are the effects.
+In a design that varies one factor at a time, the differences from the baseline are the effects.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def rank_correlations(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFram
     """Return one row a factor of a design without a baseline: Spearman's correlation with the metric.
 
     Over the cells with a completed trial, of the factor's value with the cell's mean. `low` and `high` are
-    the interval of Bonett and Wright (2000, Psychometrika 65:23-28), Fisher's z with variance
-    (1 + rho^2 / 2) / (n - 3); `p` is of a two-sided permutation test, exact where there are fewer than 10,000
-    permutations; `p_holm` is corrected over the factors. What cannot be computed is nan, and `note` says why.
+    the interval of Bonett and Wright (2000, Psychometrika 65:23-28), Fisher's z with variance (1 + rho^2 / 2)
+    / (n - 3); `p` is of a two-sided permutation test, exact where there are fewer than 10,000 permutations;
+    `p_holm` is corrected over the factors. What cannot be computed is nan, and `note` is the reason.
     """
     metric = study["metric"]
     if not is_screen(study) or metric not in cells:

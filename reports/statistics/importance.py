@@ -1,7 +1,7 @@
-"""Which parameters of a search mattered, told from values of one and the same epoch.
+"""The importance of a search's parameters, from the values of all trials at one epoch.
 
-Values of trials that ended at different epochs are no comparison: that of a trial that was stopped is lower
-for that alone, and whatever makes trials live long looks important. So all are compared at one epoch.
+Values of trials that ended at different epochs are not comparable: a stopped trial has a lower value for that
+alone, so that any parameter that prolongs trials would look important.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
-N_MIN = 10  # trials without which nothing is said, of a search and of a parameter
+N_MIN = 10  # trials of a search, and of a parameter, that an importance needs
 N_MOST = 500  # trials that enter; more of them cost minutes and change little
 N_RESAMPLES = 100
 TOP, N_TOP = 0.1, 5  # the best share of trials that the others are compared with, and its least number
@@ -46,8 +46,8 @@ def importances(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any
     reached with a finite value. `n_trials` have one, `n_left_out` do not. Of more than 500 trials, 500 drawn
     from a fixed seed enter. `n` of those that enter have the parameter: where only some do (a condition),
     Optuna weighs its importance by their share (conditional PED-ANOVA, arXiv:2601.20800). Importance is nan,
-    and `note` says why, where fewer than ten of them have the parameter, where it took one value, and where
-    it is a number whose range the study's file does not say.
+    and `note` is the reason, where fewer than ten of them have the parameter, where it has one value, and
+    where it is a number whose range is not in the study's file.
     """
     if study["kind"] != "search" or trials.empty:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -68,18 +68,18 @@ def importances(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any
     taken = {name: [f[name] for f in drawn["factors"] if name in f] for name in names}
     ranges = {name: _ranges((study.get("space") or {}).get(name), taken[name]) for name in names}
     notes = {name: _fault(taken[name], ranges[name]) for name in names}
-    told = [name for name in names if not notes[name]]
-    if len(told) == 1:
-        notes[told.pop()] = "no other parameter to compare it with"
+    usable = [name for name in names if not notes[name]]
+    if len(usable) == 1:
+        notes[usable.pop()] = "no other parameter to compare it with"
     n_top = max(N_TOP, math.ceil(TOP * len(drawn)))
     of_drawn = values[drawn["trial_id"]].to_list()
     if min(of_drawn) == sorted(of_drawn)[-n_top]:
         note = f"no {n_top} of these trials are better than the others at that epoch"
         return _frame({**common, "parameter": name, "note": note} for name in names)
     share, low, high = _shares(
-        [{name: f[name] for name in told if name in f} for f in drawn["factors"]],
+        [{name: f[name] for name in usable if name in f} for f in drawn["factors"]],
         of_drawn,
-        {name: ranges[name] for name in told},
+        {name: ranges[name] for name in usable},
         n_top / len(drawn),
     )
     return _frame(
@@ -117,13 +117,13 @@ def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _fault(taken: Sequence[Any], ranges: Sequence[Distribution]) -> str:
-    """Return why nothing can be said of a parameter; empty where something can."""
+    """Return why the importance of a parameter cannot be computed; empty where it can."""
     if len(taken) < N_MIN:
         return f"fewer than {N_MIN} of these trials have it"
     if len({_plain(value) for value in taken}) == 1:
-        return "it took one value"
+        return "it has one value only"
     if any(_range_of(value, ranges) is None for value in taken):
-        return "the study's file does not say the range of its values"
+        return "the study's file lacks the range of its values"
     return ""
 
 
@@ -146,7 +146,7 @@ def _distribution(form: Any, taken: Sequence[Any]) -> Distribution:
 
     if isinstance(form, dict) and "low" in form:
         log = bool(form.get("log", False))
-        # Whole numbers are not marked where the setting takes nothing else.
+        # Whole numbers are not marked where the setting accepts nothing else.
         if form.get("integer", all(isinstance(value, int) for value in taken)):
             return IntDistribution(int(form["low"]), int(form["high"]), log, int(form.get("step", 1)))
         return FloatDistribution(form["low"], form["high"], log, form.get("step"))
@@ -231,7 +231,7 @@ def _trial(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Optuna neither log that it made a study nor warn of resamples that say little."""
+    """Let Optuna neither log that it made a study nor warn of resamples with few trials."""
     import optuna
 
     before = optuna.logging.get_verbosity()

@@ -1,8 +1,8 @@
-"""What trials told of each validation recording: F1 of species and strata with intervals, and confusions.
+"""F1 of species and strata over validation recordings with intervals, and the most frequent confusions.
 
-The intervals of `aggregate` are over seeds: would another seed score like this? Those here are over
-recordings: would other recordings of the same species? A species with two validation recordings has no
-reliable F1, however many seeds agree on it.
+The intervals of `aggregate` are over seeds, those here over recordings: how much F1 would differ on other
+recordings of the same species. A species with two validation recordings has no reliable F1, however many
+seeds agree on it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OVERALL = "all species"
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the completed trials of one cell told of the validation recordings.
+class Predictions:
+    """What the completed trials of one cell predicted for the validation recordings.
 
     Args:
         species: the name of each class.
@@ -42,37 +42,41 @@ class Told:
     predicted: np.ndarray
 
 
-def told_by(trials: pd.DataFrame, cell: pd.Series[Any]) -> Told | None:
-    """Return the predictions of a cell's completed trials, None where one of them kept none.
+def predictions_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> Predictions | None:
+    """Return the predictions of a cell's completed trials, None where one of them has none on disk.
 
-    Runs of an older birdtune kept none. Raises RunFolderError for files that do not fit each other.
+    Raises RunFolderError for files that do not fit each other.
     """
     mine = trials[trials["trial_id"].isin(cell["trial_ids"])]
-    kept = []
-    for run, trial_id, made_from in zip(mine["run"], mine["trial_id"], mine["provenance"], strict=True):
+    found = []
+    for run, trial_id, provenance in zip(mine["run"], mine["trial_id"], mine["provenance"], strict=True):
         predicted = RunFolder(run).predictions(trial_id)
-        split = RunFolder(run).validation(str(made_from.get("split_id")))
+        split = RunFolder(run).validation(str(provenance.get("split_id")))
         if predicted is None or split is None:
             return None
         if len(predicted) != len(split.truth):
             raise RunFolderError(
                 f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation split "
-                f"of split {made_from.get('split_id')} holds {len(split.truth)}; one of them was altered"
+                f"of split {provenance.get('split_id')} holds {len(split.truth)}; one of them was altered"
             )
-        kept.append((predicted, split))
-    if not kept or any(split != kept[0][1] for _, split in kept):
+        found.append((predicted, split))
+    if not found or any(split != found[0][1] for _, split in found):
         return None
-    split = kept[0][1]
-    return Told(
+    split = found[0][1]
+    return Predictions(
         split.species,
         np.array(split.truth),
         np.array(split.recording),
-        np.array([predicted for predicted, _ in kept]),
+        np.array([predicted for predicted, _ in found]),
     )
 
 
 def f1_intervals(
-    told: Told, strata: Mapping[str, list[str]], *, n_resamples: int = N_RESAMPLES, seed: int = 0
+    predictions: Predictions,
+    strata: Mapping[str, list[str]],
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return F1 of all species, of each stratum and of each species in truth, with bootstrap intervals.
 
@@ -80,27 +84,26 @@ def f1_intervals(
     over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro over the
     species in truth or prediction, a stratum's over its species in truth.
 
-    The interval, `intervals.bootstrap_interval`, is of other recordings; those of one recording_id are drawn
-    together. The trials stay as they are. What a resample lacks in truth has no F1 there, and its means leave
-    it out. With fewer than two recordings in truth there is no interval: nan. docs/statistics.md says how
-    often it holds the F1 of unlimited recordings.
+    The interval, `intervals.bootstrap_interval`, resamples recordings, those of one recording_id together;
+    the trials stay as they are. A species that a resample lacks in truth has no F1 there and enters no mean.
+    With fewer than two recordings in truth the interval is nan. docs/statistics.md gives its coverage.
     """
-    n_classes = len(told.species)
-    group = np.unique(told.recording, return_inverse=True)[1]
+    n_classes = len(predictions.species)
+    group = np.unique(predictions.recording, return_inverse=True)[1]
     n_groups = int(group.max()) + 1
     chances = np.full(n_groups, 1 / n_groups)
     drawn = np.random.default_rng(seed).multinomial(n_groups, chances, size=n_resamples)
     # The first column is the sample itself.
     weights = np.vstack([np.ones(n_groups), drawn]).T[group].astype(np.float32)
-    ones = np.ones(len(told.truth))
-    n_true = _sums(told.truth, ones, n_classes, weights)
+    ones = np.ones(len(predictions.truth))
+    n_true = _sums(predictions.truth, ones, n_classes, weights)
     per_class = np.zeros((n_classes, 1 + n_resamples))
     macro = np.zeros(1 + n_resamples)
     of_stratum = {name: np.zeros(1 + n_resamples) for name in strata}
-    in_truth = np.isin(np.arange(n_classes), told.truth)
-    members = {name: np.isin(told.species, list(those)) & in_truth for name, those in strata.items()}
-    for predicted in told.predicted:
-        hits = _sums(told.truth, predicted == told.truth, n_classes, weights)
+    in_truth = np.isin(np.arange(n_classes), predictions.truth)
+    members = {name: np.isin(predictions.species, list(those)) & in_truth for name, those in strata.items()}
+    for predicted in predictions.predicted:
+        hits = _sums(predictions.truth, predicted == predictions.truth, n_classes, weights)
         total = n_true + _sums(predicted, ones, n_classes, weights)
         with np.errstate(invalid="ignore"):
             f1 = np.where(total > 0, 2 * hits / total, np.nan)
@@ -109,13 +112,13 @@ def f1_intervals(
         for name, those in members.items():
             of_stratum[name] += _mean(f1[those])
         per_class += f1
-    n_trials = len(told.predicted)
-    counts = np.bincount(told.truth, minlength=n_classes)
-    rows = [_row("all", OVERALL, len(told.truth), macro / n_trials)]
+    n_trials = len(predictions.predicted)
+    counts = np.bincount(predictions.truth, minlength=n_classes)
+    rows = [_row("all", OVERALL, len(predictions.truth), macro / n_trials)]
     for name, those in members.items():
         rows.append(_row("stratum", name, int(counts[those].sum()), of_stratum[name] / n_trials))
     for c in in_truth.nonzero()[0]:
-        rows.append(_row("species", told.species[c], int(counts[c]), per_class[c] / n_trials))
+        rows.append(_row("species", predictions.species[c], int(counts[c]), per_class[c] / n_trials))
     return pd.DataFrame(rows)
 
 
@@ -142,18 +145,18 @@ def _row(kind: str, name: str, n_val: int, values: np.ndarray) -> dict[str, Any]
     return {"kind": kind, "name": name, "n_val": n_val, "f1": values[0], "low": low, "high": high}
 
 
-def confusions(told: Told, n: int = N_PAIRS) -> pd.DataFrame:
-    """Return the `n` pairs of species that are taken for each other most, one direction a row.
+def confusions(predictions: Predictions, n: int = N_PAIRS) -> pd.DataFrame:
+    """Return the `n` most frequent confusions, one row a (true species, predicted species).
 
     Columns: `truth`, `predicted`, `n_val` (recordings of the truth), `count` (mean over the trials), `share`
     of `n_val`. By count, then by share.
     """
-    matrix = confusion_matrix(told)
-    n_val = np.bincount(told.truth, minlength=len(told.species))
+    matrix = confusion_matrix(predictions)
+    n_val = np.bincount(predictions.truth, minlength=len(predictions.species))
     rows = [
         {
-            "truth": told.species[i],
-            "predicted": told.species[j],
+            "truth": predictions.species[i],
+            "predicted": predictions.species[j],
             "n_val": int(n_val[i]),
             "count": matrix[i, j],
             "share": matrix[i, j] / n_val[i],
@@ -167,9 +170,9 @@ def confusions(told: Told, n: int = N_PAIRS) -> pd.DataFrame:
     )
 
 
-def confusion_matrix(told: Told) -> np.ndarray:
-    """Return how many recordings of class i were told as class j [classes, classes], mean over trials."""
-    matrix = np.zeros((len(told.species),) * 2)
-    for predicted in told.predicted:
-        np.add.at(matrix, (told.truth, predicted), 1 / len(told.predicted))
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
+    """Return the recordings of class i predicted as class j [classes, classes], mean over trials."""
+    matrix = np.zeros((len(predictions.species),) * 2)
+    for predicted in predictions.predicted:
+        np.add.at(matrix, (predictions.truth, predicted), 1 / len(predictions.predicted))
     return matrix

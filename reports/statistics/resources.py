@@ -1,4 +1,4 @@
-"""What a study took: epochs, hours, GPU-hours and memory of its trials, by arm.
+"""Compute used by a study: epochs, hours, GPU-hours and memory of its trials, by arm.
 
 An arm is a cell of an ablation. Of a search it is what its trials compete within (`asha_within`), or, where
 all compete with all, how they ended.

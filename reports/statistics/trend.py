@@ -1,9 +1,8 @@
-"""What a metric does over the levels of a numeric factor, such as the gamma of a focal loss.
+"""Linear and quadratic trends of a metric over the levels of a numeric factor, such as a focal loss's gamma.
 
-A design compares every level with the baseline, one by one; here all levels together tell a rise, a fall or a
-bend. Each seed is fitted by itself, and the spread of the fits over seeds is the uncertainty: what makes a
-seed good or bad at every level drops out, and levels need not be equally noisy. (Summary measures: Matthews
-et al. 1990, BMJ 300:230-235.)
+Comparisons with the baseline look at one level at a time, a trend at all of them. Each seed is fitted by
+itself, and the spread of the fits over seeds is the uncertainty: the effect of a seed on all levels drops
+out, and levels need not be equally noisy. (Summary measures: Matthews et al. 1990, BMJ 300:230-235.)
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def scale_of(levels: Sequence[float]) -> str:
 
 
 def axis_title(factor: str, scale: str) -> str:
-    """Return the factor, and that its logarithm is what counts where that is so."""
+    """Return the factor, marked where its scale is logarithmic."""
     return f"{factor} (log)" if scale == "log" else factor
 
 
@@ -111,8 +110,8 @@ def trends(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     the mean over seeds of the contrast (`contrasts`) of each seed's values, with its t interval and the `p`
     of a one-sample t-test; `p_holm` is corrected over all rows. Places are the levels or their logarithms,
     `scale_of` the levels of the factor. `levels` are those that entered: cells without a completed trial or
-    trained unequal epochs are left out, and `note` says so, as it says why something is nan. Seeds are those
-    that completed at each of these levels.
+    trained unequal epochs are left out, and named in `note`, which also has the reason for a nan. Seeds are
+    those that completed at each of these levels.
     """
     metrics = [m for m in dict.fromkeys([study["metric"], RARE]) if m in cells]
     rows = []

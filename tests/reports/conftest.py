@@ -23,7 +23,7 @@ def config_id_of(factors: dict[str, Any]) -> str:
 
 @pytest.fixture
 def make_run(tmp_path: Path, write_run: MakeRun) -> MakeRun:
-    """Return `write_run` for folders under tmp_path; the folder is "run" unless told."""
+    """Return `write_run` for folders under tmp_path; the folder is "run" by default."""
 
     def write(cells: Any, *, folder: str = "run", **changes: Any) -> Path:
         return write_run(tmp_path / folder, cells, **changes)

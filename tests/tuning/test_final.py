@@ -93,7 +93,7 @@ def test_a_report_of_the_run_tells_both_studies(made, tmp_path):
     (cell,) = names[f"final-{k}-epochs"]["cells"]
     assert cell["n"] == 2 and cell["metrics"]["val/f1_macro"]["mean"] is None
     text = (tmp_path / "report.md").read_text()
-    assert "Not validated: its trials learnt the validation split too" in text
+    assert "Not validated: these trials also trained on the validation split" in text
     assert f"final-{k}-epochs-cells.png" not in text
 
 

@@ -38,7 +38,7 @@ def list_names(
     if kind == "metrics":
         rows: list[dict[str, Any]] = [
             {"name": name, "direction": direction, "summary": summary}
-            for name, (direction, summary) in METRICS.items()
+            for name, (direction, _, summary) in METRICS.items()
         ]
     elif kind == "presets":
         rows = [

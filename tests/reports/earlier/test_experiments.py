@@ -12,18 +12,9 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import RunFolder
 from reports import load, write_report
 from reports.__main__ import main
-from reports.earlier.experiments import (
-    contradictions,
-    gap_sentences,
-    imported,
-    of_study,
-    progress,
-    progression,
-    warnings,
-)
-from reports.earlier.readers import read_imports
-from reports.page.tables import cell_table, progression_table
-from reports.statistics.aggregate import cells
+from reports.earlier.experiments import contradictions, warnings
+from reports.page.tables import cell_table
+from reports.study_report import study_report
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -46,53 +37,21 @@ def earlier(tmp_path):
     return write
 
 
-def test_a_gap_is_of_one_epoch_and_the_best_is_the_first_of_equals():
-    epochs = pd.DataFrame(
-        {
-            "trial_id": ["a"] * 4,
-            "epoch": [2, 1, 3, 4],
-            "train/accuracy": [0.6, 0.3, 0.8, 0.9],
-            "val/accuracy": [0.5, 0.2, 0.5, 0.4],
-            "val/map": [0.1, 0.2, 0.3, 0.4],
-        }
-    )
-    row = progress(epochs).loc["a"].dropna()
-    assert row.to_dict() == pytest.approx(
-        {"accuracy": 0.5, "epochs_to_best": 2, "epochs": 4, "gap_best": 0.1, "gap_last": 0.5, "map": 0.1}
-    )
+def new_rows(run, earlier, tmp_path):
+    """Return the rows of the cells of a run, in a report with an imported experiment."""
+    content = write_report([run], tmp_path / "out", imports=earlier({"old": ([50.0], [40.0])}))
+    return [row for row in content["earlier_work"]["experiments"] if not row["imported"]]
 
 
-def test_progression_is_the_mean_over_completed_trials_with_the_gap_of_each_epoch():
-    rows = [("a", 1, 0.5, 0.25), ("a", 2, 0.75, 0.5), ("b", 1, 0.25, 0.25), ("lost", 1, 0.0, 1.0)]
-    epochs = pd.DataFrame(rows, columns=["trial_id", "epoch", "train/accuracy", "val/accuracy"])
-    table = pd.DataFrame({"label": ["z", "ce"], "config_id": ["y", "x"], "trial_ids": [[], ["a", "b"]]})
-    frame = progression(epochs, {"kind": "ablation"}, table)
-    assert frame.to_dict("records") == [
-        {"label": "ce", "epoch": 1, "n": 2, "train/accuracy": 0.375, "val/accuracy": 0.25, "gap": 0.125},
-        {"label": "ce", "epoch": 2, "n": 1, "train/accuracy": 0.75, "val/accuracy": 0.5, "gap": 0.25},
-    ]
-    shown = progression_table(frame)
-    assert list(shown.columns) == ["cell", "epoch", "n", "train/accuracy", "val/accuracy", "gap"]
-    assert list(shown.iloc[1]) == ["ce", "2", "1", "75.00 %", "50.00 %", "+25.0"]
-    assert progression(epochs, {"kind": "search"}, table).empty, "the best config, first, has no trial"
-
-
-def test_a_cell_costs_parameters_per_species_hours_and_gpu_hours(make_run):
+def test_a_cell_costs_parameters_per_species_hours_and_gpu_hours(make_run, earlier, tmp_path):
     ending = {"status": "completed", "metrics": {"val/f1_macro": 0.1}, "seconds": 7200.0, "gpus": 0.25}
-    runs = load([make_run([(CE, {0: ending})], data={"n_species": 100})])
-    study = runs.studies[0]
-    table = cells(runs.trials_of(study), study)
-    row = of_study(study, runs.epochs_of(study), table).iloc[0]
+    run = make_run([(CE, {0: ending})], data={"n_species": 100})
+    row = new_rows(run, earlier, tmp_path)[0]
     assert (row["n_params_per_species"], row["hours"], row["gpu_hours"]) == (3438.01, 2.0, 0.5)
-    shown = cell_table(table, study, None).iloc[0]
+    runs = load([run])
+    of_study = study_report(runs, runs.studies[0])
+    shown = cell_table(of_study.cells, of_study.study, None).iloc[0]
     assert (shown["parameters per species"], shown["hours"], shown["GPU-hours"]) == ("3,438", "2", "0.5")
-
-
-def test_trials_without_a_validation_accuracy_have_no_row():
-    epochs = pd.DataFrame({"trial_id": ["a", "b"], "epoch": [1, 1], "val/accuracy": [math.nan, 0.2]})
-    frame = progress(epochs)
-    assert list(frame.index) == ["b"] and math.isnan(frame.loc["b", "gap_best"])
-    assert progress(epochs.drop(columns="val/accuracy")).empty
 
 
 def doubtful(val, test, n):
@@ -100,20 +59,20 @@ def doubtful(val, test, n):
     return pd.DataFrame([{**row, "file": "a.json", "test_files": ["t.json"], "epochs_to_best": 3.0}])
 
 
-def test_a_difference_beyond_noise_is_told_in_standard_errors():
+def test_a_difference_beyond_noise_is_given_in_standard_errors():
     row = contradictions(doubtful(0.40, 0.15, 1000)).iloc[0]
     p, q = 401 / 1002, 151 / 1002
     assert row["z"] == pytest.approx((q - p) / math.sqrt((p * (1 - p) + q * (1 - q)) / 1002))
-    (said,) = warnings(doubtful(0.40, 0.15, 1000))
-    assert "validation accuracy 40.00 % (a.json, epoch 3)" in said
-    assert "test accuracy 15.00 % of 1,000 predictions (t.json)" in said and "−25.0 points" in said
+    (text,) = warnings(doubtful(0.40, 0.15, 1000))
+    assert "validation accuracy 40.00 % (a.json, epoch 3)" in text
+    assert "test accuracy 15.00 % of 1,000 predictions (t.json)" in text and "−25.0 points" in text
 
 
 @pytest.mark.parametrize(
-    ("val", "test", "n", "told"),
+    ("val", "test", "n", "is_contradiction"),
     [
         (0.40, 0.38, 1000, False),
-        (0.40, 0.15, 20, False),  # few predictions say little
+        (0.40, 0.15, 20, False),  # few predictions are little evidence
         (0.15, 0.40, 1000, True),  # a test that is much better contradicts as well
         (1.0, 1.0, 1000, False),  # shares without spread
         (1.0, 0.0, 1000, True),
@@ -122,43 +81,17 @@ def test_a_difference_beyond_noise_is_told_in_standard_errors():
         (0.40, math.nan, math.nan, False),
     ],
 )
-def test_what_is_told_depends_on_the_number_of_predictions(val, test, n, told):
-    assert len(contradictions(doubtful(val, test, n))) == told
+def test_a_contradiction_depends_on_the_number_of_predictions(val, test, n, is_contradiction):
+    assert len(contradictions(doubtful(val, test, n))) == is_contradiction
 
 
-def test_hardly_any_honest_experiment_is_told():
+def test_hardly_any_honest_experiment_is_a_contradiction():
     draws = stats.binom.rvs(400, 0.4, size=(4000, 2), random_state=0) / 400
     frame = pd.DataFrame({"accuracy": draws.max(axis=1), "test_accuracy": draws.min(axis=1), "n_test": 400.0})
     assert len(contradictions(frame)) <= 2
 
 
-def of_two(earlier, a, b):
-    found = read_imports(earlier({"a": a, "b": b}))
-    return gap_sentences(imported(found), found.epochs)
-
-
-def test_gaps_that_change_places_are_told_with_their_epochs(earlier):
-    # a: 30 - 20, 70 - 50 (best), 90 - 40.  b: 70 - 45 (best), 80 - 41.
-    first, pairs = of_two(earlier, ([30, 70, 90], [20, 50, 40]), ([70, 80], [45, 41]))
-    assert "a against b: 20.0 against 25.0 points at the best epochs (2 and 1)" in first
-    assert "50.0 against 39.0 at the last (3 and 2)" in first
-    assert "20.0 against 39.0 at epoch 2, the last that both have" in first
-    assert "depends on the epoch" in first
-    assert pairs.startswith("Of the 1 pairs of imported experiments, 1 have")
-
-
-def test_a_gap_that_is_smaller_each_time_is_told_as_such(earlier):
-    first, pairs = of_two(earlier, ([50, 60], [40, 50]), ([60, 80], [30, 40]))
-    assert "That of a is the smaller one each time." in first
-    assert "1 pairs of imported experiments, 0 have" in pairs
-
-
-def test_one_experiment_has_no_gap_sentence(earlier):
-    found = read_imports(earlier({"a": ([50], [40])}))
-    assert gap_sentences(imported(found), found.epochs) == []
-
-
-def test_new_rows_are_means_over_seeds_by_the_same_rule(make_run):
+def test_new_rows_are_means_over_seeds_by_the_same_rule(make_run, earlier, tmp_path):
     run = make_run([(CE, {0: 0.4, 1: 0.8})])
     trials = load([run]).trials["trial_id"].tolist()
     for trial_id, best in zip(trials, (0.5, 0.7), strict=True):
@@ -172,9 +105,7 @@ def test_new_rows_are_means_over_seeds_by_the_same_rule(make_run):
                 "epoch_s": 1.0,
             }
             RunFolder(run).append(event)
-    runs = load([run])
-    study = runs.studies[0]
-    row = of_study(study, runs.epochs_of(study), cells(runs.trials_of(study), study)).iloc[0]
+    row = new_rows(run, earlier, tmp_path)[0]
     low, high = stats.t.interval(0.95, 1, loc=0.6, scale=stats.sem([0.5, 0.7]))
     assert (row["n"], row["source"], row["trial_ids"]) == (2, "capacity", trials)
     assert (row["accuracy"], row["low"], row["high"]) == pytest.approx((0.6, low, high))
@@ -216,12 +147,12 @@ def test_old_and_new_stand_in_one_table(make_run, earlier, tmp_path):
 def test_an_import_changes_no_test_and_no_choice(make_run, earlier, tmp_path):
     run = make_run([(CE, {0: 0.1, 1: 0.2}), (FOCAL, {0: 0.3, 1: 0.5})])
     alone = write_report([run], tmp_path / "alone")
-    beside = write_report([run], tmp_path / "beside", imports=earlier({"old": ([99.0], [99.0])}))
+    both = write_report([run], tmp_path / "both", imports=earlier({"old": ([99.0], [99.0])}))
     assert alone["earlier_work"] is None
-    assert beside["studies"] == alone["studies"]
+    assert both["studies"] == alone["studies"]
 
 
-def test_lost_trials_are_counted_and_a_leak_is_told_before_the_table(make_run, earlier, tmp_path):
+def test_lost_trials_are_counted_and_a_leak_stands_before_the_table(make_run, earlier, tmp_path):
     leaky = {"data.split": "random-windows"}
     leak = "LEAKAGE: clips were split at random"
     run = make_run([(CE, {0: 0.1, 1: "failed"}), (leaky, {0: 0.9, 1: 0.8})], data={"notes": [leak]})
@@ -306,7 +237,7 @@ def test_the_comparison_of_the_earlier_work_is_made_again(seed_results):
 
 
 def test_the_gap_of_the_earlier_work_did_not_shrink_at_the_best_epoch(seed_results, shared):
-    content, rows = seed_results
+    _, rows = seed_results
     gaps = {}
     for name in ("phase3_ast_baseline", "phase3_ast_full"):
         stored = json.loads((shared / "seed_results" / f"{name}_history.json").read_text())
@@ -315,12 +246,10 @@ def test_the_gap_of_the_earlier_work_did_not_shrink_at_the_best_epoch(seed_resul
         assert [100 * rows[name][key] for key in ("gap_best", "gap_last")] == pytest.approx(gaps[name])
     (base_best, base_last), (full_best, full_last) = gaps.values()
     assert full_best > base_best and full_last < base_last
-    assert f"{full_best:.1f} against {base_best:.1f} points at the best epochs" in content["gaps"][0]
-    assert "depends on the epoch" in content["gaps"][0]
 
 
-def test_the_contradiction_of_the_earlier_work_is_told_first(seed_results, tmp_path):
+def test_the_contradictions_of_the_earlier_work_come_first(seed_results, tmp_path):
     content, _ = seed_results
-    told = [text.split()[0] for text in content["warnings"]]
-    assert told == ["phase0_audiocnn_ce", "phase0_audiovit_ce"]
+    names = [text.split()[0] for text in content["warnings"]]
+    assert names == ["phase0_audiocnn_ce", "phase0_audiovit_ce"]
     assert "39.35 %" in content["warnings"][0] and "13.84 % of 1,662" in content["warnings"][0]

@@ -58,23 +58,23 @@ def evaluation(n_species=2, n_bins=15):
     }  # fmt: skip
 
 
-def test_the_card_of_a_single_training_says_what_is_not_known(model):
+def test_the_card_of_a_single_training_names_what_is_not_known(model):
     text = write_card(model).read_text()
     for words in (
-        "which of 2 species", "windows of 4 s at 22050 Hz, high-pass at 500 Hz", "343,801 trainable values",
+        "which of 2 species", "windows of 4 s at 22050 Hz, high-pass at 500 Hz", "343,801 parameters",
         "Not recorded: training started from a config", "| member-0.safetensors | 3 | 12 | abc-s3 |",
         "The test split has not been opened", "Not calibrated", "a_wren\\|x",
     ):  # fmt: skip
         assert words in text, words
     write(model, "record", {"seed": 3, "metrics": {"val/accuracy": 0.625, "val/loss": 1.25}})
-    assert "| seed 3 | 0.625 | – | – | – | – | – | 1.250 |" in write_card(model).read_text()
+    assert "| seed 3 | 1.250 | 0.625 | – | – | – | – | – | – |" in write_card(model).read_text()
 
 
 def test_the_card_counts_openings_and_warns_of_the_second(model):
     opening = {"number": 1, "date": "2026-01-01", "command": "birdtune evaluate model"}
     write(model, "tests", {"openings": [opening]})
     assert "Opened 1 time:" in write_card(model).read_text()
-    assert "evaluation did not come to its end" in write_card(model).read_text()
+    assert "the evaluation was interrupted" in write_card(model).read_text()
     write(model, "tests", {"openings": [opening, {**opening, "number": 2}]})
     write(model, "evaluation", evaluation())
     text = write_card(model).read_text()

@@ -20,7 +20,7 @@ EVIL = "<script>alert(1)</script>"
 CELLS = [({"loss.name": name}, {0: value, 1: value + 0.01}) for name, value in
          (("ce", 0.2), (EVIL, 0.1), ("focal", 0.3))]  # fmt: skip
 
-# Put into the page: what went wrong is collected, and told to the page around it with what is seen.
+# Put into the page: faults are collected and sent to the page around it, with what the page holds.
 PROBE = """<script>
 const faults = [];
 console.error = (...words) => faults.push(words.join(" "));

@@ -63,11 +63,11 @@ def two_by_two(write_run, tmp_path_factory):
     return report(write_run(path / "run", cells, factors=FACTORS), path / "report")
 
 
-def test_json_has_schema_1_and_nothing_else(two_by_two):
+def test_json_has_schema_2_and_nothing_else(two_by_two):
     study, _, out = two_by_two
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    assert json.loads(text) == {"schema": 1, "studies": [study], "confirmed": [], "earlier_work": None}
+    assert json.loads(text) == {"schema": 2, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "importance",
                           "resources", "best", "gates", "decision", "by_recording", "confusions",
@@ -122,7 +122,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "comparisons", "effects", "progression", "resources", "trials")
+        for name in ("cells", "failures", "comparisons", "effects", "progression", "resources", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables
@@ -140,7 +140,7 @@ def test_one_seed_has_null_intervals_and_the_page_says_why(written):
     assert (score["mean"], score["low"], score["high"]) == (0.1, None, None)
     comparison = study["comparisons"][0]
     assert comparison["diff"] == pytest.approx(0.1) and comparison["p"] is None and comparison["g"] is None
-    assert "none: one seed" in page.text and "no way to tell it from chance" in page.text
+    assert "none: one seed" in page.text and "so its uncertainty is unknown" in page.text
 
 
 def test_unequal_epochs_are_marked_and_not_compared(written):
@@ -160,7 +160,7 @@ def test_study_where_nothing_completed_still_has_a_report(written):
 def test_study_that_has_not_started_still_has_a_report(written):
     study, page, _ = written([(CE, {0: "missing"}), (FOCAL, {0: "missing"})])
     assert [cell["n"] for cell in study["cells"]] == [0, 0]
-    assert "2 trials planned and never started" in page.text
+    assert "2 trials planned and not started" in page.text
 
 
 PARTS = {name: ["off", "on"] for name in ("mixup", "noise", "shift", "stretch", "pitch")}
@@ -192,7 +192,7 @@ def test_a_fraction_prints_its_resolution_and_aliases_and_what_each_effect_may_a
         for note in study["design"]["notes"]:
             assert note in text
         assert "resolution III" in text and "A = -BE" in text
-        assert re.search(r"Main effects that are more than the seeds explain: mixup \+0\.0[45]\d\d", text)
+        assert re.search(r"Significant main effects \(Holm\): mixup \+0\.0[45]\d\d", text)
         assert "it is aliased with" in text
     assert re.search(r"\| A mixup \| off → on \| \+0\.0[45].*\| -BE \|", markdown)
     csv = (out / "tables" / "effects-capacity.csv").read_text().splitlines()
@@ -229,7 +229,7 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
     ]
     assert study["rank_correlations"][0]["rho"] == pytest.approx(1)
     assert "optim.lr from 0.0001 to 0.01, evenly in the logarithm; dropout from 0 to 0.8" in page.text
-    assert "As a screen: val/f1_macro goes with optim.lr +1.00" in page.text
+    assert "Screening: val/f1_macro correlates with optim.lr +1.00" in page.text
     assert "compared with the baseline" not in page.text and "− baseline" not in page.text
     figures = {p.stem for p in (out / "figures").glob("*.png")}
     assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout", "capacity-resources"}
@@ -237,7 +237,7 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
     assert "Screening: rank correlations" in (out / "report.md").read_text()
 
 
-def test_cells_that_are_one_config_are_told(make_run, tmp_path):
+def test_cells_that_are_one_config_are_named(make_run, tmp_path):
     path = make_run([({"p": 0, "alpha": 1}, {0: 0.1}), ({"p": 0, "alpha": 2}, {0: "missing"})])
     file = path / "studies" / "capacity.json"
     study = json.loads(file.read_text())
@@ -274,7 +274,7 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert page.tags.count("svg") == 4
 
 
-def test_a_search_tells_which_parameter_mattered_at_one_epoch(written):
+def test_a_search_names_its_most_important_parameter_at_one_epoch(written):
     rng = np.random.default_rng(0)
     space = {"optim.lr": {"low": 1e-5, "high": 1e-1, "log": True}, "model.dropout": {"low": 0.0, "high": 0.8}}
     cells = [
@@ -286,7 +286,9 @@ def test_a_search_tells_which_parameter_mattered_at_one_epoch(written):
     assert study["importance"][0]["epoch"] == 4 and study["importance"][0]["n_trials"] == 40
     for text in (page.text, (out / "report.md").read_text()):
         assert "Importance of parameters" in text and "All trials are compared at epoch 4" in text
-        assert "2 parameters mattered most for val/f1" in text or "optim.lr mattered most for val/f1" in text
+        assert "Most important of 2 parameters for val/f1_macro at epoch 4: optim.lr" in text.replace(
+            "\\", ""
+        )
     assert (out / "figures" / "capacity-importance.svg").is_file()
     assert (out / "tables" / "importance-capacity.tex").is_file()
 
@@ -345,7 +347,7 @@ def of_split(split, value):
     return {"status": "completed", "metrics": {"val/f1_macro": value}, "config": {"data": {"split": split}}}
 
 
-def test_leakage_is_said_before_any_score(written):
+def test_leakage_stands_before_any_score(written):
     data = {"notes": ["2 recordings name no site", LEAK], "scored": "clips", "n_val": 10}
     study, page, out = written([(CE, {0: 0.9, 1: 0.8})], data=data)
     markdown = (out / "report.md").read_text()
@@ -389,15 +391,15 @@ def test_where_every_split_leaks_the_best_says_so(written):
 
 
 def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(written):
-    """The best cell varies too much to tell; another differs little, and surely."""
+    """The best cell varies too much for a result; another differs little and varies less."""
     base = {0: 0.100, 1: 0.110, 2: 0.090}
     wide, sure = {0: 0.20, 1: 0.13, 2: 0.24}, {seed: v + 0.02 + 0.0001 * seed for seed, v in base.items()}
     cells = [({"loss.name": n}, ends) for n, ends in (("ce", base), ("wide", wide), ("sure", sure))]
     study, page, _ = written(cells, factors={"loss.name": ["ce", "wide", "sure"]})
     (by_wide, by_sure) = (row["p_holm"] for row in study["comparisons"])
     assert by_sure < 0.05 < by_wide
-    assert "wide with val/f1_macro" in page.text and "not distinguishable" in page.text
-    assert "Other differences to the baseline that are more than the seeds explain: sure +0.0201" in page.text
+    assert "wide with val/f1_macro" in page.text and "which may be chance" in page.text
+    assert "Other significant differences from the baseline (Holm): sure +0.0201" in page.text
 
 
 @pytest.mark.parametrize("n_cells", [20, 21])

@@ -54,9 +54,9 @@ def test_pruned_trial_is_never_chosen(make_run):
 @pytest.mark.parametrize(
     ("second", "expected"),
     [
-        ({0: 0.3, 1: 0.5}, "Not sure: its 95 % interval overlaps"),
-        ({0: 0.01, 1: 0.0101}, "Fairly sure"),
-        ({0: "failed", 1: "failed"}, "Nothing was compared"),
+        ({0: 0.3, 1: 0.5}, "Uncertain: its 95 % interval overlaps"),
+        ({0: 0.01, 1: 0.0101}, "Fairly certain"),
+        ({0: "failed", 1: "failed"}, "Not compared"),
     ],
 )
 def test_how_sure_follows_from_the_intervals(make_run, second, expected):
@@ -66,7 +66,7 @@ def test_how_sure_follows_from_the_intervals(make_run, second, expected):
 
 def test_one_seed_is_never_sure(make_run):
     best = choose(load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])]))
-    assert best["how_sure"].startswith("Not sure: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one seed")
 
 
 THREE = [
@@ -127,15 +127,15 @@ def test_two_cells_far_apart_are_as_sure_as_the_paired_t_test_says():
 def test_the_probability_is_right_as_often_as_it_says(spread, n_cells):
     """Simulated studies whose true means are spread little and much against the noise of a mean, 0.012."""
     rng = np.random.default_rng(3)
-    said, right = [], []
+    claimed, right = [], []
     for _ in range(100):
         truth = rng.normal(0.2, spread, n_cells) + rng.normal(0, 1e-9, n_cells)
         values = truth[:, None] + rng.normal(0, 0.05, 3) + rng.normal(0, 0.02, (n_cells, 3))
         chances = probabilities_of_best([dict(enumerate(map(float, cell))) for cell in values], "maximize")
         leader = int(np.argmax(values.mean(axis=1)))
-        said.append(chances[leader])
+        claimed.append(chances[leader])
         right.append(leader == truth.argmax())
-    assert np.mean(said) == pytest.approx(np.mean(right), abs=0.12)
+    assert np.mean(claimed) == pytest.approx(np.mean(right), abs=0.12)
 
 
 def test_what_cannot_tell_chance_from_merit_has_no_probability(make_run):
@@ -185,9 +185,9 @@ def test_studies_that_cannot_be_compared_do_not_compete(make_run, change):
 def test_a_cell_with_one_finite_value_is_never_sure(make_run):
     half = {"status": "completed", "metrics": {"val/f1_macro": float("nan")}}
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: half, 1: half})])]))
-    assert best["how_sure"].startswith("Nothing was compared")
+    assert best["how_sure"].startswith("Not compared")
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: half})], folder="both")]))
-    assert best["how_sure"].startswith("Not sure: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one seed")
     assert best["n"] == 1
 
 

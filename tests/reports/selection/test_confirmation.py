@@ -113,7 +113,7 @@ def test_the_report_of_the_run_shows_what_was_confirmed(searched, raced, tmp_pat
         text = html.unescape((out / name).read_text())
         assert "Chosen on fresh seeds" in text
         assert "lr=0.0003 with val/f1_macro 0.3200" in text
-        assert "Before, with one seed of capacity, it had 0.3000." in text
+        assert "In capacity, with 1 seed, it had 0.3000." in text
         assert "lr=0.0003 (chosen)" in text
     rows = (out / "tables" / "confirmed-capacity.csv").read_text().splitlines()
     assert rows[1].startswith("lr=0.0003 (chosen),0.3200,") and len(rows) == 5

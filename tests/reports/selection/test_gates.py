@@ -25,19 +25,19 @@ def scores(f1, loss, seed_step=0.01):
 
 
 @pytest.fixture
-def judged(make_run):
-    """Return a function that judges gates on a run of the given cells: decision, and rows by criterion."""
+def results_of(make_run):
+    """Return a function that gives the decision on a run of the given cells, and its gates by criterion."""
 
-    def judge(cells, *gates, **changes):
+    def verdict_of(cells, *gates, **changes):
         (verdict,) = verdicts(load([make_run(cells, gates=list(gates), **changes)]))
         return verdict["decision"], {row["criterion"]: row for row in verdict["gates"]}
 
-    return judge
+    return verdict_of
 
 
-def test_the_best_cells_mean_over_seeds_is_what_counts(judged):
+def test_the_best_cells_mean_over_seeds_is_what_counts(results_of):
     cells = [(SMALL, scores(0.1, 2.0)), (BIG, scores(0.3, 1.5))]
-    decision, rows = judged(cells, gate(stretch=0.31), gate("val/loss", 1.6, stretch=1.5))
+    decision, rows = results_of(cells, gate(stretch=0.31), gate("val/loss", 1.6, stretch=1.5))
     assert decision == "GO"
     f1, loss = rows["val/f1_macro >= 0.2"], rows["val/loss <= 1.6"]
     assert (f1["status"], f1["n"], f1["is_stretch_reached"]) == ("PASS", 3, False)
@@ -50,54 +50,56 @@ def test_the_best_cells_mean_over_seeds_is_what_counts(judged):
     ("investigate", "decision", "is_close"),
     [(None, "NO-GO", False), (0.25, "INVESTIGATE", True), (0.35, "NO-GO", False)],
 )
-def test_short_of_the_target_is_a_no_unless_it_is_close(judged, investigate, decision, is_close):
-    told, rows = judged([(SMALL, scores(0.3, 1.5))], gate(target=0.4, investigate=investigate))
+def test_short_of_the_target_is_a_no_unless_it_is_close(results_of, investigate, decision, is_close):
+    decided, rows = results_of([(SMALL, scores(0.3, 1.5))], gate(target=0.4, investigate=investigate))
     row = rows["val/f1_macro >= 0.4"]
-    assert (told, row["status"], row["is_close"]) == (decision, "FAIL", is_close)
+    assert (decided, row["status"], row["is_close"]) == (decision, "FAIL", is_close)
 
 
-def test_at_the_target_passes_and_one_failure_outweighs_what_passes(judged):
+def test_at_the_target_passes_and_one_failure_outweighs_what_passes(results_of):
     cells = [(SMALL, scores(0.25, 1.5, seed_step=0.0))]
-    assert judged(cells, gate(target=0.25))[0] == "GO"
+    assert results_of(cells, gate(target=0.25))[0] == "GO"
 
 
-def test_one_gate_that_fails_outweighs_those_that_pass(judged):
-    decision, rows = judged([(SMALL, scores(0.3, 1.5))], gate(), gate("val/loss", 1.0))
+def test_one_gate_that_fails_outweighs_those_that_pass(results_of):
+    decision, rows = results_of([(SMALL, scores(0.3, 1.5))], gate(), gate("val/loss", 1.0))
     assert [row["status"] for row in rows.values()] == ["PASS", "FAIL"]
     assert decision == "NO-GO"
 
 
-def test_what_is_not_known_yet_is_no_failure(judged):
+def test_what_is_not_known_yet_is_no_failure(results_of):
     unfinished = scores(0.1, 2.0) | {2: "missing"}
-    decision, rows = judged([(SMALL, unfinished), (BIG, scores(0.15, 2.0))], gate(), gate("val/f1_rare", 0.1))
+    decision, rows = results_of(
+        [(SMALL, unfinished), (BIG, scores(0.15, 2.0))], gate(), gate("val/f1_rare", 0.1)
+    )
     short, unmeasured = rows.values()
     assert decision == "INVESTIGATE"
     assert (short["status"], short["note"]) == ("UNKNOWN", "not reached, and one trial is missing")
     assert (unmeasured["status"], unmeasured["value"]) == ("UNKNOWN", None)
-    decision, rows = judged([(SMALL, {0: "failed"})], gate(), folder="failed")
-    assert (decision, rows["val/f1_macro >= 0.2"]["note"]) == ("INVESTIGATE", "no cell is chosen yet")
+    decision, rows = results_of([(SMALL, {0: "failed"})], gate(), folder="failed")
+    assert (decision, rows["val/f1_macro >= 0.2"]["note"]) == ("INVESTIGATE", "no best cell yet")
 
 
-def test_a_search_that_goes_on_may_still_reach_it(judged):
+def test_a_search_that_goes_on_may_still_reach_it(results_of):
     cells = [({"optim.lr": 0.1}, {0: 0.1}), ({"optim.lr": 0.2}, {0: "pruned"})]
-    asked = {"kind": "search", "scheduler": "asha"}
-    assert judged(cells, gate(), n_trials=3, **asked)[0] == "INVESTIGATE"
-    assert judged(cells, gate(), n_trials=2, folder="ended", **asked)[0] == "NO-GO"
+    search = {"kind": "search", "scheduler": "asha"}
+    assert results_of(cells, gate(), n_trials=3, **search)[0] == "INVESTIGATE"
+    assert results_of(cells, gate(), n_trials=2, folder="ended", **search)[0] == "NO-GO"
 
 
-def test_a_leaking_split_passes_no_gate(judged):
+def test_a_leaking_split_passes_no_gate(results_of):
     leaky = {"data.split": "random-windows"}
-    decision, rows = judged([(leaky, scores(0.9, 0.1))], gate())
+    decision, rows = results_of([(leaky, scores(0.9, 0.1))], gate())
     row = rows["val/f1_macro >= 0.2"]
     assert (decision, row["status"]) == ("INVESTIGATE", "UNKNOWN")
     assert "leaks" in row["note"]
 
 
-def test_what_chance_may_have_decided_is_said(judged):
-    _, rows = judged([(SMALL, {0: 0.3})], gate())
-    assert rows["val/f1_macro >= 0.2"]["note"] == "one seed: chance may have decided it"
-    _, rows = judged([(SMALL, scores(0.21, 1.5, seed_step=0.05))], gate(), folder="wide")
-    assert rows["val/f1_macro >= 0.2"]["note"].startswith("the target is inside the interval")
+def test_results_that_may_be_chance_are_marked(results_of):
+    _, rows = results_of([(SMALL, {0: 0.3})], gate())
+    assert rows["val/f1_macro >= 0.2"]["note"] == "one seed: it may be chance"
+    _, rows = results_of([(SMALL, scores(0.21, 1.5, seed_step=0.05))], gate(), folder="wide")
+    assert rows["val/f1_macro >= 0.2"]["note"].startswith("the target lies within the interval")
 
 
 def test_the_report_shows_gates_and_the_decision(make_run, tmp_path):

@@ -196,5 +196,5 @@ def test_a_trial_under_smaller_micro_batches_than_asked_is_counted_and_no_part_o
     assert (row["n_shared"], row["diff"]) == (2, pytest.approx(0.2))
     shown = cell_table(frame, study, None)
     assert shown["out of memory: other training"].tolist() == ["1", "0"]
-    (said,) = (s for s in caveats(study, frame, trials) if "ran out of GPU memory" in s)
-    assert said.startswith("1 trial ran")
+    (text,) = (s for s in caveats(study, frame, trials) if "ran out of GPU memory" in s)
+    assert text.startswith("1 trial ran")

@@ -158,7 +158,7 @@ def test_sign_flip_claims_no_more_than_its_level_whatever_the_distribution():
     assert 0.03 < false_alarms < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)  # exact: 12 of 256
 
 
-def test_sign_flip_stands_beside_the_t_test(make_run):
+def test_sign_flip_and_the_t_test_are_both_given(make_run):
     row = compared(make_run([(CE, {0: 0.1, 1: 0.2, 2: 0.3}), (FOCAL, {0: 0.2, 1: 0.31, 2: 0.42})])).iloc[0]
     assert row["p"] < 0.01 and row["p_sign_flip"] == 0.25
     same = compared(make_run([(CE, {0: 0.1, 1: 0.2}), (FOCAL, {0: 0.2, 1: 0.3})], folder="same")).iloc[0]

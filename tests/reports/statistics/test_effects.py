@@ -80,7 +80,7 @@ def test_an_effect_goes_from_the_baseline_to_the_other_level(make_run):
 
 
 def test_an_aliased_interaction_adds_to_a_main_effect_with_the_stated_sign(make_run):
-    """A and B interact; in resolution III some factor cannot be told from that, and its row says so."""
+    """A and B interact; in resolution III some factor is aliased with that, and its row names it."""
     factors = {f"f{i}": ("off", "on") for i in range(5)}
     main = dict.fromkeys(factors, 0.0) | {"f0": 0.1}
     design = FractionalFactorial("III")
@@ -162,7 +162,7 @@ def test_a_two_level_design_that_is_not_balanced_has_no_main_effects(make_run):
 
 
 def test_false_alarms_over_all_main_effects_are_as_rare_as_stated():
-    """Holm over seven factors without effect, at 5 %: some factor is told in one study of twenty at most."""
+    """Holm over seven factors without effect: at most 5 % of studies have a significant one."""
     rng = np.random.default_rng(5)
     signs = np.array(list(product((-1, 1), repeat=3)))
     signs = np.column_stack([signs[:, s].prod(axis=1) for n in (1, 2, 3) for s in combinations(range(3), n)])

@@ -41,7 +41,7 @@ def search(make_run, configs, **changes):
     return of_run(make_run([(choices, {0: value}) for choices, value in configs], **changes))
 
 
-def test_the_parameter_that_decides_is_told_from_those_that_do_nothing(make_run):
+def test_the_parameter_that_decides_is_more_important_than_those_that_do_nothing(make_run):
     frame = search(make_run, sampled(80))
     assert list(frame.columns) == list(COLUMNS)
     assert frame["parameter"].iloc[0] == "optim.lr" and frame["importance"].iloc[0] > 0.7
@@ -100,7 +100,7 @@ def test_a_parameter_that_only_lets_trials_live_long_is_not_important():
     assert frame.loc["optim.lr", "importance"] > 0.7 and frame.loc["model.dropout", "importance"] < 0.2
     mixed = epochs.groupby("trial_id")["val/f1_macro"].max().reset_index().assign(epoch=1)
     of_mixed = importances(pd.DataFrame(trials), mixed, study).set_index("parameter")["importance"]
-    assert of_mixed["model.dropout"] > 0.4, "what reading each trial at its end would have said"
+    assert of_mixed["model.dropout"] > 0.4, "the importance from each trial's last epoch"
 
 
 def test_of_few_trials_nothing_is_said_and_the_note_says_why(make_run):
@@ -127,8 +127,8 @@ def test_a_parameter_of_few_trials_or_one_value_or_no_range_is_left_out_with_a_n
     frame = search(make_run, configs, space=space).set_index("parameter")
     notes = dict(frame.loc[frame["importance"].isna(), "note"])
     assert notes == {
-        "optim.weight_decay": "it took one value",
-        "model.width": "the study's file does not say the range of its values",
+        "optim.weight_decay": "it has one value only",
+        "model.width": "the study's file lacks the range of its values",
         "loss.gamma": "fewer than 10 of these trials have it",
     }
     assert frame.loc["class_balance", "n"] == 20, "computed, no number: its choices are those taken"
@@ -168,15 +168,14 @@ def test_an_ablation_has_none(make_run):
     assert of_run(make_run([({"loss.name": "ce"}, {0: 0.1})])).empty
 
 
-def test_the_sentence_names_the_first_only_where_no_other_reaches_it():
+def test_the_sentence_has_the_first_above_all_others_only_where_no_interval_overlaps():
     rows = [("a", 0.7, 0.5, 0.9), ("b", 0.2, 0.1, 0.4), ("c", 0.1, 0.0, 0.2)]
     frame = pd.DataFrame(rows, columns=["parameter", "importance", "low", "high"])
     frame = frame.assign(metric="val/f1_macro", epoch=3.0)
-    assert sentences.importances(frame) == (
-        "Of 3 parameters a mattered most for val/f1_macro at epoch 3: importance 0.70 (0.50 to 0.90 over "
+    assert sentences.importance(frame) == (
+        "Most important of 3 parameters for val/f1_macro at epoch 3: a, importance 0.70 (0.50 to 0.90 over "
         "resamples), above all others."
     )
     frame.loc[1, "high"] = 0.6
-    assert "is not sure: a comes first" in sentences.importances(frame)
-    assert "the intervals of 1 of 2 others reach" in sentences.importances(frame)
-    assert sentences.importances(frame.assign(importance=math.nan)) == ""
+    assert "but the intervals of 1 of 2 others overlap its own" in sentences.importance(frame)
+    assert sentences.importance(frame.assign(importance=math.nan)) == ""

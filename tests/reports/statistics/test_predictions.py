@@ -12,15 +12,15 @@ from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import Validation
 from reports import load, write_report
 from reports.statistics import aggregate, predictions
-from reports.statistics.predictions import OVERALL, Told
+from reports.statistics.predictions import OVERALL, Predictions
 
 SPECIES = ["wren", "owl", "kite", "tern"]
 STRATA = {"rare": ["owl", "tern"], "medium": [], "common": ["wren", "kite"]}
 
 
-def told(truth, *predicted, recording=None):
+def predicted_by(truth, *predicted, recording=None):
     recording = np.arange(len(truth)) if recording is None else np.array(recording)
-    return Told(SPECIES, np.array(truth), recording, np.array(predicted))
+    return Predictions(SPECIES, np.array(truth), recording, np.array(predicted))
 
 
 def drawn(rng, n, accuracy):
@@ -38,7 +38,7 @@ def test_f1_is_that_of_scikit_learn_as_a_mean_over_trials():
     rng = np.random.default_rng(0)
     truth, one = drawn(rng, 60, 0.7)
     two = np.where(rng.random(60) < 0.5, truth, 3)  # a species that is in no truth
-    found = by_name(predictions.f1_intervals(told(truth, one, two), STRATA))
+    found = by_name(predictions.f1_intervals(predicted_by(truth, one, two), STRATA))
     macro = np.mean([f1_score(truth, p, average="macro") for p in (one, two)])
     assert found.loc[OVERALL, "f1"] == pytest.approx(macro)
     single = [f1_score(truth, p, labels=[0, 1, 2], average=None) for p in (one, two)]
@@ -56,7 +56,9 @@ def test_the_interval_covers_the_f1_of_the_population():
     n_covered = 0
     for _ in range(200):
         truth, predicted = drawn(rng, 120, 0.7)
-        row = by_name(predictions.f1_intervals(told(truth, predicted), STRATA, n_resamples=400)).loc["wren"]
+        row = by_name(predictions.f1_intervals(predicted_by(truth, predicted), STRATA, n_resamples=400)).loc[
+            "wren"
+        ]
         n_covered += row["low"] <= true_f1 <= row["high"]
     assert 0.90 <= n_covered / 200 <= 0.99  # two standard errors of 200 studies are 3 points
 
@@ -69,7 +71,9 @@ def test_the_interval_of_an_average_over_species_covers_that_of_the_population()
     for _ in range(150):
         wrong = (truth + rng.integers(1, n_species, len(truth))) % n_species
         predicted = np.where(rng.random(len(truth)) < right, truth, wrong)
-        split = Told([f"s{i}" for i in range(n_species)], truth, np.arange(len(truth)), predicted[None])
+        split = Predictions(
+            [f"s{i}" for i in range(n_species)], truth, np.arange(len(truth)), predicted[None]
+        )
         row = by_name(predictions.f1_intervals(split, {}, n_resamples=200)).loc[OVERALL]
         n_covered += row["low"] <= right <= row["high"]  # the F1 of each, since wrong guesses spread evenly
     assert 0.90 <= n_covered / 150 <= 0.99
@@ -79,16 +83,16 @@ def test_recordings_of_one_recording_id_are_no_independent_samples():
     rng = np.random.default_rng(2)
     truth, predicted = drawn(rng, 40, 0.7)
     copies = np.tile(truth, 5), np.tile(predicted, 5)
-    together = told(*copies, recording=np.tile(np.arange(40), 5))
-    alone = by_name(predictions.f1_intervals(told(truth, predicted), STRATA)).loc[OVERALL]
+    together = predicted_by(*copies, recording=np.tile(np.arange(40), 5))
+    alone = by_name(predictions.f1_intervals(predicted_by(truth, predicted), STRATA)).loc[OVERALL]
     grouped = by_name(predictions.f1_intervals(together, STRATA)).loc[OVERALL]
-    pretended = by_name(predictions.f1_intervals(told(*copies), STRATA)).loc[OVERALL]
+    pretended = by_name(predictions.f1_intervals(predicted_by(*copies), STRATA)).loc[OVERALL]
     assert (grouped["low"], grouped["high"]) == pytest.approx((alone["low"], alone["high"]))
     assert pretended["high"] - pretended["low"] < 0.7 * (grouped["high"] - grouped["low"])
 
 
 def test_a_species_with_one_recording_has_no_interval():
-    found = by_name(predictions.f1_intervals(told([0, 0, 1], [0, 0, 1]), STRATA))
+    found = by_name(predictions.f1_intervals(predicted_by([0, 0, 1], [0, 0, 1]), STRATA))
     assert found.loc["owl", "f1"] == 1
     assert np.isnan(found.loc["owl", ["low", "high"]].astype(float)).all()
 
@@ -96,7 +100,7 @@ def test_a_species_with_one_recording_has_no_interval():
 def test_confusions_are_the_off_diagonal_of_the_matrix_worst_first():
     rng = np.random.default_rng(3)
     truth, predicted = drawn(rng, 80, 0.5)
-    one = told(truth, predicted)
+    one = predicted_by(truth, predicted)
     matrix = confusion_matrix(truth, predicted, labels=range(4))
     assert predictions.confusion_matrix(one).tolist() == matrix.tolist()
     pairs = predictions.confusions(one, n=100)
@@ -105,7 +109,7 @@ def test_confusions_are_the_off_diagonal_of_the_matrix_worst_first():
     first = pairs.iloc[0]
     assert first["count"] == matrix[SPECIES.index(first["truth"]), SPECIES.index(first["predicted"])]
     assert first["share"] == first["count"] / (truth == SPECIES.index(first["truth"])).sum()
-    perfect = told([0, 1], [0, 1])
+    perfect = predicted_by([0, 1], [0, 1])
     assert predictions.confusions(perfect).empty
 
 
@@ -137,7 +141,7 @@ def test_the_report_shows_the_long_tail_and_the_confusions(run, tmp_path):
         "truth": "owl", "predicted": "wren", "n_val": 2, "count": 1.0, "share": 0.5,
     }  # fmt: skip
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "The long tail, over recordings" in page and "What is taken for what" in page
+    assert "F1 over recordings" in page and "Most frequent confusions of focal (best)" in page
     for name in ("long-tail", "confusions"):
         assert (tmp_path / "report" / "figures" / f"capacity-{name}.png").stat().st_size > 5000
     assert (tmp_path / "report" / "tables" / "confusions-capacity.csv").exists()
@@ -148,7 +152,7 @@ def test_a_run_without_predictions_has_a_report_without_them(run, tmp_path):
         file.unlink()
     content = write_report(run, tmp_path / "report")["studies"][0]
     assert content["by_recording"] == content["confusions"] == []
-    assert "long tail, over" not in (tmp_path / "report" / "report.html").read_text()
+    assert "F1 over recordings" not in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_predictions_that_do_not_fit_the_split_are_refused(run):
@@ -158,4 +162,4 @@ def test_predictions_that_do_not_fit_the_split_are_refused(run):
     cells = aggregate.cells(runs.trials, runs.studies[0])
     mine = cells[[file.stem in ids for ids in cells["trial_ids"]]].iloc[0]
     with pytest.raises(RunFolderError, match="of 1 recordings, the validation split of split s1 holds 6"):
-        predictions.told_by(runs.trials, mine)
+        predictions.predictions_of(runs.trials, mine)

@@ -51,7 +51,7 @@ def test_arms_of_a_search_are_how_its_trials_ended_or_what_they_compete_within(m
     assert by_model["lost_hours"].to_dict() == pytest.approx({"a": 0.1, "b": 0.1})
 
 
-def test_a_trial_without_a_record_took_what_its_epochs_took(make_run):
+def test_a_trial_without_a_record_used_the_time_of_its_epochs(make_run):
     (arm,) = arms_of(make_run([(CE, {0: "running"})])).to_dict("records")
     assert arm["epochs"] == 2 and arm["hours"] == pytest.approx(2 * 1.5 / 3600)
 
@@ -64,7 +64,7 @@ def test_the_figure_shows_gpu_hours_and_without_a_gpu_cpu_hours(make_run):
         assert [ax.get_xlabel() for ax in figure.axes] == ["epochs", "trial hours", title]
 
 
-def test_the_run_is_set_against_its_budget(make_run):
+def test_usage_of_the_run_is_compared_with_its_budget(make_run):
     request = {"budget": {"hours": None, "gpu_hours": 2.0, "until": None}}
     path = make_run([(CE, {0: 0.1, 1: 0.2})], request=request)
     runs = load([path])
@@ -72,11 +72,11 @@ def test_the_run_is_set_against_its_budget(make_run):
     runs.usage[str(path)].hours = 1.25
     costs = against_budget(runs, runs.studies[0])
     assert costs["budget_gpu_hours"] == 2.0 and costs["budget_hours"] is None
-    assert sentences.budget(costs) == (
-        "All studies of the run folder together took 1.25 hours of wall time, 0.5 of 2 GPU-hours (25% of the "
+    assert sentences.usage(costs) == (
+        "All studies of the run folder together used 1.25 hours of wall time, 0.5 of 2 GPU-hours (25% of the "
         "budget)."
     )
-    assert sentences.budget({**costs, "budget_gpu_hours": None}).endswith("0.5 GPU-hours; no budget was set.")
+    assert sentences.usage({**costs, "budget_gpu_hours": None}).endswith("0.5 GPU-hours; no budget was set.")
 
 
 def test_the_last_row_of_the_table_is_the_sum(make_run):

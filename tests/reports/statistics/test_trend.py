@@ -262,30 +262,30 @@ def test_level_means_are_those_of_the_cells_with_their_t_intervals(make_run):
     assert set(means["metric"]) == {METRIC, RARE, "val/f1_common"}
 
 
-def test_sentence_says_fall_only_where_the_seeds_do_not_explain_it(make_run):
+def test_sentence_has_a_fall_only_where_it_is_significant(make_run):
     _, frame = analysed(make_run(of_gamma(slope=-0.02, networks=["small"]), factors=FACTORS))
     assert (frame["p_holm"] < 0.05).tolist() == [True, False, False, False], "the case that is meant"
-    told, untold = row_of(frame, "linear"), row_of(frame, "linear", metric=RARE)
+    fall, flat = row_of(frame, "linear"), row_of(frame, "linear", metric=RARE)
     text = sentence(frame)
-    assert text.startswith("Along a straight line over loss.gamma, from 0 to 5: ")
-    assert f"{METRIC} with small falls by {abs(told['diff']):.4f} (−0.1" in text
-    assert untold["low"] < 0 < untold["high"]
-    assert "not distinguishable from the spread of the seeds: val/f1_rare with small " in text
+    assert text.startswith("Linear trend over loss.gamma from 0 to 5: ")
+    assert f"{METRIC} with small falls by {abs(fall['diff']):.4f} (95 % interval −0.1" in text
+    assert flat["low"] < 0 < flat["high"]
+    assert "not significant: val/f1_rare with small " in text
     assert "In the middle" not in text
 
 
-def test_sentence_tells_a_bend_that_the_seeds_do_not_explain(make_run):
+def test_sentence_has_a_significant_bend(make_run):
     _, frame = analysed(make_run(of_gamma(bend=-0.02, networks=["small"]), factors=FACTORS))
-    assert "In the middle of that range it leaves the straight line" in sentence(frame)
+    assert "In the middle of that range the curve departs from the straight line" in sentence(frame)
     assert f"{METRIC} with small by +0.1" in sentence(frame)
 
 
-def test_of_many_trends_that_are_not_told_only_the_number_is_given(make_run):
+def test_of_many_trends_that_are_not_significant_only_the_number_is_given(make_run):
     networks = [f"n{i}" for i in range(5)]
     _, frame = analysed(
         make_run(of_gamma(networks=networks), factors={"loss.gamma": GAMMAS, "model.name": networks})
     )
-    assert sentence(frame).endswith("the spread of the seeds: 10 of 10 trends.")
+    assert sentence(frame).endswith("not significant: 10 of 10 trends.")
 
 
 def test_names_are_spread_no_more_than_they_must_be():
@@ -355,7 +355,7 @@ def test_gamma_like_study_has_trends_in_table_figure_sentence_and_json(make_run,
         assert all((tmp_path / "out" / "tables" / f"{name}-gamma.{kind}").is_file()
                    for kind in ("csv", "md", "tex"))  # fmt: skip
     for content in (page, text):
-        assert "Along a straight line over loss.gamma, from 0 to 5" in content and "Trends</h3>" in page
+        assert "Linear trend over loss.gamma from 0 to 5" in content and "Trends</h3>" in page
         assert "p (sign flip)" in content and "0.25 with 3" in content
     assert "figures/gamma-trend.png" in text
     _, frame = analysed(run)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from birdnet_core.errors import RunFolderError
-from reports.earlier.readers import read_imports
+from reports.earlier.histories import read
 
 
 def history(val, train=None, **changes):
@@ -36,7 +36,7 @@ def the_fault(imports, file):
 
 
 def test_a_history_is_an_experiment_named_by_its_file(folder):
-    found = read_imports(folder(phase0_ce_history=history([10.0, 30.0, 20.0])))
+    found = read(folder(phase0_ce_history=history([10.0, 30.0, 20.0])))
     row = found.experiments.iloc[0]
     assert (row["experiment"], row["file"], row["stored_as"]) == (
         "phase0_ce",
@@ -51,30 +51,28 @@ def test_a_history_is_an_experiment_named_by_its_file(folder):
 
 def test_fractions_and_percents_give_the_same_numbers(tmp_path):
     shares = [0.004, 0.5, 0.393501]
-    read = []
+    curves = []
     for unit, factor in (("fractions", 1), ("percents", 100)):
         (tmp_path / unit).mkdir()
         content = history([s * factor for s in shares], train=[s * factor for s in shares])
         (tmp_path / unit / "a_history.json").write_text(json.dumps(content))
-        found = read_imports(tmp_path / unit)
+        found = read(tmp_path / unit)
         assert found.experiments["stored_as"].tolist() == [unit]
-        read.append(found.epochs[["train/accuracy", "val/accuracy"]].to_numpy().ravel().tolist())
-    assert read[0] == pytest.approx([s for s in shares for _ in range(2)])
-    assert read[1] == pytest.approx(read[0])
+        curves.append(found.epochs[["train/accuracy", "val/accuracy"]].to_numpy().ravel().tolist())
+    assert curves[0] == pytest.approx([s for s in shares for _ in range(2)])
+    assert curves[1] == pytest.approx(curves[0])
 
 
 def test_a_perfect_fraction_with_a_rounding_error_is_not_one_percent(folder):
-    found = read_imports(folder(a_history=history([0.5, 1.0000000002], train=[0.5, 1.0])))
+    found = read(folder(a_history=history([0.5, 1.0000000002], train=[0.5, 1.0])))
     assert found.experiments["stored_as"].tolist() == ["fractions"]
     assert found.epochs["val/accuracy"].tolist() == pytest.approx([0.5, 1.0])
 
 
 def test_a_history_that_may_be_of_either_unit_is_not_guessed(folder):
-    found = read_imports(
-        folder(a_history=history([40.0, 50.0]), b_history=history([0.5, 0.9], train=[0.5, 0.9]))
-    )
+    found = read(folder(a_history=history([40.0, 50.0]), b_history=history([0.5, 0.9], train=[0.5, 0.9])))
     assert found.experiments["experiment"].tolist() == ["a"]
-    assert "fractions, or percents of a run that learnt nothing?" in the_fault(found, "b_history")
+    assert "fractions, or percents of a run that failed?" in the_fault(found, "b_history")
 
 
 BAD = {
@@ -102,13 +100,13 @@ BAD = {
 
 @pytest.mark.parametrize(("content", "expected"), BAD.values(), ids=BAD.keys())
 def test_a_bad_history_is_a_fault_of_its_file_and_the_others_are_read(folder, content, expected):
-    found = read_imports(folder(bad_history=content, good_history=history([10.0, 20.0])))
+    found = read(folder(bad_history=content, good_history=history([10.0, 20.0])))
     assert expected in the_fault(found, "bad_history")
     assert found.experiments["experiment"].tolist() == ["good"]
 
 
 def test_every_fault_of_a_file_is_listed(folder):
-    found = read_imports(folder(a_history=history([10.0, 200.0, 300.0], train=[-1.0])))
+    found = read(folder(a_history=history([10.0, 200.0, 300.0], train=[-1.0])))
     faults = [f["fault"] for f in found.faults]
     assert len(faults) == 3
     assert "unequal lengths" in faults[0] and "train_acc -1.0" in faults[1]
@@ -118,27 +116,25 @@ def test_every_fault_of_a_file_is_listed(folder):
 def test_bytes_that_are_no_text_are_a_fault(folder):
     path = folder(good_history=history([10.0]))
     (path / "x_history.json").write_bytes(b"\xff\xfe\x00{")
-    assert "is no JSON" in the_fault(read_imports(path), "x_history")
+    assert "is no JSON" in the_fault(read(path), "x_history")
 
 
 def test_the_loss_of_a_run_that_diverged_is_a_number_that_is_absent(folder):
-    found = read_imports(
-        folder(a_history=history([10.0, 20.0], train_loss=[1.0, None], val_loss=[1, math.nan]))
-    )
+    found = read(folder(a_history=history([10.0, 20.0], train_loss=[1.0, None], val_loss=[1, math.nan])))
     assert found.faults == []
     assert math.isnan(found.epochs["train/loss"].iloc[1]) and math.isnan(found.epochs["val/loss"].iloc[1])
 
 
 def test_two_different_files_of_one_experiment_are_both_named_and_neither_is_chosen(folder):
-    found = read_imports(folder(a_b_history=history([10.0]), **{"A-B_history": history([20.0])}))
+    found = read(folder(a_b_history=history([10.0]), **{"A-B_history": history([20.0])}))
     assert found.experiments.empty
-    assert "second file of one experiment, beside A-B_history.json" in the_fault(found, "a_b_history")
-    assert "beside a_b_history.json" in the_fault(found, "A-B_history")
+    assert "names the same experiment as A-B_history.json and differs" in the_fault(found, "a_b_history")
+    assert "same experiment as a_b_history.json" in the_fault(found, "A-B_history")
 
 
 def test_of_equal_copies_one_is_read(folder):
     same = history([10.0, 20.0], train_loss=[1.0, math.nan])
-    found = read_imports(folder(a_history=same, a_copy_history=same))
+    found = read(folder(a_history=same, a_copy_history=same))
     assert found.experiments["experiment"].tolist() == ["a_copy"]
     assert the_fault(found, "a_history") == "is a copy of a_copy_history.json, which is read"
 
@@ -147,26 +143,26 @@ def test_what_is_no_result_is_named(folder):
     path = folder(a_history=history([10.0]), class_weights={"wren": 1.0})
     (path / "notes.txt").write_text("x")
     (path / "more").mkdir()
-    found = read_imports(path)
+    found = read(path)
     assert found.unread == ["class_weights.json", "more/", "notes.txt"] and found.faults == []
 
 
 def test_a_folder_without_earlier_work_is_an_error_that_says_what_it_holds(folder, tmp_path):
     with pytest.raises(RunFolderError, match="nowhere.*no such folder"):
-        read_imports(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     path = folder()
     with pytest.raises(RunFolderError, match="it is empty"):
-        read_imports(path)
+        read(path)
     (path / "notes.txt").write_text("x")
     with pytest.raises(RunFolderError, match="it holds notes.txt"):
-        read_imports(path)
+        read(path)
 
 
 # test results
 
 
 def test_results_belong_to_the_history_of_their_validation_accuracy(folder):
-    found = read_imports(
+    found = read(
         folder(
             base_history=history([10.0, 54.873646]),
             base_v1_history=history([10.0, 20.0]),
@@ -176,13 +172,12 @@ def test_results_belong_to_the_history_of_their_validation_accuracy(folder):
     assert found.loc["base", "test_files"] == ["base_v2_test_results.json"]
     assert found.loc["base", "test_accuracy"] == pytest.approx(0.545)
     assert (found.loc["base", "test_map"], found.loc["base", "n_params"]) == (0.4, 7)
-    assert found.loc["base", "test_stored_as"] == "accuracy in percents, the rest fractions"
     assert found.loc["base_v1", "test_files"] == [] and math.isnan(found.loc["base_v1", "test_accuracy"])
 
 
 def test_predictions_belong_to_the_history_whose_name_begins_like_theirs(folder):
     stored = {"accuracy": 75.0, "predictions": ["a", "b", "a", "a"], "labels": ["a", "b", "b", "a"]}
-    found = read_imports(
+    found = read(
         folder(
             phase0_audiocnn_ce_history=history([10.0]),
             phase0_audiovit_ce_history=history([20.0]),
@@ -190,21 +185,20 @@ def test_predictions_belong_to_the_history_whose_name_begins_like_theirs(folder)
         )
     )
     row = found.experiments.iloc[0]
-    assert (row["test_accuracy"], row["n_test"], row["test_stored_as"]) == (0.75, 4, "percents")
+    assert (row["test_accuracy"], row["n_test"]) == (0.75, 4)
     assert found.experiments["test_files"].iloc[1] == []
 
 
-def test_predictions_tell_the_unit_of_an_accuracy_below_one_percent(folder):
+def test_predictions_give_the_unit_of_an_accuracy_below_one_percent(folder):
     labels = [0] * 200
     stored = {"accuracy": 0.5, "predictions": [0] + [1] * 199, "labels": labels}
-    found = read_imports(folder(a_history=history([10.0]), a_test_predictions=stored))
+    found = read(folder(a_history=history([10.0]), a_test_predictions=stored))
     assert found.experiments["test_accuracy"].tolist() == [0.005]
-    assert found.experiments["test_stored_as"].tolist() == ["percents"]
 
 
 def test_predictions_without_a_stored_accuracy_give_it(folder):
     stored = {"predictions": [1, 2, 3, 4], "labels": [1, 0, 0, 0]}
-    found = read_imports(folder(a_history=history([10.0]), a_predictions=stored))
+    found = read(folder(a_history=history([10.0]), a_predictions=stored))
     assert found.experiments["test_accuracy"].tolist() == [0.25]
 
 
@@ -223,13 +217,13 @@ BAD_TESTS = {
 
 @pytest.mark.parametrize(("content", "expected"), BAD_TESTS.values(), ids=BAD_TESTS.keys())
 def test_bad_test_results_are_a_fault_and_their_experiment_is_still_read(folder, content, expected):
-    found = read_imports(folder(a_history=history([10.0]), a_test_results=content))
+    found = read(folder(a_history=history([10.0]), a_test_results=content))
     assert expected in the_fault(found, "a_test_results")
     assert math.isnan(found.experiments["test_accuracy"].iloc[0])
 
 
 def test_results_of_no_or_of_several_experiments_are_a_fault(folder):
-    found = read_imports(
+    found = read(
         folder(
             p1_a_history=history([10.0]),
             p1_b_history=history([20.0]),
@@ -242,16 +236,16 @@ def test_results_of_no_or_of_several_experiments_are_a_fault(folder):
 
 
 def test_two_test_results_of_one_experiment_that_differ_are_both_faults(folder):
-    found = read_imports(
+    found = read(
         folder(a_history=history([10.0]), a_results={"test_acc": 30.0}, a_test_results={"test_acc": 40.0})
     )
-    assert "as a_test_results.json does, and says another" in the_fault(found, "a_results")
-    assert "as a_results.json does, and says another" in the_fault(found, "a_test_results")
+    assert "as a_test_results.json does, with another" in the_fault(found, "a_results")
+    assert "as a_results.json does, with another" in the_fault(found, "a_test_results")
     assert math.isnan(found.experiments["test_accuracy"].iloc[0])
 
 
 def test_two_test_results_that_agree_complete_each_other(folder):
-    found = read_imports(
+    found = read(
         folder(
             a_history=history([10.0]),
             a_test_results={"test_acc": 50.0, "f1_macro": 0.3},

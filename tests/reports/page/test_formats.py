@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 
-from reports.page.tables import to_csv, to_latex, to_markdown
+from reports.page.formats import to_csv, to_latex, to_markdown
 
 
 def test_latex_prints_every_special_character_as_it_is():

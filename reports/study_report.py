@@ -1,0 +1,136 @@
+"""Everything that a report computes of one study, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from reports.runs import Runs
+from reports.selection import choice, gates
+from reports.statistics import aggregate, compare, effects, importance, resources, trend
+from reports.statistics.predictions import Predictions, confusions, f1_intervals, predictions_of
+from reports.statistics.progress import progression
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """The results of one study: the page, its tables and figures, and report.json read nothing else.
+
+    Args:
+        study: the content of the study's file, as `runs.Runs` holds it.
+        trials, epochs: its rows of `runs.Runs`.
+        cells: of `aggregate.cells`; of a search, best first, each named by the number of its trial.
+        best: the content of best.json; None where `no_best` is the reason.
+        comparisons, interaction: of `compare`. main_effects, rank_correlations: of `effects`.
+        trends, level_means: of `trend`. importance: of `importance.importances`.
+        resources: of `resources.by_arm`. usage: of `resources.against_budget`.
+        progression: of `progress.progression`. gate_results: of `gates.gate_results`.
+        predictions: of the best cell and the baseline, by the cell's name; empty where the run holds none.
+        by_recording: of `predictions.f1_intervals`, with the name of the `cell`.
+        confusions: of `predictions.confusions`, of the first of `predictions`.
+    """
+
+    study: dict[str, Any]
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    cells: pd.DataFrame
+    best: dict[str, Any] | None
+    no_best: str
+    comparisons: pd.DataFrame
+    interaction: dict[str, Any] | None
+    main_effects: pd.DataFrame
+    rank_correlations: pd.DataFrame
+    trends: pd.DataFrame
+    level_means: pd.DataFrame
+    importance: pd.DataFrame
+    resources: pd.DataFrame
+    usage: dict[str, float | None]
+    progression: pd.DataFrame
+    gate_results: pd.DataFrame
+    predictions: dict[str, Predictions]
+    by_recording: pd.DataFrame
+    confusions: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return str(self.study["name"])
+
+    @property
+    def metric(self) -> str:
+        return str(self.study["metric"])
+
+    @property
+    def kind(self) -> Literal["search", "screen", "comparison"]:
+        """Return ``screen`` for an ablation without a baseline, ``comparison`` for any other ablation."""
+        if self.study["kind"] == "search":
+            return "search"
+        return "screen" if aggregate.is_screen(self.study) else "comparison"
+
+    @property
+    def scored(self) -> str:
+        """Return what one score is of: ``recordings``, or ``clips`` where these were split at random."""
+        return str((self.study.get("data") or {}).get("scored", "recordings"))
+
+
+def study_report(runs: Runs, study: dict[str, Any]) -> StudyReport:
+    """Return the results of one of the studies of `runs`."""
+    trials, epochs = runs.trials_of(study), runs.epochs_of(study)
+    cells = aggregate.cells(trials, study)
+    best, no_best = choice.best_of(runs, study, cells)
+    if study["kind"] == "search":
+        cells = _ranked(cells, study)
+    predictions = _predictions(trials, cells, study, best)
+    strata = (study.get("data") or {}).get("strata") or {}
+    by_recording = [f1_intervals(each, strata).assign(cell=name) for name, each in predictions.items()]
+    return StudyReport(
+        study=study,
+        trials=trials,
+        epochs=epochs,
+        cells=cells,
+        best=best,
+        no_best=no_best,
+        comparisons=compare.to_baseline(cells, study),
+        interaction=compare.interaction(cells, study),
+        main_effects=effects.main_effects(cells, study),
+        rank_correlations=effects.rank_correlations(cells, study),
+        trends=trend.trends(cells, study),
+        level_means=trend.level_means(cells, study),
+        importance=importance.importances(trials, epochs, study),
+        resources=resources.by_arm(trials, epochs, study, cells),
+        usage=resources.against_budget(runs, study),
+        progression=progression(epochs, study, cells),
+        gate_results=gates.gate_results(cells, study, best),
+        predictions=predictions,
+        by_recording=pd.concat(by_recording, ignore_index=True) if by_recording else pd.DataFrame(),
+        confusions=confusions(next(iter(predictions.values()))) if predictions else pd.DataFrame(),
+    )
+
+
+def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return the configs of a search, best first, those without a value last, named by trial number."""
+    cells = cells.assign(label=[f"#{number:.0f}" for number in cells["number"]])
+    if study["metric"] in cells:
+        cells = cells.sort_values(
+            study["metric"], ascending=study["direction"] == "minimize", kind="stable", na_position="last"
+        )
+    return cells.reset_index(drop=True)
+
+
+def _predictions(
+    trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None
+) -> dict[str, Predictions]:
+    """Return the predictions of the best cell and of the baseline, where the run holds them."""
+    baseline = compare.baseline_of(cells, study)
+    roles: dict[str, list[str]] = {}
+    if best is not None:
+        roles.setdefault(best["config_id"], []).append("best")
+    if baseline is not None:
+        roles.setdefault(baseline["config_id"], []).append("baseline")
+    found = {}
+    for config_id, names in roles.items():
+        cell = cells[cells["config_id"] == config_id].iloc[0]
+        if predictions := predictions_of(trials, cell):
+            found[f"{cell['label']} ({', '.join(names)})"] = predictions
+    return found
