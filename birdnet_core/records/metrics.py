@@ -1,8 +1,9 @@
-"""The names of what a run reports, with the direction of each: metrics by epoch, test scores and costs."""
+"""Every metric, test score and cost that a run reports: its name, direction and definition."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from birdnet_core.errors import ConfigError, did_you_mean
@@ -38,35 +39,30 @@ TEST_METRICS: dict[str, tuple[Direction, str]] = {
     "test/auroc": ("maximize", "mean area under the ROC curve, one against the rest, over species in truth"),
     "test/ece": ("minimize", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"),
 }
-"""What `birdtune evaluate` reports; no study can name one, so that none can look at the test split."""
-
-
-def metric_direction(metric: str) -> Direction:
-    """Return ``maximize`` or ``minimize``; the one place where a metric's direction is typed."""
-    if metric not in METRICS:
-        raise ConfigError(
-            f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (known: {', '.join(METRICS)})"
-        )
-    return METRICS[metric][0]
+"""Scores of `birdtune evaluate`. A study cannot name one: the test split is not for choosing."""
 
 
 COSTS: dict[str, tuple[Direction, str]] = {
     "n_params": ("minimize", "trainable values of the network"),
     "hours": ("minimize", "wall time of building, training and validating"),
 }
-"""What a trial costs: with the metrics, all that a search of several objectives may weigh."""
+"""Costs of a trial, which a search of several objectives may weigh against the metrics."""
+
+
+def metric_direction(metric: str) -> Direction:
+    """Return ``maximize`` or ``minimize``; raises ConfigError for an unknown metric."""
+    return _direction("metric", metric, METRICS)
 
 
 def objective_direction(objective: str) -> Direction:
     """Return ``maximize`` or ``minimize`` of a metric or a cost; ConfigError for an unknown name."""
-    if objective in COSTS:
-        return COSTS[objective][0]
-    if objective not in METRICS:
-        known = (*COSTS, *METRICS)
-        raise ConfigError(
-            f"unknown objective {objective!r}{did_you_mean(objective, known)} (known: {', '.join(known)})"
-        )
-    return metric_direction(objective)
+    return _direction("objective", objective, {**COSTS, **METRICS})
+
+
+def _direction(kind: str, name: str, known: Mapping[str, tuple[Direction, str]]) -> Direction:
+    if name not in known:
+        raise ConfigError(f"unknown {kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return known[name][0]
 
 
 def is_better(value: float, than: float | None, direction: Direction) -> bool:

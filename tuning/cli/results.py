@@ -279,7 +279,7 @@ def _train(
 ) -> dict[str, Any]:
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
-    from birdnet_core.training.session import save_model, train
+    from birdnet_core.training.run import save_model, train
     from reports.model.card import write_card
     from tuning.views.live import StageBars
 
