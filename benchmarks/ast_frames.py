@@ -19,7 +19,7 @@ from torch import nn
 from birdnet_core.build import build_model
 from birdnet_core.config import component
 from birdnet_core.registry import models
-from birdnet_core.training.session import has_fast_bf16
+from birdnet_core.training.device import has_fast_bf16
 
 CPU = torch.device("cpu")
 BATCH, BINS, N_CLASSES = 2, 128, 89

@@ -91,7 +91,7 @@ def by_hand(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loader: Da
 
 def birdtune(session: Session) -> float:
     start = time.perf_counter()
-    session._learn()
+    session.train_epoch()
     return len(session.train_clips) / (time.perf_counter() - start)
 
 

@@ -1,6 +1,6 @@
-"""What one training run is: recordings, features, model, loss, training, metrics. No Ray, no Optuna.
+"""One training run, without Ray and Optuna: recordings, features, model, loss, training, metrics, prediction.
 
-The few names that a notebook needs are here; each is imported when it is first used.
+The names that a notebook needs are here; each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from birdnet_core.data.audio import load_audio
     from birdnet_core.data.dataset import Dataset, prepare
     from birdnet_core.inference.classifier import Classifier
-    from birdnet_core.training.session import Session, train
+    from birdnet_core.training.run import train
+    from birdnet_core.training.session import Session
 
 __all__ = ["Classifier", "Dataset", "Session", "TrainConfig", "load_audio", "prepare", "train"]
 
@@ -24,7 +25,7 @@ _MODULES = {
     "TrainConfig": "config",
     "load_audio": "data.audio",
     "prepare": "data.dataset",
-    "train": "training.session",
+    "train": "training.run",
 }
 
 

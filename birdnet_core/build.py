@@ -1,4 +1,4 @@
-"""The only place where the names of a config become objects."""
+"""Build the objects that a config names: features, model, loss, optimizer and augmentations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from birdnet_core.training.optim import build_optimizer, parameter_groups
 
 @dataclass
 class Parts:
-    """What one training run is made of; the augmentations that are on, by their domain."""
+    """Model, loss and optimizer of a training run, and the augmentations that are on, by their domain."""
 
     model: nn.Module
     loss: nn.Module
@@ -35,7 +35,7 @@ def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Mo
 
 @functools.lru_cache(maxsize=64)
 def feature_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
-    """Return the channels, bins and frames that `feature` makes of a clip of `n_samples`."""
+    """Return the channels, bins and frames of `feature` for a clip of `n_samples`."""
     return cast(tuple[int, int, int], build_feature(feature, sample_rate, n_samples).shape)
 
 
@@ -55,8 +55,8 @@ def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
 
 
 def build_augmentations(config: TrainConfig, device: torch.device) -> dict[str, list[nn.Module]]:
-    """Return the augmentations that are on, under ``waveform``, ``spectrogram`` and ``mixture``."""
-    built: dict[str, list[nn.Module]] = {"waveform": [], "spectrogram": [], "mixture": []}
+    """Return the augmentations that are on, under ``waveform``, ``features`` and ``mixture``."""
+    built: dict[str, list[nn.Module]] = {"waveform": [], "features": [], "mixture": []}
     for augmentation in config.augment:
         if augmentation.kwargs["p"]:
             module = _made(registry.augmentations, augmentation, config.data.sample_rate).to(device)
@@ -65,10 +65,7 @@ def build_augmentations(config: TrainConfig, device: torch.device) -> dict[str, 
 
 
 def build(
-    config: TrainConfig,
-    input_shape: tuple[int, int, int],
-    class_counts: torch.Tensor,
-    device: torch.device,
+    config: TrainConfig, input_shape: tuple[int, int, int], class_counts: torch.Tensor, device: torch.device
 ) -> Parts:
     """Return model, loss and optimizer of `config` on `device`.
 
@@ -85,7 +82,7 @@ def build(
 def rehearse(config: TrainConfig, input_shape: tuple[int, int, int], n_classes: int) -> int:
     """Build everything without allocating weights, and return the number of parameters.
 
-    Raises ConfigError for option values that they refuse, which is better known before a sweep starts.
+    Raises ConfigError for option values that a component refuses, before a sweep starts.
     """
     build_loss(config.loss, torch.ones(n_classes, dtype=torch.long))
     build_augmentations(config, torch.device("cpu"))
@@ -103,8 +100,8 @@ def count_parameters(model: nn.Module) -> int:
 class _DrawnByShape(TorchDispatchMode):
     """Draw the n-th random tensor of a shape from the seed, the shape and n alone.
 
-    Cells of an ablation that share a seed so share initial weights: drawn one after the other, a first layer
-    for another number of channels would change every layer after it.
+    Cells of an ablation with the same seed thus have the same initial weights. Drawn one after the other, a
+    first layer for another number of channels would change every layer after it.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The value that says everything about one training run.
+"""`TrainConfig`: every setting of one training run, as one value.
 
 A `TrainConfig` is frozen, compares, hashes and round-trips through JSON. It is changed by
 ``config.override({"optim.lr": 3e-4})`` with flat, dotted keys, the form in which studies give their choices.
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
 from birdnet_core import registry
-from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.errors import ConfigError, check_range, did_you_mean
 from birdnet_core.records.metrics import METRICS, metric_direction
 
 Flat = Mapping[str, Any]
@@ -40,10 +40,6 @@ def _require(holds: bool, name: str, given: Any, accepted: str) -> None:
         raise ConfigError(f"{name} = {given!r} is out of range; it takes {accepted}")
 
 
-def _require_epochs(name: str, given: int, *, least: int = 0, off: str = "") -> None:
-    _require(least <= given <= MOST_EPOCHS, name, given, f"{least}{off} to {MOST_EPOCHS}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How recordings become clips and how they are split.
@@ -55,8 +51,8 @@ class DataConfig:
             their probabilities are averaged when the recording is scored.
         highpass_hz: corner of the high-pass filter; 0 turns it off.
         split: ``grouped`` keeps recordings, and where known recordists and sites, in one split.
-            ``random-windows`` splits clips at random, so that clips of one recording stand in several splits
-            and are scored one by one: leakage on purpose, to see how much of a score it can be.
+            ``random-windows`` splits clips at random, so that clips of one recording are in several splits
+            and are scored one by one: leakage on purpose, to measure how much it adds to a score.
         val_fraction, test_fraction: shares of the recordings of a species, or of its clips.
         split_seed: draws the split; not the training seed, so that all seeds share one split.
     """
@@ -72,14 +68,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "data")
-        _require(4_000 <= self.sample_rate <= 192_000, "data.sample_rate", self.sample_rate, "4000 to 192000")
-        _require(0.1 <= self.window_s <= 60, "data.window_s", self.window_s, "0.1 to 60 seconds")
-        _require(
-            1 <= self.windows_per_recording <= 1000,
-            "data.windows_per_recording",
-            self.windows_per_recording,
-            "1 to 1000",
-        )
+        check_range("data.sample_rate", self.sample_rate, 4_000, 192_000)
+        check_range("data.window_s", self.window_s, 0.1, 60)
+        check_range("data.windows_per_recording", self.windows_per_recording, 1, 1000)
         _require(
             0 <= self.highpass_hz < self.sample_rate / 2,
             "data.highpass_hz",
@@ -88,9 +79,7 @@ class DataConfig:
         )
         _require(0 < self.val_fraction < 0.5, "data.val_fraction", self.val_fraction, "above 0, below 0.5")
         _require(0 <= self.test_fraction < 0.5, "data.test_fraction", self.test_fraction, "0 to below 0.5")
-        _require(
-            0 <= self.split_seed <= LARGEST_SEED, "data.split_seed", self.split_seed, f"0 to {LARGEST_SEED}"
-        )
+        check_range("data.split_seed", self.split_seed, 0, LARGEST_SEED)
 
     @property
     def n_samples(self) -> int:
@@ -132,23 +121,23 @@ class OptimConfig:
             self.backbone_lr,
             "none, or above 0, at most 10; freeze a backbone by model.freeze_backbone",
         )
-        _require_epochs("optim.decay_epochs", self.decay_epochs, least=1)
+        check_range("optim.decay_epochs", self.decay_epochs, 1, MOST_EPOCHS)
         _require(0 < self.decay_factor < 1, "optim.decay_factor", self.decay_factor, "above 0, below 1")
-        _require(0 <= self.weight_decay <= 10, "optim.weight_decay", self.weight_decay, "0 to 10")
-        _require_epochs("optim.warmup_epochs", self.warmup_epochs)
+        check_range("optim.weight_decay", self.weight_decay, 0, 10)
+        check_range("optim.warmup_epochs", self.warmup_epochs, 0, MOST_EPOCHS)
         _require(0 <= self.grad_clip <= 1e6, "optim.grad_clip", self.grad_clip, "0 (off) to 1000000")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long to learn, from what, in which portions, and which epoch counts.
+    """How long to train, on which clips, in which batches, and which epoch is kept.
 
     Args:
         epochs: the budget, which the schedule of the learning rate follows.
         stop_after: end after so many epochs of that budget, as if the run were cut there; 0 trains all of it.
-        train_on: the splits whose clips are learnt. Under ``train+val`` nothing honest is left
-            to validate on: there are no validation metrics and no patience, and the last epoch counts. For
-            final training, with `stop_after` at the epoch that validation has chosen before.
+        train_on: the splits to train on. Under ``train+val`` nothing is left to validate on: there are no
+            validation metrics and no patience, and the last epoch is kept. For final training, with
+            `stop_after` at the best epoch of an earlier, validated run.
         batch_size: clips a step of the optimizer.
         micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
             Batch norm takes its statistics from the clips of a forward pass, so that with it another value is
@@ -178,26 +167,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "training")
-        _require_epochs("training.epochs", self.epochs, least=1)
-        _require(
-            0 <= self.stop_after <= self.epochs,
-            "training.stop_after",
-            self.stop_after,
-            f"0 (off) to training.epochs = {self.epochs}",
-        )
-        _require(
-            2 <= self.batch_size <= MOST_CLIPS,
-            "training.batch_size",
-            self.batch_size,
-            f"2 (batch norm) to {MOST_CLIPS}",
-        )
-        _require(
-            self.micro_batch_size is None or 1 <= self.micro_batch_size <= self.batch_size,
-            "training.micro_batch_size",
-            self.micro_batch_size,
-            f"none, or 1 to training.batch_size = {self.batch_size}",
-        )
-        _require_epochs("training.patience", self.patience, off=" (off)")
+        check_range("training.epochs", self.epochs, 1, MOST_EPOCHS)
+        epochs = f"0 (off) to training.epochs = {self.epochs}"
+        _require(0 <= self.stop_after <= self.epochs, "training.stop_after", self.stop_after, epochs)
+        sizes = f"2 (batch norm) to {MOST_CLIPS}"
+        _require(2 <= self.batch_size <= MOST_CLIPS, "training.batch_size", self.batch_size, sizes)
+        micro, sizes = self.micro_batch_size, f"none, or 1 to training.batch_size = {self.batch_size}"
+        _require(micro is None or 1 <= micro <= self.batch_size, "training.micro_batch_size", micro, sizes)
+        epochs = f"0 (off) to {MOST_EPOCHS}"
+        _require(0 <= self.patience <= MOST_EPOCHS, "training.patience", self.patience, epochs)
         _require(0 <= self.ema_decay < 1, "training.ema_decay", self.ema_decay, "0 (off) to below 1")
         metric_direction(self.monitor)
         metric_direction(self.stop_on or self.monitor)
@@ -215,7 +193,7 @@ class TrainingConfig:
 
     @property
     def train_splits(self) -> tuple[str, ...]:
-        """The splits that are learnt."""
+        """The splits that are trained on."""
         return tuple(self.train_on.split("+"))
 
     @property
@@ -232,7 +210,7 @@ class RuntimeConfig:
         device: ``auto`` takes the GPU where there is one.
         threads: CPU threads of torch. Results on the CPU repeat to the last digit for equal threads.
         features: ``stored`` reads features from disk, ``computed`` computes them on the batch, on the
-            device; ``auto`` computes what a store would not pay for: features larger than their clips.
+            device; ``auto`` stores features that are no larger than their clips, and computes others.
             Training clips whose waveform is augmented are always computed.
     """
 
@@ -242,7 +220,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _check_types(self, "runtime")
-        _require(1 <= self.threads <= 1024, "runtime.threads", self.threads, "1 to 1024")
+        check_range("runtime.threads", self.threads, 1, 1024)
 
 
 @dataclass(frozen=True)
@@ -302,7 +280,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         registry.checked_value(self.seed, int, "seed")
-        _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
+        check_range("seed", self.seed, 0, LARGEST_SEED)
         if self.optim.schedule == "plateau" and not self.training.is_validated:
             raise ConfigError(
                 "optim.schedule = 'plateau' follows a validation metric, and training.train_on = "
@@ -421,7 +399,7 @@ class TrainConfig:
         return cls().override(flatten(nested))
 
     def components(self) -> list[tuple[registry.Registry, str]]:
-        """Return registry and name of all that a run is made of; of augmentations, those that are on."""
+        """Return registry and name of every component of a run; of augmentations, those that are on."""
         named = [(COMPONENTS[group], getattr(self, group).name) for group in COMPONENTS]
         return named + [(registry.augmentations, c.name) for c in self.augment if c.kwargs["p"]]
 
@@ -442,7 +420,7 @@ class TrainConfig:
         return {key: value for key, value in self._settings().items() if value != defaults[key]}
 
     def _settings(self) -> dict[str, Any]:
-        """Return the dotted settings that a result depends on: not the seed, the runtime, or what is off."""
+        """Return the dotted settings of a result: without seed, runtime and augmentations that are off."""
         left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
         return {key: value for key, value in self.flat().items() if not key.startswith(left_out)}
 
@@ -458,17 +436,17 @@ class TrainConfig:
 
     @property
     def trial_id(self) -> str:
-        """The config_id with the seed: what is never trained twice in a run folder."""
+        """The config_id with the seed; a run folder holds each trial_id once."""
         return f"{self.config_id}-s{self.seed}"
 
 
 def cautions(config: TrainConfig) -> list[str]:
-    """Return what is allowed but has gone wrong before, in sentences."""
+    """Return warnings, in sentences, of settings that are allowed but have failed before."""
     found = []
     if config.data.split == "random-windows":
         found.append(
             "data.split = 'random-windows' trains on clips of the recordings that it validates on: its "
-            "scores are too high for new recordings, and of clips; it is there to be compared with 'grouped'"
+            "scores are of clips, and too high for new recordings; it is there to be compared with 'grouped'"
         )
     pretrained = config.model.kwargs.get("pretrained")
     if pretrained and config.optim.backbone_lr is not None and config.optim.warmup_epochs:

@@ -1,19 +1,20 @@
-"""What callers of birdtune may want to catch.
+"""The exceptions that birdtune raises on purpose.
 
 BirdtuneError
 ├── ConfigError      (ValueError)    a setting, a name or a study that cannot be used
 ├── DataError        (ValueError)    a manifest, a recording or a store that cannot be used
 ├── RunFolderError   (ValueError)    a run folder that is missing, foreign or inconsistent
 ├── ModelFolderError (ValueError)    a model folder that is missing, cut short or altered
-├── MachineError     (OSError)       a machine that cannot do what it is asked for now
-└── TrialDiverged    (RuntimeError)  training met a loss, gradient, probability or monitor that is not finite
+├── MachineError     (OSError)       a machine that lacks memory, locks or a usable file now
+└── TrialDiverged    (RuntimeError)  a loss, gradient, probability or monitored metric is not finite
 
-Messages name three things: what was wrong, what was given, what would be accepted.
+A message names the fault, the given value, and the accepted ones.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -38,11 +39,18 @@ class ModelFolderError(BirdtuneError, ValueError):
 
 
 class MachineError(BirdtuneError, OSError):
-    """A machine cannot do now what it is asked for: it lacks memory, locks, or a file that can be used."""
+    """A machine cannot continue now: it lacks memory, file locks, or a file that can be used."""
 
 
 class TrialDiverged(BirdtuneError, RuntimeError):
-    """Training met a loss, gradient, probability or monitor that is not finite."""
+    """A loss, a gradient, a probability or every monitored metric of a training run is not finite."""
+
+
+def check_range(setting: str, value: float, low: float, high: float = math.inf, why: str = "") -> None:
+    """Raise ConfigError that names `setting` ("loss.gamma") unless `value` is from `low` to `high`."""
+    if not low <= value <= high:
+        accepted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:.15g}"
+        raise ConfigError(f"{setting} = {value!r} is out of range; it takes {accepted}{why and f', {why}'}")
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:

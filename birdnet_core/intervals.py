@@ -1,7 +1,4 @@
-"""The interval of a score over recordings: would other recordings give the same?
-
-numpy alone, since reports read it where torch is not installed.
-"""
+"""Bootstrap intervals of a score over recordings. Needs numpy alone: reports run without torch."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ def bootstrap_interval(
 
     The middle 95 % of the resamples (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section
     13.3), moved by the bootstrap's estimate of bias, the mean of the resamples less the value (section 10.2).
-    A resample draws some recordings twice and others not at all: it loses species from the averages over
-    species and is surer than it should be, so that its scores lie beside those of a sample without repeats.
+    The move is needed because a resample repeats some recordings and lacks others: it loses species from the
+    averages over species, so that its scores are biased.
 
     Args:
-        lowest, highest: what the score can be; the ends do not go beyond.
+        lowest, highest: range of the score, to which the interval is clipped.
     """
     finite = resamples[np.isfinite(resamples)]
     if not len(finite):

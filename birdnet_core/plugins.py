@@ -2,7 +2,7 @@
 
 A plugin is a module (``my_lab.models``) or a file (``my_losses.py``). The process that a user starts loads it
 by name (`load`), or because an installed package declares it (entry point group ``birdtune.plugins``). The
-processes that this one starts are sent what is loaded (`loaded`), and load the same (`load_shipped`). A study
+processes that this one starts receive its plugins (`loaded`) and load the same (`load_shipped`). A study
 in Python is a plugin where its file registers more than the study.
 """
 
@@ -27,7 +27,7 @@ _OWN = ("birdnet_core", "search_spaces", "tuning", "reports")
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where names come from that are not birdtune's.
+    """A module or file that registers names which are not birdtune's.
 
     Args:
         name: of the module, or the path of the file.
@@ -55,7 +55,7 @@ class Plugin:
         return self.name if self.source is None else Path(self.name).name
 
     def facts(self) -> dict[str, Any]:
-        """Return what records say of it."""
+        """Return the plugin's entry in records."""
         return {"name": self.label, "kind": self.kind, "version": self.version, "sha256": self.sha256}
 
     @property
@@ -65,11 +65,11 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}  # by module
-_asked_installed = False
+_has_loaded_installed = False
 
 
 def loaded() -> list[Plugin]:
-    """Return what this process has loaded, in order."""
+    """Return the plugins that this process has loaded, in order."""
     return list(_loaded.values())
 
 
@@ -82,10 +82,10 @@ def owner(module: str) -> Plugin | None:
 
 
 def load(name: str) -> Plugin:
-    """Load the module `name`, or the file where it ends in .py, and return what was loaded.
+    """Load the module `name`, or the file where it ends in .py, and return the plugin.
 
-    A module is looked for where Python looks, then in the current folder. Raises ConfigError for what cannot
-    be found or read, and for what raises while it is imported.
+    Python's path is searched, then the current folder. Raises ConfigError for a plugin that cannot be found
+    or read, or that raises while it is imported.
     """
     if name.endswith(".py"):
         return load_file(Path(name).absolute(), source_of(name))
@@ -102,7 +102,7 @@ def source_of(path: str | Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{str(path)!r} is no text in UTF-8: {error.reason}") from None
+        raise ConfigError(f"{str(path)!r} is not text in UTF-8: {error.reason}") from None
 
 
 def digest(source: str) -> str:
@@ -111,7 +111,7 @@ def digest(source: str) -> str:
 
 
 def load_file(path: str | Path, source: str) -> Plugin:
-    """Run the text of the file `path`, and return what was loaded; ConfigError for what raises."""
+    """Run the text of the file `path`, and return the plugin; ConfigError where it raises."""
     plugin = Plugin(str(path), "file", digest(source), source=source)
     there = _loaded.get(plugin.module)
     if there and there.kind == "file" and there.name != plugin.name and there.sha256 != plugin.sha256:
@@ -124,9 +124,9 @@ def load_file(path: str | Path, source: str) -> Plugin:
 
 
 def execute(plugin: Plugin) -> types.ModuleType:
-    """Run the text of a file as a module, and return it; what it raises is not caught.
+    """Run the text of a file as a module, and return it; its errors are not caught.
 
-    The module stands in `sys.modules`, where dataclasses and type hints look; `sys.path` is left alone.
+    The module is entered in `sys.modules`, where dataclasses and type hints look; `sys.path` is unchanged.
     """
     assert plugin.source is not None
     module = types.ModuleType(plugin.module)
@@ -143,7 +143,7 @@ def keep(plugin: Plugin) -> Plugin:
 
 
 def load_shipped(plugin: Plugin) -> None:
-    """Load what another process has loaded, unless this one has it; ConfigError where it cannot be loaded."""
+    """Load a plugin of another process, unless this one has it; ConfigError where it cannot be loaded."""
     there = _loaded.get(plugin.module)
     if there is not None and there.sha256 == plugin.sha256:
         return
@@ -163,16 +163,16 @@ def check_same(plugin: Plugin) -> None:
     if sha256 != plugin.sha256:
         raise ConfigError(
             f"the plugin {plugin.name!r} is another one here: the SHA-256 of its files is {sha256[:12]}, and "
-            f"{plugin.sha256[:12]} is asked for{f' (version {plugin.version})' if plugin.version else ''}"
+            f"{plugin.sha256[:12]} is needed{f' (version {plugin.version})' if plugin.version else ''}"
         )
 
 
 def load_installed() -> None:
     """Load the plugins that installed packages declare, at the first call."""
-    global _asked_installed
-    if _asked_installed:
+    global _has_loaded_installed
+    if _has_loaded_installed:
         return
-    _asked_installed = True
+    _has_loaded_installed = True
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
             load_module(point.module, "installed")
@@ -184,7 +184,7 @@ def load_installed() -> None:
 
 
 def load_module(name: str, kind: Literal["module", "file", "study", "installed"] = "module") -> Plugin:
-    """Import a module from where Python looks, and return what was loaded; ConfigError as for `load`."""
+    """Import a module from Python's path, and return the plugin; ConfigError as for `load`."""
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
             f"--plugin {name!r} is not accepted; it takes a module such as my_lab.models, or a .py file"

@@ -1,7 +1,7 @@
 """The configs of the earlier experiments, by name, as changes to the defaults.
 
-Where that work did not write a setting down, the default stands: the networks' dropout, and the batch size
-of the transformers. All trained for up to 50 epochs with a patience of 7, AdamW with weight decay 1e-2 and a
+Settings that were not recorded then have our defaults: the networks' dropout, and the batch size of the
+transformers. All trained for up to 50 epochs with a patience of 7, AdamW with weight decay 1e-2 and a
 cosine, gradients clipped at norm 1.
 """
 
@@ -16,7 +16,7 @@ from birdnet_core.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Preset:
-    """What an experiment was, in a line, and how it differs from the defaults."""
+    """A summary of an earlier experiment, and its differences from the defaults."""
 
     summary: str
     overrides: dict[str, Any]
@@ -50,8 +50,7 @@ PRESETS = {
     ),
     "phase3-baseline": Preset("pretrained AST on log-mel with focal loss", _AST),
     "phase3-full": Preset(
-        "the same with SpecAugment and MixUp",
-        {**_AST, "augment.spec_augment.p": 0.8, "augment.mixup.p": 0.6},
+        "the same with SpecAugment and MixUp", {**_AST, "augment.spec_augment.p": 0.8, "augment.mixup.p": 0.6}
     ),
 }
 

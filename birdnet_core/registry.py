@@ -1,9 +1,8 @@
-"""Where a name in a config meets the code that it stands for.
+"""Registries of models, losses, features, augmentations and studies: names that become code.
 
 Every plug-in point is a `Registry`: a file in the package of that kind decorates one callable, and the
 callable's keyword-only parameters become the options of that name. Nothing is imported before a name is
-first looked up, so reading this module costs nothing and needs no torch. Names of a user's own come with
-`plugins`.
+first looked up, so importing this module needs no torch. `plugins` adds a user's own names.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered callable with what can be said about it without calling it."""
+    """A registered callable with its summary and options."""
 
     name: str
     make: Callable[..., Any]
@@ -44,7 +43,7 @@ class Entry:
     options: dict[str, Option]
 
     def defaults(self) -> dict[str, Any]:
-        """Return the value of every option as it is when nothing is set."""
+        """Return the default of every option."""
         return {option.name: option.default for option in self.options.values()}
 
 
@@ -78,7 +77,7 @@ class Registry:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[dict[str, Entry]]:
-        """Collect what is registered while the block runs, and keep it out of the registry."""
+        """Collect the names that are registered while the block runs, and keep them out of the registry."""
         self._complete()
         kept, self._entries = self._entries, {}
         try:
@@ -138,23 +137,23 @@ studies = Registry("study", "search_spaces.studies")
 
 
 COMPONENTS = (models, losses, features, augmentations)
-"""Of what a config is made; `studies` are what varies configs."""
+"""The registries whose names a config holds; `studies` vary configs."""
 
 
 def load_shipped(shipped: Iterable[Mapping[str, Any]]) -> None:
     """Load the plugins of another process (`Plugin.to_dict`); ConfigError for one that cannot be loaded."""
     for values in shipped:
         plugin = plugins.Plugin(**values)
-        # The study in the file of a study may be called like a registered one, and nobody asks for it here.
+        # A study's file may name its study like a registered one; a worker does not need it.
         with studies.apart() if plugin.kind == "study" else contextlib.nullcontext():
             plugins.load_shipped(plugin)
 
 
 def checked_value(value: Any, annotation: Any, where: str) -> Any:
-    """Return `value` as `annotation` has it, or raise ConfigError that names `where`.
+    """Return `value` in the type of `annotation`, or raise ConfigError that names `where`.
 
     An int is accepted for a float and a list for a tuple; nothing else is converted, so that 3.5 or 3.0 for
-    an int or "yes" for a bool is an error and not a guess. Nor is a number that JSON cannot hold: inf or nan.
+    an int and "yes" for a bool are errors. So are inf and nan, which JSON cannot hold.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} = {value!r} is not a finite number; it takes {describe_type(annotation)}")
@@ -191,7 +190,7 @@ def checked_value(value: Any, annotation: Any, where: str) -> Any:
 
 
 def describe_type(annotation: Any) -> str:
-    """Return a type as a user would say it: ``int``, ``float or none``, ``'a' or 'b'``."""
+    """Return a type in words: ``int``, ``float or none``, ``'a' or 'b'``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(describe_type(a) for a in arguments)

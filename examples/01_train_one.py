@@ -2,10 +2,8 @@
 
 import sys
 
-from birdnet_core import train
-from birdnet_core.config import TrainConfig
+from birdnet_core import Dataset, TrainConfig, prepare, train
 from birdnet_core.data.building import default_cache
-from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.demo.synthetic import cached_synthetic_birds
 
@@ -26,6 +24,6 @@ if __name__ == "__main__":  # data is prepared by worker processes, which import
 
     session = train(config, dataset, on_epoch=lambda n, m: print(n, f"F1-macro {m['val/f1_macro']:.3f}"))
 
-    print(f"best epoch {session.best_epoch}, {session.n_params:,} parameters")
-    for species, f1 in sorted(session.f1_per_species.items(), key=lambda item: -item[1]):
+    print(f"best epoch {session.progress.best_epoch}, {session.n_params:,} parameters")
+    for species, f1 in sorted(session.progress.f1_per_species.items(), key=lambda item: -item[1]):
         print(f"{f1:.2f}  {species}  ({dataset.facts['train_counts'][species]} training recordings)")

@@ -120,7 +120,7 @@ def precision() -> Finding:
     """Tell what `training.precision = auto` will be."""
     import torch
 
-    from birdnet_core.training.session import has_fast_bf16, pick_precision
+    from birdnet_core.training.device import has_fast_bf16, pick_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = pick_precision("auto", device)

@@ -232,7 +232,12 @@ def _write_members(
     chosen: Mapping[str, Any] | None,
 ) -> None:
     members = [
-        Member(_session(run, record, dataset).best_weights, record.seed, _best_epoch(record), record.trial_id)
+        Member(
+            _session(run, record, dataset).progress.best_weights,
+            record.seed,
+            _best_epoch(record),
+            record.trial_id,
+        )
         for record in records
     ]
     first = records[0]

@@ -1,4 +1,4 @@
-"""What augmentations draw from the generator that they are given, on the device of the batch."""
+"""Random draws of augmentations, from their generator and on the device of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gain: a recording made nearer or farther away."""
+"""Gain: louder or softer clips, as of a nearer or farther bird."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from birdnet_core.augment.draws import along_batch, chosen, keep_others, uniform
-from birdnet_core.augment.options import check_range
+from birdnet_core.errors import check_range
 from birdnet_core.registry import augmentations
 
 
@@ -14,16 +14,16 @@ from birdnet_core.registry import augmentations
 class Gain(nn.Module):
     """Make a clip louder or softer by up to `max_db`, uniform in dB. Usual p: 0.5.
 
-    A spectrogram that is standardised per clip, or in dB below the clip's own maximum, as log_mel is, does
-    not show it. Nothing is clipped.
+    It changes no features that are standardised per clip, or in dB below the clip's own maximum, as log_mel
+    is. Nothing is clipped.
     """
 
     domain = "waveform"
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, max_db: float = 6.0) -> None:
         super().__init__()
-        check_range("gain.p", p, 0, 1)
-        check_range("gain.max_db", max_db, 0, 60)
+        check_range("augment.gain.p", p, 0, 1)
+        check_range("augment.gain.max_db", max_db, 0, 60)
         self.p = p
         self.max_db = max_db
 

@@ -1,4 +1,4 @@
-"""MixUp: two birds at once, and both named."""
+"""MixUp: the weighted mean of two clips and of their targets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from birdnet_core.augment.draws import along_batch, chosen
-from birdnet_core.augment.options import check_range
+from birdnet_core.errors import check_range
 from birdnet_core.registry import augmentations
 
 
@@ -22,8 +22,8 @@ class Mixup(nn.Module):
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, alpha: float = 0.4) -> None:
         super().__init__()
-        check_range("mixup.p", p, 0, 1)
-        check_range("mixup.alpha", alpha, 0.01, 10)
+        check_range("augment.mixup.p", p, 0, 1)
+        check_range("augment.mixup.alpha", alpha, 0.01, 10)
         self.p = p
         self.alpha = alpha
 

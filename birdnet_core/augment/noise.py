@@ -1,4 +1,4 @@
-"""Noise: wind, water, traffic and other recorders, between the bird and the file."""
+"""Noise: white, pink or brown, or from a folder of recordings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from birdnet_core.augment.draws import along_batch, chosen, integers, keep_others, uniform
-from birdnet_core.augment.options import check_range
 from birdnet_core.data.audio import decode, resample
 from birdnet_core.data.manifest import EXTENSIONS
-from birdnet_core.errors import ConfigError, DataError
+from birdnet_core.errors import ConfigError, DataError, check_range
 from birdnet_core.registry import augmentations
 
 MAX_RECORDINGS_S = 600
 # How fast the amplitude falls with the frequency; the power falls twice as fast in dB.
 EXPONENTS = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 # Below the lowest audible frequency the spectrum is flat: brown noise down to 1 Hz would hold nearly all of
-# its power where neither a bird nor a spectrogram of one is.
+# its power where there are no birds, and which no features cover.
 FLAT_BELOW_HZ = 20.0
 
 _logger = logging.getLogger(__name__)
@@ -50,9 +49,9 @@ class Noise(nn.Module):
         folder: str | None = None,
     ) -> None:
         super().__init__()
-        check_range("noise.p", p, 0, 1)
-        check_range("noise.min_snr_db", min_snr_db, -30, 100)
-        check_range("noise.max_snr_db", max_snr_db, min_snr_db, 100)
+        check_range("augment.noise.p", p, 0, 1)
+        check_range("augment.noise.min_snr_db", min_snr_db, -30, 100)
+        check_range("augment.noise.max_snr_db", max_snr_db, min_snr_db, 100)
         self.sample_rate = sample_rate
         self.p = p
         self.min_snr_db = min_snr_db
@@ -85,7 +84,7 @@ class Noise(nn.Module):
 
 
 def _cuts(recordings: torch.Tensor, waveforms: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return a random cut of `recordings` [samples] for each clip; the end goes on at the beginning."""
+    """Return a random cut of `recordings` [samples] for each clip; the end continues at the beginning."""
     start = integers(waveforms, len(recordings), generator)
     position = torch.arange(waveforms.shape[1], device=waveforms.device)
     return recordings[(start[:, None] + position) % len(recordings)]

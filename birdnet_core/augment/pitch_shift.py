@@ -1,4 +1,4 @@
-"""Pitch shift: the same song sung higher or lower."""
+"""Pitch shift: higher or lower clips of the same length."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torchaudio
 from torch import nn
 
 from birdnet_core.augment.draws import chosen
-from birdnet_core.augment.options import check_range
 from birdnet_core.augment.time_stretch import fitted, stretched
+from birdnet_core.errors import check_range
 from birdnet_core.registry import augmentations
 
 # Resampling by n / m takes a filter bank of about n x m values, which is gigantic for an odd ratio. Up to 100
@@ -22,17 +22,17 @@ MAX_DENOMINATOR = 100
 class PitchShift(nn.Module):
     """Raise or lower a clip by up to `max_semitones` with its length kept. Usual p: 0.3.
 
-    Whether a clip is changed is drawn for each; the shift is one for all of them, drawn anew for each batch,
-    uniform in semitones and rounded to a ratio of frequencies with a denominator up to 100. Of less than
-    0.086 semitones nothing is left.
+    Whether a clip is changed is drawn for each; the shift is one for all of them, drawn for each batch,
+    uniform in semitones and rounded to a ratio of frequencies with a denominator up to 100. Shifts
+    of less than 0.086 semitones are rounded to none.
     """
 
     domain = "waveform"
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, max_semitones: float = 2.0) -> None:
         super().__init__()
-        check_range("pitch_shift.p", p, 0, 1)
-        check_range("pitch_shift.max_semitones", max_semitones, 0, 12)
+        check_range("augment.pitch_shift.p", p, 0, 1)
+        check_range("augment.pitch_shift.max_semitones", max_semitones, 0, 12)
         self.sample_rate = sample_rate
         self.p = p
         self.max_semitones = max_semitones

@@ -1,4 +1,4 @@
-"""Time shift: a call may come at any moment of the clip."""
+"""Time shift: rotate features along their frames."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import torch
 from torch import nn
 
 from birdnet_core.augment.draws import chosen, integers, keep_others
-from birdnet_core.augment.options import check_range
+from birdnet_core.errors import check_range
 from birdnet_core.registry import augmentations
 
 
 @augmentations.register("time_shift")
 class TimeShift(nn.Module):
-    """Shift a spectrogram along its frames, the end coming round to the beginning. Usual p: 0.5.
+    """Shift features along their frames; what leaves at one end enters at the other. Usual p: 0.5.
 
-    By a whole number of frames, uniform from minus to plus `max_share` of them, which includes 0.
+    The shift is a whole number of frames, uniform from minus to plus `max_share` of them, which includes 0.
     """
 
-    domain = "spectrogram"
+    domain = "features"
 
     def __init__(self, sample_rate: int, *, p: float = 0.0, max_share: float = 0.5) -> None:
         super().__init__()
-        check_range("time_shift.p", p, 0, 1)
-        check_range("time_shift.max_share", max_share, 0, 0.5)
+        check_range("augment.time_shift.p", p, 0, 1)
+        check_range("augment.time_shift.max_share", max_share, 0, 0.5)
         self.p = p
         self.max_share = max_share
 

@@ -1,4 +1,4 @@
-"""Time stretch: the same song sung faster or slower."""
+"""Time stretch: faster or slower clips of the same pitch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torchaudio
 from torch import nn
 
 from birdnet_core.augment.draws import chosen
-from birdnet_core.augment.options import check_range
+from birdnet_core.errors import check_range
 from birdnet_core.registry import augmentations
 
 
@@ -17,9 +17,9 @@ from birdnet_core.registry import augmentations
 class TimeStretch(nn.Module):
     """Play a clip faster or slower with its pitch kept, by a phase vocoder. Usual p: 0.3.
 
-    Whether a clip is changed is drawn for each; the rate is one for all of them, which is what the vocoder
-    takes, and drawn anew for each batch, uniform in its logarithm from `min_rate` to `max_rate`. A slower
-    clip loses its end, and a faster one has zeros there.
+    Whether a clip is changed is drawn for each; the rate is one for all of them, because the
+    vocoder takes one, and drawn for each batch, uniform in its logarithm from `min_rate` to `max_rate`. A
+    slower clip loses its end, and a faster one has zeros there.
     """
 
     domain = "waveform"
@@ -28,9 +28,9 @@ class TimeStretch(nn.Module):
         self, sample_rate: int, *, p: float = 0.0, min_rate: float = 0.8, max_rate: float = 1.25
     ) -> None:
         super().__init__()
-        check_range("time_stretch.p", p, 0, 1)
-        check_range("time_stretch.min_rate", min_rate, 0.25, 4)
-        check_range("time_stretch.max_rate", max_rate, min_rate, 4)
+        check_range("augment.time_stretch.p", p, 0, 1)
+        check_range("augment.time_stretch.min_rate", min_rate, 0.25, 4)
+        check_range("augment.time_stretch.max_rate", max_rate, min_rate, 4)
         self.sample_rate = sample_rate
         self.p = p
         self.min_rate = min_rate

@@ -1,4 +1,4 @@
-"""How stores are built: named by a hash of what goes in, by several processes, by one builder at a time."""
+"""Locks, hashes and worker processes for building stores, one builder at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -28,21 +30,24 @@ import numpy as np
 
 from birdnet_core import plugins, registry
 from birdnet_core.errors import MachineError
+from birdnet_core.records.files import write_json
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-HASHES_A_COMMIT = 1000  # what a kill can cost
-COMMIT_S = 0.5  # how often what is finished goes to the disk, which a kill or a power failure cannot undo
+HASHES_A_COMMIT = 1000  # as many are lost at most when the process is killed
+COMMIT_S = 0.5  # how often finished work is forced to the disk, against kills and power failures
 NICENESS = 5  # trials that train on the same cores get three times the share of those that prepare
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) while something long is made: of what this call has to do, from 1 on."""
+"""Called with (stage, done, total) during long work; `done` counts from 1 the items of this call."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Report nothing."""
 
 
 def default_cache() -> Path:
@@ -102,15 +107,29 @@ def size_of(path: Path) -> int:
 
 
 def open_at(path: Path, size: int) -> BinaryIO:
-    """Open a file for writing after its first `size` bytes; what a killed process left beyond them is cut."""
+    """Open a file for writing after its first `size` bytes, cutting off the bytes of a killed process."""
     file = open(path, "r+b")  # noqa: SIM115
     file.truncate(size)
     file.seek(size)
     return file
 
 
+def start_anew(folder: Path, files: Sequence[str], meta: dict[str, Any]) -> None:
+    """Make a store of empty `files`, with `meta` as store.json, in the place of one that cannot be used."""
+    if folder.exists():
+        log.warning("the store %s is damaged or does not fit its clips, and is made anew", folder)
+        shutil.rmtree(folder)
+    new = folder.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name in files:
+        (new / name).touch()
+    write_json(new / "store.json", meta)
+    new.rename(folder)
+
+
 def to_disk(file: BinaryIO) -> None:
-    """Return when all of what was written to a file, by whichever process, is on the disk."""
+    """Return when everything written to a file, by any process, is on the disk."""
     file.flush()
     os.fdatasync(file.fileno())
 
@@ -118,8 +137,8 @@ def to_disk(file: BinaryIO) -> None:
 class Workers:
     """Processes that share the work of preparing; they start when they are first needed, and stay until exit.
 
-    They give way to whatever else runs on the machine, so that there may be one for every core while trials
-    train. As a context manager: without an error it ends when the work is done, with one as soon as can be.
+    They have a low priority, so that there may be one for every core while trials train. As a context
+    manager it ends when the work is done, after an error as soon as possible.
     """
 
     def __init__(self, n: int) -> None:
@@ -151,20 +170,15 @@ class Workers:
             )
 
     def map_each(
-        self,
-        function: Callable[[T], R],
-        tasks: Sequence[T],
-        *,
-        chunk: int,
-        ended: Callable[[T, str], R],
+        self, function: Callable[[T], R], tasks: Sequence[T], *, chunk: int, ended: Callable[[T, str], R]
     ) -> Iterator[R]:
-        """Yield results as `map` does, also where a task ends its process, as a fault of a decoder does.
+        """Yield results as `map` does, also where a task ends its process, as a crashing decoder does.
 
-        The result of such a task is `ended` of it and how the process ended; all others are done all the
-        same. Nothing is done in this process.
+        The result of such a task is `ended(task, how)`, where `how` is the signal or exit code; all other
+        tasks are done. Nothing is done in this process.
         """
         chunks = _chunks(tasks, chunk)
-        # Which task ended its process is not known: all in flight are tried again, and in the end alone.
+        # Which task ended its process is not known: all in flight run again, and in the end each alone.
         while lost := (yield from self._through(function, chunks, 3 * self.n)):
             again = _chunks(lost, 1)
             while suspects := (yield from self._through(function, again, self.n)):
@@ -174,7 +188,7 @@ class Workers:
     def _through(
         self, function: Callable[[T], R], chunks: Iterator[list[T]], width: int
     ) -> Generator[R, None, list[T]]:
-        """Yield results with `width` chunks in flight; return what was in flight when a process ended."""
+        """Yield results with `width` chunks in flight; return the tasks in flight when a process ended."""
         running: dict[Future[list[R]], list[T]] = {}
         lost: list[T] = []
         is_more = True
@@ -218,7 +232,7 @@ def _chunks(tasks: Sequence[T], size: int) -> Iterator[list[T]]:
 
 
 def _alone(function: Callable[[T], R], task: T, ended: Callable[[T, str], R]) -> R:
-    """Return the result of one task from a process of its own, or what `ended` makes of its end."""
+    """Return the result of one task from a process of its own, or of `ended` where that ends early."""
     context = _fork_server()
     receiver, sender = context.Pipe(duplex=False)
     with without_main():
@@ -264,7 +278,7 @@ def without_main() -> Iterator[None]:
 
 
 def start_workers() -> None:
-    """Let worker processes import what they need while this process goes on; a few seconds ahead."""
+    """Start the import of worker processes in the background, a few seconds before they are needed."""
     _fork_server()
     multiprocessing.forkserver.ensure_running()
 
@@ -292,7 +306,7 @@ def _worker_started(shipped: list[dict[str, Any]]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End a worker whose parent was killed; it would wait for tasks for ever."""
+    """End a worker whose parent was killed; it would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -308,8 +322,8 @@ def content_hashes(
 ) -> list[str]:
     """Return the SHA-256 of every file ("" for one that cannot be read), remembered by size and time.
 
-    Of several processes that ask for the same files at once, one reads them. Raises MachineError where the
-    file of what is remembered cannot be used.
+    When several processes need the same files at once, one reads them. Raises MachineError where the database
+    of the hashes cannot be used.
     """
     cache.mkdir(parents=True, exist_ok=True)
     remembered = cache / "hashes.sqlite"
@@ -323,7 +337,7 @@ def content_hashes(
                     _hash_others(database, paths, stamps, hashes, workers, progress)
     except sqlite3.Error as error:
         raise MachineError(
-            f"the hashes that are remembered in {str(remembered)!r} cannot be used: {error}; delete that "
+            f"the hashes in {str(remembered)!r} cannot be used: {error}; delete that "
             "file, or set BIRDTUNE_CACHE to a folder on a disk that this machine may write and lock"
         ) from None
     return hashes

@@ -3,7 +3,7 @@
 There is one store for all recordings whose windows were cut and filtered alike. It grows: a recording is
 looked up by its content, and only one that is not there yet is decoded, whatever manifest lists it and in
 which order. What worker processes decode is written by one process, under the store's lock; the entry of a
-recording comes last, so that a build that is killed goes on where it stopped.
+recording comes last, so that a build that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,14 +25,7 @@ import soundfile
 import torch
 
 from birdnet_core.config import DataConfig
-from birdnet_core.data.audio import (
-    cut,
-    decode,
-    highpass,
-    most_active_windows,
-    resample,
-    response_length,
-)
+from birdnet_core.data.audio import cut, decode, highpass, most_active_windows, resample, response_length
 from birdnet_core.data.building import (
     COMMIT_S,
     Progress,
@@ -46,16 +37,18 @@ from birdnet_core.data.building import (
     open_at,
     short_hash,
     size_of,
+    start_anew,
     to_disk,
 )
 from birdnet_core.errors import DataError, MachineError, RunFolderError
-from birdnet_core.records.files import read_json, write_json
+from birdnet_core.records.files import read_json
 
 FORMAT = 6  # of the files, and of how samples are computed: other roundings are other stores
-RESAMPLER_REACH = 200  # samples, at the lower rate, beyond which the resampler's filter is nothing
+RESAMPLER_REACH = 200  # samples, at the lower rate, beyond which the resampler's filter is 0
+FILES = ("clips.i16", "windows.bin", "recordings.bin", "errors.jsonl")
 CHUNK_BYTES = 2**23  # of the clips that a worker hands over at once
 
-# What is known of a recording, and of each of its windows: a row each. The `clip_id` of a window follows from
+# The entries of a recording and of a window. The `clip_id` of a window follows from
 # the content of its recording, and its place among the windows of that; it is never 0.
 RECORDING = np.dtype(
     [
@@ -67,8 +60,6 @@ RECORDING = np.dtype(
     ]
 )
 WINDOW = np.dtype([("clip_id", "<u8"), ("scale", "<f4"), ("start_s", "<f4")])
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ class ClipStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
         try:
             meta = read_json(folder / "store.json")
-            # Entries first: of what is written meanwhile, they come last.
+            # Entries first: a concurrent builder writes them last.
             n_recordings = size_of(folder / "recordings.bin") // RECORDING.itemsize
             recordings = mapped(folder / "recordings.bin", RECORDING, (n_recordings,))
             size_of(folder / "errors.jsonl")
@@ -115,7 +106,7 @@ class ClipStore:
 
     @property
     def key(self) -> str:
-        """The hash of all that shapes a clip of this store."""
+        """The hash of all settings that a clip of this store depends on."""
         return self.folder.name
 
     def find(self, hashes: Sequence[str]) -> np.ndarray:
@@ -132,10 +123,10 @@ class ClipStore:
         return is_there(self.windows["clip_id"], rows, clip_ids)
 
     def errors(self) -> dict[str, str]:
-        """Return why contents cannot be decoded, as far as this version of the decoder has tried."""
+        """Return the reason for each content that this version of the decoder could not decode."""
         errors = {}
         for line in (self.folder / "errors.jsonl").read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # of a line that a kill has cut short: it is tried again
+            with contextlib.suppress(ValueError):  # of a line that a kill has cut short
                 sha, decoder, why = json.loads(line)
                 if decoder == soundfile.__libsndfile_version__:
                     errors[sha] = why
@@ -158,7 +149,7 @@ class Clips:
     Args:
         sha256: the content of each recording's file; "" for one that could not be read.
         found: the index of each in `store.recordings`, -1 where it could not be decoded.
-        errors: why, for each recording that could not be decoded.
+        errors: the reason, for each recording that could not be decoded.
     """
 
     store: ClipStore
@@ -189,10 +180,10 @@ class Clips:
 def build_clips(
     paths: Sequence[str], config: DataConfig, cache: Path, *, workers: Workers, progress: Progress
 ) -> Clips:
-    """Return the clips of the recordings in `paths`, decoding what is not in the store yet.
+    """Return the clips of the recordings in `paths`, decoding those that are not in the store yet.
 
     A recording that cannot be decoded keeps its place with the reason among the `errors`; so does one that
-    does not fit into memory or ends its process, which the next call tries again. Raises DataError when not
+    does not fit into memory or ends its process, which the next call decodes again. Raises DataError when not
     one of them can be decoded.
     """
     hashes = content_hashes(paths, cache, workers=workers.n, progress=progress)
@@ -239,7 +230,7 @@ def _why_not_read(path: str) -> str:
                 pass
     except OSError as error:
         return f"cannot read the file: {error.strerror}"
-    return "the file could not be read when its content was asked for, and can be now; prepare again"
+    return "the file could not be read before, and can be now; prepare again"
 
 
 def _fill(
@@ -250,11 +241,11 @@ def _fill(
     workers: Workers,
     progress: Progress,
 ) -> dict[str, str]:
-    """Add what the store lacks of the contents in `path_of`; return why some cannot be decoded this time."""
+    """Decode the contents of `path_of` that the store lacks; return the reasons where this fails."""
     try:
         store = ClipStore.open(folder)
     except DataError:
-        _start_anew(folder, config, options)
+        start_anew(folder, FILES, {**options, "n_samples": config.n_samples})
         store = ClipStore.open(folder)
     tasks = [(sha, path_of[sha]) for sha in _missing(store, list(path_of))]
     clip_bytes = 2 * config.n_samples * config.windows_per_recording
@@ -275,22 +266,8 @@ def _fill(
     return why
 
 
-def _start_anew(folder: Path, config: DataConfig, options: dict[str, Any]) -> None:
-    """Make an empty store, in the place of one that is damaged."""
-    if folder.exists():
-        log.warning("the clip store %s is damaged and is made anew", folder)
-        shutil.rmtree(folder)
-    new = folder.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for name in ("clips.i16", "windows.bin", "recordings.bin", "errors.jsonl"):
-        (new / name).touch()
-    write_json(new / "store.json", {**options, "n_samples": config.n_samples})
-    new.rename(folder)
-
-
 class _Additions:
-    """What is added to a clip store; what `commit` has written survives a kill and a power failure."""
+    """Additions to a clip store; those before a `commit` survive a kill and a power failure."""
 
     def __init__(self, store: ClipStore) -> None:
         self.folder = store.folder
@@ -342,7 +319,7 @@ class _Additions:
 class _Decoded:
     """The windows of a content: WINDOW [windows] and int16 [windows, samples]; or the reason for none.
 
-    What is not `is_final` may end otherwise another time.
+    A result that is not `is_final` may differ the next time.
     """
 
     sha256: str
@@ -361,7 +338,7 @@ def _decode(task: tuple[str, str], *, config: DataConfig) -> _Decoded:
         samples, sample_rate = decode(path)
         starts_s, windows = active_windows(samples, sample_rate, config)
     except DataError as error:
-        # Unless the file has changed or cannot be read any more, this is of its content.
+        # Unless the file has changed or cannot be read any more, its content is at fault.
         return _Decoded(sha256, error=str(error), is_final=content_hash(path) == sha256)
     except MemoryError as error:
         why = f"it does not fit into memory: {error}" if str(error) else "it does not fit into memory"
@@ -386,7 +363,8 @@ def active_windows(
     """Return where the most active windows of a recording start, in seconds, and the windows.
 
     `samples` are those of `decode`; the windows, float32 [windows, samples], are resampled, high-passed and
-    padded with zeros where the recording is shorter. Only what a window needs is resampled and filtered.
+    padded with zeros where the recording is shorter. Only what a window needs is resampled and
+    filtered.
     """
     recording = torch.from_numpy(samples)
     target, corner_hz = config.sample_rate, config.highpass_hz
@@ -395,14 +373,10 @@ def active_windows(
     # odd rate such as 8,012 Hz that is far between, and the cut lies up to half a sample off.
     grid = ratio.denominator if ratio.denominator <= 1000 else 1
     starts = most_active_windows(
-        recording,
-        sample_rate,
-        config.window_s,
-        config.windows_per_recording,
-        band_hz=(corner_hz, target / 2),
+        recording, sample_rate, config.window_s, config.windows_per_recording, band_hz=(corner_hz, target / 2)
     )
     n_window = round(config.window_s * target)
-    # What the filters reach back to and, for the resampler, ahead to.
+    # How far the filters reach back and, for the resampler, ahead.
     reach_s = RESAMPLER_REACH / min(sample_rate, target)
     if corner_hz:
         reach_s += response_length(target, corner_hz) / target

@@ -1,4 +1,4 @@
-"""A manifest made ready to train on: features on disk, labels, the split, and what must be told of them."""
+"""A manifest prepared for training: `prepare` makes its stores, split and facts, `Dataset` opens them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature, input_shape
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import DataConfig, TrainConfig
 from birdnet_core.data.building import (
     Progress,
     Workers,
@@ -26,7 +26,8 @@ from birdnet_core.data.building import (
     short_hash,
     to_disk,
 )
-from birdnet_core.data.clip_store import ClipStore, build_clips
+from birdnet_core.data.clip_store import Clips, ClipStore, build_clips
+from birdnet_core.data.facts import gather
 from birdnet_core.data.feature_store import (
     CHUNK,
     FeatureStore,
@@ -36,10 +37,10 @@ from birdnet_core.data.feature_store import (
     store_folder,
 )
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import assign_splits, crossing, groups, scatter_clips, strata
+from birdnet_core.data.splits import Split, assign_splits, crossing, groups, scatter_clips
 from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records.files import read_json, write_json
-from birdnet_core.records.trial import LEAKAGE, Validation
+from birdnet_core.records.trial import Validation
 
 FORMAT = 3  # of a dataset's folder
 
@@ -59,7 +60,7 @@ class Dataset:
         species: the name of each class.
         mean, std: of every channel over the training clips; 0 and 1 where the feature is not to be
             standardised by them.
-        facts: what `data describe` prints and records keep, see `prepare`.
+        facts: of the recordings and the split, see `facts.gather`.
     """
 
     folder: Path
@@ -139,7 +140,7 @@ class Dataset:
 
     @property
     def scored_ids(self) -> np.ndarray:
-        """What each clip is scored as part of: its recording; itself where clips were split at random."""
+        """The recording with which each clip is scored; the clip itself where clips were split at random."""
         return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
 
     def rows(self, *splits: str) -> np.ndarray:
@@ -176,125 +177,146 @@ def prepare(
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Path:
-    """Return the folder of the dataset of `manifest` under `config`, making what is not there yet.
+    """Return the folder of the dataset of `manifest` under `config`, made unless it is there.
 
-    Recordings that cannot be decoded are left out and listed under `skipped` in the facts; a species that
-    loses all of its recordings is no class. The facts: data_id (content, labels and groups of the manifest),
-    split_id, what is scored (``recordings``, or ``clips`` where these were split at random), counts of
-    recordings, clips and species, of what is scored in each split and in training per species, durations,
-    recordings per sample rate, files of equal content (paths, species and splits of each), strata, the
-    columns that the split is grouped by, notes on it, and what was skipped. Raises DataError where nothing
-    is left, and ConfigError, before anything is made, for options that the feature refuses.
+    Recordings that cannot be decoded are left out and listed under `skipped` in the facts (`facts.gather`); a
+    species that loses all of its recordings is not a class. Raises DataError where nothing is left, and
+    ConfigError, before anything is made, for options that the feature refuses.
 
-    The work is shared by `workers` processes, by default one for each CPU, which give way to what else runs.
-    Of several calls that want the same at once, as the trials that start on a node, one makes it with its
-    workers; the others wait, and take what it has made.
+    The work is shared by `workers` processes of low priority, by default one for each CPU. When several calls
+    need the same dataset at once, as trials do that start on one node, one call makes it and the others wait
+    for it.
     """
     cache = default_cache() if cache is None else Path(cache).absolute()
-    shape = input_shape(config)
-    with Workers(n_cpus() if workers is None else workers) as pool:
-        clips = build_clips(manifest["path"].tolist(), config.data, cache, workers=pool, progress=progress)
-        in_store, recording = clips.rows()
-        features = store_folder(clips.store, config.features, cache)
-        pays = is_worth_storing(clips.store, config.features)
-        is_stored = config.runtime.features == "stored" or (config.runtime.features == "auto" and pays)
-        if is_stored:
-            build_feature_store(
-                clips.store, in_store, config.features, cache, workers=pool, progress=progress
-            )
-    usable = clips.is_usable
-    described = manifest.drop(columns="path").assign(sha256=clips.sha256)
-    data_id = short_hash(described.to_numpy().tolist())
+    input_shape(config)  # builds the feature, which checks its options
+    stored = _build_stores(manifest, config, cache, n_cpus() if workers is None else workers, progress)
+    recordings = manifest.assign(sha256=stored.clips.sha256)
+    data_id = short_hash(recordings.drop(columns="path").to_numpy().tolist())
+    left_out = np.flatnonzero(~stored.clips.is_usable).tolist()
     options = config.data
-    drawn = {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
-    left_out = np.flatnonzero(~usable).tolist()
-    key = short_hash(
-        [FORMAT, data_id, left_out, features.name, options.split, options.split_seed, *drawn.values()]
-    )
-    folder = cache / "datasets" / key
-    if _is_made(folder, is_stored):
+    drawn = [options.split, options.split_seed, options.val_fraction, options.test_fraction]
+    folder = cache / "datasets" / short_hash([FORMAT, data_id, left_out, stored.features.name, *drawn])
+    if _is_made(folder, stored.is_stored):
         return folder
     with locked(folder):
         if is_whole(folder):
             meta = read_json(folder / "dataset.json")
-            write_json(folder / "dataset.json", {**meta, "is_stored": is_stored or meta["is_stored"]})
+            meta["is_stored"] = stored.is_stored or meta["is_stored"]
+            write_json(folder / "dataset.json", meta)
         else:
-            recordings = manifest.assign(sha256=described["sha256"])
-            if options.split == "random-windows":
-                scored = recordings.iloc[recording]
-                split = scatter_clips(scored, **drawn, seed=options.split_seed)
-                split_of_clip = split.assigned
-                drawn_splits = [recording.tolist(), split_of_clip.tolist()]
-            else:
-                scored = recordings[usable]
-                split = assign_splits(scored.reset_index(drop=True), **drawn, seed=options.split_seed)
-                splits = np.full(len(manifest), "", dtype="<U5")
-                splits[usable] = split.assigned
-                split_of_clip = splits[recording]
-                drawn_splits = [splits.tolist()]
-            scored = scored.assign(split=split.assigned)
-            labels, species = pd.factorize(manifest["species"].where(usable), sort=True)
-            duplicates = _duplicates(scored)
-            counts = scored["species"][scored["split"] == "train"].value_counts()
-            train_counts = {str(s): int(counts.get(s, 0)) for s in species}
-            facts = {
-                "data_id": data_id,
-                "split_id": short_hash([described["sha256"].tolist(), *drawn_splits]),
-                "scored": "clips" if options.split == "random-windows" else "recordings",
-                "n_recordings": int(usable.sum()),
-                "n_clips": len(recording),
-                "n_species": len(species),
-                **{f"n_{name}": int((split.assigned == name).sum()) for name in SPLITS},
-                "n_skipped": int((~usable).sum()),
-                "durations": _durations(clips.recordings["duration_s"]),
-                "sample_rates": _counts_by_rate(clips.recordings["sample_rate"]),
-                "duplicates": duplicates,
-                "train_counts": train_counts,
-                "strata": strata(train_counts),
-                "grouped_by": list(split.grouped_by),
-                "notes": [
-                    *split.notes,
-                    *_mislabelled(duplicates),
-                    *_absences(scored, species),
-                ],
-                "skipped": [
-                    {"path": manifest["path"].iloc[i], "error": error} for i, error in clips.errors.items()
-                ],
-            }
-            mean, std = [0.0], [1.0]
-            if config.features.kwargs.get("standardise") == "train":
-                of_train = in_store[split_of_clip == "train"]
-                stored = features if is_stored else None
-                mean, std = channel_statistics(_stored_features(clips.store, stored, config, of_train))
-            folder.mkdir(parents=True, exist_ok=True)
-            new = folder / "clips.npz.new"
-            with open(new, "wb") as file:
-                np.savez(
-                    file,
-                    in_store=in_store,
-                    clip_ids=clips.store.windows["clip_id"][in_store],
-                    labels=labels[recording],
-                    recording=recording,
-                    splits=np.array([SPLITS.index(name) for name in split_of_clip], dtype=np.int8),
-                    sha256=np.array(clips.sha256, dtype="S64"),
-                )
-                to_disk(file)
-            os.replace(new, folder / "clips.npz")
-            write_json(
-                folder / "dataset.json",
-                {
-                    "format": FORMAT,
-                    "clips": clips.store.key,
-                    "features": features.name,
-                    "is_stored": is_stored,
-                    "input_shape": shape,
-                    "species": species.tolist(),
-                    "mean": mean,
-                    "std": std,
-                    "facts": facts,
-                },
-            )
+            split = _split(recordings, stored, options)
+            _write(folder, recordings, config, stored, split, data_id)
     return folder
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The clips of a manifest in their stores.
+
+    `in_store` is the row of every clip there, `recording` the recording that it was cut from, `features` the
+    folder of the feature store, which has these clips only if `is_stored`.
+    """
+
+    clips: Clips
+    in_store: np.ndarray
+    recording: np.ndarray
+    features: Path
+    is_stored: bool
+
+
+def _build_stores(
+    manifest: pd.DataFrame, config: TrainConfig, cache: Path, workers: int, progress: Progress
+) -> _Stored:
+    """Decode the recordings that the clip store lacks, and compute features if they are to be stored."""
+    with Workers(workers) as pool:
+        clips = build_clips(manifest["path"].tolist(), config.data, cache, workers=pool, progress=progress)
+        in_store, recording = clips.rows()
+        wanted = config.runtime.features
+        is_stored = wanted == "stored" or (
+            wanted == "auto" and is_worth_storing(clips.store, config.features)
+        )
+        if is_stored:
+            build_feature_store(
+                clips.store, in_store, config.features, cache, workers=pool, progress=progress
+            )
+    return _Stored(clips, in_store, recording, store_folder(clips.store, config.features, cache), is_stored)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The split of a dataset: `scored` has a row and a `split` for each recording or clip that is scored."""
+
+    drawn: Split
+    scored: pd.DataFrame
+    of_clip: np.ndarray
+    split_id: str
+
+
+def _split(recordings: pd.DataFrame, stored: _Stored, options: DataConfig) -> _Split:
+    """Draw the split over the recordings that were decoded, or over their clips (``random-windows``)."""
+    fractions = {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
+    if options.split == "random-windows":
+        scored = recordings.iloc[stored.recording]
+        drawn = scatter_clips(scored, **fractions, seed=options.split_seed)
+        of_clip = drawn.assigned
+        identity = [stored.recording.tolist(), of_clip.tolist()]
+    else:
+        usable = stored.clips.is_usable
+        scored = recordings[usable]
+        drawn = assign_splits(scored.reset_index(drop=True), **fractions, seed=options.split_seed)
+        of_recording = np.full(len(recordings), "", dtype="<U5")
+        of_recording[usable] = drawn.assigned
+        of_clip = of_recording[stored.recording]
+        identity = [of_recording.tolist()]
+    split_id = short_hash([recordings["sha256"].tolist(), *identity])
+    return _Split(drawn, scored.assign(split=drawn.assigned), of_clip, split_id)
+
+
+def _write(
+    folder: Path, recordings: pd.DataFrame, config: TrainConfig, stored: _Stored, split: _Split, data_id: str
+) -> None:
+    """Write the dataset's arrays, then dataset.json, which makes it whole."""
+    clips = stored.clips
+    labels, species = pd.factorize(recordings["species"].where(clips.is_usable), sort=True)
+    mean, std = [0.0], [1.0]
+    if config.features.kwargs.get("standardise") == "train":
+        of_train = stored.in_store[split.of_clip == "train"]
+        features = stored.features if stored.is_stored else None
+        mean, std = channel_statistics(_stored_features(clips.store, features, config, of_train))
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / "clips.npz.new"
+    with open(new, "wb") as file:
+        np.savez(
+            file,
+            in_store=stored.in_store,
+            clip_ids=clips.store.windows["clip_id"][stored.in_store],
+            labels=labels[stored.recording],
+            recording=stored.recording,
+            splits=np.array([SPLITS.index(name) for name in split.of_clip], dtype=np.int8),
+            sha256=np.array(clips.sha256, dtype="S64"),
+        )
+        to_disk(file)
+    os.replace(new, folder / "clips.npz")
+    write_json(
+        folder / "dataset.json",
+        {
+            "format": FORMAT,
+            "clips": clips.store.key,
+            "features": stored.features.name,
+            "is_stored": stored.is_stored,
+            "input_shape": input_shape(config),
+            "species": species.tolist(),
+            "mean": mean,
+            "std": std,
+            "facts": {
+                "data_id": data_id,
+                "split_id": split.split_id,
+                "scored": "clips" if config.data.split == "random-windows" else "recordings",
+                "n_clips": len(stored.recording),
+                **gather(recordings, clips, split.drawn, split.scored, species.tolist()),
+            },
+        },
+    )
 
 
 def _is_made(folder: Path, is_stored: bool) -> bool:
@@ -320,7 +342,7 @@ def _stored_features(
 
 
 def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the manifest's row and the `split` of everything that a dataset scores: recordings, or clips.
+    """Return the manifest's row and the `split` of every recording, or clip, that a dataset scores.
 
     Recordings that were left out have no row.
     """
@@ -342,9 +364,9 @@ def validation_split(manifest: pd.DataFrame, folder: Path) -> Validation:
 
 
 def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
-    """Return the group of every clip of `dataset`, which was made of `manifest`: what a split keeps together.
+    """Return the group of every clip of `dataset`, which was made of `manifest` (`splits.groups`).
 
-    Recordings of one group are not independent of each other (`splits.groups`).
+    A split keeps groups together, because their recordings are not independent of each other.
     """
     usable = np.isin(np.arange(len(manifest)), dataset.recording)
     recordings = manifest.assign(sha256=dataset.sha256)[usable]
@@ -358,7 +380,7 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """Return how many groups the split of a dataset separates, and every value found in two splits.
 
     For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
-    ``crossing`` ones, which are [] where the split holds.
+    ``crossing`` ones, [] where the split separates them.
     """
     scored = scored_rows(manifest, folder)
     return {
@@ -369,55 +391,3 @@ def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
         for column in ("recording_id", "recordist", "site")
         if (scored[column] != "").any()
     }
-
-
-def _durations(seconds: np.ndarray) -> dict[str, float]:
-    return {
-        "total_h": round(float(seconds.sum()) / 3600, 4),
-        "min_s": round(float(seconds.min()), 3),
-        "median_s": round(float(np.median(seconds)), 3),
-        "max_s": round(float(seconds.max()), 3),
-    }
-
-
-def _counts_by_rate(rates: np.ndarray) -> dict[str, int]:
-    """Return recordings per sample rate, commonest first; text keys, as JSON has them."""
-    return {str(rate): int(n) for rate, n in pd.Series(rates).value_counts().items()}
-
-
-def _duplicates(scored: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the paths, species and splits of every set of recordings with the same content."""
-    files = scored.drop_duplicates("path")
-    copied = files["sha256"][files["sha256"].duplicated()]
-    copies = scored[scored["sha256"].isin(set(copied))]
-    return [
-        {
-            "paths": same["path"].unique().tolist(),
-            "species": sorted(set(same["species"])),
-            "splits": [split for split in SPLITS if split in set(same["split"])],
-        }
-        for _, same in copies.groupby("sha256", sort=False)
-    ]
-
-
-def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
-    """Return a note if copies of one recording carry several species: one of the labels is wrong."""
-    mixed = [" and ".join(copies["species"]) for copies in duplicates if len(copies["species"]) > 1]
-    if not mixed:
-        return []
-    return [
-        f"{LEAKAGE}: {len(mixed)} recordings stand under several species with the same content ({mixed[0]}"
-        f"{', ...' if len(mixed) > 1 else ''}); remove the wrong copies"
-    ]
-
-
-def _absences(scored: pd.DataFrame, species: pd.Index) -> list[str]:
-    """Return a note for each split on which species are missing."""
-    notes = []
-    for split in SPLITS:
-        there = scored["species"][scored["split"] == split]
-        missing = sorted(set(species) - set(there))
-        if missing and len(there):
-            named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            notes.append(f"{len(missing)} of {len(species)} species have no recording in {split}: {named}")
-    return notes

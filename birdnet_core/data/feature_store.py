@@ -1,16 +1,14 @@
 """The features of every clip on disk, memory-mapped and shared by all trials of a machine.
 
 A value is an int16 with the scale and offset of its clip and channel. That is as small as float16 and, over
-the range of one spectrogram, a dozen times more exact: what is read back is what would be computed.
+the range of one clip's features, a dozen times as exact.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,22 +28,22 @@ from birdnet_core.data.building import (
     mapped,
     short_hash,
     size_of,
+    start_anew,
     to_disk,
 )
 from birdnet_core.data.clip_store import ClipStore, is_there
 from birdnet_core.errors import DataError, RunFolderError
-from birdnet_core.records.files import read_json, write_json
+from birdnet_core.records.files import read_json
 
 FORMAT = 3
 CHUNK = 32
 LEVELS = 65_534
-
-log = logging.getLogger(__name__)
+FILES = ("features.i16", "scales.f32", "clips.u8")
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """An open feature store: a row for every row of a clip store, filled where a dataset has asked for it.
+    """An open feature store: a row for every row of a clip store, filled where a dataset has needed it.
 
     Args:
         values: int16 [rows, channels, bins, frames], mapped; feature = values * scale + offset.
@@ -98,7 +96,7 @@ def store_folder(clips: ClipStore, feature: Component, cache: Path) -> Path:
 
 
 def is_worth_storing(clips: ClipStore, feature: Component) -> bool:
-    """Return whether a spectrogram takes no more room than its clip; beyond that reading costs too much."""
+    """Return whether features take no more room than their clip; reading larger ones costs too much."""
     n_samples: int = clips.samples.shape[1]
     return math.prod(feature_shape(feature, clips.sample_rate, n_samples)) <= n_samples
 
@@ -112,7 +110,7 @@ def build_feature_store(
     workers: Workers,
     progress: Progress,
 ) -> FeatureStore:
-    """Return the store with the features of these rows of `clips`, computing what is not there yet."""
+    """Return the store with the features of these rows of `clips`, computing those that it lacks."""
     folder = store_folder(clips, feature, cache)
     try:
         store = FeatureStore.open(folder)
@@ -127,12 +125,7 @@ def build_feature_store(
 
 
 def _fill(
-    folder: Path,
-    clips: ClipStore,
-    rows: np.ndarray,
-    feature: Component,
-    workers: Workers,
-    progress: Progress,
+    folder: Path, clips: ClipStore, rows: np.ndarray, feature: Component, workers: Workers, progress: Progress
 ) -> None:
     """Compute the `rows` that the store lacks. A row counts as filled once it is on the disk."""
     shape = feature_shape(feature, clips.sample_rate, clips.samples.shape[1])
@@ -144,7 +137,8 @@ def _fill(
     except DataError:
         is_of_these = False
     if not is_of_these:
-        _start_anew(folder, feature, shape)
+        of_feature = {"name": feature.name, **feature.kwargs}
+        start_anew(folder, FILES, {"format": FORMAT, "shape": shape, "feature": of_feature})
         store = FeatureStore.open(folder)
     n_rows = max(len(wanted), len(store.clip_ids))
     clip_ids = np.zeros(n_rows, np.uint64)
@@ -178,25 +172,10 @@ def _fill(
     os.utime(folder / "store.json")
 
 
-def _start_anew(folder: Path, feature: Component, shape: tuple[int, int, int]) -> None:
-    """Make an empty store, in the place of one that is damaged or of clips that are no more."""
-    if folder.exists():
-        log.warning("the feature store %s does not fit its clips and is made anew", folder)
-        shutil.rmtree(folder)
-    new = folder.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    for name in ("features.i16", "scales.f32", "clips.u8"):
-        (new / name).touch()
-    of_feature = {"name": feature.name, **feature.kwargs}
-    write_json(new / "store.json", {"format": FORMAT, "shape": shape, "feature": of_feature})
-    new.rename(folder)
-
-
 def _commit(
     waiting: list[np.ndarray], clip_ids: np.ndarray, values: BinaryIO, scales: BinaryIO, filled: BinaryIO
 ) -> None:
-    """Say which clips the rows in `waiting` hold, after what they hold is on the disk."""
+    """Enter the clips of the rows in `waiting`, after their features are on the disk."""
     if waiting:
         to_disk(values)
         to_disk(scales)

@@ -1,4 +1,4 @@
-"""The list of recordings: which file, which species, and what it shares with other files.
+"""Manifests: tables of recordings with their species, recordist, site and split.
 
 A manifest is a CSV with the columns `path` and `species`, and optionally `recording_id`, `recordist`, `site`
 and `split` (train, val, test). Paths are taken relative to the CSV. In memory it is a frame with all six

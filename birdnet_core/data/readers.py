@@ -1,7 +1,7 @@
-"""Collections as they come: other people's metadata, read as a manifest.
+"""Read collections of other formats as a manifest: BirdCLEF, xeno-canto, a folder per species.
 
-`read_collection` recognises the kind by what the files hold, not by their names. The metadata of BirdCLEF and
-xeno-canto list recordings that may not be on disk: those are counted and told, never guessed.
+`read_collection` recognises the kind by the content of the files, not by their names. The metadata of
+BirdCLEF and xeno-canto list recordings that may not be on disk; those are listed as `absent`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ACCEPTED = (
     "a manifest CSV with the columns path and species (or name yours with --path-column and "
     "--species-column)",
     "a folder with one folder of recordings per species",
-    "BirdCLEF's train_metadata.csv (columns primary_label and filename), beside its train_audio/",
+    "BirdCLEF's train_metadata.csv (columns primary_label and filename), next to its train_audio/",
     "xeno-canto metadata as CSV (columns id, gen, sp) or as the JSON of its API (recordings with these; one "
-    "file, or a folder of pages), beside the audio",
+    "file, or a folder of pages), next to the audio",
 )
-# About a kilometre: the same spot, told by two people or two instruments.
+# About a kilometre: one spot, as reported by two people or two instruments.
 SITE_DECIMALS = 2
 
 
@@ -40,9 +40,9 @@ class Collection:
 
     Args:
         manifest: the recordings whose audio is on disk, as `read_manifest` gives them.
-        kind: what the source was recognised as.
+        kind: the recognised kind of the source.
         absent: the recordings that the metadata list and that have no audio on disk, by file name or id.
-        notes: what else the user must know, in sentences.
+        notes: further warnings, in sentences.
     """
 
     manifest: pd.DataFrame
@@ -68,35 +68,35 @@ def read_collection(
         raise DataError(f"no file or folder at {str(source)!r}; {_accepted()}")
     if source.is_dir():
         return _read_folder(source, audio)
-    beside = Path(audio) if audio else source.parent
+    folder = Path(audio) if audio else source.parent
     if source.suffix.lower() == ".json":
         records = _xeno_canto_records(source)
         if records is None:
             raise DataError(f"{str(source)!r} is JSON without xeno-canto recordings; {_accepted()}")
-        return _xeno_canto(pd.DataFrame(records), source, beside, "xeno-canto JSON")
+        return _xeno_canto(pd.DataFrame(records), source, folder, "xeno-canto JSON")
     columns = read_csv(source, n_rows=0).columns
     is_named = (path_column, species_column) != ("path", "species")
     if is_named or {"path", "species"} <= set(columns):
         frame = read_manifest(source, path_column=path_column, species_column=species_column)
         return Collection(frame, "manifest CSV")
     if set(BIRDCLEF_COLUMNS) <= set(columns):
-        return _birdclef(source, beside)
+        return _birdclef(source, folder)
     if set(XENO_CANTO_COLUMNS) <= set(columns):
-        return _xeno_canto(read_csv(source), source, beside, "xeno-canto CSV")
+        return _xeno_canto(read_csv(source), source, folder, "xeno-canto CSV")
     raise DataError(
         f"{str(source)!r} has the columns {', '.join(columns)}, which are of no known kind; {_accepted()}"
     )
 
 
 def _read_folder(folder: Path, audio: str | Path | None) -> Collection:
-    beside = Path(audio) if audio else folder
+    below = Path(audio) if audio else folder
     metadata = folder / "train_metadata.csv"
     if metadata.is_file():
-        return _birdclef(metadata, beside)
+        return _birdclef(metadata, below)
     pages = [r for file in sorted(folder.glob("*.json")) if (r := _xeno_canto_records(file)) is not None]
     if pages:
         records = [record for page in pages for record in page]
-        return _xeno_canto(pd.DataFrame(records), folder, beside, f"xeno-canto JSON ({len(pages)} pages)")
+        return _xeno_canto(pd.DataFrame(records), folder, below, f"xeno-canto JSON ({len(pages)} pages)")
     try:
         frame = index_folder(folder)
     except DataError as error:
@@ -105,10 +105,10 @@ def _read_folder(folder: Path, audio: str | Path | None) -> Collection:
 
 
 def _metadata_not_read(folder: Path) -> tuple[str, ...]:
-    """Return a note of CSVs in a folder per species that list recordings: they may say who recorded what."""
+    """Return a note on CSVs in the folder that list recordings: they may name recordists and sites."""
     named = []
     for file in sorted(folder.glob("*.csv")):
-        with contextlib.suppress(DataError):  # of a file that was not asked for
+        with contextlib.suppress(DataError):  # of a file outside the collection
             columns = set(read_csv(file, n_rows=0).columns)
             if columns >= {"path", "species"} or columns >= set(XENO_CANTO_COLUMNS):
                 named.append(file.name)
@@ -120,7 +120,7 @@ def _metadata_not_read(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _birdclef(source: Path, beside: Path) -> Collection:
+def _birdclef(source: Path, audio: Path) -> Collection:
     """Read ``train_metadata.csv``: the folder of the audio is ``train_audio``, in 2021 ``train_short_audio``.
 
     `filename` holds the species' folder from 2022 on and not before.
@@ -128,12 +128,12 @@ def _birdclef(source: Path, beside: Path) -> Collection:
     table = read_csv(source)
     for column in BIRDCLEF_COLUMNS:
         _require_filled(table, column, source)
-    here = _audio_below(beside)
+    here = _audio_below(audio)
     paths = []
     for label, name in zip(table["primary_label"], table["filename"], strict=True):
         inside = (name, f"{label}/{name}")
-        tried = [f"{top}{path}" for top in ("train_audio/", "train_short_audio/", "") for path in inside]
-        paths.append(next((path for path in tried if path in here), ""))
+        places = [f"{top}{path}" for top in ("train_audio/", "train_short_audio/", "") for path in inside]
+        paths.append(next((path for path in places if path in here), ""))
     frame = pd.DataFrame(
         {
             "path": paths,
@@ -143,10 +143,10 @@ def _birdclef(source: Path, beside: Path) -> Collection:
             "site": _sites(table, "latitude", "longitude"),
         }
     )
-    return _on_disk(frame, table["filename"], source, beside, "BirdCLEF train_metadata.csv")
+    return _on_disk(frame, table["filename"], source, audio, "BirdCLEF train_metadata.csv")
 
 
-def _xeno_canto(table: pd.DataFrame, source: Path, beside: Path, kind: str) -> Collection:
+def _xeno_canto(table: pd.DataFrame, source: Path, audio: Path, kind: str) -> Collection:
     """Read recordings with the fields of xeno-canto's API: version 3, or 2, which says `lng` for `lon`."""
     table = table.fillna("").astype(str).apply(lambda column: column.str.strip())
     for column in XENO_CANTO_COLUMNS:
@@ -155,7 +155,7 @@ def _xeno_canto(table: pd.DataFrame, source: Path, beside: Path, kind: str) -> C
     # The pages of several queries overlap.
     repeated = pd.DataFrame({"id": number, "gen": table["gen"], "sp": table["sp"]}).duplicated()
     table, number = table[~repeated].reset_index(drop=True), number[~repeated].reset_index(drop=True)
-    by_number, by_name = _xeno_canto_audio(_audio_below(beside))
+    by_number, by_name = _xeno_canto_audio(_audio_below(audio))
     names = _column(table, "file-name")
     places = [
         ", ".join(filter(None, p)) for p in zip(_column(table, "loc"), _column(table, "cnt"), strict=True)
@@ -176,7 +176,7 @@ def _xeno_canto(table: pd.DataFrame, source: Path, beside: Path, kind: str) -> C
         if repeated.any()
         else []
     )
-    return _on_disk(frame, frame["recording_id"], source, beside, kind, notes)
+    return _on_disk(frame, frame["recording_id"], source, audio, kind, notes)
 
 
 def _xeno_canto_records(file: Path) -> list[dict[str, Any]] | None:
@@ -225,11 +225,11 @@ def _on_disk(
     frame: pd.DataFrame,
     names: pd.Series[str],
     source: Path,
-    beside: Path,
+    audio: Path,
     kind: str,
     notes: list[str] | None = None,
 ) -> Collection:
-    """Keep the rows whose `path`, relative to `beside`, was found; `names` says what to call the others."""
+    """Keep the rows whose `path`, relative to `audio`, was found; `names` are the names of the others."""
     is_there = frame["path"] != ""
     absent = names[~is_there].tolist()
     if frame.empty:
@@ -237,10 +237,10 @@ def _on_disk(
     if not is_there.any():
         raise DataError(
             f"{str(source)!r} ({kind}) lists {len(frame)} recordings and the audio of none is below "
-            f"{str(beside)!r} (such as {absent[0]}); put it there, or name its folder with --audio"
+            f"{str(audio)!r} (such as {absent[0]}); put it there, or name its folder with --audio"
         )
     frame = frame[is_there].reset_index(drop=True).reindex(columns=list(COLUMNS), fill_value="")
-    return Collection(checked(frame, source, folder=beside), kind, tuple(absent), tuple(notes or ()))
+    return Collection(checked(frame, source, folder=audio), kind, tuple(absent), tuple(notes or ()))
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series[str]:

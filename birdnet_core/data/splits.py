@@ -1,8 +1,7 @@
-"""Who is trained on, who is validated on, who is kept for the end.
+"""Splits of a manifest into train, val and test, by groups of recordings.
 
 A split is drawn over groups: recordings that share a recording_id or have the same content, and where known
-a recordist or a site, stay in one split, because a model recognises a recordist's microphone as readily as a
-bird.
+a recordist or a site, stay in one split: a model recognises a recordist's microphone as readily as a bird.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from birdnet_core.errors import DataError
 from birdnet_core.records.trial import LEAKAGE
 
 RARE_RULE = (
-    "a species of one group is in train only: it can be learnt but not scored; "
-    "of two groups, in train and val; of three or more, in train, val and test, as far as groups that "
-    "hold several species allow"
+    "species recorded in a single group stay in the training split: the model learns them, but they cannot "
+    "be scored; those of two groups are in train and val, those of three or more in train, val and test, as "
+    "far as groups that hold several species allow"
 )
 MAX_GROUP_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Split:
-    """The split of every recording, and how it came about.
+    """The split of every recording, and how it was drawn.
 
     Args:
         assigned: ``train``, ``val`` or ``test`` for each row of the manifest, in its order.
-        grouped_by: the columns whose values never stand in two splits.
-        notes: what the reader of a result must know, in sentences.
+        grouped_by: the columns of which no value is in two splits.
+        notes: sentences on limits of the split, for readers of results.
     """
 
     assigned: np.ndarray
@@ -46,7 +45,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
     the manifest has that column of the files' contents. Recordist or site is left out when one component of
     it would hold more than half of all recordings (one person recorded everything): it cannot be separated,
     and `notes` says so. The assignment minimises the chi-square distance between
-    the wanted and the given number of recordings of each species in each split, by single moves of groups in
+    the wanted and the actual number of recordings of each species in each split, by single moves of groups in
     random order until none helps (iterative stratification in the spirit of Sechidis et al. 2011), under
     `RARE_RULE`. Raises DataError where nothing would be left to validate on.
     """
@@ -73,7 +72,7 @@ def assign_splits(manifest: pd.DataFrame, *, val_fraction: float, test_fraction:
     wanted_share = np.tile([1 - val_fraction - test_fraction, val_fraction, test_fraction], (n_species, 1))
     wanted_share[groups_of_species == 2] = [1 - val_fraction, val_fraction, 0]
     wanted_share[groups_of_species == 1] = [1, 0, 0]
-    # The penalties order the rule's parts: a species to learn first, then to validate, then to test.
+    # The penalties rank the rule's parts: each species in train first, then in val, then in test.
     penalty = np.where(wanted_share > 0, [1e9, 1e6, 1e3], 0.0)
     if test_fraction == 0:
         penalty[:, 2] = 0
@@ -122,21 +121,21 @@ def scatter_clips(clips: pd.DataFrame, *, val_fraction: float, test_fraction: fl
 
 
 def crossing(manifest: pd.DataFrame, splits: np.ndarray, column: str) -> list[str]:
-    """Return the values of `column` that stand in more than one split: the proof of a split is []."""
+    """Return the values of `column` that are in more than one split; [] where the split separates them."""
     known = manifest[column].to_numpy() != ""
     n_splits = pd.Series(splits[known]).groupby(manifest.loc[known, column].to_numpy()).nunique()
     return sorted(n_splits.index[n_splits > 1])
 
 
 def groups(manifest: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    """Return the group of every recording, the columns it joins, and notes on those it cannot.
+    """Return the group of every recording, the columns that define it, and notes on those left out.
 
-    Groups are those of `assign_splits`, numbered from 0.
+    The groups are those of `assign_splits`, numbered from 0.
     """
     label = pd.factorize(manifest["recording_id"])[0]
     used, notes = ["recording_id"], []
     if "sha256" in manifest and manifest["sha256"].duplicated().any():
-        # Always: copies of one file in two splits are the same clip, learnt and asked.
+        # Always: copies of one file would be in two splits.
         label = _join(label, pd.factorize(manifest["sha256"])[0], (manifest["sha256"] != "").to_numpy())
         used.append("sha256")
     for column in ("recordist", "site"):

@@ -1,4 +1,4 @@
-"""A recording of any length as the windows that a network takes, without ever holding all of it."""
+"""Cut a recording of any length into the windows that a network takes, without holding all of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def windows(recording: Recording, config: DataConfig, overlap_s: float = 0.0) ->
 
     Their samples are those of the whole recording, resampled and high-passed at once. The last one is padded
     with zeros at its end, as in training; where it would add less than 0.05 s to the one before, it is left
-    out. Raises DataError as `decode` does; what is wrong further on comes after the windows before it.
+    out. Raises DataError as `decode` does, after the windows before the fault.
     """
     n_window = config.n_samples
     hop = n_window - round(overlap_s * config.sample_rate)

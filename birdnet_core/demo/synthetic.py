@@ -1,9 +1,9 @@
-"""Write recordings of invented birds, so that everything runs without a download and still decodes audio.
+"""Write recordings of invented birds, for the demo and the tests: audio without a download.
 
 A species has a `Grammar`: songs are sequences of phrases, a phrase repeats syllables, and a syllable is a
 frequency-modulated tone, trill, buzz or harmonic stack. Bands overlap and sibling species share most of their
-syllables, so that average spectra tell little and time structure tells more. A `Recordist` adds what lies
-between bird and file: microphone, distance, hum, wind, rain and noise.
+syllables, so that average spectra differ little and time structure differs more. A `Recordist` adds microphone,
+distance, hum, wind, rain and noise.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Syllable:
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar:
-    """What a species sings: a song lists phrases, a phrase lists (syllable, usual number of repeats)."""
+    """The songs of a species: a song lists phrases, a phrase lists (syllable, usual number of repeats)."""
 
     syllables: tuple[Syllable, ...]
     phrases: tuple[tuple[tuple[int, int], ...], ...]
@@ -268,7 +268,7 @@ def record(
     site_rng: np.random.Generator,
     rng: np.random.Generator,
 ) -> Samples:
-    """Return what the recordist's device stores, [samples] like `song`, peak between 0.2 and 0.9.
+    """Return the recording of the recordist's device, [samples] like `song`, peak between 0.2 and 0.9.
 
     `background` is heard from 1.3 to 4 times as far as `song`. The site's echoes come from `site_rng`; the
     distance and the weather of the day come from `rng`.
@@ -416,7 +416,7 @@ def _check_holds(folder: Path, manifest: str) -> None:
         )
     if path.read_text(encoding="utf-8") != manifest:
         raise DataError(
-            f"{str(path)!r} lists other recordings than the synthetic birds asked for; give another folder, "
+            f"{str(path)!r} lists other recordings than these synthetic birds; give another folder, "
             "or the seed and the numbers it was written with"
         )
 
@@ -424,7 +424,7 @@ def _check_holds(folder: Path, manifest: str) -> None:
 def _render(
     syllable: Syllable, sample_rate: int, tempo: float, pitch: float, rng: np.random.Generator
 ) -> Samples:
-    """Return one syllable with its own small std, [samples]."""
+    """Return one syllable with small random changes, [samples]."""
     duration_s = syllable.duration_s / tempo * rng.uniform(0.9, 1.1)
     n = int(duration_s * sample_rate)
     position = (np.arange(n, dtype=np.float32) + 0.5) / n

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram: power on a mel scale in dB, the spectrogram most bird classifiers look at."""
+"""Log-mel spectrogram: power on a mel scale in dB, the usual features of bird classifiers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, check_range
 from birdnet_core.registry import features
 
 BAND_GROUPS = 4
@@ -18,7 +18,7 @@ BAND_GROUPS = 4
 class LogMel(nn.Module):
     """Log-mel spectrogram in dB, one channel; 128 x 173 for 4 s at 22,050 Hz.
 
-    Slaney's mel scale and normalisation, as librosa has them; power to dB with the clip's maximum as
+    Slaney's mel scale and normalisation, as in librosa; power to dB with the clip's maximum as
     reference, 80 dB of range. `standardise` is "clip" (zero mean and unit variance per clip), "train" (with
     the training split's mean and std, applied to batches) or "none".
     """
@@ -48,13 +48,7 @@ class LogMel(nn.Module):
 
 
 def check_mel(
-    sample_rate: int,
-    n_samples: int,
-    n_mels: int,
-    n_fft: int,
-    hop: int,
-    fmin_hz: float,
-    fmax_hz: float | None,
+    sample_rate: int, n_samples: int, n_mels: int, n_fft: int, hop: int, fmin_hz: float, fmax_hz: float | None
 ) -> None:
     """Raise ConfigError for options that `MelPower` cannot have for clips of `n_samples`."""
     most = 2 * n_samples - 2
@@ -63,13 +57,13 @@ def check_mel(
             f"features.n_fft = {n_fft} is out of range; it takes even numbers from 16 to {most}, "
             f"up to which a clip of {n_samples} samples can be reflected at its ends"
         )
-    check_range("hop", hop, 1, n_samples, "the samples of a clip")
-    check_range("n_mels", n_mels, 1, n_fft // 2 + 1, f"the frequencies of n_fft = {n_fft}")
+    check_range("features.hop", hop, 1, n_samples, "the samples of a clip")
+    check_range("features.n_mels", n_mels, 1, n_fft // 2 + 1, f"the frequencies of n_fft = {n_fft}")
     nyquist_hz = sample_rate / 2
     half_the_rate = f"half of data.sample_rate = {sample_rate}"
     highest_hz = nyquist_hz if fmax_hz is None else fmax_hz
     if fmax_hz is not None:
-        check_range("fmax_hz", fmax_hz, 1, nyquist_hz, half_the_rate)
+        check_range("features.fmax_hz", fmax_hz, 1, nyquist_hz, half_the_rate)
     if not 0 <= fmin_hz < highest_hz:
         why = half_the_rate if fmax_hz is None else "features.fmax_hz"
         raise ConfigError(
@@ -77,18 +71,10 @@ def check_mel(
         )
 
 
-def check_range(option: str, value: float, low: float, high: float, why: str) -> None:
-    """Raise ConfigError that names `option` where `value` is not within `low` to `high`."""
-    if not low <= value <= high:
-        raise ConfigError(
-            f"features.{option} = {value:g} is out of range; it takes {low:g} to {high:.15g}, {why}"
-        )
-
-
 class MelPower(nn.Module):
     """Power of each band of Slaney's mel scale, each of unit area, in frames under a Hann window.
 
-    What torchaudio's MelSpectrogram gives, twice as fast on a CPU.
+    The same values as torchaudio's MelSpectrogram, computed twice as fast on a CPU.
     """
 
     def __init__(

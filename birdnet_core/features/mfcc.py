@@ -8,7 +8,8 @@ import torch
 import torchaudio
 from torch import nn
 
-from birdnet_core.features.log_mel import MelPower, check_mel, check_range, standardised
+from birdnet_core.errors import check_range
+from birdnet_core.features.log_mel import MelPower, check_mel, standardised
 from birdnet_core.registry import features
 
 
@@ -38,12 +39,11 @@ class Mfcc(nn.Module):
     ) -> None:
         super().__init__()
         check_mel(sample_rate, n_samples, n_mels, n_fft, hop, fmin_hz, fmax_hz)
-        check_range("n_mfcc", n_mfcc, 1, n_mels, "which is features.n_mels")
+        check_range("features.n_mfcc", n_mfcc, 1, n_mels, "which is features.n_mels")
         available = n_samples // hop + 1
         n_frames = available if n_frames is None else n_frames
-        check_range(
-            "n_frames", n_frames, 1, available, f"the frames of a clip of {n_samples / sample_rate:g} s"
-        )
+        why = f"the frames of a clip of {n_samples / sample_rate:g} s"
+        check_range("features.n_frames", n_frames, 1, available, why)
         self.standardise = standardise
         self.shape = (3, n_mfcc, n_frames)
         self.first_frame = (available - n_frames) // 2

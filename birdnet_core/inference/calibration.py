@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, and one number that mends them.
+"""Calibration of probabilities: its measures, and temperature scaling.
 
 Guo, Pleiss, Sun and Weinberger (2017), On Calibration of Modern Neural Networks.
 """
@@ -34,7 +34,7 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
     logs = _logarithms(probabilities)
     of_truth = logs[np.arange(len(truth)), truth].mean()
     low, high = -math.log(HOTTEST), -math.log(COLDEST)
-    for _ in range(60):  # halves the interval to less than a double can tell
+    for _ in range(60):  # halves the interval to less than a double resolves
         middle = (low + high) / 2
         slope = (_softmax(math.exp(middle) * logs) * logs).sum(axis=1).mean() - of_truth
         low, high = (low, middle) if slope > 0 else (middle, high)
@@ -42,10 +42,10 @@ def fit_temperature(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, truth: np.ndarray, n_bins: int = N_BINS) -> list[dict[str, Any]]:
-    """Return a row a bin of the most probable class's probability: what it promises, and what comes true.
+    """Return a row for each bin of the most probable class's probability: mean confidence and accuracy.
 
-    ``low`` and ``high`` are the bin's ends, the upper one within; ``n`` recordings, their mean
-    ``confidence`` and their ``accuracy``, both None in an empty bin.
+    A row has ``low`` and ``high``, the ends of the bin (the upper one is within), ``n`` recordings, their
+    mean ``confidence`` and their ``accuracy``, both None in an empty bin.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bins = bin_of(confidence, n_bins)

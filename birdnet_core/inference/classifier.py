@@ -1,9 +1,9 @@
-"""Species of new recordings: a model folder, and audio files of any length.
+"""Predict the species of audio files of any length with the model of a model folder.
 
     classifier = Classifier.load("model/")
     frame = classifier.predict(["dawn.wav"], overlap_s=1.0)
 
-Training picks the most active windows of a recording; prediction takes them all, one after the other.
+Training uses the most active windows of a recording; prediction uses all of them, one after the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from birdnet_core.data.windows import Window, windows
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.calibration import tempered
 from birdnet_core.inference.model_folder import Model, read_model
-from birdnet_core.training.session import layout_of, logits_of, pick_device, pick_precision
+from birdnet_core.training.device import layout_of, logits_of, pick_device, pick_precision
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ Place = str | Path
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of one file: how much of it was read, and what is wrong with it; "" where all is well."""
+    """One file that was read: the seconds of it that were read, and its fault, "" where it has none."""
 
     file: str
     seconds: float
@@ -115,7 +115,9 @@ class Classifier:
         faults: list[Ended] = []
         tables = [
             scores.table(self.species, top_k)
-            for scores in self.stream(paths, overlap_s=overlap_s, batch_size=batch_size, on_end=_told(faults))
+            for scores in self.stream(
+                paths, overlap_s=overlap_s, batch_size=batch_size, on_end=_collected(faults)
+            )
         ]
         if not tables:
             raise DataError(no_recording_read(faults))
@@ -138,7 +140,7 @@ class Classifier:
         faults: list[Ended] = []
         totals: dict[str, np.ndarray] = {}
         counts: Counter[str] = Counter()
-        for scores in self._stream(paths, overlap_s, batch_size, _told(faults)):
+        for scores in self._stream(paths, overlap_s, batch_size, _collected(faults)):
             for file, probabilities in zip(scores.files, scores.probabilities, strict=True):
                 totals[file] = totals.get(file, 0) + probabilities
                 counts[file] += 1
@@ -163,7 +165,7 @@ class Classifier:
         `on_end` is called after each file, before the batch that holds its last windows comes; without it,
         faults are logged.
         """
-        for scores in self._stream(paths, overlap_s, batch_size, on_end or _told([])):
+        for scores in self._stream(paths, overlap_s, batch_size, on_end or _collected([])):
             yield replace(scores, probabilities=tempered(scores.probabilities, self.model.temperature))
 
     def _stream(
@@ -240,10 +242,7 @@ class Classifier:
 
 
 def ranked(
-    place: Mapping[str, Any],
-    probabilities: np.ndarray,
-    species: Sequence[str],
-    top_k: int,
+    place: Mapping[str, Any], probabilities: np.ndarray, species: Sequence[str], top_k: int
 ) -> pd.DataFrame:
     """Return a row for each of the `top_k` most probable species of every row of `probabilities`.
 
@@ -267,8 +266,8 @@ def ranked(
 def audio_files(places: Place | Iterable[Place]) -> list[Path]:
     """Return the files among `places`, and all audio in the folders among them at any depth, sorted.
 
-    Audio in folders is recognised by its extension; what is hidden is left out. A file that is named is
-    taken as it is, and told with the others if it cannot be read. Raises DataError for a folder without
+    Audio in folders is recognised by its extension; hidden files are left out. A file that is named is
+    taken as it is; where it cannot be read, prediction reports it. Raises DataError for a folder without
     audio.
     """
     found = []
@@ -299,12 +298,12 @@ def no_recording_read(faults: Sequence[Ended]) -> str:
     return f"not one of {len(faults)} recordings can be scored:{reasons}"
 
 
-def _told(faults: list[Ended]) -> Callable[[Ended], None]:
-    """Return what logs each fault and adds it to `faults`."""
+def _collected(faults: list[Ended]) -> Callable[[Ended], None]:
+    """Return a function that logs each fault and appends it to `faults`."""
 
-    def tell(ended: Ended) -> None:
+    def collect(ended: Ended) -> None:
         if ended.fault:
             log.warning("%s: %s", ended.file, ended.fault)
             faults.append(ended)
 
-    return tell
+    return collect

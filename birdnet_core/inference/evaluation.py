@@ -1,7 +1,7 @@
-"""The one honest test: what a model is worth on recordings that nothing was chosen by.
+"""Scores of a model on the test split, with intervals and a baseline.
 
-Every opening of the test split is written into the model folder before anything is computed, so that a reader
-sees how often its scores were looked at. Intervals are bootstrap intervals over the test recordings,
+Every evaluation is entered in tests.json of the model folder before anything is computed, so that a reader
+sees how often the test split was used. Intervals are bootstrap intervals over the test recordings,
 resampled by the groups that the split kept together.
 """
 
@@ -25,9 +25,9 @@ from birdnet_core.inference.classifier import Classifier
 from birdnet_core.inference.model_folder import Model
 from birdnet_core.intervals import LEVEL, bootstrap_interval
 from birdnet_core.records.files import read_json, write_json
-from birdnet_core.training.batches import ClipBatches
+from birdnet_core.training.batches import SCORING_BATCH, ClipBatches
+from birdnet_core.training.device import logits_of
 from birdnet_core.training.metrics import Scores, average_windows, f1_per_class
-from birdnet_core.training.session import SCORING_BATCH, logits_of
 
 SCHEMA = 1
 TESTS_FILE = "tests.json"
@@ -40,14 +40,14 @@ FEW_RECORDINGS = 5  # of a species; see the simulation in docs/statistics.md
 def check_split(model: Model, dataset: Dataset) -> None:
     """Raise DataError unless `dataset` is split as the one that `model` was trained on, and has a test split.
 
-    Under another split the test split may hold recordings that the model has learnt.
+    Under another split the test split may hold recordings that the model was trained on.
     """
     trained_on, given = model.provenance.get("split_id"), dataset.facts["split_id"]
     if trained_on != given:
         raise DataError(
             f"the model was trained on split {trained_on}, and these recordings are split as {given}: their "
-            "test split may hold what the model has learnt. Give --data the recordings that it was trained "
-            "on, as they were then"
+            "test split may hold recordings that it was trained on. Give --data the recordings of its "
+            "training, as they were then"
         )
     if not len(dataset.rows("test")):
         raise DataError("the test split holds no recordings; there is nothing to evaluate on")
@@ -87,10 +87,10 @@ def evaluate(
     """Return the scores of a model's members, of their ensemble and of a baseline in the test split.
 
     `groups` names the group of every clip of `dataset` (`dataset.groups_of`). The rows are each member, the
-    ensemble (the mean of their probabilities), the ensemble at its temperature, which is what prediction
-    gives, and the baseline; each with the metrics of `records.TEST_METRICS` and their intervals. The
-    difference is the ensemble minus the mean of its members, paired by resample; `over_baseline` what
-    prediction gives minus the baseline, None without one.
+    ensemble (the mean of their probabilities), the calibrated ensemble (at its temperature, as prediction
+    gives it), and the baseline; each with the metrics of `records.TEST_METRICS` and their intervals. The
+    difference is the ensemble minus the mean of its members, paired by resample; `over_baseline` the
+    calibrated ensemble minus the baseline, None without one.
     """
     of_members, truth, scored_ids = member_probabilities(model, dataset, "test", device)
     ensemble = of_members.mean(axis=0)
@@ -162,9 +162,7 @@ def member_probabilities(
     """
     classifier = Classifier(model, device)
     dataset = replace(
-        dataset,
-        mean=np.array(model.mean, dtype=np.float32),
-        std=np.array(model.std, dtype=np.float32),
+        dataset, mean=np.array(model.mean, dtype=np.float32), std=np.array(model.std, dtype=np.float32)
     )
     clips = _clips(model.config, dataset, (split,), classifier.device)
     windows: list[list[np.ndarray]] = [[] for _ in classifier.networks]
@@ -178,24 +176,24 @@ def member_probabilities(
 
 
 def baseline_probabilities(
-    config: TrainConfig, dataset: Dataset, learnt: tuple[str, ...], split: str
+    config: TrainConfig, dataset: Dataset, train_splits: tuple[str, ...], split: str
 ) -> np.ndarray:
-    """Return probabilities [recordings, classes] of `split` by logistic regression on the splits `learnt`.
+    """Return probabilities [recordings, classes] of `split` by logistic regression on `train_splits`.
 
-    It sees the mean and the std over time of every bin of a clip's spectrogram, standardised; its strength
-    of regularisation is not tuned (C = 1). What a network has to beat.
+    Its inputs are the mean and the std over time of every bin of a clip's features, standardised; its
+    regularisation is not tuned (C = 1).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     cpu = torch.device("cpu")
-    train, asked = (_clips(config, dataset, splits, cpu) for splits in (learnt, (split,)))
+    train, scored = (_clips(config, dataset, splits, cpu) for splits in (train_splits, (split,)))
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     fitted.fit(_over_time(train), train.labels.numpy())
-    windows = np.zeros((len(asked), len(dataset.species)))
-    windows[:, fitted.classes_] = fitted.predict_proba(_over_time(asked))
-    return average_windows(windows, asked.scored_ids)[0]
+    windows = np.zeros((len(scored), len(dataset.species)))
+    windows[:, fitted.classes_] = fitted.predict_proba(_over_time(scored))
+    return average_windows(windows, scored.scored_ids)[0]
 
 
 def resampled(
@@ -231,13 +229,13 @@ def _with_interval(
 
 
 def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
-    """Return what must be known of the intervals, in sentences."""
+    """Return sentences on intervals that are too narrow."""
     n_groups = int(group.max()) + 1
     counts = np.bincount(truth)
     notes = []
     if n_few := int((counts[counts > 0] < FEW_RECORDINGS).sum()):
         notes.append(
-            f"{n_few} of {(counts > 0).sum()} species have fewer than {FEW_RECORDINGS} recordings on the "
+            f"{n_few} of {(counts > 0).sum()} species have fewer than {FEW_RECORDINGS} recordings in the "
             "test split: their F1 lies low on the average, and so do F1-macro and the strata, whose "
             "intervals are too narrow"
         )
@@ -250,18 +248,18 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
 
 
 def _ahead(values: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return in which scores the baseline is ahead of what prediction gives; no sentence where in none."""
+    """Return a sentence that names the scores in which the baseline is ahead; none where there are none."""
     ours, baseline = values["ensemble, calibrated"], values[BASELINE]
     ahead = [
-        f"{shown} ({baseline[key]:.4f} against {ours[key]:.4f})"
-        for key, shown in COMPARED.items()
+        f"{label} ({baseline[key]:.4f} against {ours[key]:.4f})"
+        for key, label in COMPARED.items()
         if baseline[key] > ours[key]
     ]
     if not ahead:
         return []
     return [
-        f"{BASELINE} is ahead in {', '.join(ahead)}: the intervals of the difference tell whether by more "
-        "than chance"
+        f"{BASELINE} is ahead in {', '.join(ahead)}: the intervals of the difference say whether it may be "
+        "chance"
     ]
 
 

@@ -1,10 +1,10 @@
-"""The one place that writes and reads a model folder: what is left of training when training is over.
+"""Write and read a model folder: everything that prediction needs of a trained model.
 
     MODEL/model.json              config, species, statistics, temperature, members, provenance, hashes
     MODEL/member-0.safetensors    the weights of one seed; more of them are an ensemble
     MODEL/backbone.json           the config of the checkpoint that a pretrained network started from
 
-Folders are handed on, so nothing in them is trusted. Reading asks neither the checkpoint nor the internet,
+Folders are passed on, so nothing in them is trusted. Reading needs neither the checkpoint nor a network,
 runs no code of the folder, and takes no more memory than the network that the config describes: what does not
 fit it is refused before it is read. `docs/model-folder.md` describes every field.
 """
@@ -35,9 +35,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
 from birdnet_core.config import TrainConfig
-from birdnet_core.errors import ModelFolderError
+from birdnet_core.errors import ModelFolderError, RunFolderError
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
-from birdnet_core.records.checks import local_path
+from birdnet_core.records.checks import Types, check_fields, local_path
 from birdnet_core.records.files import write_json
 
 log = logging.getLogger(__name__)
@@ -51,32 +51,23 @@ MOST_PARAMETERS = 20_000  # tensors; the largest network here has 400
 MOST_FILTER_VALUES = 2**28  # of a feature, such as n_fft times n_mels: 1 GiB
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MEMBER_KEYS = {"file": str, "seed": int, "epochs": int, "trial_id": str}
-_KEYS: dict[str, type] = {
-    "schema": int,
-    "config": dict,
-    "species": list,
-    "input_shape": list,
-    "mean": list,
-    "std": list,
-    "temperature": float,
-    "calibration": dict,
-    "members": list,
-    "n_params": int,
-    "provenance": dict,
-    "plugins": list,
-    "files": dict,
-    "checksum": str,
-}
-_PLUGIN_KEYS = {"name": str, "kind": str, "version": str, "sha256": str, "registers": dict}
-_TYPE_NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+_MEMBER_KEYS: Mapping[str, Types] = {"file": (str,), "seed": (int,), "epochs": (int,), "trial_id": (str,)}
+_KEYS: Mapping[str, Types] = {
+    "schema": (int,), "config": (dict,), "species": (list,), "input_shape": (list,), "mean": (list,),
+    "std": (list,), "temperature": (int, float), "calibration": (dict,), "members": (list,),
+    "n_params": (int,), "provenance": (dict,), "plugins": (list,), "files": (dict,), "checksum": (str,),
+}  # fmt: skip
+_PLUGIN_KEYS: Mapping[str, Types] = {
+    "name": (str,), "kind": (str,), "version": (str,), "sha256": (str,), "registers": (dict,),
+}  # fmt: skip
+_FILE_KEYS: Mapping[str, Types] = {"sha256": (str,), "bytes": (int,)}
 
 
 @dataclass(frozen=True)
 class Member:
     """The weights of one seed, by the names of the network's state, and where they come from.
 
-    `epochs` is how many epochs these weights have learnt.
+    `epochs` is the number of epochs that these weights were trained for.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -87,15 +78,15 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What a model folder holds, checked.
+    """The checked content of a model folder.
 
     Args:
         config: of the members, but for their seeds.
         species: the name of each class.
-        input_shape: channels, bins and frames of a spectrogram.
-        mean, std: of each channel, or one for all: a spectrogram is (feature - mean) / std.
+        input_shape: channels, bins and frames of a window's features.
+        mean, std: of each channel, or one for all; the input of a network is (features - mean) / std.
         temperature: divides the logarithms of probabilities; 1 where nothing was fitted.
-        calibration: what the temperature was fitted on; empty where nothing was.
+        calibration: the data that the temperature was fitted on; empty where it was not fitted.
         n_params: trainable values of one member.
         checkpoint: the config of the checkpoint that a pretrained network started from.
     """
@@ -116,7 +107,7 @@ class Model:
         """Return the network of every member with its weights, on the CPU and in eval mode."""
         made = []
         for member in self.members:
-            # Fresh weights are drawn and thrown away; the caller's draws stay what they were.
+            # Fresh weights are drawn and replaced; the caller's random state is unchanged.
             with torch.random.fork_rng(devices=[]), _backbone_of(self.checkpoint):
                 network = build_model(self.config.model, self.input_shape, len(self.species))
             network.load_state_dict(dict(member.weights))
@@ -139,8 +130,8 @@ def write_model(
 ) -> None:
     """Write a model folder that `read_model` accepts, whole or not at all.
 
-    The files are made in a folder beside it and move into `folder`, model.json last: until then there is
-    no model to read. A model that is there is replaced; files that are none of ours stay. Raises
+    The files are made in a folder next to it and move into `folder`, model.json last: until then there is
+    no model to read. A model that is there is replaced; other files stay. Raises
     ModelFolderError for what `read_model` would refuse, and ConfigError where the config of the checkpoint
     behind `model.pretrained` cannot be read.
     """
@@ -189,7 +180,7 @@ def write_model(
 def read_model(folder: str | Path) -> Model:
     """Return the model in `folder`.
 
-    Raises ModelFolderError, which names the file and what is wrong with it, for a folder that is missing, cut
+    Raises ModelFolderError, which names the file and its fault, for a folder that is missing, cut
     short, altered, or made by a later version.
     """
     folder = Path(folder)
@@ -250,7 +241,7 @@ def read_model(folder: str | Path) -> Model:
 
 
 def _plugins_of(config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the plugins without which the config cannot be read, and what each of them registers of it."""
+    """Return the plugins that the config needs, and the names of it that each registers."""
     found: dict[str, dict[str, Any]] = {}
     for registered, name in config.components():
         plugin = plugins.owner(registered[name].make.__module__)
@@ -261,10 +252,10 @@ def _plugins_of(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def _check_plugins(where: Path, listed: list[Any]) -> None:
-    """Raise ModelFolderError for a plugin that is not loaded. None is loaded here: its code is the user's."""
+    """Raise ModelFolderError for a plugin that is not loaded; loading its code is left to the user."""
     registries = {registered.kind: registered for registered in registry.COMPONENTS}
     for plugin in listed:
-        _check_keys(where, "a plugin", plugin, _PLUGIN_KEYS)
+        _check_keys(f"{str(where)!r}: a plugin", plugin, _PLUGIN_KEYS)
         name, version = plugin["name"], plugin["version"]
         what = f"{name!r:.120} ({f'version {version}, ' if version else ''}SHA-256 {plugin['sha256'][:12]})"
         for kind, names in plugin["registers"].items():
@@ -331,7 +322,7 @@ def _bytes(path: Path, most: int) -> bytes:
 
 
 def _listed_bytes(path: Path, listed: Mapping[str, Any], most: int) -> bytes:
-    """Return the content of a file that is as model.json says."""
+    """Return the content of a file; raises ModelFolderError unless it has the size and hash in model.json."""
     data = _bytes(path, most)
     if len(data) != listed["bytes"]:
         raise ModelFolderError(
@@ -361,7 +352,7 @@ def _parsed(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _read_backbone(folder: Path, files: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config of the checkpoint, which must be what `files` says where they are given."""
+    """Return the config of the checkpoint, checked against its hash in `files` where these are given."""
     path = folder / BACKBONE_FILE
     listed = files and files[BACKBONE_FILE]
     data = _listed_bytes(path, listed, MOST_JSON_BYTES) if listed else _bytes(path, MOST_JSON_BYTES)
@@ -380,7 +371,7 @@ def _checked_content(where: Path, content: dict[str, Any]) -> dict[str, Any]:
         raise ModelFolderError(
             f"{str(where)!r}: schema = {content.get('schema')!r} is unknown; this version reads {SCHEMA}"
         )
-    _check_keys(where, "it", content, _KEYS)
+    _check_keys(repr(str(where)), content, _KEYS)
     if content["checksum"] != checksum(content):
         raise ModelFolderError(
             f"{str(where)!r} was altered: its values do not give its checksum; copy the folder again"
@@ -388,21 +379,14 @@ def _checked_content(where: Path, content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _check_keys(where: Path, what: str, values: Any, keys: Mapping[str, type]) -> None:
-    """Raise ModelFolderError unless `values` is an object of exactly `keys`, each of its type."""
-    if not isinstance(values, dict):
-        raise ModelFolderError(f"{str(where)!r}: {what} is not an object, but {values!r:.80}")
-    missing, extra = sorted(keys.keys() - values.keys()), sorted(values.keys() - keys.keys())
-    if missing or extra:
-        fault = f"lacks {missing[0]!r}" if missing else f"has an unknown {extra[0]!r:.80}"
-        raise ModelFolderError(f"{str(where)!r}: {what} {fault}; there are {', '.join(keys)}")
-    for key, kind in keys.items():
-        value = values[key]
-        is_kind = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-        if not is_kind:
-            raise ModelFolderError(
-                f"{str(where)!r}: {key} = {value!r:.80} is not accepted; it takes {_TYPE_NAMES[kind]}"
-            )
+def _check_keys(where: str, values: Any, keys: Mapping[str, Types]) -> None:
+    """Raise ModelFolderError unless `values` is an object of exactly `keys`, each of its types."""
+    try:
+        check_fields(where, values, keys, {})
+    except RunFolderError as error:
+        raise ModelFolderError(str(error)) from None
+    if extra := sorted(values.keys() - keys.keys()):
+        raise ModelFolderError(f"{where} has an unknown {extra[0]!r:.80}; there are {', '.join(keys)}")
 
 
 def _config(where: Path, nested: dict[str, Any]) -> TrainConfig:
@@ -415,7 +399,7 @@ def _config(where: Path, nested: dict[str, Any]) -> TrainConfig:
 
 
 def _checked_numbers(where: Path, content: dict[str, Any], config: TrainConfig) -> tuple[int, int, int]:
-    """Check species, statistics and temperature, and return the shape of a spectrogram."""
+    """Check species, statistics and temperature, and return the shape of the features."""
     species = content["species"]
     if not species or not all(isinstance(name, str) and name for name in species):
         raise ModelFolderError(f"{str(where)!r}: species {species!r:.80} are not a list of names")
@@ -457,12 +441,12 @@ def _checked_members(where: Path, content: dict[str, Any]) -> list[dict[str, Any
             raise ModelFolderError(
                 f"{str(where)!r} names the file {name!r:.120}; it takes plain names of files in the folder"
             )
-        _check_keys(where, f"file {name!r}", listed, {"sha256": str, "bytes": int})
+        _check_keys(f"{str(where)!r}: file {name!r}", listed, _FILE_KEYS)
     members: list[dict[str, Any]] = content["members"]
     if not members:
         raise ModelFolderError(f"{str(where)!r} has no members; it takes one or more")
     for n, member in enumerate(members):
-        _check_keys(where, f"member {n}", member, _MEMBER_KEYS)
+        _check_keys(f"{str(where)!r}: member {n}", member, _MEMBER_KEYS)
         file = member["file"]
         if file not in content["files"] or file == BACKBONE_FILE:
             raise ModelFolderError(
@@ -478,7 +462,7 @@ def _checked_members(where: Path, content: dict[str, Any]) -> list[dict[str, Any
 
 @contextlib.contextmanager
 def _refused(where: Path, what: str) -> Iterator[None]:
-    """Turn whatever goes wrong in code that was given values of a folder into ModelFolderError."""
+    """Turn any error of code that was given values of a folder into ModelFolderError."""
     try:
         yield
     except ModelFolderError:

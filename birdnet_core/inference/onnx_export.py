@@ -1,4 +1,4 @@
-"""A model as one ONNX file, for programs without torch."""
+"""Export a model as one ONNX file, for programs without torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def export_onnx(model: Model, out: Path) -> float:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
-            # torch warns of its own use of what it will drop.
+            # torch warns of its own deprecated calls.
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             torch.onnx.export(

@@ -1,4 +1,4 @@
-"""Weights of classes from their numbers of training clips: how much more a rare species counts in a loss."""
+"""Weights of the classes in a loss, from their numbers of training clips."""
 
 from __future__ import annotations
 

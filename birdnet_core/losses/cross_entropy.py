@@ -1,4 +1,4 @@
-"""Cross-entropy: the loss that everything else is compared with."""
+"""Cross-entropy, with class weights and label smoothing."""
 
 from __future__ import annotations
 

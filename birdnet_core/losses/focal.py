@@ -1,4 +1,4 @@
-"""Focal loss: cross-entropy that turns away from what is already learnt."""
+"""Focal loss: cross-entropy with less weight on clips that are already classified well."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, check_range
 from birdnet_core.losses.class_weights import class_weights
 from birdnet_core.losses.targets import check_label_smoothing, probabilities, smoothed
 from birdnet_core.registry import losses
@@ -35,8 +35,7 @@ class Focal(nn.Module):
         beta: float = 0.999,
     ) -> None:
         super().__init__()
-        if not 0 <= gamma <= 20:
-            raise ConfigError(f"loss.gamma = {gamma} is out of range; it takes 0 to 20")
+        check_range("loss.gamma", gamma, 0, 20)
         check_label_smoothing(label_smoothing)
         self.gamma = gamma
         self.label_smoothing = label_smoothing

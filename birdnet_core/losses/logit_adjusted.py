@@ -1,11 +1,11 @@
-"""Cross-entropy of logits shifted by how common each class is: long tails without weights."""
+"""Cross-entropy of logits shifted by the frequency of each class, for long-tailed collections."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import check_range
 from birdnet_core.losses.targets import check_label_smoothing, probabilities, smoothed
 from birdnet_core.registry import losses
 
@@ -23,8 +23,7 @@ class LogitAdjusted(nn.Module):
 
     def __init__(self, class_counts: torch.Tensor, *, tau: float = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= tau <= 10:
-            raise ConfigError(f"loss.tau = {tau} is out of range; it takes 0 to 10")
+        check_range("loss.tau", tau, 0, 10)
         check_label_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
         counts = class_counts.double().clamp(min=1)

@@ -1,4 +1,4 @@
-"""What the clips of a batch are: one class each, or probabilities of classes where clips were mixed."""
+"""Targets of a batch: class indices, or probabilities of classes where clips were mixed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def smoothed(target_p: torch.Tensor, label_smoothing: float) -> torch.Tensor:
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
-    """Raise ConfigError for what is not a share below 1."""
+    """Raise ConfigError unless 0 <= `label_smoothing` < 1."""
     if not 0 <= label_smoothing < 1:
         raise ConfigError(f"loss.label_smoothing = {label_smoothing} is out of range; it takes 0 to below 1")

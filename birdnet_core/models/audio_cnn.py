@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import check_range
 from birdnet_core.registry import models
 
 
@@ -27,8 +27,8 @@ def convolution(n_in: int, n_out: int, *, is_pooled: bool = False) -> list[nn.Mo
 class GlobalAveragePool(nn.Module):
     """Mean over bins and frames, [batch, channels, bins, frames] to [batch, channels].
 
-    As pooling with a window of the whole spectrogram: the gradient of a mean is a broadcast, which the ReLU
-    before it takes 15 times as long to go back through on the CPU.
+    Computed as pooling with a window of all bins and frames: the gradient of a mean is a broadcast, through
+    which the backward of the ReLU before it takes 15 times as long on the CPU.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -55,14 +55,9 @@ class AudioCNN(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ConfigError(f"model.width = {width} is out of range; it takes 1 or more")
-        smallest = min(input_shape[1:])
-        if not 1 <= depth <= smallest.bit_length():
-            raise ConfigError(
-                f"model.depth = {depth} is out of range; it takes 1 to {smallest.bit_length()} for features "
-                f"of {input_shape[1]} bins and {input_shape[2]} frames, which each block but the last halves"
-            )
+        check_range("model.width", width, 1)
+        why = f"for features of {input_shape[1]} bins and {input_shape[2]} frames, which most blocks halve"
+        check_range("model.depth", depth, 1, min(input_shape[1:]).bit_length(), why)
         channels = input_shape[0]
         layers: list[nn.Module] = []
         for block in range(depth):

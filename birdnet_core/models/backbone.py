@@ -1,4 +1,4 @@
-"""What the networks of transformers need to take features of any shape."""
+"""Parts that let networks of transformers take features of any shape."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BackboneClassifier(nn.Module):
 class Patches(nn.Module):
     """Features [batch, channels, bins, frames] to tokens [batch, patches, width], bins before frames.
 
-    Takes the place of the modules of transformers, which accept one size of spectrogram or one channel only.
+    Takes the place of the modules of transformers, which accept one size of features or one channel only.
     """
 
     def __init__(self, projection: nn.Conv2d) -> None:
@@ -54,7 +54,7 @@ class Patches(nn.Module):
 def fit_channels(convolution: nn.Conv2d, channels: int) -> None:
     """Give `convolution` that many input channels, in place.
 
-    One spectrogram repeated over the new channels gives what it gave repeated over the old ones.
+    The output for one channel repeated over the new channels is that for the channel repeated over the old.
     """
     if convolution.in_channels == channels:
         return

@@ -17,8 +17,8 @@ from torch import nn
 
 from birdnet_core.errors import ConfigError
 
-# Settings of a checkpoint's config that say how transformers computes, or where it finds code, and not which
-# network it is; some of them make it ask the hub. Names with an underscore before them are its own.
+# Settings of a checkpoint's config that choose how transformers computes, or where it finds code, but not the
+# network; some of them make it read from the hub. Names with an underscore before them are its own.
 NOT_OF_THE_NETWORK = ("attn_implementation", "experts_implementation", "auto_map", "quantization_config")
 
 _kept: ContextVar[Mapping[str, Any] | None] = ContextVar("kept", default=None)
@@ -28,7 +28,7 @@ _kept: ContextVar[Mapping[str, Any] | None] = ContextVar("kept", default=None)
 def built_from(kept: Mapping[str, Any]) -> Iterator[None]:
     """Build pretrained networks from `kept`, a checkpoint's config, with fresh weights while the block runs.
 
-    Neither the checkpoint nor the network is asked; the weights come from elsewhere afterwards.
+    Neither the checkpoint nor the hub is read; the caller loads the weights afterwards.
     """
     token = _kept.set(kept)
     try:
@@ -112,7 +112,7 @@ def build_backbone(
 
 @contextmanager
 def _explained(model: str, config_class: Any, pretrained: str) -> Iterator[None]:
-    """Turn what can go wrong with a checkpoint into ConfigError."""
+    """Turn errors of a checkpoint into ConfigError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -129,7 +129,7 @@ def _explained(model: str, config_class: Any, pretrained: str) -> Iterator[None]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars and reports of transformers off the terminal; what goes wrong is raised anyway."""
+    """Keep progress bars and reports of transformers off the terminal; errors are raised anyway."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as transformers
 

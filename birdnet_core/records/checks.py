@@ -1,23 +1,26 @@
-"""What the files of a run folder must hold, whoever wrote them.
+"""Checks of the files of a run folder, which may come from another program or have been edited by hand.
 
-A run folder is handed on, copied, and altered by hand. What is read from it is checked here once, so that a
-foreign file is named with what is wrong with it, and no name in it leads out of the folder.
+A file that cannot be used raises RunFolderError with its path and its fault, and no name in it leads out of
+the folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from birdnet_core.errors import RunFolderError
+from birdnet_core.records.trial import SCHEMA, STATUSES, TrialRecord
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 A_NAME = (
     "letters, digits, dots, dashes and underscores, begins with a letter or a digit, and is at most 100 long"
 )
-"""How a message says what a name holds: "a name holds ..."."""
+"""The rest of a message that begins "a name holds"."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-s[0-9]{1,10}")
@@ -38,9 +41,9 @@ def local_path(path: str | Path) -> Path:
     """Return `path`; RunFolderError for an address such as ``s3://bucket/run``, which no verb writes to."""
     if address := _SCHEME.match(str(path)):
         # A Path has one slash of the two.
-        shown = f"{address[0]}/{str(path)[address.end() :].lstrip('/')}"
+        given = f"{address[0]}/{str(path)[address.end() :].lstrip('/')}"
         raise RunFolderError(
-            f"{shown!r} is an address, and birdtune reads and writes folders: give a path on this "
+            f"{given!r} is an address, and birdtune reads and writes folders: give a path on this "
             "machine or on a file system that is mounted here, and copy the folder to the store afterwards"
         )
     return Path(path)
@@ -55,6 +58,20 @@ _WORDS = {
     bool: "true or false", type(None): "null",
 }  # fmt: skip
 
+
+def _types_of(annotation: Any) -> Types:
+    """Return the types that JSON may have for a field of `annotation`."""
+    if get_origin(annotation) is UnionType:
+        return tuple(t for member in get_args(annotation) for t in _types_of(member))
+    if get_origin(annotation) is Literal:
+        return (str,)
+    return _NUMBER if annotation is float else (get_origin(annotation) or annotation,)
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return not (field.default is MISSING and field.default_factory is MISSING)
+
+
 _STUDY: Mapping[str, Types] = {
     "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,), "seeds": (list,),
 }  # fmt: skip
@@ -64,15 +81,8 @@ _STUDY_MAY: Mapping[str, Types] = {
     "baseline": (dict, type(None)), "cells": (list, type(None)), "n_trials": (int, type(None)),
 }  # fmt: skip
 _CELL: Mapping[str, Types] = {"config_id": (str,), "factors": (dict,)}
-_RECORD: Mapping[str, Types] = {
-    "trial_id": (str,), "config_id": (str,), "seed": (int,), "status": (str,), "config": (dict,),
-}  # fmt: skip
-_RECORD_MAY: Mapping[str, Types] = {
-    "epochs": (int,), "best_epoch": (int, type(None)), "metrics": (dict,), "f1_per_species": (dict,),
-    "error": (str, type(None)), "traceback": (str, type(None)), "n_params": (int, type(None)),
-    "started": (str,), "seconds": _NUMBER, "gpus": _NUMBER, "cpus": _NUMBER, "gpu_hours": _NUMBER,
-    "cpu_hours": _NUMBER, "peak_memory_mb": (*_NUMBER, type(None)), "provenance": (dict,),
-}  # fmt: skip
+_RECORD_MAY = {name: _types_of(annotation) for name, annotation in get_type_hints(TrialRecord).items()}
+_RECORD = {f.name: _RECORD_MAY[f.name] for f in fields(TrialRecord) if not _has_default(f)}
 _EVENTS: Mapping[str, Mapping[str, Types]] = {
     "trial": {"study": (str,), "trial_id": (str,), "number": (int,), "factors": (dict,), "reused": (bool,)},
     "epoch": {"trial_id": (str,), "epoch": (int,), "metrics": (dict,), "epoch_s": _NUMBER},
@@ -82,11 +92,11 @@ _EVENTS: Mapping[str, Mapping[str, Types]] = {
 }
 
 
-def checked_study(path: Path, study: dict[str, Any], schema: int) -> dict[str, Any]:
-    """Return the content of `path`, studies/<name>.json; RunFolderError where it is no study."""
+def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of `path`, studies/<name>.json; RunFolderError where it is not a study."""
     where = f"{str(path)!r} is no study of birdtune"
     check_fields(where, study, _STUDY, _STUDY_MAY)
-    _check_schema(where, study, schema)
+    _check_schema(where, study)
     if study["name"] != path.stem or not is_name(study["name"]):
         raise RunFolderError(f"{where}: its name is {study['name']!r:.120}, and the file's is {path.stem!r}")
     if study["kind"] not in ("ablation", "search"):
@@ -105,24 +115,22 @@ def checked_study(path: Path, study: dict[str, Any], schema: int) -> dict[str, A
     return study
 
 
-def checked_record(
-    path: Path, record: dict[str, Any], schema: int, statuses: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return the content of `path`, trials/<trial_id>.json; RunFolderError where it is no trial's record."""
+def checked_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of `path`, trials/<trial_id>.json; RunFolderError where it is not a record."""
     where = f"{str(path)!r} is no trial's record"
     check_fields(where, record, _RECORD, _RECORD_MAY)
-    _check_schema(where, record, schema)
+    _check_schema(where, record)
     if record["trial_id"] != path.stem:
         raise RunFolderError(f"{where}: its trial_id is {record['trial_id']!r:.120}, not that of the file")
-    if record["status"] not in statuses:
-        raise RunFolderError(f"{where}: status = {record['status']!r:.80}; it takes {', '.join(statuses)}")
+    if record["status"] not in STATUSES:
+        raise RunFolderError(f"{where}: status = {record['status']!r:.80}; it takes {', '.join(STATUSES)}")
     for scores in ("metrics", "f1_per_species"):
         _check_numbers(where, record.get(scores, {}))
     return record
 
 
-def checked_event(where: str, event: Any, statuses: tuple[str, ...], known_ids: set[str]) -> dict[str, Any]:
-    """Return an event of a journal; RunFolderError, which begins with `where`, for what is none.
+def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]:
+    """Return an event of a journal; raises RunFolderError, which begins with `where`, for anything else.
 
     Kinds of event that this version does not know are passed on: readers leave them out. `known_ids` are
     trial_ids that were checked before, and gains this one.
@@ -147,14 +155,14 @@ def checked_event(where: str, event: Any, statuses: tuple[str, ...], known_ids: 
         check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER})
     elif kind == "epoch":
         _check_numbers(f"{where}, {kind!r},", event["metrics"])
-    elif kind == "end" and event["status"] not in statuses:
-        raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(statuses)}")
+    elif kind == "end" and event["status"] not in STATUSES:
+        raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(STATUSES)}")
     return event
 
 
-def _check_schema(where: str, values: Mapping[str, Any], schema: int) -> None:
-    if values.get("schema") != schema:
-        raise RunFolderError(f"{where}: schema = {values.get('schema')!r:.40}; this version reads {schema}")
+def _check_schema(where: str, values: Mapping[str, Any]) -> None:
+    if values.get("schema") != SCHEMA:
+        raise RunFolderError(f"{where}: schema = {values.get('schema')!r:.40}; this version reads {SCHEMA}")
 
 
 def check_fields(where: str, values: Any, needed: Mapping[str, Types], may: Mapping[str, Types]) -> None:
@@ -165,8 +173,7 @@ def check_fields(where: str, values: Any, needed: Mapping[str, Types], may: Mapp
         raise RunFolderError(f"{where}: it lacks {', '.join(map(repr, missing))}")
     for key, types in {**needed, **may}.items():
         if key in values and type(values[key]) not in types:
-            shown = [each for each in types if not (each is int and float in types)]
-            words = " or ".join(_WORDS[each] for each in shown)
+            words = " or ".join(_WORDS[t] for t in types if not (t is int and float in types))
             raise RunFolderError(f"{where}: {key} = {values[key]!r:.80} is not accepted; it takes {words}")
 
 

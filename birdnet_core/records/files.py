@@ -13,7 +13,7 @@ from birdnet_core.errors import RunFolderError
 
 
 def drop_unfinished_line(journal: BinaryIO) -> None:
-    """Cut a last line that a killed driver left without its end, or the next event would be glued to it."""
+    """Cut off a last line without an end, left by a killed driver: it would swallow the next event."""
     end = journal.seek(0, os.SEEK_END)
     if end == 0:
         return

@@ -1,8 +1,9 @@
-"""The names of what a run reports, with the direction of each: metrics by epoch, test scores and costs."""
+"""Every metric, test score and cost that a run reports: its name, direction and definition."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from birdnet_core.errors import ConfigError, did_you_mean
@@ -63,35 +64,34 @@ TEST_METRICS: dict[str, Metric] = {
         "minimize", "ECE", "expected calibration error, 15 bins of equal width (Guo et al. 2017)"
     ),
 }
-"""What `birdtune evaluate` reports; no study can name one, so that none can look at the test split."""
-
-
-def metric_direction(metric: str) -> Direction:
-    """Return ``maximize`` or ``minimize``; the one place where a metric's direction is typed."""
-    if metric not in METRICS:
-        raise ConfigError(
-            f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (known: {', '.join(METRICS)})"
-        )
-    return METRICS[metric].direction
+"""Scores of `birdtune evaluate`. A study cannot name one: the test split is not for choosing."""
 
 
 COSTS: dict[str, tuple[Direction, str]] = {
     "n_params": ("minimize", "trainable values of the network"),
     "hours": ("minimize", "wall time of building, training and validating"),
 }
-"""What a trial costs: with the metrics, all that a search of several objectives may weigh."""
+"""Costs of a trial, which a search of several objectives may weigh against the metrics."""
+
+
+_DIRECTIONS: dict[str, Direction] = {name: metric.direction for name, metric in METRICS.items()}
+
+
+def metric_direction(metric: str) -> Direction:
+    """Return ``maximize`` or ``minimize``; raises ConfigError for an unknown metric."""
+    return _direction("metric", metric, _DIRECTIONS)
 
 
 def objective_direction(objective: str) -> Direction:
     """Return ``maximize`` or ``minimize`` of a metric or a cost; ConfigError for an unknown name."""
-    if objective in COSTS:
-        return COSTS[objective][0]
-    if objective not in METRICS:
-        known = (*COSTS, *METRICS)
-        raise ConfigError(
-            f"unknown objective {objective!r}{did_you_mean(objective, known)} (known: {', '.join(known)})"
-        )
-    return metric_direction(objective)
+    costs = {name: direction for name, (direction, _) in COSTS.items()}
+    return _direction("objective", objective, {**costs, **_DIRECTIONS})
+
+
+def _direction(kind: str, name: str, known: Mapping[str, Direction]) -> Direction:
+    if name not in known:
+        raise ConfigError(f"unknown {kind} {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return known[name]
 
 
 def is_better(value: float, than: float | None, direction: Direction) -> bool:

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, commit, host and plugins."""
+"""Versions, commit, host and plugins behind a result."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
 """The files of a run folder, and the only code that reads or writes them.
 
-`tuning` writes them, `reports` reads them, and neither knows the other. Everything is JSON, so that another
+`tuning` writes them and `reports` reads them; neither imports the other. Everything is JSON, so that another
 tool can read a run without birdtune:
 
-    RUN/studies/<study>.json      what was asked: question, metric, design, data, versions, command line
-    RUN/journal.jsonl             what happened, one line an event, appended by the one driver
+    RUN/studies/<study>.json      a study: question, metric, design, data, versions, command line
+    RUN/journal.jsonl             the events of the run, one a line, appended by its one driver
     RUN/trials/<trial_id>.json    how each trial ended
-    RUN/predictions/<trial_id>.json   what each completed trial told of the validation recordings
-    RUN/validation/<split_id>.json    what these recordings are
+    RUN/predictions/<trial_id>.json   the class that a completed trial predicted for each validation recording
+    RUN/validation/<split_id>.json    the true classes of these recordings
     RUN/optuna.db                 the Optuna studies of the searches
-    RUN/checkpoints/<trial_id>/   what an unfinished trial goes on from, and those of the best
-    RUN/driver.lock               who writes the folder
-    RUN/ray.log                   what Ray had to say, if anything
+    RUN/checkpoints/<trial_id>/   where an unfinished trial continues, and the best trials' weights
+    RUN/driver.lock               the driver that writes the folder
+    RUN/ray.log                   Ray's messages, if any
 
 `docs/run-folder.md` describes every field.
 """
@@ -43,10 +43,10 @@ from birdnet_core.records.checks import (
     local_path,
 )
 from birdnet_core.records.files import drop_unfinished_line, read_json, without_nan, write_json, write_text
-from birdnet_core.records.trial import SCHEMA, STATUSES, TrialRecord, Validation
+from birdnet_core.records.trial import SCHEMA, TrialRecord, Validation
 
 PRUNED_CHECKPOINT_BYTES = 2**30
-"""How much room the checkpoints of a run's pruned trials may take together, before the oldest are deleted."""
+"""Above this total size the oldest checkpoints of a run's pruned trials are deleted."""
 
 LINES_AT_ONCE = 1000  # of the journal: parsed together they take four fifths of the time
 RECORDS_AT_ONCE = 100
@@ -140,17 +140,17 @@ class RunFolder:
         return sorted(p for p in (self.path / folder).glob("*.json") if fits(p.stem))
 
     def strays(self) -> list[Path]:
-        """Return what lies among the run's files and is not named like one: it is never read."""
+        """Return the entries of the run's folders that are not named like its files; they are never read."""
         found = []
         for folder in ("studies", "trials", "predictions", "validation"):
             if (self.path / folder).is_dir():
                 ours = set(self._files(folder))
                 found += [p for p in sorted((self.path / folder).iterdir()) if p not in ours]
-        # What is hidden is the system's, or was being written when a driver was killed.
+        # Hidden files are the system's, or were being written when a driver was killed.
         return [path for path in found if not path.name.startswith(".")]
 
     def notes(self) -> list[str]:
-        """Return what a reader should know of the folder itself, in sentences."""
+        """Return a sentence on the files that are not read; none where there are no such files."""
         strays = [str(path.relative_to(self.path)) for path in self.strays()]
         if not strays:
             return []
@@ -168,7 +168,7 @@ class RunFolder:
     def read_study(self, name: str) -> dict[str, Any]:
         """Return the content of a study's file; RunFolderError where it is none."""
         path = self._file("studies", name)
-        return checked_study(path, read_json(path), SCHEMA)
+        return checked_study(path, read_json(path))
 
     def write_study(self, study: dict[str, Any]) -> None:
         write_json(self._file("studies", study["name"]), {"schema": SCHEMA, **study})
@@ -182,12 +182,12 @@ class RunFolder:
         blocks = (paths[i : i + RECORDS_AT_ONCE] for i in range(0, len(paths), RECORDS_AT_ONCE))
         values = itertools.chain.from_iterable(map(_read_together, blocks))
         return {
-            path.stem: TrialRecord.from_dict(checked_record(path, value, SCHEMA, STATUSES))
+            path.stem: TrialRecord.from_dict(checked_record(path, value))
             for path, value in zip(paths, values, strict=True)
         }
 
     def write_predictions(self, trial_id: str, predicted: Sequence[int]) -> None:
-        """Keep the class that a completed trial told of each validation recording, in their order."""
+        """Write the class that a completed trial predicted for each validation recording, in their order."""
         content = json.dumps({"predicted": list(predicted)})
         write_text(self._file("predictions", trial_id), content + "\n")
 
@@ -229,21 +229,21 @@ class RunFolder:
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the journal's events in order.
 
-        A last line cut off by a kill is left out; a line elsewhere that is broken, or is no event of
+        A last line cut off by a kill is left out; any other line that is broken, or is not an event of
         birdtune, raises RunFolderError.
         """
         if not self.journal_path.exists():
             return
         known_ids = set[str]()
-        # A byte that is no UTF-8 becomes a sign of its own, and its line is told as any that was altered.
+        # A byte that is not UTF-8 becomes a replacement character, and its line is reported as altered.
         with open(self.journal_path, encoding="utf-8", errors="replace") as journal:
             number = 1
             while lines := list(itertools.islice(journal, LINES_AT_ONCE)):
                 whole = lines if lines[-1].endswith("\n") else lines[:-1]
                 for n, event in enumerate(self._parsed(whole, number), start=number):
-                    yield checked_event(f"{self.journal_path} line {n}", event, STATUSES, known_ids)
+                    yield checked_event(f"{self.journal_path} line {n}", event, known_ids)
                 if whole is not lines:
-                    return  # what a driver writes meanwhile would begin within that line
+                    return  # later writes of a driver would begin within that line
                 number += len(lines)
 
     def _parsed(self, lines: list[str], first: int) -> list[Any]:
@@ -264,7 +264,7 @@ class RunFolder:
 
 
 def _read_together(paths: list[Path]) -> list[dict[str, Any]]:
-    """Return what `read_json` does of each, parsed at once: names that repeat are kept once."""
+    """Return `read_json` of each path; parsed together, so that equal keys are one string in memory."""
     with contextlib.suppress(OSError, ValueError):
         values = json.loads(f"[{','.join(path.read_text(encoding='utf-8') for path in paths)}]")
         if len(values) == len(paths) and all(isinstance(value, dict) for value in values):

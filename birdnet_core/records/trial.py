@@ -1,36 +1,32 @@
-"""How a trial ended, and what its predictions are held against."""
+"""The record of a trial, and the validation recordings that its predictions are compared with."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 SCHEMA = 3
 
-
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
-
-
-STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "killed")
-
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEAKAGE = "LEAKAGE"
-"""What a note on a split begins with if scores on it do not hold; reports show it before any score."""
+"""The first word of a note on a split that makes scores too high; reports print it before any score."""
 
 
 @dataclass(kw_only=True)
 class TrialRecord:
-    """How one trial ended.
+    """The result of one trial.
 
     Args:
         metrics: every metric at the best epoch, by `training.monitor` of the config.
         epochs: epochs trained; `best_epoch` counts from 1.
         f1_per_species: validation F1 of every species present in truth, at the best epoch.
         started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
-        gpus, cpus: what the trial was given; with `seconds`, its gpu_hours and cpu_hours.
-        peak_memory_mb: the most during the trial, of the process on the CPU (None where the system does not
-            tell), of torch's allocator on the GPU.
+        gpus, cpus: resources of the trial; times `seconds` they are gpu_hours and cpu_hours.
+        peak_memory_mb: peak of torch's allocator on the GPU, or of the process on the CPU; None where the
+            system does not measure it.
         provenance: versions, git commit, host, device, data and split hashes.
     """
 
@@ -59,7 +55,7 @@ class TrialRecord:
         return {"schema": SCHEMA, **asdict(self)}
 
     def objective(self, name: str) -> float:
-        """Return a metric at the best epoch, or a cost; nan where the trial never came to know it."""
+        """Return a metric at the best epoch, or a cost; nan where the trial has none."""
         if name == "hours":
             return self.seconds / 3600
         if name == "n_params":
@@ -78,12 +74,12 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """The validation split: what the predictions of trials are held against.
+    """The validation split, with which the predictions of trials are compared.
 
     Args:
         species: the name of each class.
         truth: the class of each scored recording (or clip, where these were split at random).
-        recording: a number a recording_id; entries of one number are no independent samples.
+        recording: the number of its recording_id; entries of one number are not independent samples.
     """
 
     species: list[str]

@@ -1,4 +1,4 @@
-"""What a run has cost, in hours of training."""
+"""Compute that a run has used, in hours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Usage:
-    """What a run has cost so far, from the events of its journal."""
+    """GPU hours, CPU hours, hours of wall time and epochs of a run so far, from the events of its journal."""
 
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
@@ -21,14 +21,14 @@ class Usage:
 
     @classmethod
     def of(cls, events: Iterable[dict[str, Any]]) -> Usage:
-        """Return the cost of `events`; time between two sessions of drivers is free."""
+        """Return the usage of `events`; time between two drivers does not count."""
         usage = cls()
         for event in events:
             usage.add(event)
         return usage
 
     def hours_until(self, now: float) -> float:
-        """Return the hours of a run whose driver still drives it `now` (Unix time)."""
+        """Return the hours until `now` (Unix time) of a run whose driver still runs."""
         return self.hours + (0.0 if math.isnan(self._last) else max(0.0, now - self._last) / 3600)
 
     def add(self, event: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Clips of some splits of a dataset, from disk or from the device, as batches of features.
+"""Batches of features from the clips of a dataset, stored or computed, on disk or on the device.
 
 Features are read where they are stored. They are computed on the batch, on the device, from the clips'
 waveforms where they are not, or where the waveforms are augmented first; both ways give the same features
@@ -19,11 +19,13 @@ from torch import nn
 from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
+from birdnet_core.errors import DataError
 
 # Values stay on the GPU when they take no more than this share of its free memory, and are taken to stay in
 # the page cache when they take no more than this share of the machine's.
 RESIDENT_SHARE = 0.5
 PREFETCHED = 2
+SCORING_BATCH = 128  # clips a forward pass, where no gradients are kept
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class ClipBatches:
         return values.float().mul_(scale).add_(offset), classes
 
     def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield every clip once, in the order of the dataset, as it is."""
+        """Yield features and classes of all clips, in the order of the dataset and without augmentation."""
         for raw in self.batches(torch.arange(len(self)).split(batch_size)):
             yield self.features(raw)
 
@@ -149,6 +151,39 @@ class ClipBatches:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
+
+
+def train_and_val_clips(
+    config: TrainConfig, dataset: Dataset, device: torch.device, waveform_augmentations: Sequence[nn.Module]
+) -> tuple[ClipBatches, ClipBatches | None]:
+    """Return the clips to train on and those to validate on, None where validation is trained on too.
+
+    Raises DataError where `runtime.features` asks for stored features and the dataset has none.
+    """
+    wanted = config.runtime.features
+    if wanted == "stored" and dataset.features is None:
+        raise DataError("runtime.features = 'stored', but the dataset was prepared without features")
+    is_computed = wanted == "computed" or dataset.features is None
+    is_train_computed = is_computed or bool(waveform_augmentations)
+    n_bytes = 0
+    if dataset.features is not None and not is_computed:
+        n_bytes += dataset.features.values[:1].nbytes * len(dataset.in_store)
+    if is_train_computed:
+        n_bytes += dataset.clips.samples[:1].nbytes * len(dataset.in_store)
+    is_resident = fits_on(device, n_bytes)
+    train = ClipBatches(
+        config,
+        dataset,
+        config.training.train_splits,
+        device,
+        is_computed=is_train_computed,
+        is_resident=is_resident,
+        waveform_augmentations=waveform_augmentations,
+    )
+    if not config.training.is_validated:
+        return train, None
+    val = ClipBatches(config, dataset, ("val",), device, is_computed=is_computed, is_resident=is_resident)
+    return train, val
 
 
 def epoch_order(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> torch.Tensor:

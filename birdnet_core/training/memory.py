@@ -1,4 +1,4 @@
-"""Memory of a process and of the GPU: the most that was taken, giving it back, and when there is no more."""
+"""Memory of a process and of the GPU: its peak, giving it back, and errors that mean there is none left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-# The libraries beside torch's own allocator, each with its own word for it. Not among them are statuses with
-# other causes too, such as CUDNN_STATUS_NOT_SUPPORTED or CUBLAS_STATUS_NOT_INITIALIZED: training on with half
-# the clips would hide what is wrong.
+# Libraries other than torch's allocator have a status each. Statuses with other causes too, such as
+# CUDNN_STATUS_NOT_SUPPORTED or CUBLAS_STATUS_NOT_INITIALIZED, are left out: training with half the clips
+# would hide the fault.
 _STATUS = re.compile(
     r"\b(CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
     r"|CUDNN_STATUS_INTERNAL_ERROR_(DEVICE|HOST)_ALLOCATION_FAILED|CUSOLVER_STATUS_ALLOC_FAILED)\b"
@@ -20,13 +20,13 @@ _CUDA = re.compile(r"CUDA (driver )?error: out of memory\b")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that the GPU has no memory left, in any of its spellings.
+    """Return whether `error` means that the GPU has no memory left.
 
-    That is torch.OutOfMemoryError of torch's allocator; cudaErrorMemoryAllocation, which torch raises as
-    AcceleratorError (older versions as RuntimeError) where CUDA itself allocates, for a kernel or a context;
-    and RuntimeError with the status of cuBLAS, cuDNN, cuFFT or cuSOLVER. None of them breaks the process's
-    CUDA context, so that it can try again with less. Any other AcceleratorError may: then every later call
-    raises, and a fresh process has to go on.
+    Its spellings are torch.OutOfMemoryError of torch's allocator; cudaErrorMemoryAllocation, which torch
+    raises as AcceleratorError (older versions as RuntimeError) where CUDA itself allocates, for a kernel or a
+    context; and RuntimeError with the status of cuBLAS, cuDNN, cuFFT or cuSOLVER. None of them breaks the
+    process's CUDA context, so that the work can be repeated with less. Any other AcceleratorError may: then
+    every later call raises, and a new process has to continue.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
@@ -45,14 +45,14 @@ def give_back_memory() -> None:
             clear()
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc: a session has told it to keep what is freed
+    if trim is not None:  # glibc keeps freed memory, see `device.keep_freed_memory`
         trim(0)
 
 
 def forget_peak_rss() -> int | None:
-    """Start the peak of resident memory anew, and return the bytes resident now; None where it cannot be.
+    """Reset the peak of resident memory, and return the bytes resident now; None where the system cannot.
 
-    Without that, what comes after something large would seem to take as much.
+    Otherwise the peak of earlier work would count for later work.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
@@ -64,6 +64,27 @@ def forget_peak_rss() -> int | None:
 def peak_rss() -> int:
     """Return the most bytes resident since `forget_peak_rss`, where that could be done."""
     return _proc_status("VmHWM")
+
+
+class PeakMemory:
+    """The most memory since it was made: torch's on a GPU, else the process's.
+
+    `before` is the peak in bytes of the same run in other processes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = 0
+        self.is_known = forget_peak_rss() is not None or device.type == "cuda"
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def bytes(self) -> int | None:
+        """Return the peak so far in bytes, None where the system does not measure it (other than Linux)."""
+        if not self.is_known:
+            return None
+        now = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else peak_rss()
+        return max(now, self.before)
 
 
 def _proc_status(name: str) -> int:

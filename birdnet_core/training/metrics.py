@@ -1,8 +1,6 @@
-"""Scores of recordings, each by one written definition.
+"""Scores of recordings, for validation and test alike.
 
-`records.METRICS` says what each name means and which way is better; here they are computed, for validation
-and for the test alike. Everything works on recordings: the probabilities of a recording's windows are
-averaged first.
+`records.metrics` defines each name. The probabilities of a recording's windows are averaged first.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def average_windows(probabilities: np.ndarray, recording: np.ndarray) -> tuple[n
 def score(probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return every score of `probabilities` [recordings, classes] against the classes in `truth`.
 
-    Those that `records.METRICS` has of validation, as `Scores` defines them.
+    Those that `records.metrics` has of validation, as `Scores` defines them.
 
     `strata` gives the classes of rare, medium and common; a stratum without a class in truth scores nan.
     """
@@ -45,19 +43,19 @@ def f1_per_class(
     `weights` [recordings] count a recording several times.
     """
     counted = np.ones(len(truth)) if weights is None else weights.astype(float)
-    told = np.bincount(truth, counted, n_classes) + np.bincount(predicted, counted, n_classes)
+    total = np.bincount(truth, counted, n_classes) + np.bincount(predicted, counted, n_classes)
     found = np.bincount(truth, counted * (predicted == truth), n_classes)
-    values: np.ndarray = np.divide(2 * found, told, out=np.zeros(n_classes), where=told > 0)
+    values: np.ndarray = np.divide(2 * found, total, out=np.zeros(n_classes), where=total > 0)
     return values
 
 
 class Scores:
     """The scores of `probabilities` [recordings, classes], for any weights of the recordings.
 
-    A bootstrap asks thousands of times, and what is sorted stays sorted. Average precision and the area under
-    the ROC curve are as scikit-learn defines them: equal probabilities share a threshold, and precision is
-    summed without interpolation, AP = sum_n (R_n - R_{n-1}) P_n. Of a class, only the places of its own
-    recordings in its ranking are needed, so that all classes together cost a sort each and little more.
+    Recordings are sorted once, for the thousands of weights of a bootstrap. Average precision and the area
+    under the ROC curve are as scikit-learn defines them: equal probabilities share a threshold, and precision
+    is summed without interpolation, AP = sum_n (R_n - R_{n-1}) P_n. A class needs only the places of its own
+    recordings in its ranking, so that its cost is little more than one sort.
 
     Raises ValueError for probabilities that are not finite.
     """
@@ -80,7 +78,7 @@ class Scores:
         self._rank(probabilities, truth)
 
     def _rank(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        """Find where the recordings of each class stand in the ranking of all by that class's probability."""
+        """Find the places of each class's recordings in the ranking of all by that class's probability."""
         present = np.unique(truth)
         self.order = np.empty((len(present), len(truth)), dtype=np.int32)
         own, row, first, end, own_first, own_end = [], [], [], [], [], []

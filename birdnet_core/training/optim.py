@@ -1,4 +1,4 @@
-"""AdamW and the learning rate of every step."""
+"""AdamW, the learning rate of every step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from birdnet_core.config import OptimConfig
 from birdnet_core.errors import ConfigError
@@ -21,7 +22,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Return the trainable parameters by what they share, with weight decay on matrices and kernels only.
+    """Return the trainable parameters in groups; weight decay applies to matrices and kernels only.
 
     Each group has its peak learning rate as ``peak_lr``: `config.backbone_lr` for the parameters of
     ``model.backbone``, `config.lr` for the rest. Raises ConfigError for a backbone_lr without a backbone.
@@ -50,7 +51,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 def lr_share(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
     """Return the learning rate of `step` (from 0) as a share of its peak.
 
-    Linear from a tenth over the warm-up, then the schedule over what is left of the budget; a warm-up as
+    Linear from a tenth over the warm-up, then the schedule over the rest of the budget; a warm-up as
     long as the budget or longer leaves no room for it. The cosine ends at 0 (Loshchilov & Hutter 2017,
     without restarts). One-cycle rises from 1/25 over 30 % of the way and falls to 4e-6, both as cosines, as
     torch's OneCycleLR has it. ``plateau`` is 1 here: `Plateau` lowers it.
@@ -80,6 +81,25 @@ def _cosine(start: float, end: float, way: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * way))
 
 
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the moving average of the weights of `model`, updated by its `update_parameters`.
+
+    At step n the decay is min(decay, (1 + n) / (10 + n)): the average of a short run would otherwise stay
+    close to the random start.
+    """
+
+    def update(average: Any, current: Any, _: Any) -> None:
+        if not average[0].is_floating_point():  # counters of batch norm
+            torch._foreach_copy_(average, current)
+            return
+        n = 1 + int(averaged.n_averaged)  # on the CPU: the argument is a copy on the device
+        share = min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(average, current, 1 - share)
+
+    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return averaged
+
+
 class Plateau:
     """The share of the peak that is left after the plateaus so far; 1 under any other schedule."""
 
@@ -91,7 +111,7 @@ class Plateau:
         self.best: float | None = None
 
     def after_epoch(self, monitored: float) -> None:
-        """Take in the monitored metric of an epoch."""
+        """Update the share with the monitored metric of an epoch."""
         if self.config.schedule != "plateau":
             return
         if is_better(monitored, self.best, self.direction):

@@ -1,4 +1,4 @@
-"""What a training run takes, measured before it is run: seconds, memory and disk, from a few real steps."""
+"""Seconds, memory and disk of a training run, measured with a few real steps before it starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import math
-import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,13 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError
 from birdnet_core.training.batches import epoch_order
+from birdnet_core.training.checkpoint import Generators
 from birdnet_core.training.memory import forget_peak_rss, give_back_memory, is_out_of_memory, peak_rss
-from birdnet_core.training.session import SCORING_BATCH, Session, _copied
+from birdnet_core.training.session import Session
 
 N_STEPS = 5
 
-# Settings that a step takes as long and as much memory with, whatever their value. AdamW keeps two values a
+# Settings that do not change the time or memory of a step. AdamW keeps two values a
 # weight under every schedule, and the gradient's norm is computed whether it is clipped or not.
 _NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "training.patience",
             "training.monitor", "training.stop_on", "training.sampling")  # fmt: skip
@@ -35,25 +35,24 @@ _NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "trainin
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was measured of one config, alone on the device that its trials would use.
+    """Time, memory and disk of one config, measured alone on the device that its trials would use.
 
     Args:
         device: ``cpu``, or the name of the GPU.
-        setup_s: seconds until the first step: model, optimizer and clips are made, weights read; not what a
-            process imports for its first trial.
+        setup_s: seconds until the first step, for making model, optimizer and clips; without the imports of a
+            process's first trial.
         step_s: seconds of a training step, from reading the batch to the optimizer; the median.
         val_batch_s: seconds of a batch of validation; the median.
-        epoch_s: steps and batches of validation of an epoch, times these.
-        n_steps, n_val_batches: of an epoch.
-        gpu_peak_bytes: the most that torch's allocator took of the GPU (reserved, which is what other
-            processes miss); None on the CPU.
-        gpu_context_bytes: what the process takes of the GPU beside: the CUDA context, kernels, libraries. All
-            that is in use on the GPU and not torch's, so measure on a GPU that nobody else uses.
-        rss_growth_bytes: by how much the peak of the process's resident memory outgrew what was resident
-            before, mapped pages of the data included; None where the system does not tell (other than Linux).
+        epoch_s: seconds of an epoch, from the two before and the next two.
+        n_steps, n_val_batches: in an epoch.
+        gpu_peak_bytes: the most that torch's allocator reserved on the GPU; None on the CPU.
+        gpu_context_bytes: memory of the CUDA context, kernels and libraries: everything in use on the GPU
+            that is not torch's, so measure on a GPU that no other process uses.
+        rss_growth_bytes: growth of the process's resident memory up to its peak, mapped pages of the data
+            included; None where the system does not measure it (other than Linux).
         n_params: trainable values.
         checkpoint_bytes: size of the file that `Session.save` writes after an epoch.
-        micro_batch_size: clips a forward pass; less than the config asks for where the GPU had no room.
+        micro_batch_size: clips a forward pass; less than in the config where the GPU had no room.
     """
 
     device: str
@@ -72,7 +71,7 @@ class Probe:
 
 
 def arm_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that decide how long a step takes, and how much memory.
+    """Return the settings that time and memory of a step depend on.
 
     Two configs are one arm if they differ only in the seed, in `optim.*`, in how long they train, what they
     monitor and how clips are sampled; in numbers of the loss; in numbers of an augmentation that is on in
@@ -113,7 +112,7 @@ def by_arm(configs: Iterable[TrainConfig]) -> dict[str, list[TrainConfig]]:
 
 
 def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> Probe:
-    """Return what an epoch of `config` takes, from `n_steps` training steps after one that warms up.
+    """Return the time and memory of an epoch of `config`, from `n_steps` training steps after a warm-up step.
 
     The parts are those of a trial, made by `Session`. Afterwards the random state and torch's threads are as
     they were, and memory is given back. Raises ConfigError where the GPU has no room for a step of one clip,
@@ -136,26 +135,21 @@ def probe(config: TrainConfig, dataset: Dataset, *, n_steps: int = N_STEPS) -> P
 
 
 def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
-    # The first optimizer of a process imports this: seconds and 150 MiB that the arm has no part in.
+    # The first optimizer of a process imports this: seconds and 150 MiB that are not of the arm.
     importlib.import_module("torch._dynamo")
     resident = forget_peak_rss()
     start = time.perf_counter()
     session = Session(config, dataset)
     setup_s = time.perf_counter() - start
     is_gpu = session.device.type == "cuda"
-    before = _copied(session._changing_state())
-    while True:
-        try:
-            if is_gpu:
-                torch.cuda.reset_peak_memory_stats(session.device)
-            steps = _seconds_each(_steps(session, n_steps + 1), session.device)
-            scored = _seconds_each(_scored(session, n_steps + 1), session.device)  # none without validation
-            break
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or session.micro_batch_size == 1:
-                raise
-        # As a trial would.
-        session._halve_micro_batches(before)
+
+    def seconds() -> tuple[np.ndarray, np.ndarray]:
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats(session.device)
+        steps = _seconds_each(_steps(session, n_steps + 1), session.device)
+        return steps, _seconds_each(_scored(session, n_steps + 1), session.device)
+
+    steps, scored = session.until_it_fits(seconds)  # `scored` is empty without validation
     gpu_peak = gpu_context = None
     if is_gpu:
         gpu_peak = torch.cuda.max_memory_reserved(session.device)
@@ -164,7 +158,7 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
     growth = None if resident is None else max(0, peak_rss() - resident)
     n_train, n_val = len(session.train_clips), len(session.val_clips or ())
     n_of_epoch = math.ceil(n_train / config.training.batch_size)
-    n_val_batches = math.ceil(n_val / _scoring_batch(session))
+    n_val_batches = math.ceil(n_val / session.scoring_batch_size)
     val_batch_s = float(np.median(scored)) if len(scored) else 0.0
     return Probe(
         device=torch.cuda.get_device_name(session.device) if is_gpu else "cpu",
@@ -179,12 +173,12 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
         rss_growth_bytes=growth,
         n_params=session.n_params,
         checkpoint_bytes=_checkpoint_bytes(session),
-        micro_batch_size=session.micro_batch_size,
+        micro_batch_size=session.progress.micro_batch_size,
     )
 
 
 def context_bytes(free: int, total: int, reserved: int) -> int:
-    """Return what is in use of a GPU and not torch's: `free` and `total` bytes of it, `reserved` by torch."""
+    """Return the bytes of a GPU that are neither free nor reserved by torch, of `total` bytes."""
     return max(0, total - free - reserved)
 
 
@@ -194,10 +188,11 @@ def _steps(session: Session, n: int) -> Iterator[Any]:
     labels = session.train_clips.labels.cpu()
     size = min(training.batch_size, len(labels))
     n_epochs = math.ceil(n * size / len(labels))
-    order = torch.cat([epoch_order(labels, training.sampling, session.order) for _ in range(n_epochs)])
+    generator = torch.Generator().manual_seed(session.config.seed)
+    order = torch.cat([epoch_order(labels, training.sampling, generator) for _ in range(n_epochs)])
     session.model.train()
     for raw in session.train_clips.batches(order[: n * size].split(size)):
-        yield session._learn_batch(raw)
+        yield session.train_batch(raw)
 
 
 def _scored(session: Session, n: int) -> Iterator[Any]:
@@ -205,19 +200,10 @@ def _scored(session: Session, n: int) -> Iterator[Any]:
     clips = session.val_clips
     if clips is None:
         return
-    size = min(_scoring_batch(session), len(clips))
-    model = session._scored_model().eval()
+    size = min(session.scoring_batch_size, len(clips))
     positions = torch.arange(n * size) % len(clips)
     for raw in clips.batches(positions.split(size)):
-        # Not around the loop: the mode would stay on in whoever asks for the next batch.
-        with torch.inference_mode():
-            features, _ = clips.features(raw)
-            scores = torch.softmax(session._logits(model, features), dim=1).cpu()
-        yield scores
-
-
-def _scoring_batch(session: Session) -> int:
-    return min(SCORING_BATCH, 4 * session.micro_batch_size)
+        yield session.probabilities(clips.features(raw)[0])
 
 
 def _seconds_each(work: Iterator[Any], device: torch.device) -> np.ndarray:
@@ -231,31 +217,23 @@ def _seconds_each(work: Iterator[Any], device: torch.device) -> np.ndarray:
 
 
 def _checkpoint_bytes(session: Session) -> int:
-    # After an epoch a session carries its best weights too.
-    session.best_weights = _copied(session._scored_model().state_dict())
+    """Return the size of a session's file after an epoch, when it holds the best weights too."""
+    best: int = sum(values.nbytes for values in session.scored_model.state_dict().values())
     with tempfile.TemporaryDirectory(prefix="birdtune-probe-") as folder:
         path = Path(folder) / "session.pt"
         session.save(path)
-        return path.stat().st_size
-
-
-# ---------------------------------------------------------------------------------- leave as it was
+        return path.stat().st_size + best
 
 
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
-    """Put generators and threads back as they were, and give back memory, after the block."""
-    python, numpy_state, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    threads = torch.get_num_threads()
+    """Restore random states and threads, and give back memory, after the block."""
+    generators = Generators(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    state, threads = generators.state_dict(), torch.get_num_threads()
     give_back_memory()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(cpu)
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)
+        generators.load_state_dict(state)
         torch.set_num_threads(threads)
         give_back_memory()

@@ -115,7 +115,7 @@ def test_shape_and_type_are_kept_and_all_is_finite(name, options, is_silent, n):
         assert torch.isfinite(after).all()
 
 
-@pytest.mark.parametrize("name", [*of_domain("spectrogram"), *of_domain("mixture")])
+@pytest.mark.parametrize("name", [*of_domain("features"), *of_domain("mixture")])
 def test_features_of_half_precision_stay_so(name):
     augmentation = made(name, p=1.0)
     given = inputs(augmentation)
@@ -155,12 +155,12 @@ def test_targets_still_sum_to_one(name):
 
 @every_name
 def test_domain_is_one_of_three_and_the_docstring_states_the_usual_p(name):
-    assert augmentations[name].make.domain in ("waveform", "spectrogram", "mixture")
+    assert augmentations[name].make.domain in ("waveform", "features", "mixture")
     assert "Usual p: 0." in augmentations[name].summary
 
 
 @every_name
-def test_nothing_to_learn_or_to_save(name):
+def test_an_augmentation_has_no_parameters_and_no_state(name):
     augmentation = made(name)
     assert list(augmentation.parameters()) == []
     assert augmentation.state_dict() == {}
@@ -322,7 +322,7 @@ def snr_db(waveforms, noise):
 
 
 @pytest.mark.parametrize("color", ["white", "pink", "brown"])
-def test_snr_is_what_was_asked_for(color):
+def test_snr_is_the_given_one(color):
     waveforms = inputs(made("noise"), 2000)[0]
     ratios = snr_db(waveforms, added(waveforms, color=color, min_snr_db=10.0, max_snr_db=10.0))
     np.testing.assert_allclose(ratios, 10.0, atol=1e-3)
@@ -345,7 +345,7 @@ def test_color_is_the_slope_of_the_power(color, db_a_decade):
     assert slope == pytest.approx(db_a_decade, abs=0.3)
 
 
-def test_silent_clips_stay_silent_beside_others():
+def test_silent_clips_stay_silent_among_others():
     waveforms = inputs(made("noise"), 4)[0]
     waveforms[1] = 0
     after = made("noise", p=1.0)(waveforms, generator())
@@ -443,7 +443,7 @@ def test_stretched_moves_events_and_keeps_the_pitch(rate):
 
 
 @pytest.mark.parametrize("n_samples", [400, 2205, 5000])
-def test_stretched_clips_have_the_length_asked_for_at_any_rate(n_samples):
+def test_stretched_clips_have_the_given_length_at_any_rate(n_samples):
     waveforms = torch.from_numpy(np.random.default_rng(0).standard_normal((2, n_samples))).float()
     for rate in np.geomspace(0.25, 4, 41):
         after = stretched(waveforms, float(rate), RATE)

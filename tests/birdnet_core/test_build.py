@@ -144,7 +144,7 @@ def test_a_networks_own_way_to_draw_is_kept(monkeypatch):
 
 
 def order_of_two_epochs(config, dataset):
-    """Return the clips of two epochs in the order in which they are learnt."""
+    """Return the clips of two epochs in the order in which they are trained on."""
     session = Session(config, dataset)
     read, seen = session.train_clips.batches, []
 

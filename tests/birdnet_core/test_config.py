@@ -104,7 +104,7 @@ def test_errors_name_the_setting_what_was_given_and_what_would_do(flat, words):
         assert word in str(caught.value)
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
         TrainConfig().override({"optim.lr": "x", "model.widht": 1, "nonsense": 2})
     assert len(str(caught.value).split("\n")) == 3
@@ -184,13 +184,13 @@ def test_config_ids_are_equal_in_every_process():
         "from birdnet_core.presets import PRESETS, preset\n"
         "print(*(preset(name).trial_id for name in sorted(PRESETS)))\n"
     )
-    told = {
+    printed = {
         subprocess.check_output(
             [sys.executable, "-c", code], text=True, env={**os.environ, "PYTHONHASHSEED": hash_seed}
         )
         for hash_seed in ("1", "2")
     }
-    assert told == {" ".join(preset(name).trial_id for name in sorted(PRESETS)) + "\n"}
+    assert printed == {" ".join(preset(name).trial_id for name in sorted(PRESETS)) + "\n"}
 
 
 def test_a_config_made_in_code_is_the_one_that_json_gives_back():

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import birdnet_core
 
@@ -20,3 +22,10 @@ def test_importing_the_package_loads_no_library():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("loaded:", "")
+
+
+def test_examples_import_these_names_from_the_package_itself():
+    for file in (Path(__file__).parents[2] / "examples").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("birdnet_core."):
+                assert not NAMES & {alias.name for alias in node.names}, file

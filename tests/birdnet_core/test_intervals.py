@@ -12,7 +12,7 @@ def test_it_is_the_middle_of_the_resamples_less_their_bias():
     assert bootstrap_interval(0.35, resamples) == pytest.approx((0.16, 0.54))
 
 
-def test_a_value_beside_all_of_its_resamples_lies_in_its_interval():
+def test_a_value_outside_of_all_its_resamples_lies_in_its_interval():
     low, high = bootstrap_interval(0.7, np.linspace(0.4, 0.6, 401))
     assert low < 0.7 < high and high - low == pytest.approx(0.19)
 

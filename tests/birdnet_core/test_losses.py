@@ -170,7 +170,7 @@ def test_a_class_without_training_clips_leaves_the_loss_finite(name, options):
 
 
 @every_case
-def test_a_loss_has_nothing_to_learn_or_to_save(name, options):
+def test_a_loss_has_no_parameters_and_no_state(name, options):
     loss = made(name, **options)
     assert list(loss.parameters()) == []
     assert loss.state_dict() == {}

@@ -398,7 +398,7 @@ def test_the_checkpoint_decides_the_architecture(name, option, value, checkpoint
 # Width and depth of AudioCNN.
 
 
-def test_audio_cnn_as_it_stands_is_the_network_of_the_first_experiments():
+def test_audio_cnn_by_default_is_the_network_of_the_first_experiments():
     torch.manual_seed(0)
     model = AudioCNN((3, 40, 130), 89)
     torch.manual_seed(0)
@@ -441,7 +441,7 @@ def test_the_deepest_audio_cnn_for_a_spectrogram_still_sees_it(depth, n_bins):
     shape = (1, n_bins, n_bins + 3)
     assert made("audio_cnn", shape, 5, width=2, depth=depth)(torch.randn(2, *shape)).shape == (2, 5)
     with pytest.raises(
-        ConfigError, match=rf"model.depth = {depth + 1} .* takes 1 to {depth} .* {n_bins} bins"
+        ConfigError, match=rf"model.depth = {depth + 1} .* takes 1 to {depth}, .* {n_bins} bins"
     ):
         made("audio_cnn", shape, 5, width=2, depth=depth + 1)
     with pytest.raises(ConfigError, match=rf"{n_bins} bins and {n_bins - 1} frames"):

@@ -16,7 +16,7 @@ from birdnet_core.inference.classifier import Classifier
 from birdnet_core.inference.model_folder import read_model
 from birdnet_core.records.provenance import provenance
 from birdnet_core.training.probe import probe
-from birdnet_core.training.session import save_model, train
+from birdnet_core.training.run import save_model, train
 from search_spaces.loading import load_study
 from tests.plugged import STUDY, write_lab, write_study
 from tests.settings import SMALL
@@ -97,7 +97,7 @@ def test_what_cannot_be_loaded_says_why(lab, name, message):
     assert plugins.loaded() == []
 
 
-def test_a_name_that_is_taken_is_told_with_both_owners(tmp_path):
+def test_a_name_that_is_taken_is_refused_with_both_owners(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(LOSS.replace('"zero"', '"focal"'))
     with pytest.raises(ConfigError, match=r"'focal' is registered twice: by birdnet_core\.losses\.focal"):
@@ -107,7 +107,7 @@ def test_a_name_that_is_taken_is_told_with_both_owners(tmp_path):
 def test_an_installed_package_declares_its_plugins(lab, monkeypatch):
     points = [importlib.metadata.EntryPoint("lab", "my_lab.models", plugins.GROUP)]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    monkeypatch.setattr(plugins, "_asked_installed", False)
+    monkeypatch.setattr(plugins, "_has_loaded_installed", False)
     monkeypatch.setattr(registry.models, "_is_complete", False)
     monkeypatch.syspath_prepend(lab)
     assert "lab_linear" in registry.models.names()
@@ -117,7 +117,7 @@ def test_an_installed_package_declares_its_plugins(lab, monkeypatch):
 def test_an_installed_plugin_that_fails_names_its_entry_point(lab, monkeypatch):
     points = [importlib.metadata.EntryPoint("lab", "my_lab.gone", plugins.GROUP)]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
-    monkeypatch.setattr(plugins, "_asked_installed", False)
+    monkeypatch.setattr(plugins, "_has_loaded_installed", False)
     monkeypatch.syspath_prepend(lab)
     with pytest.raises(ConfigError, match=r"my_lab\.gone.*entry point \(birdtune\.plugins\): mend or"):
         plugins.load_installed()
@@ -183,7 +183,7 @@ def test_a_model_folder_says_which_plugin_it_needs(lab, small_dataset, tmp_path,
     assert "is not of the same files as when the model was trained" in caplog.text
 
 
-def test_an_augmentation_of_a_plugin_that_is_off_is_not_asked_for(tmp_path):
+def test_an_augmentation_of_a_plugin_that_is_off_is_not_needed(tmp_path):
     file = tmp_path / "hush.py"
     file.write_text(
         "from birdnet_core.registry import augmentations\n"

@@ -10,7 +10,7 @@ from birdnet_core.errors import ModelFolderError, RunFolderError
 from birdnet_core.inference.model_folder import read_model
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.training.metrics import score
-from birdnet_core.training.session import train
+from birdnet_core.training.run import train
 from reports import write_report
 from tests.settings import SMALL
 from tuning import final
@@ -62,9 +62,9 @@ def test_the_evidence_is_of_the_sessions_that_did_not_learn_validation(made):
     each = []
     for member in evidence["validation"]["members"]:
         session = train(CONFIG.override({"seed": member["seed"]}), dataset)
-        assert member["best_epoch"] == session.best_epoch
+        assert member["best_epoch"] == session.progress.best_epoch
         probabilities, truth = session.predict("val")
-        assert member["metrics"]["val/loss"] == session.best_metrics["val/loss"]
+        assert member["metrics"]["val/loss"] == session.progress.best_metrics["val/loss"]
         assert score(probabilities, truth, dataset.strata())["loss"] == member["metrics"]["val/loss"]
         each.append(probabilities)
     mean = np.mean(each, axis=0)
@@ -123,8 +123,8 @@ def test_with_validation_kept_the_members_are_the_best_epochs(cluster, data, tmp
     assert evidence["final"]["train_on"] == "train"
     (member,) = read_model(out).members
     session = train(CONFIG, Dataset.open(data.folder(CONFIG)))
-    assert (member.epochs, member.trial_id) == (session.best_epoch, CONFIG.trial_id)
-    assert all(torch.equal(v, member.weights[name]) for name, v in session.best_weights.items())
+    assert (member.epochs, member.trial_id) == (session.progress.best_epoch, CONFIG.trial_id)
+    assert all(torch.equal(v, member.weights[name]) for name, v in session.progress.best_weights.items())
     assert RunFolder(out / "run").study_names() == ["validate"]
 
 
@@ -139,7 +139,7 @@ def test_a_seed_that_failed_is_told_and_makes_no_model(cluster, data, tmp_path):
 
 
 def test_a_single_model_is_not_replaced(made, small_config, small_dataset, data, tmp_path):
-    from birdnet_core.training.session import save_model
+    from birdnet_core.training.run import save_model
 
     save_model(train(small_config.override({"training.epochs": 1}), small_dataset), tmp_path / "single")
     with pytest.raises(ModelFolderError, match="a single training.*another --out"):

@@ -117,7 +117,7 @@ def _train_one(
 ) -> dict[str, Any]:
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, prepare
-    from birdnet_core.training.session import save_model, train
+    from birdnet_core.training.run import save_model, train
     from reports.model.card import write_card
     from tuning.views.live import StageBars
 
@@ -214,7 +214,7 @@ def evaluate_command(
     from birdnet_core.inference.evaluation import EVALUATION_FILE, check_split, evaluate, record_opening
     from birdnet_core.inference.model_folder import read_model
     from birdnet_core.records.files import read_json, write_json
-    from birdnet_core.training.session import pick_device
+    from birdnet_core.training.device import pick_device
     from reports.model.card import write_card
     from reports.model.figures import write_figures
     from tuning.views.live import StageBars

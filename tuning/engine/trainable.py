@@ -148,15 +148,15 @@ class TrainTrial(tune.Trainable):
                 dataset = self._dataset()
                 with self._watched():
                     self.session = self._open(dataset)
-            replayed = self.n_told < self.session.epoch
+            replayed = self.n_told < self.session.progress.epoch
             if not replayed:
                 with self._watched():
                     self.session.step()
                 fault = self._save()
                 self.has_trained = True
-            metrics = self.session.history[self.n_told]
+            metrics = self.session.progress.history[self.n_told]
             self.n_told += 1
-            if self.n_told == self.session.epoch and self.session.finished:
+            if self.n_told == self.session.progress.epoch and self.session.finished:
                 status = "completed"
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
@@ -178,7 +178,9 @@ class TrainTrial(tune.Trainable):
             "replayed": replayed,
             "status": status,
             "record": json.dumps(record.to_dict()),
-            "predicted": json.dumps(self.session.predicted if self.session and status == "completed" else []),
+            "predicted": json.dumps(
+                self.session.progress.predicted if self.session and status == "completed" else []
+            ),
             "fault": fault,
             "node": _node(),
             "out_of_memory": ran_out,

@@ -173,7 +173,7 @@ def test_blocks_are_resampled_as_the_whole_is(rate, target, block):
     assert torch.equal(whole, blocks)
 
 
-def test_a_recording_is_loaded_at_the_rate_that_is_asked_for(tmp_path):
+def test_a_recording_is_loaded_at_the_given_rate(tmp_path):
     import birdnet_core
 
     stereo = np.stack([tone(1000, 3.0, 48_000), tone(3000, 3.0, 48_000)], axis=1)

@@ -130,7 +130,7 @@ def test_a_changed_manifest_decodes_what_is_new_and_another_order_nothing(birds,
     assert features.stat().st_size == added.features.values[:1].nbytes * len(added.labels)
 
 
-def test_a_killed_build_goes_on_where_it_stopped(birds, small_config, tmp_path, monkeypatch):
+def test_a_killed_build_continues_where_it_stopped(birds, small_config, tmp_path, monkeypatch):
     manifest = read_manifest(birds)
     monkeypatch.setattr(clip_store, "COMMIT_S", 0.0)
 
@@ -496,7 +496,7 @@ def test_stored_features_are_the_computed_ones_within_a_thousandth(feature, bird
     assert np.abs(computed).max() > 3
 
 
-def test_a_killed_computation_of_features_goes_on_where_it_stopped(
+def test_a_killed_computation_of_features_continues_where_it_stopped(
     birds, small_config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(feature_store, "CHUNK", 8)

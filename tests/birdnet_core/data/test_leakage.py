@@ -97,7 +97,7 @@ def test_every_clip_is_scored_by_itself(tones, cache):
     assert dataset.facts["n_train"] + dataset.facts["n_val"] + dataset.facts["n_test"] == len(dataset.labels)
 
 
-def test_the_note_and_the_proof_count_what_stands_on_two_splits(birds, cache):
+def test_the_note_and_the_proof_count_what_is_in_two_splits(birds, cache):
     manifest = read_manifest(birds)
     dataset = dataset_of(manifest, cache, **RANDOM)
     clips = manifest.iloc[dataset.recording].assign(split=dataset.splits)

@@ -72,7 +72,7 @@ def test_birdclef_file_names_without_the_species_folder_are_found(tmp_path, fold
     ]
 
 
-def test_recordings_without_audio_are_told_and_none_at_all_is_an_error(tmp_path):
+def test_recordings_without_audio_are_listed_and_none_at_all_is_an_error(tmp_path):
     (tmp_path / "train_metadata.csv").write_text(BIRDCLEF_2024)
     with pytest.raises(DataError, match=r"(?s)BirdCLEF.*3 recordings.*none.*XC134896\.ogg.*--audio"):
         read_collection(tmp_path)

@@ -31,7 +31,7 @@ def split(frame, seed=0, val=0.15, test=0.15):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_recording_and_no_recordist_stands_on_two_splits(seed):
+def test_no_recording_and_no_recordist_is_in_two_splits(seed):
     frame = collection(seed=seed)
     splits = split(frame, seed).assigned
     assert crossing(frame, splits, "recording_id") == []
@@ -39,7 +39,7 @@ def test_no_recording_and_no_recordist_stands_on_two_splits(seed):
     assert set(splits) == {"train", "val", "test"}
 
 
-def test_crossing_finds_what_stands_on_two_splits():
+def test_crossing_finds_values_in_two_splits():
     frame = manifest([("a", "1", "x"), ("a", "2", "x"), ("a", "3", "y")])
     assert crossing(frame, np.array(["train", "val", "val"]), "recordist") == ["x"]
 

@@ -12,7 +12,7 @@ import torch
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.classifier import Classifier, audio_files, tempered
 from birdnet_core.inference.model_folder import Member, read_model, write_model
-from birdnet_core.training.session import save_model, train
+from birdnet_core.training.run import save_model, train
 
 RATE = 22_050
 
@@ -132,20 +132,20 @@ def test_tempering_is_that_of_logits_for_one_network():
     assert np.isfinite(tempered(np.array([[1.0, 0.0]]), 0.05)).all()
 
 
-def test_bad_files_are_told_and_the_others_are_scored(classifier, tmp_path, caplog):
+def test_bad_files_are_named_and_the_others_are_scored(classifier, tmp_path, caplog):
     good = song(tmp_path / "good.wav", 1.5)
     (tmp_path / "text.wav").write_text("not audio\n" * 9)
     soundfile.write(tmp_path / "silent.wav", np.zeros(3 * RATE), RATE)
     absent = tmp_path / "absent.wav"
     frame = classifier.predict([tmp_path / "text.wav", absent, good, tmp_path / "silent.wav"])
     assert set(frame["file"]) == {str(good)}
-    told = [record.getMessage() for record in caplog.records]
-    assert [t.split(": ")[0] for t in told] == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert [t.split(": ")[0] for t in messages] == [
         str(tmp_path / "text.wav"),
         str(absent),
         str(tmp_path / "silent.wav"),
     ]
-    assert "text, not audio" in told[0] and "No such file" in told[1] and "silent" in told[2]
+    assert "text, not audio" in messages[0] and "No such file" in messages[1] and "silent" in messages[2]
     with pytest.raises(DataError, match=r"not one of 2 recordings(?s:.*)absent.wav: cannot read"):
         classifier.predict([tmp_path / "text.wav", absent])
 
@@ -189,7 +189,7 @@ def test_awkward_recordings_are_scored(classifier, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["audio_formats", "audio_corrupt"])
-def test_files_found_in_the_wild_are_scored_or_told(shared, kind, classifier, capfd):
+def test_files_found_in_the_wild_are_scored_or_named(shared, kind, classifier, capfd):
     ended = {}
     scored = set()
     for scores in classifier.stream(shared / kind, on_end=lambda e: ended.__setitem__(e.file, e.fault)):
@@ -223,13 +223,13 @@ def test_folders_are_searched_and_named_files_are_taken_as_they_are(tmp_path):
         ({"batch_size": 0}, "batch_size = 0"),
     ],
 )
-def test_options_out_of_range_are_told(classifier, tmp_path, options, words):
+def test_options_out_of_range_are_refused(classifier, tmp_path, options, words):
     with pytest.raises(ConfigError, match=words):
         classifier.predict(song(tmp_path / "a.wav", 1), **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_told(folder):
+def test_a_gpu_that_is_not_there_is_refused(folder):
     with pytest.raises(ConfigError, match="no GPU"):
         Classifier.load(folder, device="cuda")
 

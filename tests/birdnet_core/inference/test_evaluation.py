@@ -19,7 +19,7 @@ from birdnet_core.inference.evaluation import (
 )
 from birdnet_core.inference.model_folder import Member, read_model, write_model
 from birdnet_core.training.metrics import Scores, score
-from birdnet_core.training.session import train
+from birdnet_core.training.run import train
 
 RNG = np.random.default_rng(0)
 STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
@@ -50,7 +50,7 @@ def made(small_config, small_dataset, tmp_path_factory):
         input_shape=small_dataset.input_shape,
         mean=small_dataset.mean.tolist(),
         std=small_dataset.std.tolist(),
-        members=[Member(s.best_weights, s.config.seed, 2, s.config.trial_id) for s in sessions],
+        members=[Member(s.progress.best_weights, s.config.seed, 2, s.config.trial_id) for s in sessions],
         temperature=2.0,
         provenance={"split_id": small_dataset.facts["split_id"]},
     )
@@ -90,9 +90,9 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
         rows["ensemble, calibrated"]["test/map"]["value"] - rows["logistic regression"]["test/map"]["value"]
     )
     notes = " ".join(result["notes"])
-    for key, shown in COMPARED.items():
+    for key, label in COMPARED.items():
         is_ahead = rows["logistic regression"][key]["value"] > rows["ensemble, calibrated"][key]["value"]
-        assert (f"{shown} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
+        assert (f"{label} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
     without = evaluate(model, small_dataset, groups, n_resamples=2)
     assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
     for metrics in rows.values():
@@ -110,17 +110,17 @@ def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config,
     from sklearn.preprocessing import StandardScaler
 
     probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
-    learnt = np.flatnonzero(small_dataset.splits != "test")
+    trained = np.flatnonzero(small_dataset.splits != "test")
     x = {
         name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
         for name, p in (
-            ("learnt", small_dataset.stored_features(learnt)),
+            ("trained", small_dataset.stored_features(trained)),
             ("test", small_dataset.stored_features(small_dataset.rows("test"))),
         )
     }
-    scaler = StandardScaler().fit(x["learnt"])
+    scaler = StandardScaler().fit(x["trained"])
     fitted = LogisticRegression(max_iter=5000).fit(
-        scaler.transform(x["learnt"]), small_dataset.labels[learnt]
+        scaler.transform(x["trained"]), small_dataset.labels[trained]
     )
     expected = fitted.predict_proba(scaler.transform(x["test"]))
     np.testing.assert_allclose(probabilities[:, fitted.classes_], expected, atol=2e-3)
@@ -130,7 +130,7 @@ def test_another_split_is_refused(made, small_dataset):
     model = read_model(made[0])
     check_split(model, small_dataset)
     facts = {**small_dataset.facts, "split_id": "other"}
-    with pytest.raises(DataError, match="trained on split .*split as other.*may hold what the model"):
+    with pytest.raises(DataError, match="trained on split .*split as other.*may hold recordings that"):
         check_split(model, replace(small_dataset, facts=facts))
     empty = replace(
         small_dataset, splits=np.where(small_dataset.splits == "test", "val", small_dataset.splits)

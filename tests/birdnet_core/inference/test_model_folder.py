@@ -102,7 +102,7 @@ def test_a_pretrained_network_loads_without_its_checkpoint_and_the_network(
     assert model.config == config
 
 
-def test_a_checkpoint_that_is_gone_is_told_when_a_model_is_written(checkpoints, small_config, tmp_path):
+def test_a_checkpoint_that_is_gone_is_named_when_a_model_is_written(checkpoints, small_config, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(checkpoints["convnext"], checkpoint)
     config = small_config.override({"model.name": "convnext", "model.pretrained": str(checkpoint)})
@@ -211,7 +211,7 @@ def renamed_member(name):
 
 
 def outside(folder):
-    """Return a copy of a member beside the folder."""
+    """Return a copy of a member next to the folder."""
     copy = folder.parent / "outside.safetensors"
     if not copy.exists():
         shutil.copy(folder / "member-0.safetensors", copy)
@@ -357,7 +357,7 @@ HOSTILE = {
         with_value("members", 0, "code", value="x"),
         "member 0 has an unknown 'code'",
     ),
-    "a member of another kind": (with_value("members", 0, value="x"), "member 0 is not an object"),
+    "a member of another kind": (with_value("members", 0, value="x"), "member 0: it is text, not an object"),
     "species empty": (with_value("species", value=[]), "not a list of names"),
     "species of numbers": (with_value("species", value=[1, 2, 3]), "not a list of names"),
     "species twice": (with_value("species", value=["wren", "wren", "robin"]), "'wren' 2 times"),
@@ -462,7 +462,7 @@ def test_an_altered_backbone_is_refused(change, words, checkpoints, small_config
 
 
 @pytest.mark.parametrize("given", ["absent", "file", "empty"])
-def test_what_is_no_model_folder_is_told(given, tmp_path):
+def test_anything_but_a_model_folder_is_refused_by_name(given, tmp_path):
     place = tmp_path / given
     if given == "file":
         place.write_text("")

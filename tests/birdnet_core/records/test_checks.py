@@ -72,7 +72,7 @@ def test_no_path_is_made_of_a_name_that_leads_out_of_the_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("given", "named"),
     [
         ("s3://bucket/run", "s3://bucket/run"),
         (Path("gs://b/r"), "gs://b/r"),
@@ -80,10 +80,10 @@ def test_no_path_is_made_of_a_name_that_leads_out_of_the_folder(name, tmp_path):
         ("file:///tmp/x", "file://tmp/x"),
     ],
 )
-def test_an_address_is_refused_by_name(given, shown, tmp_path, monkeypatch):
+def test_an_address_is_refused_by_name(given, named, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        RunFolderError, match=rf"'{shown}' is an address, and birdtune reads and writes folders"
+        RunFolderError, match=rf"'{named}' is an address, and birdtune reads and writes folders"
     ):
         RunFolder(given)
     assert list(tmp_path.iterdir()) == []

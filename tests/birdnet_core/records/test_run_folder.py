@@ -35,14 +35,14 @@ def test_many_records_are_read_and_a_broken_one_among_them_is_named(tmp_path):
         run.write_record(record(trial_id=name))
     assert list(run.records()) == names
     assert [r.trial_id for r in run.records().values()] == names
-    for content, told in (
+    for content, words in (
         ("{", "not JSON"),
         ("[1]", "holds a list"),
         ("", "not JSON"),
         ("{}, {}", "not JSON"),
     ):
         (tmp_path / "trials" / "120-s0.json").write_text(content)
-        with pytest.raises(RunFolderError, match=rf"120-s0\.json' .*{told}"):
+        with pytest.raises(RunFolderError, match=rf"120-s0\.json' .*{words}"):
             run.records()
 
 
@@ -54,7 +54,7 @@ def epoch(n, trial_id="ab-s0"):
     return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": {"val/loss": 0.5}, "epoch_s": 1.5}
 
 
-def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_event_stands_alone(tmp_path):
+def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_event_is_a_line_of_its_own(tmp_path):
     run = RunFolder(tmp_path)
     run.append(epoch(1))
     with open(run.journal_path, "a") as journal:

@@ -46,9 +46,7 @@ def test_features_are_the_stores_features_standardised(small_config, small_datas
 
 @pytest.mark.parametrize("n_batches", [1, 2, 3, 7])
 @pytest.mark.parametrize("is_prefetched", [True, False])
-def test_batches_come_in_the_order_asked_for(
-    small_config, small_dataset, n_batches, is_prefetched, monkeypatch
-):
+def test_batches_come_in_the_given_order(small_config, small_dataset, n_batches, is_prefetched, monkeypatch):
     batches = clips(small_config, small_dataset)
     monkeypatch.setattr("birdnet_core.training.batches.memory_size", lambda: 1 if is_prefetched else 10**12)
     threads = set()

@@ -21,7 +21,7 @@ def test_other_faults_of_the_gpu_are_not_out_of_memory(kind, text):
 def test_the_peak_starts_anew_and_counts_what_came_and_went():
     before = forget_peak_rss()
     if before is None:
-        pytest.skip("this system does not tell a process's peak")
+        pytest.skip("this system does not measure a process's peak")
     size = 300 * 2**20
     bytearray(b"1") * size
     assert peak_rss() >= before + 0.95 * size

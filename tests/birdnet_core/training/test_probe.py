@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_a_real_epoch(small_config, small_dataset, tmp_
     session = Session(small_config, small_dataset)
     session.step()
     session.save(tmp_path / "session.pt")
-    assert measured.n_steps == session.n_steps
+    assert measured.n_steps == next(iter(session.optimizer.state.values()))["step"]
     assert measured.n_params == session.n_params
     assert measured.checkpoint_bytes == pytest.approx((tmp_path / "session.pt").stat().st_size, rel=0.02)
     assert measured.n_val_batches == -(-len(session.val_clips) // 32)  # 4 x the batch of 8
@@ -79,14 +79,14 @@ def test_the_figures_are_those_of_a_real_epoch(small_config, small_dataset, tmp_
 
 
 def test_seconds_are_of_a_step_after_the_first(small_config, small_dataset, monkeypatch):
-    learn, calls = Session._learn_batch, []
+    real, calls = Session.train_batch, []
 
     def slow(self, raw):
         calls.append(len(raw.classes))
         time.sleep(1.0 if len(calls) == 1 else 0.05)
-        return learn(self, raw)
+        return real(self, raw)
 
-    monkeypatch.setattr(Session, "_learn_batch", slow)
+    monkeypatch.setattr(Session, "train_batch", slow)
     measured = probe(small_config, small_dataset, n_steps=4)
     assert calls == [8] * 5  # whole batches only, over the end of the epoch
     assert 0.05 <= measured.step_s < 0.9
@@ -110,36 +110,36 @@ def test_everything_is_left_as_it_was(small_config, small_dataset):
 def test_the_process_growth_is_of_this_probe_and_not_of_a_larger_one_before(
     small_config, small_dataset, monkeypatch
 ):
-    learn = Session._learn_batch
+    real = Session.train_batch
 
     def greedy(self, raw):
         np.ones(300 * MIB, np.uint8)
-        return learn(self, raw)
+        return real(self, raw)
 
     probe(small_config, small_dataset, n_steps=1)
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "_learn_batch", greedy)
+        patched.setattr(Session, "train_batch", greedy)
         large = probe(small_config, small_dataset, n_steps=1).rss_growth_bytes
     small = probe(small_config, small_dataset, n_steps=1).rss_growth_bytes
     if large is None or small is None:
-        pytest.skip("this system does not tell a process's peak")
+        pytest.skip("this system does not measure a process's peak")
     assert large >= 300 * MIB
     assert small < 200 * MIB
 
 
 def _with_room_for(n_clips):
-    learn = Session._learn_batch
+    real = Session.train_batch
 
     def learn_batch(self, raw):
-        if self.micro_batch_size > n_clips:
+        if self.progress.micro_batch_size > n_clips:
             raise torch.OutOfMemoryError("no room")
-        return learn(self, raw)
+        return real(self, raw)
 
     return learn_batch
 
 
 def test_micro_batches_are_halved_until_they_fit_as_in_a_trial(small_config, small_dataset, monkeypatch):
-    monkeypatch.setattr(Session, "_learn_batch", _with_room_for(3))
+    monkeypatch.setattr(Session, "train_batch", _with_room_for(3))
     measured = probe(small_config, small_dataset, n_steps=1)
     assert measured.micro_batch_size == 2  # 8, 4, 2
     assert (
@@ -151,7 +151,7 @@ def test_micro_batches_are_halved_until_they_fit_as_in_a_trial(small_config, sma
 
 
 def test_a_model_without_room_for_one_clip_is_a_config_error(small_config, small_dataset, monkeypatch):
-    monkeypatch.setattr(Session, "_learn_batch", _with_room_for(0))
+    monkeypatch.setattr(Session, "train_batch", _with_room_for(0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU of a test")
     with pytest.raises(ConfigError, match=r"'audio_cnn' has no room on GPU of a test.*smaller") as caught:
         probe(small_config, small_dataset, n_steps=1)

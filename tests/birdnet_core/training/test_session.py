@@ -15,9 +15,13 @@ from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.inference.model_folder import read_model
 from birdnet_core.models.backbone import BackboneClassifier
 from birdnet_core.records.metrics import METRICS
+from birdnet_core.training import device as training_device
+from birdnet_core.training import memory
 from birdnet_core.training import session as training
+from birdnet_core.training.device import pick_precision
 from birdnet_core.training.memory import forget_peak_rss
-from birdnet_core.training.session import Session, pick_precision, save_model, train
+from birdnet_core.training.run import save_model, train
+from birdnet_core.training.session import Session, uses_batch_statistics
 from tests.spellings import OTHER_FAULTS, OUT_OF_MEMORY
 
 
@@ -42,7 +46,7 @@ def test_a_replay_gives_the_same_numbers_to_the_last_digit(small_config, small_d
     assert json.dumps(first) != json.dumps(other)
 
 
-def test_learns_the_training_clips(small_config, small_dataset):
+def test_the_training_loss_falls_and_training_clips_are_recognised(small_config, small_dataset):
     config = small_config.override({"training.epochs": 25, "training.patience": 0, "model.dropout": 0.0})
     rows = history(config, small_dataset)
     assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
@@ -53,7 +57,7 @@ def test_the_best_epoch_is_the_monitors_and_its_weights_are_kept(small_config, s
     config = small_config.override({"training.epochs": 4, "training.monitor": "val/loss"})
     values = []
     session = train(config, small_dataset, on_epoch=lambda e, m: values.append(m["val/loss"]))
-    assert session.best_epoch == 1 + int(np.argmin(values))
+    assert session.progress.best_epoch == 1 + int(np.argmin(values))
     save_model(session, tmp_path)
     (model,) = read_model(tmp_path).networks()
     session.model.load_state_dict(model.state_dict())
@@ -68,12 +72,12 @@ def test_patience_ends_a_run_that_does_not_get_better(small_config, small_datase
     real = training.score
     monkeypatch.setattr(training, "score", lambda *a: {**real(*a), "f1_macro": next(scores)})
     session = train(config, small_dataset)
-    assert (session.epoch, session.best_epoch) == (5, 2)
+    assert (session.progress.epoch, session.progress.best_epoch) == (5, 2)
 
 
 def test_no_patience_trains_the_whole_budget(small_config, small_dataset):
     session = train(small_config.override({"training.epochs": 3, "training.patience": 0}), small_dataset)
-    assert session.epoch == 3
+    assert session.progress.epoch == 3
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
@@ -105,7 +109,7 @@ def test_record_says_what_was_trained_on_what(small_config, small_dataset):
     record = session.record("completed")
     assert record.trial_id == small_config.trial_id
     assert record.epochs == 2
-    assert record.metrics["val/f1_macro"] == session.best_metrics["val/f1_macro"]
+    assert record.metrics["val/f1_macro"] == session.progress.best_metrics["val/f1_macro"]
     assert set(record.f1_per_species) <= set(small_dataset.species)
     assert record.n_params == sum(p.numel() for p in session.model.parameters())
     for key in ("versions", "git_commit", "data_id", "split_id", "device", "precision"):
@@ -158,7 +162,7 @@ def test_trains_on_the_gpu_with_the_values_resident(small_config, small_dataset,
     ],
 )
 def test_auto_precision_is_what_the_hardware_is_fast_in(monkeypatch, has_bf16, device, wanted, expected):
-    monkeypatch.setattr(training, "has_fast_bf16", lambda device: has_bf16)
+    monkeypatch.setattr(training_device, "has_fast_bf16", lambda device: has_bf16)
     assert pick_precision(wanted, torch.device(device)) == expected
 
 
@@ -167,7 +171,7 @@ NARROW = {"model.width": 8, "model.depth": 2}
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_every_precision_learns_and_is_recorded(small_config, small_dataset, precision):
+def test_every_precision_trains_and_is_recorded(small_config, small_dataset, precision):
     config = small_config.override({"training.precision": precision, "training.epochs": 12})
     config = config.override({"training.patience": 0, "model.dropout": 0.0, "optim.lr": 1e-2, **NARROW})
     rows = history(config, small_dataset)
@@ -191,7 +195,7 @@ def test_patience_may_wait_for_another_metric_than_the_best_epochs(small_config,
         training, "score", lambda *a: {**real(*a), "loss": next(losses), "f1_macro": next(scores)}
     )
     session = train(config, small_dataset)
-    assert (session.epoch, session.best_epoch) == (4, 4)
+    assert (session.progress.epoch, session.progress.best_epoch) == (4, 4)
 
 
 def test_a_plateau_lowers_the_learning_rate(small_config, small_dataset, monkeypatch):
@@ -231,7 +235,7 @@ def test_micro_batches_add_up_to_the_batch(small_config, small_dataset, micro_ba
         session = Session(config, small_dataset)
         session.model.eval()
         index = torch.arange(8)
-        loss, right, norm = session._learn_batch(session.train_clips.raw(index))
+        loss, right, norm = session.train_batch(session.train_clips.raw(index))
         return float(loss), float(right), float(norm), session.model.state_dict()
 
     whole, parts = after_one_step(None), after_one_step(micro_batch_size)
@@ -255,14 +259,14 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_epoch(small_config
 
     monkeypatch.setattr(session, "_logits", greedy)
     second = session.step()
-    assert session.micro_batch_size == 2 and session.n_out_of_memory == 2
-    assert session.epoch == 2 and seen[0] == 8
+    assert session.progress.micro_batch_size == 2 and session.progress.n_out_of_memory == 2
+    assert session.progress.epoch == 2 and seen[0] == 8
     record = session.record("completed")
     assert record.provenance["micro_batch_size"] == 2 and record.provenance["n_out_of_memory"] == 2
     # What a run gives that comes to this epoch with such micro-batches from the start.
     expected = Session(config, small_dataset)
     assert expected.step()["train/loss"] == first["train/loss"]
-    expected.micro_batch_size = 2
+    expected.progress.micro_batch_size = 2
     assert expected.step()["train/loss"] == second["train/loss"]
 
 
@@ -295,8 +299,8 @@ def test_the_moving_average_is_what_is_validated_and_kept(small_config, small_da
     session.optimizer.step = step
     session.step()
     assert len(by_hand) > 2
-    torch.testing.assert_close(session.best_weights[name].double(), by_hand[-1], rtol=0, atol=1e-6)
-    assert not torch.equal(session.best_weights[name], session.model.state_dict()[name])
+    torch.testing.assert_close(session.progress.best_weights[name].double(), by_hand[-1], rtol=0, atol=1e-6)
+    assert not torch.equal(session.progress.best_weights[name], session.model.state_dict()[name])
 
 
 def test_a_pretrained_backbone_with_its_own_rate_and_a_warm_up_is_warned_of():
@@ -345,12 +349,15 @@ def resumed_equals_whole(config, dataset, tmp_path):
     rest = Session.load(tmp_path / "session.pt", dataset)
     while not rest.finished:
         rest.step()
-    assert rest.epoch == whole.epoch > 1
-    assert json.dumps(rest.best_metrics) == json.dumps(whole.best_metrics)
-    assert rest.best_epoch == whole.best_epoch
-    for kind in ("model", "optimizer", "ema", "plateau", "generators", "stop_best", "stop_epoch"):
-        assert is_same(rest._changing_state()[kind], whole._changing_state()[kind]), kind
-    assert is_same(rest.best_weights, whole.best_weights)
+    assert rest.progress.epoch == whole.progress.epoch > 1
+    assert json.dumps(rest.progress.best_metrics) == json.dumps(whole.progress.best_metrics)
+    assert rest.progress.best_epoch == whole.progress.best_epoch
+    for kind in ("stop_best", "stop_epoch", "f1_per_species", "predicted"):
+        assert getattr(rest.progress, kind) == getattr(whole.progress, kind), kind
+    assert rest.parts.keys() == whole.parts.keys()
+    for kind, part in whole.parts.items():
+        assert is_same(rest.parts[kind].state_dict(), part.state_dict()), kind
+    assert is_same(rest.progress.best_weights, whole.progress.best_weights)
 
 
 def is_same(one, other):
@@ -410,7 +417,7 @@ def test_a_resume_in_another_process_is_bit_identical(small_config, small_datase
     assert done.stdout == json.dumps(expected) + "\n"
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint(small_config, small_dataset, tmp_path):
+def test_an_interrupted_training_continues_from_its_checkpoint(small_config, small_dataset, tmp_path):
     config = small_config.override({"training.epochs": 4, "training.patience": 0})
     checkpoint = tmp_path / "out" / "session.pt"
     epochs = []
@@ -426,7 +433,9 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(small_config, small
         train(config.override({"seed": 1}), small_dataset, checkpoint=checkpoint)
     session = train(config, small_dataset, on_epoch=interrupt, checkpoint=checkpoint)
     assert epochs == [1, 2, 3, 4]
-    assert json.dumps(session.best_metrics) == json.dumps(train(config, small_dataset).best_metrics)
+    assert json.dumps(session.progress.best_metrics) == json.dumps(
+        train(config, small_dataset).progress.best_metrics
+    )
 
 
 def test_a_session_of_another_device_is_refused(small_config, small_dataset, tmp_path):
@@ -484,16 +493,16 @@ def test_trains_where_ray_optuna_and_matplotlib_are_absent(small_config, small_d
         "for name in ('ray', 'optuna', 'matplotlib', 'typer', 'rich'): sys.modules[name] = None\n"
         "from birdnet_core.config import TrainConfig\n"
         "from birdnet_core.data.dataset import Dataset\n"
-        "from birdnet_core.training.session import train\n"
+        "from birdnet_core.training.run import train\n"
         "import json\n"
         "config = TrainConfig.from_dict(json.loads(sys.argv[1]))\n"
-        "print(train(config, Dataset.open(sys.argv[2])).best_metrics['val/loss'])\n"
+        "print(train(config, Dataset.open(sys.argv[2])).progress.best_metrics['val/loss'])\n"
     )
     arguments = [json.dumps(small_config.to_dict()), str(small_dataset.folder)]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    expected = train(small_config, small_dataset).best_metrics["val/loss"]
+    expected = train(small_config, small_dataset).progress.best_metrics["val/loss"]
     assert float(done.stdout) == expected
 
 
@@ -501,8 +510,8 @@ def test_no_batch_is_left_with_a_single_clip(small_config, small_dataset):
     n = len(small_dataset.rows("train"))
     config = small_config.override({"training.batch_size": n - 1, "model.name": "audio_cnn_v2"})
     session = Session(config, small_dataset)
-    sizes, learn = [], session._learn_batch
-    session._learn_batch = lambda raw: sizes.append(len(raw.classes)) or learn(raw)
+    sizes, real = [], session.train_batch
+    session.train_batch = lambda raw: sizes.append(len(raw.classes)) or real(raw)
     session.step()
     assert sizes == [n]
 
@@ -511,7 +520,7 @@ def test_no_batch_is_left_with_a_single_clip(small_config, small_dataset):
 def test_freed_memory_is_kept():
     script = (
         "import resource, sys, torch\n"
-        "from birdnet_core.training.session import keep_freed_memory\n"
+        "from birdnet_core.training.device import keep_freed_memory\n"
         "if sys.argv[1] == 'kept':\n"
         "    keep_freed_memory()\n"
         "def faults():\n"
@@ -532,21 +541,22 @@ def test_freed_memory_is_kept():
 FINAL = {"training.train_on": "train+val", "training.patience": 1}
 
 
-def test_final_training_learns_both_splits_and_keeps_its_last_epoch(small_config, small_dataset):
+def test_final_training_uses_both_splits_and_keeps_its_last_epoch(small_config, small_dataset):
     config = small_config.override({**FINAL, "training.epochs": 4, "training.stop_after": 3})
     session = train(config, small_dataset)
+    progress = session.progress
     assert len(session.train_clips) == len(small_dataset.rows("train")) + len(small_dataset.rows("val"))
-    assert (session.epoch, session.best_epoch) == (3, 3)  # patience of one epoch waits for nothing
-    assert [set(epoch) for epoch in session.history] == [{"train/loss", "train/accuracy", "epoch_s"}] * 3
+    assert (progress.epoch, progress.best_epoch) == (3, 3)  # patience of one epoch waits for nothing
+    assert [set(epoch) for epoch in progress.history] == [{"train/loss", "train/accuracy", "epoch_s"}] * 3
     assert all(
-        torch.equal(value, session.best_weights[name]) for name, value in session.model.state_dict().items()
+        torch.equal(value, progress.best_weights[name]) for name, value in session.model.state_dict().items()
     )
     assert set(session.record("completed").metrics) == {"train/loss", "train/accuracy"}
-    with pytest.raises(DataError, match="was learnt"):
+    with pytest.raises(DataError, match="was trained on"):
         session.predict("val")
 
 
-def test_final_training_counts_the_classes_it_learns(small_config, small_dataset, monkeypatch):
+def test_final_training_counts_the_classes_of_both_splits(small_config, small_dataset, monkeypatch):
     seen = []
     real = training.build
     monkeypatch.setattr(training, "build", lambda *a: (seen.append(a[2]), real(*a))[1])
@@ -576,13 +586,13 @@ def test_a_session_predicts_by_its_best_epoch_and_trains_on_from_its_last(
     scripted()
     expected = history(config, small_dataset)
     scripted()
-    asked = []
+    epochs = []
     session = Session(config, small_dataset)
     session.predict("val")  # nothing is trained yet: by the weights that there are
     while not session.finished:
-        asked.append(session.step())
+        epochs.append(session.step())
         session.predict("val")
-    assert [{k: v for k, v in epoch.items() if k != "epoch_s"} for epoch in asked] == [
+    assert [{k: v for k, v in epoch.items() if k != "epoch_s"} for epoch in epochs] == [
         {k: v for k, v in epoch.items() if k != "epoch"} for epoch in expected
     ]
     scripted()
@@ -590,7 +600,7 @@ def test_a_session_predicts_by_its_best_epoch_and_trains_on_from_its_last(
     loaded = Session.load(tmp_path / "session.pt", small_dataset)
     for each in (session, trained, loaded):
         assert real(*each.predict("val"), each.strata)["loss"] == expected[1]["val/loss"]
-        assert is_same(each._changing_state()["model"], session._changing_state()["model"])
+        assert is_same(each.model.state_dict(), session.model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["monitor", "stop_on"])
@@ -628,7 +638,7 @@ def test_probabilities_that_are_not_finite_diverge_with_the_epoch(small_config, 
     assert (record.epochs, record.best_epoch) == (1, 1)
 
 
-def test_a_loaded_session_runs_as_it_is_asked_to_now(small_config, small_dataset, tmp_path):
+def test_a_loaded_session_runs_under_the_runtime_of_now(small_config, small_dataset, tmp_path):
     threads = torch.get_num_threads()
     session = Session(small_config, small_dataset)
     assert session.train_clips.feature is None
@@ -641,8 +651,8 @@ def test_a_loaded_session_runs_as_it_is_asked_to_now(small_config, small_dataset
         assert loaded.train_clips.feature is not None
         assert loaded.config.runtime == now and loaded.config.trial_id == small_config.trial_id
         assert loaded.record("killed").config["runtime"]["threads"] == 2
-        asked = small_config.override({"runtime.threads": 2})
-        assert train(asked, small_dataset, checkpoint=tmp_path / "session.pt").config == asked
+        wanted = small_config.override({"runtime.threads": 2})
+        assert train(wanted, small_dataset, checkpoint=tmp_path / "session.pt").config == wanted
         with pytest.raises(DataError, match="prepared without features"):
             Session.load(
                 tmp_path / "session.pt",
@@ -653,10 +663,10 @@ def test_a_loaded_session_runs_as_it_is_asked_to_now(small_config, small_dataset
         torch.set_num_threads(threads)
 
 
-def test_a_session_goes_on_in_its_own_precision_only(small_config, small_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "has_fast_bf16", lambda device: True)
+def test_a_session_continues_in_its_own_precision_only(small_config, small_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_device, "has_fast_bf16", lambda device: True)
     Session(small_config, small_dataset).save(tmp_path / "session.pt")
-    monkeypatch.setattr(training, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(training_device, "has_fast_bf16", lambda device: False)
     with pytest.raises(ConfigError, match=r"trained in bf16, and training.precision = 'auto' is fp32 on"):
         Session.load(tmp_path / "session.pt", small_dataset)
 
@@ -668,15 +678,15 @@ def test_the_peak_of_memory_is_of_this_trial_and_not_of_a_larger_one_before(
     small_config, small_dataset, tmp_path, monkeypatch
 ):
     if forget_peak_rss() is None:
-        pytest.skip("this system does not tell a process's peak")
-    learn = Session._learn_batch
+        pytest.skip("this system does not measure a process's peak")
+    real = Session.train_batch
 
     def greedy(self, raw):
         np.ones(400 * MIB, np.uint8)
-        return learn(self, raw)
+        return real(self, raw)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "_learn_batch", greedy)
+        patched.setattr(Session, "train_batch", greedy)
         session = Session(small_config, small_dataset)
         session.step()
         large = session.record("killed").peak_memory_mb
@@ -688,8 +698,8 @@ def test_the_peak_of_memory_is_of_this_trial_and_not_of_a_larger_one_before(
     assert loaded.record("killed").peak_memory_mb >= large
 
 
-def test_a_system_that_does_not_tell_the_peak_records_none(small_config, small_dataset, monkeypatch):
-    monkeypatch.setattr(training, "forget_peak_rss", lambda: None)
+def test_a_system_that_does_not_measure_the_peak_records_none(small_config, small_dataset, monkeypatch):
+    monkeypatch.setattr(memory, "forget_peak_rss", lambda: None)
     assert Session(small_config, small_dataset).record("killed").peak_memory_mb is None
 
 
@@ -707,7 +717,7 @@ def test_every_spelling_of_out_of_memory_halves_the_micro_batch(
 
     monkeypatch.setattr(session, "_logits", greedy)
     session.step()
-    assert (session.micro_batch_size, session.n_out_of_memory) == (4, 1)
+    assert (session.progress.micro_batch_size, session.progress.n_out_of_memory) == (4, 1)
 
 
 @pytest.mark.parametrize(("kind", "text"), OTHER_FAULTS)
@@ -720,7 +730,7 @@ def test_another_fault_is_not_taken_for_out_of_memory(small_config, small_datase
     monkeypatch.setattr(session, "_logits", broken)
     with pytest.raises(kind):
         session.step()
-    assert session.n_out_of_memory == 0
+    assert session.progress.n_out_of_memory == 0
 
 
 @pytest.mark.parametrize(
@@ -733,7 +743,7 @@ def test_another_fault_is_not_taken_for_out_of_memory(small_config, small_datase
         ({"model.name": "audio_vit", "model.size": "tiny"}, True, False),  # without batch norm
     ],
 )
-def test_micro_batches_that_batch_norm_saw_smaller_than_asked_are_no_sample_of_the_config(
+def test_smaller_micro_batches_than_the_config_has_are_marked_under_batch_norm(
     small_config, small_dataset, tmp_path, monkeypatch, change, runs_out, is_marked
 ):
     session = Session(small_config.override(change), small_dataset)
@@ -758,4 +768,4 @@ def test_the_batch_norm_of_a_frozen_backbone_sees_no_batch():
     backbone = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
     for is_frozen in (False, True):
         model = BackboneClassifier(backbone, torch.nn.Identity(), freeze_backbone=is_frozen)
-        assert training._learns_batch_statistics(model) != is_frozen
+        assert uses_batch_statistics(model) != is_frozen

@@ -17,7 +17,7 @@ from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.training.metrics import f1_per_class
-from birdnet_core.training.session import train
+from birdnet_core.training.run import train
 from reports import write_report
 from search_spaces.designs import LatinHypercube, Range
 from search_spaces.study import Ablation, Search

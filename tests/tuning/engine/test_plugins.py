@@ -223,7 +223,7 @@ def test_a_worker_with_other_files_of_a_plugin_does_not_train_with_them(tmp_path
     plugin = plugins.Plugin("my_lab.models", "module", "0" * 64, version="2.0", folder=str(folder))
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(
-        plugins.ConfigError, match=r"another one here.*000000000000 is asked for \(version 2\.0\)"
+        plugins.ConfigError, match=r"another one here.*000000000000 is needed \(version 2\.0\)"
     ):
         plugins.load_shipped(plugin)
     assert "my_lab" not in sys.modules

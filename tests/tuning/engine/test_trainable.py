@@ -80,7 +80,7 @@ def test_a_node_that_does_not_see_the_run_folder_keeps_its_own_checkpoints(paylo
     TrainTrial(payload).step()
     own = trainable.default_cache() / "checkpoints" / "abc" / small_config.trial_id / "session.pt"
     assert own.exists() and not (tmp_path / small_config.trial_id).exists()
-    assert Session.load(own, Dataset.open(payload["dataset"])).epoch == 1
+    assert Session.load(own, Dataset.open(payload["dataset"])).progress.epoch == 1
 
 
 @pytest.mark.parametrize("ended", ["completed", "by the scheduler", "out of memory"])
