@@ -1,0 +1,1 @@
+"""Trained models: their folder, predictions, calibration, the test, export."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: the files of its folder, trial records, metric names, usage."""

@@ -1,0 +1,1 @@
+"""One training run: batches, optimizer, session, scores, checkpoints, and what they take."""

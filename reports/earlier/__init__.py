@@ -1,0 +1,1 @@
+"""Experiments of earlier work, imported from other programs' files."""

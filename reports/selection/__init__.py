@@ -1,0 +1,1 @@
+"""The choice of a config, its confirmation on fresh seeds, and gates."""
