@@ -46,10 +46,8 @@ def _faults(error: ValidationError) -> list[Fault]:
         name = f"an item of {name}"
     match error.validator:
         case "additionalProperties":
-            own = schema.get("patternProperties", ())
-            extra = [
-                k for k in given if k not in schema["properties"] and not any(re.search(p, k) for p in own)
-            ]
+            own = re.compile("|".join(schema.get("patternProperties", ("(?!)",))))
+            extra = [key for key in given if key not in schema["properties"] and not own.search(key)]
             return [Fault((*place, key), _unknown(key, schema)) for key in extra]
         case "required":
             is_misspelt = "title" in schema and any(did_you_mean(key, KINDS.values()) for key in given)
@@ -83,13 +81,10 @@ def near_setting(key: str, settings: Iterable[str]) -> str:
     """Return a hint at the setting that was meant, or at those of its group; "" where nothing is near."""
     for group in (key, key.rpartition(".")[0]):
         options = [name.removeprefix(f"{group}.") for name in settings if name.startswith(f"{group}.")]
-        near = difflib.get_close_matches(key.removeprefix(f"{group}."), options, n=1)
+        if near := difflib.get_close_matches(key.removeprefix(f"{group}."), options, n=1):
+            return f"; did you mean {f'{group}.{near[0]}'!r}?"
         if options:
-            return (
-                f"; did you mean {f'{group}.{near[0]}'!r}?"
-                if near
-                else f" ({group} has {', '.join(options)})"
-            )
+            return f" ({group} has {', '.join(options)})"
     same = [name for name in settings if name.rpartition(".")[2] == key.rpartition(".")[2]]
     return f"; did you mean {same[0]!r}?" if same else did_you_mean(key, settings)
 
@@ -126,10 +121,8 @@ def _hint(given: Any, schema: Schema) -> str:
         return f"; write {int(given)}"
     if not isinstance(given, str):
         return ""
-    is_number = re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", given)
-    if (is_number and {"number", "integer"} & set(types)) or (
-        given in ("true", "false") and "boolean" in types
-    ):
+    is_number = re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", given) and {"number", "integer"} & set(types)
+    if is_number or (given in ("true", "false") and "boolean" in types):
         return "; leave the quotes out"
     if "array" in types:
         return "; a list is written [a, b]"

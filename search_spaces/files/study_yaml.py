@@ -47,10 +47,8 @@ def parse_study(text: str, path: Path) -> Study:
     faults = schema_faults(file.values)
     values = _absolute_folders(_without(file.values, faults), path.parent)
     # First each factor and parameter by itself, then all together.
-    factors = _made(_levels, values, faults, "factors")
-    quick_factors = _made(_levels, values, faults, "quick", "factors")
-    space = _made(_parameter, values, faults, "space")
-    quick_space = _made(_parameter, values, faults, "quick", "space")
+    factors, quick_factors = (_made(_levels, values, faults, *p, "factors") for p in ((), ("quick",)))
+    space, quick_space = (_made(_parameter, values, faults, *p, "space") for p in ((), ("quick",)))
     refused = {_entry(fault.place)[-1] for fault in faults if fault.place}
     found: list[Fault] = []
     common = _common(file, values, found)
@@ -167,15 +165,10 @@ def _common(file: YamlFile, values: Values, faults: list[Fault]) -> Values:
 
 
 def _ablation(
-    file: YamlFile,
-    values: Values,
-    factors: Values,
-    quick_factors: Values,
-    common: Values,
-    faults: list[Fault],
+    file: YamlFile, values: Values, factors: Values, quick: Values, common: Values, faults: list[Fault]
 ) -> Ablation | None:
     """Return the ablation; None where factors, baseline and design do not go together; adds the faults."""
-    for name in quick_factors.keys() - factors.keys():
+    for name in quick.keys() - factors.keys():
         near = did_you_mean(name, factors) or f" (factors: {', '.join(factors)})"
         text = f"{name} is no factor{near}; quick takes other levels of factors"
         faults.append(Fault(("quick", "factors", name), text))
@@ -191,7 +184,7 @@ def _ablation(
             for name, level in values.get("baseline", {}).items()
         },
         n_seeds=n_seeds,
-        quick_factors=quick_factors,
+        quick_factors=quick,
         quick_seeds=values.get("quick", {}).get("seeds", min(n_seeds, Ablation.quick_seeds)),
         **common,
     )
@@ -200,13 +193,13 @@ def _ablation(
         study.cells()
     if not together:
         with collected(together, "quick", lead="under --quick, "):
-            replace(study, factors={**factors, **quick_factors}).cells()
+            replace(study, factors={**factors, **quick}).cells()
     faults += together
     return None if together else study
 
 
 def _search(
-    values: Values, parameters: Values, quick_parameters: Values, common: Values, faults: list[Fault]
+    values: Values, parameters: Values, quick: Values, common: Values, faults: list[Fault]
 ) -> Search | None:
     """Return the search; None where the conditions of its parameters have faults; adds the faults."""
     together: list[Fault] = []
@@ -214,11 +207,11 @@ def _search(
     with collected(together, "space"):
         space = Space(parameters)
     with collected(together, "quick", "space"):
-        quick_space = Space(quick_parameters)
+        quick_space = Space(quick)
     n_trials = values.get("trials", Search.n_trials)
     study = Search(
         space=space,
-        quick_space=quick_space if quick_parameters else None,
+        quick_space=quick_space if quick else None,
         n_trials=n_trials,
         quick_trials=values.get("quick", {}).get("trials", min(n_trials, Search.quick_trials)),
         also=tuple(values.get("also", ())),
