@@ -89,7 +89,7 @@ def train_final(
             metric=each.training.monitor,
             n_seeds=n_seeds,
         )
-        # What failed is tried again: else one bad seed would be the end of the model.
+        # Failed seeds are retried: else one bad seed would be the end of the model.
         summary = sweep(
             study, data, run.path, base=each, resources=resources, budget=budget, rerun_failed=True,
             command=command, observer=observer,
@@ -142,8 +142,10 @@ def _finished(out: Path, request: dict[str, Any]) -> dict[str, Any]:
     there = evidence["request"]
     differing = [key for key in request if there.get(key) != request[key]]
     if differing:
-        shown = ", ".join(f"{key} {there.get(key)}, asked for {request[key]}" for key in differing)
-        raise ModelFolderError(f"{str(out)!r} holds another finished model ({shown}); give another --out")
+        differences = ", ".join(f"{key} {there.get(key)}, requested {request[key]}" for key in differing)
+        raise ModelFolderError(
+            f"{str(out)!r} holds another finished model ({differences}); give another --out"
+        )
     return evidence
 
 

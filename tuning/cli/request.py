@@ -1,4 +1,4 @@
-"""What the command line asked of a sweep: one value, kept in the run folder and read again by `resume`."""
+"""The request for a sweep from the command line: one value, which the run folder keeps for `resume`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from birdnet_core.errors import ConfigError
 from tuning.engine.packing import Node
 
-# What keeps Ray quiet and writes nothing beside our journal. Its metric check is off, because the result of a
+# What keeps Ray quiet and writes nothing but our journal. Its metric check is off, because the result of a
 # trial that failed has no metrics.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

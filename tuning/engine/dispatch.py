@@ -72,7 +72,7 @@ class Dispatcher(Searcher):
     than `restarts` deaths without an epoch between them it counts as killed, and continues when the run is
     resumed; a preempted node is no death. Not by Ray's own means, which may take one death for two.
 
-    A trial that failed before its first epoch, for a reason that may be its process's, is tried once more, on
+    A trial that failed before its first epoch, for a reason that may be its process's, is retried once, on
     another node where there is one. A fault of a node is never the trial's: `nodes.MAX_FAULTS` of them in a
     row put the node aside. A trial that ran out of memory on a share of a GPU is handed out once more with a
     whole one.

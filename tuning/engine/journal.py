@@ -348,5 +348,5 @@ def name_of(trial: Trial) -> str:
 
 
 def needs_whole_gpu(payload: dict[str, Any], result: dict[str, Any]) -> bool:
-    """Return whether a trial ran out of memory on a share of a GPU: it is tried again with a whole one."""
+    """Return whether a trial ran out of memory on a share of a GPU: it is retried with a whole one."""
     return bool(result["out_of_memory"]) and 0 < payload["resources"]["gpu"] < 1

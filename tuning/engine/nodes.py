@@ -61,7 +61,7 @@ def is_of_the_node(error: BaseException | None) -> bool:
 
 
 class TrialFault(Exception):
-    """A trial ended at once, or by a fault of its machine, and is to be tried again elsewhere.
+    """A trial ended at once, or by a fault of its machine, and is to be retried elsewhere.
 
     Raised and not reported as a result, so that Ray ends the process, whose state nobody can vouch for.
 

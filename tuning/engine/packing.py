@@ -178,7 +178,7 @@ def makespan(
 
     A job starts when those before it have started and there is room: CPUs, at most `concurrent` side by side,
     and its fraction on one GPU, or as many whole GPUs. List scheduling, as Ray does it, of jobs that are as
-    fast beside others as alone. Raises ConfigError where one never fits.
+    fast next to others as alone. Raises ConfigError where one never fits.
     """
     free = [RAY_UNITS] * n_gpus
     running: list[tuple[float, list[tuple[int, int]]]] = []  # when it ends, and what it holds of which GPUs

@@ -1,4 +1,4 @@
-"""The datasets of a sweep: made when first asked for, or in the background while trials train."""
+"""The datasets of a sweep: made when first needed, or in the background while trials train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Data:
     _folders: dict[tuple[Any, Any], Path] = field(default_factory=dict)
 
     def folder(self, config: TrainConfig, progress: Progress | None = None) -> Path:
-        """Return the dataset of `config`, made when first asked for."""
+        """Return the dataset of `config`, made when first needed."""
         made = self.known(config)
         if made is None:
             made = prepare(

@@ -52,7 +52,7 @@ SAMPLERS: dict[str, str] = {
 
 STORAGES: dict[str, str] = {
     "journal": "RUN/optuna.jsonl, Optuna's journal file",
-    "sqlite": "RUN/optuna.db; slow to suggest beside hundreds of running trials, and not for NFS",
+    "sqlite": "RUN/optuna.db; slow to suggest with hundreds of running trials, and not for NFS",
     "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
 }
 DEFAULT_STORAGE = "journal"
@@ -133,7 +133,7 @@ class NumberedRandomSampler(BaseSampler):
 def open_storage(spec: str, run: RunFolder) -> BaseStorage:
     """Return the Optuna storage that `spec` names: one of STORAGES, or the URL of a database.
 
-    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. What is asked for is kept in the
+    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. The request is kept in the
     run folder and can be seen in a list of processes, so a URL that holds a password is refused: it goes into
     the environment variable BIRDTUNE_STORAGE, with `spec` ``env``, and stays out of the run folder. Raises
     ConfigError for that, for an unknown name, and for a database that cannot be opened.
@@ -343,7 +343,7 @@ class OptunaSearcher:
         return max(self._n_enqueued + len(self._left_running), self.n_trials - self._n_counted)
 
     def retry_failed(self) -> int:
-        """Enqueue the choices of every trial that failed and was not tried again; return how many.
+        """Enqueue the choices of every trial that failed and was not retried; return how many.
 
         A retry is a new trial of the study and takes the place of the one that failed.
         """

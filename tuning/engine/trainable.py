@@ -64,7 +64,7 @@ class TrainTrial(tune.Trainable):
     continues from there: it first reports the epochs that were trained already, marked ``replayed``.
 
     A step raises TrialFault where the machine or this process is at fault, and where a trial fails before its
-    first epoch here, for a reason that may be the process's: all are tried again elsewhere. Every other
+    first epoch here, for a reason that may be the process's: all are retried elsewhere. Every other
     exception is a result, the record of a trial that failed.
     """
 
@@ -111,7 +111,7 @@ class TrainTrial(tune.Trainable):
 
         A fresh process waits for what another one, that was ended to make room, gives back late; one that is
         reused has nothing to wait for, since its own memory came back at once. A trial that finds less than
-        its share is tried all the same: it may need less, and running out is recorded. So is a little that
+        its share is trained all the same: it may need less, and running out is recorded. So is a little that
         trials before have left behind; raises RuntimeError where that is more than `LEAK` of the share.
         """
         total = torch.cuda.get_device_properties(0).total_memory

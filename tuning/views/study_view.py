@@ -1,6 +1,6 @@
 """A study before it runs: what it varies, and the trials that a sweep of it would train.
 
-Neither data nor Ray nor torch is needed, so that a file can be tried out as it is written.
+Neither data nor Ray nor torch is needed, so that a file can be checked while it is written.
 """
 
 from __future__ import annotations
