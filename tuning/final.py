@@ -142,10 +142,8 @@ def _finished(out: Path, request: dict[str, Any]) -> dict[str, Any]:
     there = evidence["request"]
     differing = [key for key in request if there.get(key) != request[key]]
     if differing:
-        differences = ", ".join(f"{key} {there.get(key)}, requested {request[key]}" for key in differing)
-        raise ModelFolderError(
-            f"{str(out)!r} holds another finished model ({differences}); give another --out"
-        )
+        others = ", ".join(f"{key} {there.get(key)}, requested {request[key]}" for key in differing)
+        raise ModelFolderError(f"{str(out)!r} holds another finished model ({others}); give another --out")
     return evidence
 
 

@@ -80,7 +80,7 @@ def test_a_finished_model_trains_nothing_again_and_another_is_refused(made):
     before = n_epochs(out)
     assert train_final(CONFIG, data, out, n_seeds=2) == evidence
     assert n_epochs(out) == before
-    with pytest.raises(ModelFolderError, match=r"seeds \[0, 1\], asked for \[0, 1, 2\]\); give"):
+    with pytest.raises(ModelFolderError, match=r"seeds \[0, 1\], requested \[0, 1, 2\]\); give"):
         train_final(CONFIG, data, out, n_seeds=3)
 
 

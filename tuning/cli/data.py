@@ -31,9 +31,7 @@ def data_index(
     species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
     audio: Annotated[
         Path | None,
-        typer.Option(
-            callback=local, help="The folder of the audio, if it is not in the folder of the metadata."
-        ),
+        typer.Option(callback=local, help="The folder of the audio, if it is not that of the metadata."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

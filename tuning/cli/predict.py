@@ -64,7 +64,7 @@ def predict_command(
     The exit code is 1 only where not one recording could be scored.
     """
     # Before torch is loaded, which is when its threads read it: they sleep where they wait for each other
-    # instead of spinning. That costs a tenth on an idle machine, and is three times as fast while a sweep runs.
+    # instead of spinning. That costs a tenth on an idle machine, and is three times as fast during a sweep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from birdnet_core.inference.classifier import BATCH_SIZE, Classifier, audio_files, no_recording_read
 
