@@ -109,8 +109,8 @@ def test_is_better(value, than, direction, expected):
     assert is_better(value, than, direction) is expected
 
 
-def test_every_metric_says_what_it_is():
-    assert all(summary for _, summary in METRICS.values())
+def test_every_metric_has_a_title_and_a_definition():
+    assert all(metric.title and metric.definition for metric in METRICS.values())
     assert all(name.split("/")[0] in ("train", "val") for name in METRICS)
 
 
