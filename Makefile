@@ -22,11 +22,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/birdtune demo --out demo
 
-# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray wait for its
-# processes most of the time, so two of them share two cores.
+# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Three processes on two cores: tests that
+# start Ray wait for its processes most of the time.
 test: check
-	$(BIN)/pytest -m "not slow and not ray" -n auto --maxprocesses 4
-	$(BIN)/pytest -m "not slow and ray" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not slow" -n 3 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
