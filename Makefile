@@ -22,13 +22,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/birdtune demo --out demo
 
-# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Three processes on two cores: tests that
-# start Ray wait for its processes most of the time.
+# The slowest end-to-end checks are left to test-slow; .ci/run runs both. Tests that start Ray start processes of
+# their own, so that only two of them run at a time; in the slowest ones time matters, and they run one by one.
 test: check
-	$(BIN)/pytest -m "not slow" -n 3 --dist worksteal
+	$(BIN)/pytest -m "not slow and not ray" -n auto --maxprocesses 4
+	$(BIN)/pytest -m "not slow and ray" -n 2 --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow -n 2 --dist worksteal
+	$(BIN)/pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .
