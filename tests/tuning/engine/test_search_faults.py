@@ -123,23 +123,24 @@ run, birds = map(Path, sys.argv[1:])
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 ones = [nodes.add_node(num_cpus=1) for _ in range(3)]
 ray.init(address=nodes.address, log_to_driver=False)
-n_epochs = 0
+n_harms = n_restarts = 0
 
 def harm(event):
-    global n_epochs
-    if event["event"] != "epoch" or event["epoch"] % 2 == 0:  # where the rule ends a trial, or it ends
+    # Kill a worker, then a node; the driver once both are survived: a worker may outlive its node a while.
+    global n_harms, n_restarts
+    n_restarts += event["event"] == "restart"
+    # After even epochs the rule may end the trial, which then has nothing to restart.
+    if event["event"] != "epoch" or event["epoch"] % 2 == 0 or n_restarts < n_harms:
         return
-    n_epochs += 1
+    n_harms += 1
+    if n_harms == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
     (actor,) = [a for a in state.actors().values() if a["State"] == "ALIVE"]
-    if n_epochs == 1:
-        return
-    if n_epochs == 2:
+    if n_harms == 1:
         os.kill(actor["Pid"], signal.SIGKILL)
-    elif n_epochs == 3:
+    else:
         (node,) = [n for n in ones if n.node_id == actor["Address"]["NodeID"]]
         nodes.remove_node(node, allow_graceful=False)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 driver.search(run, birds, observer=harm)
 """
