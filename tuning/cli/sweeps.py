@@ -325,7 +325,6 @@ def train_study(
     import threading
 
     from birdnet_core.records.run_folder import RunFolder
-    from search_spaces.study import base_config, check
     from tuning.engine.cluster import ray_session
     from tuning.views.live import SweepView
 
@@ -349,8 +348,6 @@ def train_study(
             threading.Thread(
                 target=importlib.import_module, args=("tuning.engine.launch",), daemon=True
             ).start()
-            # A setting that cannot be ends the command before Ray starts.
-            check(study, base_config(study, request.base_config(), request.settings), request.settings)
             stack.enter_context(ray_session(out / "ray.log"))
         from tuning.engine.launch import sweep
         from tuning.engine.preparation import Data

@@ -410,9 +410,9 @@ def test_report_imports_earlier_work_and_prints_what_is_wrong_with_it(birdtune, 
     (earlier / "b_history.json").write_text("{")
     code, out, err = birdtune(f"report --import {earlier} --out {tmp_path / 'r'} --json")
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["imported"], told["studies"]) == (1, [])
-    assert [fault["file"] for fault in told["faults"]] == ["b_history.json"]
+    printed = json.loads(out)
+    assert (printed["imported"], printed["studies"]) == (1, [])
+    assert [fault["file"] for fault in printed["faults"]] == ["b_history.json"]
     assert "a contradicts itself" in err and "b_history.json: is no JSON" in err
     assert "40.00 %" in (tmp_path / "r" / "report.html").read_text()
 
@@ -544,7 +544,7 @@ def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, 
 
 @pytest.mark.ray
 def test_fractions_of_a_declared_gpu_are_scheduled_where_torch_has_none(birds, cache, tmp_path):
-    """In its own process, because Ray is told of the GPU when it starts."""
+    """In its own process, because Ray learns of the GPU when it starts."""
     code = (
         "import json, sys, ray\n"
         "from birdnet_core.data.manifest import read_manifest\n"
@@ -591,7 +591,7 @@ def test_demo_tells_the_whole_story(tmp_path):
     for made in ("best.json", "report/report.html", "model/member-1.safetensors", "model/MODEL_CARD.md"):
         assert (tmp_path / "demo" / made).exists()
     scores = [value for cell in study["cells"] for value in cell["metrics"]["val/accuracy"]["values"]]
-    assert 0.2 < max(scores) < 1.0  # learnt something, and not everything: 12 species, the commonest a third
+    assert 0.2 < max(scores) < 1.0  # better than chance, and not perfect: 12 species, the commonest a third
 
 
 @pytest.mark.slow
@@ -636,12 +636,12 @@ def test_gate_tells_scripts_by_its_exit_code(birdtune, tmp_path, targets, code, 
             metrics={"val/f1_macro": 0.3},
         )
     )  # fmt: skip
-    told, out, err = birdtune(f"gate {run.path}")
-    assert (told, err) == (code, "")
+    exit_code, out, err = birdtune(f"gate {run.path}")
+    assert (exit_code, err) == (code, "")
     assert out.splitlines()[0] == f"one: {decision}"
     assert f"val/f1_macro >= {targets[0]}: 0.3000, n = 1; " in out
-    told, out, _ = birdtune(f"gate {run.path} --json")
-    assert (told, json.loads(out)["studies"][0]["decision"]) == (code, decision)
+    exit_code, out, _ = birdtune(f"gate {run.path} --json")
+    assert (exit_code, json.loads(out)["studies"][0]["decision"]) == (code, decision)
 
 
 def test_gate_of_what_has_none_is_neither_yes_nor_no(birdtune, begun, tmp_path):

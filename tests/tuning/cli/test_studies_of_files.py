@@ -113,15 +113,15 @@ def test_a_dry_run_prints_every_trial_and_writes_nothing(birdtune, mine, tmp_pat
     before = sorted(tmp_path.rglob("*"))
     code, out, err = birdtune(f"sweep {mine} --seeds 3 --set optim.weight_decay=0.5 --dry-run --json")
     assert code == 0, err
-    told = json.loads(out)
+    printed = json.loads(out)
     base = TrainConfig().override({"optim.weight_decay": 0.5})
     expected = [
         (base.override({"optim.lr": lr, "seed": seed}).trial_id, seed, {"optim.lr": lr})
         for seed in range(3)
         for lr in (1e-3, 1e-4)
     ]
-    assert [(t["trial_id"], t["seed"], t["factors"]) for t in told["trials"]] == expected
-    assert (told["n_trials"], told["epochs"], told["study"]) == (6, 50, "mine")
+    assert [(t["trial_id"], t["seed"], t["factors"]) for t in printed["trials"]] == expected
+    assert (printed["n_trials"], printed["epochs"], printed["study"]) == (6, 50, "mine")
     _, out, _ = birdtune(f"sweep {mine} --seeds 2 --set seed=4 --dry-run --json")
     assert [t["seed"] for t in json.loads(out)["trials"]] == [4, 4, 5, 5]
     code, out, err = birdtune(f"sweep {mine} --dry-run --out {tmp_path / 'run'}")
@@ -134,13 +134,13 @@ def test_a_dry_run_prints_every_trial_and_writes_nothing(birdtune, mine, tmp_pat
 def test_a_dry_run_of_a_search_prints_ten_of_its_configs(birdtune):
     code, out, err = birdtune("sweep learning-rate --trials 7 --dry-run --json")
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["n_trials"], len(told["trials"])) == (7, 10)
-    assert all(1e-4 <= trial["factors"]["optim.lr"] <= 1e-2 for trial in told["trials"])
+    printed = json.loads(out)
+    assert (printed["n_trials"], len(printed["trials"])) == (7, 10)
+    assert all(1e-4 <= trial["factors"]["optim.lr"] <= 1e-2 for trial in printed["trials"])
     code, out, _ = birdtune("sweep learning-rate --dry-run")
     assert code == 0
     assert "10 random configs of the space; the sampler will choose others" in out
-    assert told["trials"][0]["config_id"] in out
+    assert printed["trials"][0]["config_id"] in out
 
 
 def test_a_dry_run_tells_of_cells_that_are_one_config(birdtune, tmp_path):
@@ -181,9 +181,9 @@ def test_what_cannot_be_run_is_told(birdtune, mine, tmp_path, monkeypatch, line,
 def test_plan_takes_a_file_and_names_the_run_folder_after_the_study(birdtune, mine, birds):
     code, out, err = birdtune(f"plan {mine} --data {birds} {SET} --json")
     assert code == 0, err
-    told = json.loads(out)
-    assert (told["study"], told["n_trials"]) == ("mine", 4)
-    assert told["command"].startswith(f"birdtune sweep {mine} ")
+    printed = json.loads(out)
+    assert (printed["study"], printed["n_trials"]) == ("mine", 4)
+    assert printed["command"].startswith(f"birdtune sweep {mine} ")
 
 
 @pytest.mark.ray

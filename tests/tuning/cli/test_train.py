@@ -64,7 +64,7 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     assert code == 0, err
     names = [row["name"] for row in json.loads(out)["rows"]]
     assert names == ["seed 0", "ensemble", "ensemble, calibrated"]
-    # Other recordings: their test split may be what the model has learnt. Nothing is opened.
+    # Other recordings: their test split may be what the model was trained on. Nothing is opened.
     (model / "tests.json").unlink()
     rows = birds.read_text().splitlines()
     # Beside the first, as its paths are relative to it.
@@ -135,7 +135,7 @@ def test_what_is_in_the_test_recordings_changes_nothing_before_the_test(cluster,
         noisy.loc[i, "path"] = str(tmp_path / f"{i}.wav")
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(44_100), 22_050)
     study = Ablation(name="losses", question="?", factors={"loss.name": ("cross_entropy", "focal")})
-    told = []
+    outcomes = []
     for name, recordings in (("one", manifest), ("other", noisy)):
         run = tmp_path / name
         data = Data(name="birds", manifest=recordings, cache=cache, workers=1)
@@ -143,6 +143,6 @@ def test_what_is_in_the_test_recordings_changes_nothing_before_the_test(cluster,
         (section,) = write_report([run], tmp_path / f"{name}-report")["studies"]
         cells = [{k: v for k, v in cell.items() if k != "hours"} for cell in section["cells"]]
         best = {k: v for k, v in choose(load([run])).items() if k != "run"}
-        told.append((json.dumps(cells), json.dumps(best), section["data"]["data_id"]))
-    assert told[0][:2] == told[1][:2]
-    assert told[0][2] != told[1][2]
+        outcomes.append((json.dumps(cells), json.dumps(best), section["data"]["data_id"]))
+    assert outcomes[0][:2] == outcomes[1][:2]
+    assert outcomes[0][2] != outcomes[1][2]

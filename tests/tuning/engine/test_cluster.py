@@ -80,9 +80,9 @@ def test_ctrl_c_ends_a_sweep_in_a_ray_that_the_caller_has_started(birds, tmp_pat
             assert time.monotonic() < end and driver.poll() is None, driver.stderr.read()
             time.sleep(0.1)
         driver.send_signal(signal.SIGINT)
-        told, complaints = driver.communicate(timeout=120)
+        printed, complaints = driver.communicate(timeout=120)
     assert driver.returncode == 0, complaints
-    assert "interrupted (Ctrl-C)" in told and "after the sweep True" in told
+    assert "interrupted (Ctrl-C)" in printed and "after the sweep True" in printed
     records = RunFolder(run).records().values()
     assert records and {r.status for r in records} == {"killed"}
     assert all("interrupted (Ctrl-C); it can be resumed" in r.error for r in records)

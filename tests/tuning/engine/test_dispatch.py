@@ -195,23 +195,23 @@ def test_a_preempted_node_is_no_death(tmp_path):
 
 def test_a_trial_that_is_killed_is_not_told_to_its_source(tmp_path):
     sweep = Sweep(tmp_path, n=1, restarts=0)
-    told = []
-    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+    settled = []
+    sweep.dispatcher.source.settle = lambda key, record: settled.append(record.status)
     sweep.fail(sweep.suggest(), RayActorError())
-    assert (sweep.statuses(), told) == (["killed"], [])
+    assert (sweep.statuses(), settled) == (["killed"], [])
 
 
 def test_a_record_that_cannot_be_written_is_not_told_to_its_source(tmp_path, monkeypatch):
     sweep = Sweep(tmp_path, n=1)
-    told = []
-    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+    settled = []
+    sweep.dispatcher.source.settle = lambda key, record: settled.append(record.status)
 
     def full(record):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sweep.run, "write_record", full)
     sweep.complete(sweep.suggest())
-    assert told == []
+    assert settled == []
     assert sweep.journal.halt.is_fault and "No space left" in sweep.journal.halt.reason
     assert sweep.suggest() == FINISHED
 
@@ -302,8 +302,8 @@ def test_the_end_of_a_trial_that_a_driver_was_killed_over_is_entered_by_the_next
 def test_a_trial_that_another_study_pruned_and_that_was_not_begun_is_still_to_be_trained(tmp_path):
     """Ray stops a trial that waits, without a result, when the sweep halts."""
     sweep = Sweep(tmp_path, n=1)
-    told = []
-    sweep.dispatcher.source.settle = lambda key, record: told.append(record.status)
+    settled = []
+    sweep.dispatcher.source.settle = lambda key, record: settled.append(record.status)
     sweep.n_suggested = 1
     payload = sweep.dispatcher.suggest("ray1")
     sweep.payloads["ray1"] = payload
@@ -312,7 +312,7 @@ def test_a_trial_that_another_study_pruned_and_that_was_not_begun_is_still_to_be
     sweep.journal._trained_for[record.trial_id] = "other"
     sweep.journal.halt.ask("interrupted (Ctrl-C)")
     sweep.dispatcher.on_trial_complete("ray1", None)
-    assert told == []
+    assert settled == []
 
 
 def test_where_the_node_that_a_trial_failed_on_is_gone_the_sweep_waits_for_others(tmp_path):

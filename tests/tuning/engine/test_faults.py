@@ -140,9 +140,9 @@ def test_ctrl_c_finishes_the_epoch_and_the_run_goes_on_later(undisturbed, birds,
     driver = start(run, birds)
     wait_for(lambda: len(events(run, "epoch")) >= 4)
     driver.send_signal(signal.SIGINT)
-    told, complaints = driver.communicate(timeout=120)
+    printed, complaints = driver.communicate(timeout=120)
     assert driver.returncode == 0, complaints
-    assert "interrupted (Ctrl-C)" in told
+    assert "interrupted (Ctrl-C)" in printed
     assert events(run, "halt")[-1]["reason"] == "interrupted (Ctrl-C)"
     records = RunFolder(run).records().values()
     assert len(records) < 12

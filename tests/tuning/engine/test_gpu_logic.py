@@ -40,9 +40,9 @@ def test_a_sweep_ends_on_a_gpu_that_is_kept_small_and_runs_out_in_three_spelling
         NEVER_FITS: "failed",
     }
     for rate in RATES:
-        told = records[rate].provenance
-        assert (told["n_out_of_memory"], told["micro_batch_size"]) == (1, 4)
-        assert "micro-batches of 4 clips" in told["not_comparable"]
+        provenance = records[rate].provenance
+        assert (provenance["n_out_of_memory"], provenance["micro_batch_size"]) == (1, 4)
+        assert "micro-batches of 4 clips" in provenance["not_comparable"]
     assert records[FITS].provenance["not_comparable"] is None
     assert records[NEVER_FITS].error.endswith(SPELLINGS[1][1])
     # One process trained them all: it is used again, with what is true of its memory.

@@ -117,8 +117,8 @@ def test_a_trial_replayed_alone_gives_the_same_numbers_on_a_fresh_and_on_a_reuse
             Dataset.open(data.folder(config)),
             on_epoch=lambda n, m, alone=alone: alone.append({k: v for k, v in m.items() if k != "epoch_s"}),
         )
-        told = [e["metrics"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
-        assert json.dumps(alone).replace("NaN", "null") == json.dumps(told)
+        reported = [e["metrics"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
+        assert json.dumps(alone).replace("NaN", "null") == json.dumps(reported)
     assert actors == {True, False}
 
 
@@ -161,8 +161,8 @@ def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(
         "loss.name": ["cross_entropy", "focal"],
     }
     assert (study["design"]["kind"], study["design"]["seed"]) == ("Latin hypercube", 1)
-    told = [event["text"] for event in seen if event["event"] == "note"]
-    assert told == study["design"]["notes"] and "for screening" in told[0]
+    reported = [event["text"] for event in seen if event["event"] == "note"]
+    assert reported == study["design"]["notes"] and "for screening" in reported[0]
     assert sweep(SCREEN, data, run, settings=settings, n_seeds=1, resources=ONE).n_reused == 4
 
 
@@ -243,8 +243,8 @@ def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, d
     assert summary.counts == {"completed": 2}
     (restart,) = events(run, "restart")
     assert restart["trial_id"] == killed[0] and "Actor" in restart["error"]
-    told = [(e["trial_id"], e["epoch"]) for e in events(run, "epoch")]
-    assert len(set(told)) == len(told) == 6
+    reported = [(e["trial_id"], e["epoch"]) for e in events(run, "epoch")]
+    assert len(set(reported)) == len(reported) == 6
     sweep(study, data, tmp_path / "undisturbed", settings=settings, n_seeds=1, resources=one)
     assert scores(run) == scores(tmp_path / "undisturbed")
 

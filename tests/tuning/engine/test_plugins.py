@@ -75,17 +75,17 @@ def test_a_plugins_model_is_swept_resumed_and_trained(here, lab, birds, tmp_path
 
     # From elsewhere, and without a name, the module is not found; no folder that the run names is tried.
     unfinished(run)
-    code, _, told = here(f"resume {run}")
+    code, _, printed = here(f"resume {run}")
     assert code == 1
-    assert "the plugin 'my_lab.models' is not found" in told and "give --plugin my_lab.models" in told
+    assert "the plugin 'my_lab.models' is not found" in printed and "give --plugin my_lab.models" in printed
     in_a_process("resume", run, *plugin, cwd=lab)
     assert len(RunFolder(run).records()) == 2
 
     (linear,) = (r for r in RunFolder(run).records().values() if r.config["model"]["name"] == "lab_linear")
     record = run / "trials" / f"{linear.trial_id}.json"
     in_a_process("train", record, "--data", birds, "--out", model, *plugin, cwd=lab)
-    code, _, told = here(f"predict {model} {birds.parent} --out {tmp_path / 'out.csv'}")
-    assert code == 1 and "its model 'lab_linear' comes with the plugin 'my_lab.models'" in told
+    code, _, printed = here(f"predict {model} {birds.parent} --out {tmp_path / 'out.csv'}")
+    assert code == 1 and "its model 'lab_linear' comes with the plugin 'my_lab.models'" in printed
 
 
 @pytest.mark.ray
@@ -112,13 +112,13 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     for verb in ("resume", "rerun --failed", "extend --seeds +1", "best --confirm-seeds 2"):
         word, *more = verb.split()
         # Also where the path in the request is that of the user's file.
-        code, _, told = here(shlex.join([word, str(run), *more]))
+        code, _, printed = here(shlex.join([word, str(run), *more]))
         assert code == 1
-        assert "study 'halves' of" in told and "is Python, halves.py (SHA-256 " in told, verb
-        assert "--study halves.py" in told and "--trust" in told
-    code, _, told = here(f"resume {run} --study {file}")
+        assert "study 'halves' of" in printed and "is Python, halves.py (SHA-256 " in printed, verb
+        assert "--study halves.py" in printed and "--trust" in printed
+    code, _, printed = here(f"resume {run} --study {file}")
     assert code == 1
-    assert f"{file} is another text (SHA-256 {sha256[:12]})" in told
+    assert f"{file} is another text (SHA-256 {sha256[:12]})" in printed
     assert not mark.exists() and name not in RunFolder(run).records()
 
     # With the user's own copy, wherever it lies now, the run continues.
@@ -191,9 +191,9 @@ def test_the_address_of_a_cluster_is_not_taken_from_a_run_folder(here, tmp_path)
     content = json.loads(there.read_text())
     content["request"]["address"] = "203.0.113.5:6379"
     there.write_text(json.dumps(content))
-    code, _, told = here(f"resume {run}")
+    code, _, printed = here(f"resume {run}")
     assert code == 1
-    assert "was started on the Ray cluster at '203.0.113.5:6379', which would send code" in told
+    assert "was started on the Ray cluster at '203.0.113.5:6379', which would send code" in printed
 
 
 def test_a_worker_without_the_plugin_names_it_and_itself(small_config, small_dataset, tmp_path):
@@ -251,7 +251,7 @@ def test_a_request_that_was_altered_is_refused_by_name(here, tmp_path, change, m
          "seeds": [0], "n_trials": 1, "request": {**REQUEST, **change}}
     )  # fmt: skip
     (tmp_path / "evil.py").write_text("import os; os.abort()")
-    code, _, told = here(f"resume {run} --study {tmp_path / 'evil.py'}")
-    assert code == 1 and "bug in birdtune" not in told
-    assert re.search(message, told), told
+    code, _, printed = here(f"resume {run} --study {tmp_path / 'evil.py'}")
+    assert code == 1 and "bug in birdtune" not in printed
+    assert re.search(message, printed), printed
     assert os.listdir(run) == ["studies"]

@@ -29,10 +29,10 @@ def test_a_process_that_rays_memory_monitor_ended_is_a_dead_one_to_tune(monkeypa
     with pytest.raises(RuntimeError, match="unexpected"):  # as soon as this fails, drop ours
         manager._actor_task_failed(Tracked([].append), low)
     take_low_memory_for_death()
-    told = []
-    manager._actor_task_failed(tracked_actor_task=Tracked(told.append), exception=low)
-    assert {type(error) for error in told} == {RayActorError}
-    assert str(told[0]) == "1 worker was killed: the node runs low on memory."
+    errors = []
+    manager._actor_task_failed(tracked_actor_task=Tracked(errors.append), exception=low)
+    assert {type(error) for error in errors} == {RayActorError}
+    assert str(errors[0]) == "1 worker was killed: the node runs low on memory."
     with pytest.raises(RuntimeError, match="unexpected"):
         manager._actor_task_failed(Tracked([].append), ObjectLostError("?", None, ""))
 

@@ -191,14 +191,14 @@ def test_a_resumed_random_search_does_not_repeat_its_draws(tmp_path):
 
 def test_several_objectives_are_told_and_the_front_is_what_nothing_dominates(tmp_path):
     driver = Driver(tmp_path / "run", FRONT, n_trials=5)
-    told = [  # F1, parameters, hours; by hand: the second is dominated by the first, the last by the third
+    reported = [  # F1, parameters, hours; by hand: the first dominates the second, the third the last
         (0.50, 100, 1.0),
         (0.40, 100, 1.5),
         (0.60, 400, 3.0),
         (0.30, 50, 1.0),
         (0.60, 400, 3.5),
     ]
-    for f1, n_params, hours in told:
+    for f1, n_params, hours in reported:
         name = driver.suggest()
         driver.end(
             name,
@@ -208,7 +208,7 @@ def test_several_objectives_are_told_and_the_front_is_what_nothing_dominates(tmp
             n_params=n_params,
             seconds=hours * 3600,
         )
-    assert [tuple(trial.values) for trial in driver.trials] == told
+    assert [tuple(trial.values) for trial in driver.trials] == reported
     assert [d.name for d in driver.searcher.study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     trial_ids = [TrainConfig().override(choices).trial_id for _, choices in driver.asked]
     assert pareto_front(driver.searcher.study) == [trial_ids[0], trial_ids[2], trial_ids[3]]

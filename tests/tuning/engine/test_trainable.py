@@ -48,7 +48,7 @@ def steps(trial):
     return results
 
 
-def told(results):
+def reported(results):
     return [{k: v for k, v in r.items() if k.startswith(("val/", "train/"))} for r in results]
 
 
@@ -59,7 +59,7 @@ def test_a_trial_in_a_new_process_tells_the_epochs_before_and_goes_on(payload):
     assert [r["replayed"] for r in again] == [True, True]
     assert [r["epoch"] for r in again] == [1, 2]
     assert [r["status"] for r in again] == [None, "completed"]
-    assert json.dumps(told(again)) == json.dumps(told(whole))
+    assert json.dumps(reported(again)) == json.dumps(reported(whole))
     was, now = (json.loads(r[-1]["record"]) for r in (whole, again))
     for fact in ("metrics", "f1_per_species", "best_epoch", "epochs"):
         assert was[fact] == now[fact]
@@ -128,7 +128,7 @@ def test_a_node_that_does_not_see_the_dataset_makes_it_from_the_audio(payload, e
     trial = TrainTrial()
     trial.setup(elsewhere, manifest=read_manifest(birds))
     name = Path(elsewhere["dataset"]).name
-    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert json.dumps(reported([trial.step()])) == json.dumps(reported([TrainTrial(payload).step()]))
     assert (tmp_path / "elsewhere" / "datasets" / name).exists()
 
 
@@ -137,7 +137,7 @@ def test_a_dataset_that_a_killed_node_left_torn_is_not_taken(payload, elsewhere,
     torn.mkdir(parents=True)
     trial = TrainTrial()
     trial.setup({**elsewhere, "dataset": str(torn)}, manifest=read_manifest(birds))
-    assert json.dumps(told([trial.step()])) == json.dumps(told([TrainTrial(payload).step()]))
+    assert json.dumps(reported([trial.step()])) == json.dumps(reported([TrainTrial(payload).step()]))
     assert is_whole(torn)
 
 
@@ -229,7 +229,7 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(
-    ("freed", "waited_s", "told"),
+    ("freed", "waited_s", "reported"),
     [
         ([(0, 8)], 0, None),
         ([(0, 1), (3, 8)], 3, None),
@@ -239,7 +239,7 @@ GIB = 2**30
         ([(second, second * 0.01) for second in range(100)], 60, "614.4 MiB were free of the 4.0 GiB of its"),
     ],
 )
-def test_a_trial_waits_for_memory_as_long_as_more_comes_back(freed, waited_s, told):
+def test_a_trial_waits_for_memory_as_long_as_more_comes_back(freed, waited_s, reported):
     now = [0.0]
 
     def sleep(seconds):
@@ -249,7 +249,7 @@ def test_a_trial_waits_for_memory_as_long_as_more_comes_back(freed, waited_s, to
         return int([gib for second, gib in freed if second <= now[0]][-1] * GIB)
 
     missing = await_memory(4 * GIB, free, timeout_s=60, clock=lambda: now[0], sleep=sleep)
-    assert (missing or "").startswith(told or "") and (missing is None) == (told is None)
+    assert (missing or "").startswith(reported or "") and (missing is None) == (reported is None)
     assert now[0] == pytest.approx(waited_s, abs=0.25)
 
 
