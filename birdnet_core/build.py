@@ -34,18 +34,29 @@ def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Mo
 
 
 @functools.lru_cache(maxsize=64)
-def feature_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, int, int]:
-    """Return the channels, bins and frames of `feature` for a clip of `n_samples`."""
-    return cast(tuple[int, int, int], build_feature(feature, sample_rate, n_samples).shape)
+def feature_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, ...]:
+    """Return the shape of `feature` for a clip of `n_samples`: channels, bins, frames, or dim."""
+    return cast(tuple[int, ...], build_feature(feature, sample_rate, n_samples).shape)
 
 
-def input_shape(config: TrainConfig) -> tuple[int, int, int]:
-    """Return the channels, bins and frames of the features that `config` trains on."""
+def input_shape(config: TrainConfig) -> tuple[int, ...]:
+    """Return the shape of the features that `config` trains on: channels, bins and frames, or dim."""
     return feature_shape(config.features, config.data.sample_rate, config.data.n_samples)
 
 
-def build_model(model: Component, input_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights."""
+def build_model(model: Component, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+    """Return a network from [batch, *input_shape] to logits [batch, n_classes], with fresh weights.
+
+    Raises ConfigError for a network of spectrograms on embeddings, or a head of embeddings on spectrograms.
+    """
+    takes = _input_ndim(model.name)
+    if takes != len(input_shape):
+        fitting = [name for name in registry.models.names() if _input_ndim(name) == len(input_shape)]
+        kinds = {1: "embeddings, [dim]", 3: "spectrograms, [channels, bins, frames]"}
+        raise ConfigError(
+            f"model {model.name!r} takes {kinds[takes]}, and the features are {list(input_shape)}; "
+            f"for these, model.name takes {', '.join(fitting)}"
+        )
     return _made(registry.models, model, input_shape, n_classes)
 
 
@@ -55,17 +66,25 @@ def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
 
 
 def build_augmentations(config: TrainConfig, device: torch.device) -> dict[str, list[nn.Module]]:
-    """Return the augmentations that are on, under ``waveform``, ``features`` and ``mixture``."""
+    """Return the augmentations that are on, under ``waveform``, ``features`` and ``mixture``.
+
+    Raises ConfigError for one that changes spectrograms where the features are embeddings.
+    """
     built: dict[str, list[nn.Module]] = {"waveform": [], "features": [], "mixture": []}
     for augmentation in config.augment:
         if augmentation.kwargs["p"]:
             module = _made(registry.augmentations, augmentation, config.data.sample_rate).to(device)
+            if module.domain == "features" and "backbone" in config.features.kwargs:
+                raise ConfigError(
+                    f"augmentation {augmentation.name!r} changes spectrograms, and the features are "
+                    f"embeddings; set augment.{augmentation.name}.p = 0"
+                )
             built[str(module.domain)].append(module)
     return built
 
 
 def build(
-    config: TrainConfig, input_shape: tuple[int, int, int], class_counts: torch.Tensor, device: torch.device
+    config: TrainConfig, input_shape: tuple[int, ...], class_counts: torch.Tensor, device: torch.device
 ) -> Parts:
     """Return model, loss and optimizer of `config` on `device`.
 
@@ -79,7 +98,7 @@ def build(
     return Parts(model, loss, build_optimizer(model, config.optim), build_augmentations(config, device))
 
 
-def rehearse(config: TrainConfig, input_shape: tuple[int, int, int], n_classes: int) -> int:
+def rehearse(config: TrainConfig, input_shape: tuple[int, ...], n_classes: int) -> int:
     """Build everything without allocating weights, and return the number of parameters.
 
     Raises ConfigError for option values that a component refuses, before a sweep starts.
@@ -95,6 +114,11 @@ def rehearse(config: TrainConfig, input_shape: tuple[int, int, int], n_classes: 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable values of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _input_ndim(model: str) -> int:
+    """Return the dimensions of a clip's features that a registered model takes: 3, or 1 for a head."""
+    return getattr(registry.models[model].make, "input_ndim", 3)
 
 
 class _DrawnByShape(TorchDispatchMode):

@@ -258,7 +258,9 @@ def _no_augmentation() -> tuple[Component, ...]:
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
 RUNTIME_FIELDS = ("seed", "runtime.")
 # Settings that may name a folder: trials run elsewhere, so whoever reads them makes those absolute.
-FOLDER_SETTINGS = ("model.pretrained", "augment.noise.folder")
+FOLDER_SETTINGS = ("model.pretrained", "features.weights", "augment.noise.folder")
+# What a feature with `follows`, such as an embedding, decides unless it is given.
+FOLLOWING = ("features.weights_hash", "data.sample_rate", "data.window_s", "data.highpass_hz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +294,9 @@ class TrainConfig:
         """Return a config with the dotted keys of `flat` replaced.
 
         A component's name is applied before its options, whatever the order of the keys; a new name
-        starts from that component's defaults. Raises ConfigError that lists every fault at once.
+        starts from that component's defaults. Where features change to or from embeddings, or to those of
+        another backbone, the format of the clips follows unless it is given. Raises ConfigError that lists
+        every fault at once.
         """
         groups: dict[str, dict[str, Any]] = {}
         changes: dict[str, Any] = {}
@@ -313,6 +317,8 @@ class TrainConfig:
             elif group in COMPONENTS:
                 change = self._overridden_component
             changes[group] = _collect(faults, change, group, values)
+        if not faults and "features" in changes:
+            changes |= _collect(faults, self._followed, changes, flat) or {}
         if not faults:
             try:
                 return replace(self, **changes)
@@ -327,6 +333,25 @@ class TrainConfig:
             raise ConfigError(f"{group}.name = {name!r} is not a name")
         kept = now.kwargs if name == now.name else {}
         return component(COMPONENTS[group], name, {**kept, **values})
+
+    def _followed(self, changes: Mapping[str, Any], flat: Flat) -> dict[str, Any]:
+        """Return features and data with the settings that new features decide, less those given in `flat`."""
+        features: Component = changes["features"]
+        now, new = _source(self.features), _source(features)
+        if now == new or flat.keys() >= set(FOLLOWING):
+            return {}
+        if new is None:
+            decided = {f"data.{name}": getattr(DataConfig(), name) for name in ("sample_rate", "window_s")}
+            decided["data.highpass_hz"] = DataConfig().highpass_hz
+        else:
+            decided = registry.features[features.name].make.follows(features.kwargs)  # type: ignore[attr-defined]
+        taken = {key: value for key, value in decided.items() if key not in flat}
+        data = {key.partition(".")[2]: value for key, value in taken.items() if key.startswith("data.")}
+        own = {key.partition(".")[2]: value for key, value in taken.items() if key.startswith("features.")}
+        return {
+            "data": replace(changes.get("data", self.data), **data),
+            "features": component(registry.features, features.name, {**features.kwargs, **own}),
+        }
 
     def _overridden_augment(self, group: str, values: dict[str, Any]) -> tuple[Component, ...]:
         options: dict[str, dict[str, Any]] = {}
@@ -401,6 +426,8 @@ class TrainConfig:
     def components(self) -> list[tuple[registry.Registry, str]]:
         """Return registry and name of every component of a run; of augmentations, those that are on."""
         named = [(COMPONENTS[group], getattr(self, group).name) for group in COMPONENTS]
+        if backbone := self.features.kwargs.get("backbone"):
+            named.append((registry.backbones, backbone))
         return named + [(registry.augmentations, c.name) for c in self.augment if c.kwargs["p"]]
 
     def flat(self) -> dict[str, Any]:
@@ -414,15 +441,21 @@ class TrainConfig:
         only when it is on.
         """
         base = TrainConfig()
-        names = {f"{group}.name": getattr(self, group).name for group in COMPONENTS}
         own_names = {f"{group}.name": getattr(base, group).name for group in COMPONENTS}
-        defaults = {**base.override(names).flat(), **own_names}
+        options = {
+            f"{group}.{name}": value
+            for group, registered in COMPONENTS.items()
+            for name, value in registered[getattr(self, group).name].defaults().items()
+        }
+        defaults = {**base.flat(), **flatten(json.loads(json.dumps(options))), **own_names}
         return {key: value for key, value in self._settings().items() if value != defaults[key]}
 
     def _settings(self) -> dict[str, Any]:
         """Return the dotted settings of a result: without seed, runtime and augmentations that are off."""
         left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
-        return {key: value for key, value in self.flat().items() if not key.startswith(left_out)}
+        # `features.weights_hash` says which weights they are, wherever they lie.
+        settings = {key: value for key, value in self.flat().items() if key != "features.weights"}
+        return {key: value for key, value in settings.items() if not key.startswith(left_out)}
 
     @property
     def config_id(self) -> str:
@@ -438,6 +471,12 @@ class TrainConfig:
     def trial_id(self) -> str:
         """The config_id with the seed; a run folder holds each trial_id once."""
         return f"{self.config_id}-s{self.seed}"
+
+
+def _source(features: Component) -> tuple[Any, ...] | None:
+    """Return what the format of clips follows from: the backbone and its weights; None for other features."""
+    options = features.kwargs
+    return (features.name, options["backbone"], options["weights"]) if "backbone" in options else None
 
 
 def cautions(config: TrainConfig) -> list[str]:

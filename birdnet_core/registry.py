@@ -1,4 +1,4 @@
-"""Registries of models, losses, features, augmentations and studies: names that become code.
+"""Registries of models, losses, features, backbones, augmentations and studies: names that become code.
 
 Every plug-in point is a `Registry`: a file in the package of that kind decorates one callable, and the
 callable's keyword-only parameters become the options of that name. Nothing is imported before a name is
@@ -132,11 +132,12 @@ class Registry:
 models = Registry("model", "birdnet_core.models")
 losses = Registry("loss", "birdnet_core.losses")
 features = Registry("feature", "birdnet_core.features")
+backbones = Registry("backbone", "birdnet_core.backbones")
 augmentations = Registry("augmentation", "birdnet_core.augment")
 studies = Registry("study", "search_spaces.studies")
 
 
-COMPONENTS = (models, losses, features, augmentations)
+COMPONENTS = (models, losses, features, backbones, augmentations)
 """The registries whose names a config holds; `studies` vary configs."""
 
 

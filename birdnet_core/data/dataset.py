@@ -52,21 +52,21 @@ class Dataset:
     Args:
         features: the store that holds those of every clip, mapped and shared by all who open it; None where
             they are not stored but computed from `clips`.
-        input_shape: channels, bins and frames of a clip's features.
+        input_shape: channels, bins and frames of a clip's features; of embeddings, dim.
         in_store: the row of every clip in `clips` and in `features`, which hold those of other datasets too.
         labels, recording: class index and recording index of every clip.
         sha256: the content of every recording of the manifest; "" for one that could not be read.
         splits: ``train``, ``val`` or ``test`` of every clip.
         species: the name of each class.
-        mean, std: of every channel over the training clips; 0 and 1 where the feature is not to be
-            standardised by them.
+        mean, std: of every channel, or value of an embedding, over the training clips; 0 and 1 where the
+            feature is not to be standardised by them.
         facts: of the recordings and the split, see `facts.gather`.
     """
 
     folder: Path
     clips_folder: Path
     features: FeatureStore | None
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     in_store: np.ndarray
     labels: np.ndarray
     recording: np.ndarray
@@ -96,7 +96,7 @@ class Dataset:
             with np.load(folder / "clips.npz") as arrays:
                 in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
                 splits, sha256, clip_ids = arrays["splits"], arrays["sha256"], arrays["clip_ids"]
-            channels, bins, frames = meta["input_shape"]
+            shape = tuple(map(int, meta["input_shape"]))
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{fault}: clips.npz: {error}; prepare the recordings again") from None
         cache = folder.parent.parent
@@ -111,7 +111,7 @@ class Dataset:
             folder,
             clips.folder,
             features,
-            (channels, bins, frames),
+            shape,
             in_store,
             labels,
             recording,
@@ -133,7 +133,7 @@ class Dataset:
         return self.clips.read(self.in_store[clips])
 
     def stored_features(self, clips: np.ndarray) -> np.ndarray:
-        """Return the stored features of `clips`, float32 [clips, channels, bins, frames]."""
+        """Return the stored features of `clips`, float32 [clips, *input_shape]."""
         if self.features is None:
             raise DataError(f"the dataset {str(self.folder)!r} was prepared without features")
         return self.features.read(self.in_store[clips])
@@ -279,7 +279,8 @@ def _write(
     clips = stored.clips
     labels, species = pd.factorize(recordings["species"].where(clips.is_usable), sort=True)
     mean, std = [0.0], [1.0]
-    if config.features.kwargs.get("standardise") == "train":
+    feature = build_feature(config.features, config.data.sample_rate, config.data.n_samples)
+    if getattr(feature, "standardise", None) == "train":
         of_train = stored.in_store[split.of_clip == "train"]
         features = stored.features if stored.is_stored else None
         mean, std = channel_statistics(_stored_features(clips.store, features, config, of_train))

@@ -46,8 +46,9 @@ class FeatureStore:
     """An open feature store: a row for every row of a clip store, filled where a dataset has needed it.
 
     Args:
-        values: int16 [rows, channels, bins, frames], mapped; feature = values * scale + offset.
-        scale, offset: float32 [rows, channels].
+        values: int16 [rows, channels, bins, frames] or [rows, dim], mapped; feature = values * scale +
+            offset.
+        scale, offset: float32 [rows, channels], or [rows, 1].
         clip_ids: the clip whose features are in a row, 0 where there are none.
     """
 
@@ -62,17 +63,20 @@ class FeatureStore:
         """Map the store in `folder`; raises DataError where it is not whole."""
         try:
             meta = read_json(folder / "store.json")
-            shape = (size_of(folder / "clips.u8") // 8, *meta["shape"])
+            n_rows, shape = size_of(folder / "clips.u8") // 8, tuple(meta["shape"])
             values, scales = folder / "features.i16", folder / "scales.f32"
-            if size_of(values) < 2 * math.prod(shape) or size_of(scales) < 8 * shape[0] * shape[1]:
+            shape_of_scales = (n_rows, n_scales(shape), 2)
+            if size_of(values) < 2 * n_rows * math.prod(shape) or size_of(scales) < 4 * math.prod(
+                shape_of_scales
+            ):
                 raise ValueError
-            scale_and_offset = mapped(scales, np.float32, (*shape[:2], 2))
+            scale_and_offset = mapped(scales, np.float32, shape_of_scales)
             return cls(
                 folder,
-                mapped(values, np.int16, shape),
+                mapped(values, np.int16, (n_rows, *shape)),
                 scale_and_offset[..., 0],
                 scale_and_offset[..., 1],
-                mapped(folder / "clips.u8", np.uint64, shape[:1]),
+                mapped(folder / "clips.u8", np.uint64, (n_rows,)),
             )
         except (RunFolderError, OSError, KeyError, ValueError):
             raise DataError(
@@ -84,15 +88,25 @@ class FeatureStore:
         return is_there(self.clip_ids, rows, clip_ids)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the features of `rows`, float32 [rows, channels, bins, frames]."""
-        scale, offset = (x[rows][:, :, None, None] for x in (self.scale, self.offset))
-        features: np.ndarray = self.values[rows] * scale + offset
+        """Return the features of `rows`, float32 [rows, channels, bins, frames] or [rows, dim]."""
+        values = self.values[rows]
+        scale, offset = (
+            x[rows].reshape(len(rows), -1, *[1] * (values.ndim - 2)) for x in (self.scale, self.offset)
+        )
+        features: np.ndarray = values * scale + offset
         return features
+
+
+def n_scales(shape: tuple[int, ...]) -> int:
+    """Return how many scales a clip's features have: one a channel, and one for all of an embedding."""
+    return shape[0] if len(shape) == 3 else 1
 
 
 def store_folder(clips: ClipStore, feature: Component, cache: Path) -> Path:
     """Return where the features of `clips` are kept, whether they are there or not."""
-    return cache / "features" / short_hash([FORMAT, clips.key, feature.name, feature.options])
+    # Of weights, the content counts (`weights_hash`), and not their place.
+    options = [option for option in feature.options if option[0] != "weights"]
+    return cache / "features" / short_hash([FORMAT, clips.key, feature.name, options])
 
 
 def is_worth_storing(clips: ClipStore, feature: Component) -> bool:
@@ -154,7 +168,7 @@ def _fill(
         open(folder / "clips.u8", "r+b") as filled,
     ):
         values.truncate(2 * n_rows * math.prod(shape))
-        scales.truncate(8 * n_rows * shape[0])
+        scales.truncate(8 * n_rows * n_scales(shape))
         filled.truncate(8 * n_rows)  # last: its size says how many rows there are
         waiting: list[np.ndarray] = []
         n_done, committed = 0, time.monotonic()
@@ -189,14 +203,15 @@ def quantised(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     """Return int16 values, scale and offset [clips, channels] of `features` [clips, channels, bins, frames].
 
     The range of each clip's channel is spread over the 16 bits: no value moves by more than half of
-    range / 65,534.
+    range / 65,534. Embeddings [clips, dim] have one scale and offset a clip, [clips, 1].
     """
-    low, high = features.amin(dim=(2, 3)), features.amax(dim=(2, 3))
+    flat = features.reshape(len(features), n_scales(tuple(features.shape[1:])), -1)
+    low, high = flat.amin(dim=2), flat.amax(dim=2)
     offset = (low + high) / 2
     scale = (high - low) / LEVELS
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    values = ((features - offset[:, :, None, None]) / scale[:, :, None, None]).round()
-    return values.clamp(-LEVELS // 2, LEVELS // 2).to(torch.int16), scale, offset
+    values = ((flat - offset[:, :, None]) / scale[:, :, None]).round().clamp(-LEVELS // 2, LEVELS // 2)
+    return values.to(torch.int16).reshape(features.shape), scale, offset
 
 
 @dataclass(frozen=True)
@@ -216,7 +231,12 @@ def _compute(task: _Chunk) -> np.ndarray:
         values, scale, offset = quantised(feature(clips.read(task.rows)))
     for name, dtype, shape, what in (
         ("features.i16", np.int16, task.shape, values),
-        ("scales.f32", np.float32, (*task.shape[:2], 2), torch.stack([scale, offset], dim=-1)),
+        (
+            "scales.f32",
+            np.float32,
+            (task.shape[0], *scale.shape[1:], 2),
+            torch.stack([scale, offset], dim=-1),
+        ),
     ):
         np.memmap(task.folder / name, dtype, "r+", shape=shape)[task.rows] = what.numpy()
     return task.rows
@@ -226,13 +246,17 @@ _built = functools.lru_cache(maxsize=1)(build_feature)
 
 
 def channel_statistics(features: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Return mean and std of every channel over batches [clips, channels, bins, frames], in float64."""
+    """Return mean and std, in float64, of every channel over batches [clips, channels, bins, frames].
+
+    Of embeddings, batches [clips, dim], every value counts as a channel.
+    """
     n, total, squares = 0, np.zeros(()), np.zeros(())
     for some in features:
         exact = some.astype(np.float64)
         n += exact.size // exact.shape[1]
-        total = total + exact.sum(axis=(0, 2, 3))
-        squares = squares + np.square(exact).sum(axis=(0, 2, 3))
+        axes = tuple(axis for axis in range(exact.ndim) if axis != 1)
+        total = total + exact.sum(axis=axes)
+        squares = squares + np.square(exact).sum(axis=axes)
     mean = total / n
     std = np.sqrt(np.maximum(squares / n - np.square(mean), 1e-12))
     return np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist()

@@ -26,6 +26,7 @@ from birdnet_core.data.windows import Window, windows
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.calibration import tempered
 from birdnet_core.inference.model_folder import Model, read_model
+from birdnet_core.training.batches import over_channels
 from birdnet_core.training.device import layout_of, logits_of, pick_device, pick_precision
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Classifier:
         data = config.data
         self.feature = build_feature(config.features, data.sample_rate, data.n_samples).to(self.device)
         self.mean, self.std = (
-            torch.tensor(values, dtype=torch.float32, device=self.device).view(1, -1, 1, 1)
+            over_channels(torch.tensor([values], device=self.device), model.input_shape)
             for values in (model.mean, model.std)
         )
 

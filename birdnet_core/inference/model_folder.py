@@ -83,7 +83,7 @@ class Model:
     Args:
         config: of the members, but for their seeds.
         species: the name of each class.
-        input_shape: channels, bins and frames of a window's features.
+        input_shape: channels, bins and frames of a window's features, or dim of an embedding.
         mean, std: of each channel, or one for all; the input of a network is (features - mean) / std.
         temperature: divides the logarithms of probabilities; 1 where nothing was fitted.
         calibration: the data that the temperature was fitted on; empty where it was not fitted.
@@ -93,7 +93,7 @@ class Model:
 
     config: TrainConfig
     species: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     members: tuple[Member, ...]
@@ -398,7 +398,7 @@ def _config(where: Path, nested: dict[str, Any]) -> TrainConfig:
         return config
 
 
-def _checked_numbers(where: Path, content: dict[str, Any], config: TrainConfig) -> tuple[int, int, int]:
+def _checked_numbers(where: Path, content: dict[str, Any], config: TrainConfig) -> tuple[int, ...]:
     """Check species, statistics and temperature, and return the shape of the features."""
     species = content["species"]
     if not species or not all(isinstance(name, str) and name for name in species):
@@ -498,8 +498,7 @@ def _outline(
             torch.device("meta"),
             _backbone_of(checkpoint),
         ):
-            channels, bins, frames = shape
-            return build_model(config.model, (channels, bins, frames), n_classes)
+            return build_model(config.model, shape, n_classes)
     finally:
         hook.remove()
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.model_folder import Model
+from birdnet_core.training.batches import over_channels
 
 LARGEST_DIFFERENCE = 1e-4
 EXAMPLES = 3
@@ -33,8 +34,8 @@ class Averaged(nn.Module):
         self.temperature = model.temperature
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", torch.tensor(model.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(model.std).view(1, -1, 1, 1))
+        for name, values in (("mean", model.mean), ("std", model.std)):
+            self.register_buffer(name, over_channels(torch.tensor([values]), model.input_shape))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = (features - self.mean) / self.std

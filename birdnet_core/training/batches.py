@@ -64,8 +64,11 @@ class ClipBatches:
         self.device = device
         self.scored_ids = dataset.scored_ids[chosen]
         self.labels = torch.from_numpy(dataset.labels[chosen]).long()
-        self.mean = torch.from_numpy(dataset.mean).view(1, -1, 1, 1).to(device)
-        self.std = torch.from_numpy(dataset.std).view(1, -1, 1, 1).to(device)
+        self.mean, self.std = (
+            over_channels(torch.from_numpy(x)[None], dataset.input_shape).to(device)
+            for x in (dataset.mean, dataset.std)
+        )
+        self.input_shape = dataset.input_shape
         self.augmentations = waveform_augmentations
         self.feature: nn.Module | None = None
         if is_computed:
@@ -106,7 +109,7 @@ class ClipBatches:
     def features(
         self, raw: Raw, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return float32 [batch, channels, bins, frames] and classes [batch] on the device.
+        """Return float32 [batch, channels, bins, frames] or [batch, dim], and classes [batch], on the device.
 
         With a `generator`, waveforms are augmented on the way; without, nothing is.
         """
@@ -123,14 +126,22 @@ class ClipBatches:
                 features = (self.feature(waveforms) - self.mean) / self.std
             return features, classes
         # (values * scale + offset - mean) / std, with one multiplication and one addition a value
-        scale = scale[:, :, None, None] / self.std
-        offset = (offset[:, :, None, None] - self.mean) / self.std
+        scale = over_channels(scale, self.input_shape) / self.std
+        offset = (over_channels(offset, self.input_shape) - self.mean) / self.std
         return values.float().mul_(scale).add_(offset), classes
 
     def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and classes of all clips, in the order of the dataset and without augmentation."""
         for raw in self.batches(torch.arange(len(self)).split(batch_size)):
             yield self.features(raw)
+
+    def class_means(self, n_classes: int) -> torch.Tensor:
+        """Return the mean features [classes, *input_shape] of every class; nan where it has no clips."""
+        totals = torch.zeros(n_classes, *self.input_shape, device=self.device)
+        for features, classes in self.in_order(SCORING_BATCH):
+            totals.index_add_(0, classes, features)
+        counts = torch.bincount(self.labels.to(self.device), minlength=n_classes)
+        return totals / over_channels(counts[:, None], self.input_shape)
 
     def batches(self, indices: Iterable[torch.Tensor]) -> Iterator[Raw]:
         """Yield the stored values of each of `indices`.
@@ -151,6 +162,11 @@ class ClipBatches:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
+
+
+def over_channels(values: torch.Tensor, input_shape: tuple[int, ...]) -> torch.Tensor:
+    """Return `values` [batch, channels] as they apply to features [batch, *input_shape]."""
+    return values.reshape(*values.shape, *[1] * (len(input_shape) - 1))
 
 
 def train_and_val_clips(

@@ -75,5 +75,7 @@ def layout_of(precision: Precision) -> torch.memory_format:
 def logits_of(model: torch.nn.Module, features: torch.Tensor, precision: Precision) -> torch.Tensor:
     """Return float32 logits [batch, classes] of `features` on the device of `model`."""
     with torch.autocast(features.device.type, _DTYPES[precision], enabled=precision != "fp32"):
-        logits: torch.Tensor = model(features.contiguous(memory_format=layout_of(precision)))
+        if features.ndim == 4:
+            features = features.contiguous(memory_format=layout_of(precision))
+        logits: torch.Tensor = model(features)
     return logits.float()

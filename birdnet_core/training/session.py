@@ -97,6 +97,9 @@ class Session:
         self.train_clips, self.val_clips = train_and_val_clips(
             config, dataset, self.device, self.augmentations["waveform"]
         )
+        start_from = getattr(parts.model, "start_from", None)
+        if start_from is not None:
+            start_from(self.train_clips.class_means(len(dataset.species)))
         self.precision = pick_precision(training.precision, self.device)
         self.model = parts.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()

@@ -1,0 +1,98 @@
+"""What every backbone states and does."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import hashlib
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from birdnet_core.errors import ConfigError
+
+HASH_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convention:
+    """How a backbone is fed, what comes out, and what is known of its training.
+
+    Args:
+        sample_rate, window_s, highpass_hz: of the clips that it takes; a shorter recording is padded with
+            zeros at its end.
+        dim: values of an embedding.
+        inputs: in words, what becomes of the samples, which lie between -1 and 1.
+        output: the layer that the embedding is taken from.
+        licence: of the weights; "unknown" where their author states none.
+        source: where the weights come from.
+        trained_on: in words, as far as known.
+        last_xeno_canto: the highest xeno-canto number among the recordings that it was trained on; None
+            where it is not known.
+        labels: the species that it can name itself, in the order of `Backbone.label_logits`; () for none.
+    """
+
+    sample_rate: int
+    window_s: float
+    highpass_hz: float = 0.0
+    dim: int
+    inputs: str
+    output: str
+    licence: str
+    source: str
+    trained_on: str
+    last_xeno_canto: int | None = None
+    labels: tuple[str, ...] = ()
+
+
+class Backbone(abc.ABC):
+    """A frozen network from waveforms to embeddings.
+
+    `weights` is a file, a folder or a hub id, by kind; "" takes those that come with a package, where there
+    are any. The constructor reads what `convention` needs and raises ConfigError for weights or packages that
+    are missing; the network is loaded when it is first used.
+    """
+
+    convention: Convention
+    weights_hash: str
+    """The first 16 hex digits of the SHA-256 of the weights, which features and configs are kept under."""
+
+    @abc.abstractmethod
+    def embed(self, waveforms: np.ndarray) -> np.ndarray:
+        """Return float32 [windows, dim] of float32 `waveforms` [windows, samples]."""
+
+    def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
+        """Return the logits [windows, labels] of the backbone's own species, for one that has any."""
+        raise ConfigError(f"the backbone {type(self).__name__} has no labels of its own")
+
+
+def hash_of(path: Path) -> str:
+    """Return the `Backbone.weights_hash` of a file, remembered until it changes."""
+    facts = os.stat(path)
+    return _hash_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+
+
+def package(name: str, backbone: str, extra: str) -> ModuleType:
+    """Return an optional package; ConfigError with the way to install it where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise missing_package(name, backbone, extra) from None
+
+
+def missing_package(name: str, backbone: str, extra: str) -> ConfigError:
+    """Return the error for a backbone whose package is not installed."""
+    return ConfigError(
+        f"the backbone {backbone!r} needs the package {name}, which is not installed; "
+        f"install it with `pip install 'birdtune[{extra}]'`"
+    )
