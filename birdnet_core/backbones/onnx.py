@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from birdnet_core.backbones.base import Backbone, Convention, hash_of, package
+from birdnet_core.backbones.base import HASH_DIGITS, Backbone, Convention, hash_of, package
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.checks import Types, check_fields
 from birdnet_core.records.files import read_json
@@ -25,6 +26,7 @@ OPTIONAL: Mapping[str, Types] = {
     "highpass_hz": (int, float), "scale": (int, float), "source": (str,), "labels": (list,),
     "label_output": (str,), "last_xeno_canto": (int,),
 }  # fmt: skip
+FED = ("sample_rate", "window_s", "highpass_hz", "dim", "output")
 
 
 @backbones.register("onnx")
@@ -37,6 +39,9 @@ class Onnx(Backbone):
     source, labels with label_output, and last_xeno_canto. onnxruntime runs the file, which must hold its
     weights.
     """
+
+    packages = ("onnxruntime",)
+    extra = "onnx"
 
     def __init__(self, weights: str) -> None:
         self.path = Path(weights)
@@ -58,8 +63,10 @@ class Onnx(Backbone):
         stated.setdefault("source", str(self.path.name))
         times = f", times {self.scale:g}" if self.scale != 1 else ""
         self.convention = Convention(**stated, labels=tuple(labels), inputs=f"the samples{times}")
-        # The convention is part of what the embeddings are.
-        self.weights_hash = hash_of(self.path)
+        # What is fed and taken is part of what the embeddings are; the rest of the convention is not.
+        fed = {key: value for key, value in vars(self.convention).items() if key in FED}
+        content = json.dumps([hash_of(self.path), self.scale, fed], sort_keys=True)
+        self.weights_hash = hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS]
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         return self._run(self.convention.output, waveforms, self.convention.dim)
@@ -93,7 +100,13 @@ class Onnx(Backbone):
     def _run(self, output: str, waveforms: np.ndarray, size: int) -> np.ndarray:
         taken = self._session.get_inputs()[0].name
         samples = np.asarray(waveforms, np.float32) * np.float32(self.scale)
-        (found,) = self._session.run([output], {taken: samples})
+        try:
+            (found,) = self._session.run([output], {taken: samples})
+        except Exception as error:  # as above
+            raise ConfigError(
+                f"{str(self.path)!r} does not take windows of {samples.shape[1]} samples, as its convention "
+                f"states: {str(error).splitlines()[0]}"
+            ) from None
         if found.shape != (len(waveforms), size):
             raise ConfigError(
                 f"the output {output!r} of {str(self.path)!r} has the shape {list(found.shape)} for "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,8 +71,25 @@ class Embedding(nn.Module):
         return torch.from_numpy(self.backbone.embed(waveform.cpu().numpy())).to(waveform.device)
 
 
-@functools.lru_cache(maxsize=4)
 def opened(backbone: str, weights: str | None) -> Backbone:
-    """Return a backbone with its weights; ConfigError where they or a package are missing."""
+    """Return a backbone with its weights; ConfigError where they or a package are missing.
+
+    It is loaded once in a process, and anew where a file of the weights has changed.
+    """
+    return _opened(backbone, weights, _stamps(weights))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(backbone: str, weights: str | None, stamps: tuple[Any, ...]) -> Backbone:
     made: Backbone = backbones[backbone].make(weights or "")
     return made
+
+
+def _stamps(weights: str | None) -> tuple[Any, ...]:
+    """Return path, size and time of a file of weights and those beside it, or of all files in a folder."""
+    if not weights or not Path(weights).exists():
+        return ()
+    path = Path(weights)
+    files = sorted(path.iterdir()) if path.is_dir() else [path, path.with_suffix(".json")]
+    found = [(file, file.stat()) for file in files if file.is_file()]
+    return tuple((str(file), facts.st_size, facts.st_mtime_ns) for file, facts in found)

@@ -8,11 +8,9 @@ Training uses the most active windows of a recording; prediction uses all of the
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,31 +18,15 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature
-from birdnet_core.data.audio import opened
-from birdnet_core.data.manifest import EXTENSIONS
-from birdnet_core.data.windows import Window, windows
+from birdnet_core.data.windows import Window
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.calibration import tempered
 from birdnet_core.inference.model_folder import Model, read_model
+from birdnet_core.inference.streaming import Ended, Place, batches_of_windows, collected, no_recording_read
 from birdnet_core.training.batches import over_channels
 from birdnet_core.training.device import layout_of, logits_of, pick_device, pick_precision
 
-log = logging.getLogger(__name__)
-
 BATCH_SIZE = 32
-MIN_HOP_S = 0.05
-SILENT_SHARE = 1e-6  # of the loudest sample so far: the filters leave no exact zeros next to sound
-
-Place = str | Path
-
-
-@dataclass(frozen=True)
-class Ended:
-    """One file that was read: the seconds of it that were read, and its fault, "" where it has none."""
-
-    file: str
-    seconds: float
-    fault: str
 
 
 @dataclass(frozen=True)
@@ -87,12 +69,14 @@ class Classifier:
         )
 
     @classmethod
-    def load(cls, folder: Place, *, device: str = "auto") -> Classifier:
+    def load(cls, folder: Place, *, device: str = "auto", weights: str | None = None) -> Classifier:
         """Return the model in `folder` on ``auto``, ``cpu`` or ``cuda``.
 
-        Raises ModelFolderError for a folder that cannot be used, and ConfigError for a GPU that is not there.
+        `weights` is where the weights of a backbone of embeddings are, by default where they were in
+        training; others than those are refused, by their hash. Raises ModelFolderError for a folder that
+        cannot be used, and ConfigError for a GPU that is not there.
         """
-        return cls(read_model(folder), device)
+        return cls(read_model(folder, weights=weights), device)
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -117,7 +101,7 @@ class Classifier:
         tables = [
             scores.table(self.species, top_k)
             for scores in self.stream(
-                paths, overlap_s=overlap_s, batch_size=batch_size, on_end=_collected(faults)
+                paths, overlap_s=overlap_s, batch_size=batch_size, on_end=collected(faults)
             )
         ]
         if not tables:
@@ -141,7 +125,7 @@ class Classifier:
         faults: list[Ended] = []
         totals: dict[str, np.ndarray] = {}
         counts: Counter[str] = Counter()
-        for scores in self._stream(paths, overlap_s, batch_size, _collected(faults)):
+        for scores in self._stream(paths, overlap_s, batch_size, collected(faults)):
             for file, probabilities in zip(scores.files, scores.probabilities, strict=True):
                 totals[file] = totals.get(file, 0) + probabilities
                 counts[file] += 1
@@ -166,7 +150,7 @@ class Classifier:
         `on_end` is called after each file, before the batch that holds its last windows comes; without it,
         faults are logged.
         """
-        for scores in self._stream(paths, overlap_s, batch_size, on_end or _collected([])):
+        for scores in self._stream(paths, overlap_s, batch_size, on_end or collected([])):
             yield replace(scores, probabilities=tempered(scores.probabilities, self.model.temperature))
 
     def _stream(
@@ -177,45 +161,10 @@ class Classifier:
         on_end: Callable[[Ended], None],
     ) -> Iterator[WindowScores]:
         """Yield scores without the temperature."""
-        window_s = self.model.config.data.window_s
-        if not 0 <= overlap_s <= window_s - MIN_HOP_S:
-            raise ConfigError(
-                f"overlap_s = {overlap_s:g} is not accepted; it takes 0 to {window_s - MIN_HOP_S:g} seconds, "
-                f"{MIN_HOP_S:g} less than a window"
-            )
-        if batch_size < 1:
-            raise ConfigError(f"batch_size = {batch_size} is not accepted; it takes 1 or more")
-        waiting: list[tuple[str, Window]] = []
-        n_read = 0.0
-        files = audio_files(paths)
-        for n_before, path in enumerate(files):
-            for window, share in self._windows(path, overlap_s, on_end):
-                n_read = n_before + share
-                waiting.append((str(path), window))
-                if len(waiting) == batch_size:
-                    yield self._scored(waiting, n_read)
-                    waiting = []
-        if waiting:
-            yield self._scored(waiting, float(len(files)))
-
-    def _windows(
-        self, path: Path, overlap_s: float, on_end: Callable[[Ended], None]
-    ) -> Iterator[tuple[Window, float]]:
-        """Yield the windows of one file that hold sound, with the share of the file that was read."""
-        seconds, fault, loudest = 0.0, "", 0.0
-        try:
-            with opened(path) as recording:
-                for window in windows(recording, self.model.config.data, overlap_s):
-                    seconds = recording.n_read / recording.sample_rate
-                    peak = float(window.samples.abs().max())
-                    loudest = max(loudest, peak)
-                    if peak > SILENT_SHARE * loudest:
-                        yield window, min(1.0, recording.n_read / max(1, recording.promised))
-            if loudest == 0:
-                fault = "the recording is silent: every sample is 0"
-        except DataError as error:
-            fault = str(error)
-        on_end(Ended(str(path), seconds, fault))
+        for waiting, n_read in batches_of_windows(
+            paths, self.model.config.data, overlap_s, batch_size, on_end
+        ):
+            yield self._scored(waiting, n_read)
 
     def _scored(self, batch: Sequence[tuple[str, Window]], n_read: float) -> WindowScores:
         waveforms = torch.stack([window.samples for _, window in batch])
@@ -262,49 +211,3 @@ def ranked(
             "probability": np.take_along_axis(probabilities, best, axis=1).ravel(),
         }
     )
-
-
-def audio_files(places: Place | Iterable[Place]) -> list[Path]:
-    """Return the files among `places`, and all audio in the folders among them at any depth, sorted.
-
-    Audio in folders is recognised by its extension; hidden files are left out. A file that is named is
-    taken as it is; where it cannot be read, prediction reports it. Raises DataError for a folder without
-    audio.
-    """
-    found = []
-    for place in [places] if isinstance(places, (str, Path)) else places:
-        place = Path(place)
-        if not place.is_dir():
-            found.append(place)
-            continue
-        inside = [
-            file
-            for file in sorted(place.rglob("*"))
-            if file.suffix.lower() in EXTENSIONS
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(place).parts)
-        ]
-        if not inside:
-            raise DataError(
-                f"the folder {str(place)!r} holds no audio; expected files with an extension of "
-                f"{' '.join(EXTENSIONS)}"
-            )
-        found += inside
-    return found
-
-
-def no_recording_read(faults: Sequence[Ended]) -> str:
-    """Return the message for the case that not one file gave a window, with the first reasons."""
-    reasons = "".join(f"\n  {ended.file}: {ended.fault}" for ended in faults[:20])
-    return f"not one of {len(faults)} recordings can be scored:{reasons}"
-
-
-def _collected(faults: list[Ended]) -> Callable[[Ended], None]:
-    """Return a function that logs each fault and appends it to `faults`."""
-
-    def collect(ended: Ended) -> None:
-        if ended.fault:
-            log.warning("%s: %s", ended.file, ended.fault)
-            faults.append(ended)
-
-    return collect

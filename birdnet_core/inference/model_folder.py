@@ -34,7 +34,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import FOLLOWING, TrainConfig
 from birdnet_core.errors import ModelFolderError, RunFolderError
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
 from birdnet_core.records.checks import Types, check_fields, local_path
@@ -177,8 +177,8 @@ def write_model(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def read_model(folder: str | Path) -> Model:
-    """Return the model in `folder`.
+def read_model(folder: str | Path, *, weights: str | None = None) -> Model:
+    """Return the model in `folder`; `weights` is where those of its backbone are now, None as in training.
 
     Raises ModelFolderError, which names the file and its fault, for a folder that is missing, cut
     short, altered, or made by a later version.
@@ -197,6 +197,15 @@ def read_model(folder: str | Path) -> Model:
     content = _checked_content(where, _parsed(where, _bytes(where, MOST_JSON_BYTES)))
     _check_plugins(where, content["plugins"])
     config = _config(where, content["config"])
+    if weights is not None:
+        if "backbone" not in config.features.kwargs:
+            raise ModelFolderError(
+                f"{str(where)!r}: its features, {config.features.name}, have no weights; leave out "
+                f"{weights!r}"
+            )
+        config = config.override(
+            {"features.weights": weights, **{key: config.flat()[key] for key in FOLLOWING}}
+        )
     shape = _checked_numbers(where, content, config)
     members = _checked_members(where, content)
     checkpoint = _read_backbone(folder, content["files"]) if BACKBONE_FILE in content["files"] else None

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from birdnet_core.errors import BirdtuneError
-from tuning.cli import data, demo, doctor, plans, predict, results, studies, sweeps, train, watching
+from tuning.cli import data, demo, doctor, embed, plans, predict, results, studies, sweeps, train, watching
 from tuning.cli.output import err_console, print_error, print_fault
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": train.evaluate_command,
     "predict": predict.predict_command,
     "export": predict.export_command,
+    "embed": embed.embed_command,
     "demo": demo.demo_command,
     "doctor": doctor.doctor_command,
 }

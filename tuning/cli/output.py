@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from birdnet_core.errors import BirdtuneError
@@ -55,3 +58,38 @@ def in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """Give the path of a file for rows as they come, which has the name `out` once all are there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        yield partial
+    except BirdtuneError:  # bad input: there are no rows
+        partial.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        err_console.print(f"the rows until now are in {partial}")
+        raise
+    partial.replace(out)
+
+
+@contextmanager
+def recordings_bar(verb: str, n_files: int) -> Iterator[Callable[[float], None]]:
+    """Draw a bar on a terminal while the block runs; give what moves it to a number of recordings."""
+    bar = Progress(
+        TextColumn(verb),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total} recordings"),
+        TimeRemainingColumn(),
+        console=err_console,
+        transient=True,
+        # Drawn by this thread alone: while a file is decoded, standard error belongs to the decoder.
+        auto_refresh=False,
+        disable=not err_console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=n_files)
+        yield lambda n_read: bar.update(task, completed=n_read, refresh=True)

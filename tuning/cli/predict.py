@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from birdnet_core.errors import BirdtuneError, ConfigError, DataError
+from birdnet_core.errors import ConfigError, DataError
 from tuning.cli.options import JsonOption, PluginOption, local
-from tuning.cli.output import err_console, list_skipped, print_result
+from tuning.cli.output import list_skipped, print_result, recordings_bar, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from birdnet_core.config import DataConfig
-    from birdnet_core.inference.classifier import Ended
+    from birdnet_core.inference.streaming import Ended
 
 ModelArgument = Annotated[
     Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
@@ -56,6 +55,12 @@ def predict_command(
     ] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the backbone's weights are, if no longer where the model was trained.", metavar="PATH"
+        ),
+    ] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +71,8 @@ def predict_command(
     # Before torch is loaded, which is when its threads read it: they sleep where they wait for each other
     # instead of spinning. That costs a tenth on an idle machine, and is three times as fast during a sweep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from birdnet_core.inference.classifier import BATCH_SIZE, Classifier, audio_files, no_recording_read
+    from birdnet_core.inference.classifier import BATCH_SIZE, Classifier
+    from birdnet_core.inference.streaming import audio_files, no_recording_read
 
     writer = _writer(format, out)
     if not 0 <= min_probability <= 1:
@@ -75,12 +81,13 @@ def predict_command(
         raise ConfigError(f"--top-k {top_k} is not accepted; it takes 1 or more")
     start = time.perf_counter()
     files = audio_files(audio)
-    classifier = Classifier.load(model, device=device)
+    classifier = Classifier.load(model, device=device, weights=weights)
     ended: list[Ended] = []
     n_windows = n_rows = 0
     with (
-        _bar(len(files)) as move,
-        _written(out) as file,
+        recordings_bar("predicting", len(files)) as move,
+        whole_file(out) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
         writer(file, classifier.model.config.data, ended) as write,
     ):
         scored = classifier.stream(
@@ -131,42 +138,6 @@ def export_command(
     difference = export_onnx(read_model(model), out)
     result = {"onnx": str(out), "largest_difference": difference}
     print_result(result, as_json, f"{out}: probabilities differ from torch by at most {difference:.1e}")
-
-
-@contextmanager
-def _bar(n_files: int) -> Iterator[Callable[[float], None]]:
-    """Draw a bar on a terminal while the block runs; give what moves it to a number of recordings."""
-    bar = Progress(
-        TextColumn("predicting"),
-        BarColumn(),
-        TextColumn("{task.completed:.1f}/{task.total} recordings"),
-        TimeRemainingColumn(),
-        console=err_console,
-        transient=True,
-        # Drawn by this thread alone: while a file is decoded, standard error belongs to the decoder.
-        auto_refresh=False,
-        disable=not err_console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=n_files)
-        yield lambda n_read: bar.update(task, completed=n_read, refresh=True)
-
-
-@contextmanager
-def _written(out: Path) -> Iterator[TextIO]:
-    """Give a file for rows as they come, which has the name `out` once all are there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            yield file
-    except BirdtuneError:  # bad input: there are no rows
-        partial.unlink()
-        raise
-    except BaseException:
-        err_console.print(f"the rows until now are in {partial}")
-        raise
-    partial.replace(out)
 
 
 def _writer(given: str | None, out: Path) -> Any:

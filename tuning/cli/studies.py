@@ -20,7 +20,7 @@ from tuning.cli.options import (
 )
 from tuning.cli.output import in_words, out_console, print_result
 
-KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
+KINDS = ("models", "losses", "features", "backbones", "augmentations", "presets", "studies", "metrics")
 
 
 def list_names(
@@ -47,6 +47,8 @@ def list_names(
         ]
     elif kind == "studies":
         rows = [_study_row(name) for name in registry.studies.names()]
+    elif kind == "backbones":
+        rows = [_backbone_row(name) for name in registry.backbones.names()]
     else:
         entries: registry.Registry = getattr(registry, kind)
         rows = [
@@ -63,6 +65,14 @@ def list_names(
         for row in rows:
             out_console.print(_study_text(row))
         return
+    if kind == "backbones":
+        for row in rows:
+            about = [row["takes"], row["gives"], row["licence"]]
+            about = ["; ".join(each for each in dict.fromkeys(about) if each)]
+            if convention := row.get("convention"):
+                about += [f"trained on {convention['trained_on']}", convention["source"]]
+            out_console.print("\n    ".join([row["name"], row["summary"], *about]))
+        return
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(in_words(value) for value in row.values()))
@@ -73,7 +83,7 @@ def _study_row(name: str) -> dict[str, Any]:
     from birdnet_core import registry
     from birdnet_core.config import TrainConfig
     from search_spaces.loading import load_study
-    from search_spaces.study import Ablation, base_config
+    from search_spaces.study import Ablation
 
     study = load_study(name)
     kind = "ablation" if isinstance(study, Ablation) else "search"
@@ -86,7 +96,7 @@ def _study_row(name: str) -> dict[str, Any]:
         "question": study.question,
         "kind": kind,
         "trials": trials,
-        "epochs": base_config(study, TrainConfig()).training.epochs,
+        "epochs": study.base.get("training.epochs", TrainConfig().training.epochs),
         "metric": study.metric,
         "options": registry.studies[name].defaults(),
     }
@@ -99,12 +109,38 @@ def _study_text(row: dict[str, Any]) -> str:
     return f"{row['name']}\n    {row['question']}\n    {size}{options}"
 
 
+def _backbone_row(name: str) -> dict[str, Any]:
+    """Return what a backbone states; where its weights are to be given, that it depends on them."""
+    from dataclasses import asdict
+
+    from birdnet_core import registry
+    from birdnet_core.features.embedding import opened
+
+    backbone = registry.backbones[name]
+    row: dict[str, Any] = {"name": name, "summary": backbone.summary}
+    if backbone.make.needs_weights:  # type: ignore[attr-defined]
+        return {**row, "takes": "by its weights", "gives": "by its weights", "licence": "by its weights"}
+    try:
+        stated = asdict(opened(name, None).convention)
+    except ConfigError as error:
+        return {**row, "takes": str(error), "gives": "", "licence": ""}
+    n_labels = len(stated.pop("labels"))
+    return {
+        **row,
+        "takes": f"{stated['window_s']:g} s at {stated['sample_rate']:,} Hz",
+        "gives": f"{stated['dim']:,} values, {n_labels:,} species",
+        "licence": stated["licence"],
+        "convention": {**stated, "n_labels": n_labels},
+    }
+
+
 def _n_params(name: str) -> int:
-    """Count a model's parameters at 3 x 40 x 130 and 89 classes."""
-    from birdnet_core.build import rehearse
+    """Count a model's parameters at 89 classes and 3 x 40 x 130, or 1,024 values of an embedding."""
+    from birdnet_core.build import input_ndim, rehearse
     from birdnet_core.config import TrainConfig
 
-    return rehearse(TrainConfig().override({"model.name": name}), (3, 40, 130), 89)
+    shape = (1024,) if input_ndim(name) == 1 else (3, 40, 130)
+    return rehearse(TrainConfig().override({"model.name": name}), shape, 89)
 
 
 def study_show(

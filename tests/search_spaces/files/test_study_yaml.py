@@ -228,7 +228,7 @@ def test_a_component_that_is_left_open_is_the_users_to_choose():
 
 
 # Its pieces decode one parameter into several settings.
-NO_YAML = ("joint",)
+NO_YAML = ("joint", "probe")
 
 
 @pytest.mark.parametrize("name", [name for name in registry.studies.names() if name not in NO_YAML])

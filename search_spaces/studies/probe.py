@@ -1,0 +1,47 @@
+"""Heads on embeddings of a frozen backbone train in seconds, so that many settings can be compared."""
+
+from optuna.trial import BaseTrial
+
+from birdnet_core.registry import studies
+from search_spaces import fragments
+from search_spaces.study import Overrides, Search
+
+HEADS = ("linear", "mlp", "prototype")
+BASE: Overrides = {
+    "features.name": "embedding",
+    "data.windows_per_recording": 4,
+    "training.epochs": 50,
+    "training.batch_size": 64,
+    "training.patience": 0,
+    "training.precision": "fp32",
+    "optim.warmup_epochs": 0,
+}
+
+
+@studies.register("probe")
+def probe(*, backbone: str = "birdnet", weights: str | None = None) -> Search:
+    """Which head, loss and learning rate make the most of a frozen backbone's embeddings?
+
+    `backbone` is a name of `birdtune list backbones`, `weights` its file, folder or hub id. Every setting is
+    of the head; embeddings are computed once for each number of windows a recording. The scheduler compares
+    trials of the same head.
+    """
+
+    def space(trial: BaseTrial) -> Overrides:
+        head: str = trial.suggest_categorical("model.name", list(HEADS))
+        choices: Overrides = {"model.name": head}
+        choices |= fragments.loss(trial)
+        choices |= fragments.class_balance(trial, choices["loss.name"])
+        choices["optim.lr"] = trial.suggest_float("optim.lr", 1e-4, 3e-2, log=True)
+        choices |= fragments.regularization(trial, model=head, loss=choices["loss.name"])
+        choices |= fragments.mixup(trial)
+        windows = trial.suggest_categorical("data.windows_per_recording", [1, 2, 4])
+        return {**choices, "data.windows_per_recording": windows}
+
+    return Search(
+        space=space,
+        n_trials=100,
+        asha_within="model.name",
+        base={**BASE, "features.backbone": backbone, "features.weights": weights},
+        quick={"training.epochs": 15},
+    )
