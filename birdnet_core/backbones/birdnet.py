@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from birdnet_core.backbones.base import Backbone, Convention, hash_of, missing_package, package
+from birdnet_core.data.audio import quiet_decoders
 from birdnet_core.errors import ConfigError
 from birdnet_core.registry import backbones
 
@@ -87,15 +88,15 @@ class BirdNET(Backbone):
         litert = package("ai_edge_litert.interpreter", "birdnet", "birdnet")
         fault = f"the backbone 'birdnet' cannot use {str(self.path)!r}"
         try:
-            with warnings.catch_warnings():
-                # It warns that tensors are kept, which is how the embedding is read.
+            # It warns that tensors are kept, which is how the embedding is read, and prints what it starts.
+            with warnings.catch_warnings(), quiet_decoders():
                 warnings.simplefilter("ignore", UserWarning)
                 runtime = litert.Interpreter(
                     str(self.path),
                     num_threads=torch.get_num_threads(),
                     experimental_preserve_all_tensors=True,
                 )
-            runtime.allocate_tensors()
+                runtime.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"{fault}: {error}; it is damaged or no tflite file") from None
         (taken,), (given,) = runtime.get_input_details(), runtime.get_output_details()

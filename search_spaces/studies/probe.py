@@ -24,7 +24,7 @@ def probe(*, backbone: str = "birdnet", weights: str | None = None) -> Search:
 
     `backbone` is a name of `birdtune list backbones`, `weights` its file, folder or hub id. Every setting is
     of the head; embeddings are computed once for each number of windows a recording. The scheduler compares
-    trials of the same head.
+    trials of the same head. `--quick` leaves the windows as they are.
     """
 
     def space(trial: BaseTrial) -> Overrides:
@@ -34,12 +34,15 @@ def probe(*, backbone: str = "birdnet", weights: str | None = None) -> Search:
         choices |= fragments.class_balance(trial, choices["loss.name"])
         choices["optim.lr"] = trial.suggest_float("optim.lr", 1e-4, 3e-2, log=True)
         choices |= fragments.regularization(trial, model=head, loss=choices["loss.name"])
-        choices |= fragments.mixup(trial)
+        return {**choices, **fragments.mixup(trial)}
+
+    def space_with_windows(trial: BaseTrial) -> Overrides:
         windows = trial.suggest_categorical("data.windows_per_recording", [1, 2, 4])
-        return {**choices, "data.windows_per_recording": windows}
+        return {**space(trial), "data.windows_per_recording": windows}
 
     return Search(
-        space=space,
+        space=space_with_windows,
+        quick_space=space,
         n_trials=100,
         asha_within="model.name",
         base={**BASE, "features.backbone": backbone, "features.weights": weights},

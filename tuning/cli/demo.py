@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from birdnet_core.errors import ConfigError
 from tuning.cli.data import data_describe, data_index
 from tuning.cli.options import local
 from tuning.cli.output import out_console
@@ -21,21 +23,50 @@ from tuning.cli.train import evaluate_command, train_command
 N_NEW = 4
 
 
+@dataclass(frozen=True)
+class _Story:
+    """The two studies of the demo, and the sentences before them."""
+
+    question: str
+    ablation: str
+    of_ablation: str
+    seeds: int
+    search: str
+    of_search: str
+    trials: int
+
+
+EMBEDDINGS = _Story(
+    "how much does a network help that has heard birds before? Asked of synthetic birds.",
+    "backbones", "Ablation: BirdNET's embeddings or mel statistics, under a linear head, 3 seeds", 3,
+    "probe", "Search: which head, loss and learning rate, a few trials into the same run", 8,
+)  # fmt: skip
+FROM_SCRATCH = _Story(
+    "is it the capacity, the loss, or both? Asked of synthetic birds.",
+    "capacity", "Ablation: 2 networks x 2 losses x 2 seeds", 2,
+    "learning-rate", "Search: learning rate, schedule and loss, a few trials into the same run", 4,
+)  # fmt: skip
+
+
 def demo_command(
     out: Annotated[
         Path, typer.Option(callback=local, help="Where to put the run, the report and the model.")
     ] = Path("demo"),
 ) -> None:
-    """Synthetic birds -> sweep -> report -> best config -> model in use, in minutes on two CPU cores."""
+    """Synthetic birds -> sweep -> report -> best config -> model in use, in minutes on two CPU cores.
+
+    On embeddings of BirdNET where `birdtune[birdnet]` is installed, else by networks from scratch.
+    """
     from birdnet_core.data.building import default_cache
     from birdnet_core.demo.synthetic import cached_synthetic_birds, write_new_recordings
 
     start = time.perf_counter()
     clips, run, best, model = out / "clips.csv", out / "run", out / "best.json", out / "model"
+    story = _story()
     # One size for all steps, so that features are computed once.
     size = ["data.windows_per_recording=2"]
     data, two = {"data": str(clips), "settings": size}, f"--set {size[0]}"
-    out_console.print("birdtune demo: is it the capacity, the loss, or both? Asked of synthetic birds.")
+    out_console.print(f"birdtune demo: {story.question}")
     birds = cached_synthetic_birds(default_cache())
     steps: list[tuple[str, str, Callable[..., None], dict[str, Any]]] = [
         ("Recordings: list them", f"data index {birds} --out {clips}", data_index,
@@ -43,18 +74,20 @@ def demo_command(
         ("Look at them: counts, the long tail, the split and its proof", f"data describe {clips} {two}",
          data_describe, {"source": str(clips), "settings": size}),
         ("What a sweep will take, from measured steps",
-         f"plan capacity --data {clips} --quick --seeds 2 {two}", plan_command,
-         {"study": "capacity", "quick": True, "seeds": 2, "out": run, **data}),
-        ("Ablation: 2 networks x 2 losses x 2 seeds",
-         f"sweep capacity --data {clips} --quick --seeds 2 {two} --out {run}", sweep_command,
-         {"study": "capacity", "quick": True, "seeds": 2, "out": run, **data}),
-        ("Search: learning rate, schedule and loss, a few trials into the same run",
-         f"sweep learning-rate --data {clips} --quick --trials 4 {two} --out {run}", sweep_command,
-         {"study": "learning-rate", "quick": True, "trials": 4, "out": run, **data}),
+         f"plan {story.ablation} --data {clips} --quick --seeds {story.seeds} {two}", plan_command,
+         {"study": story.ablation, "quick": True, "seeds": story.seeds, "out": run, **data}),
+        (story.of_ablation,
+         f"sweep {story.ablation} --data {clips} --quick --seeds {story.seeds} {two} --out {run}",
+         sweep_command,
+         {"study": story.ablation, "quick": True, "seeds": story.seeds, "out": run, **data}),
+        (story.of_search,
+         f"sweep {story.search} --data {clips} --quick --trials {story.trials} {two} --out {run}",
+         sweep_command,
+         {"study": story.search, "quick": True, "trials": story.trials, "out": run, **data}),
         ("Report: tables, figures, the answer in a sentence", f"report {run} --out {out / 'report'}",
          report_command, {"runs": [run], "out": out / "report"}),
-        ("Best config of the ablation, by a stated rule", f"best {run} --study capacity --out {best}",
-         best_command, {"run": run, "study": "capacity", "out": best}),
+        ("Best config of the ablation, by a stated rule", f"best {run} --study {story.ablation} --out {best}",
+         best_command, {"run": run, "study": story.ablation, "out": best}),
         ("Final training: two seeds, on training and validation recordings, become one model",
          f"train {best} --data {clips} --seeds 2 --out {model}", train_command,
          {"config": best, "seeds": 2, "out": model, "data": str(clips)}),
@@ -75,3 +108,15 @@ def demo_command(
         f"model        {model}, with its MODEL_CARD.md\n"
         f"done in {time.perf_counter() - start:.0f} s"
     )
+
+
+def _story() -> _Story:
+    """Return the story on embeddings where BirdNET can run, else the one that needs no weights."""
+    from birdnet_core.features.embedding import opened
+
+    try:
+        opened("birdnet", None)
+    except ConfigError as error:
+        out_console.print(f"{error}\nwithout it, the demo trains networks from scratch")
+        return FROM_SCRATCH
+    return EMBEDDINGS

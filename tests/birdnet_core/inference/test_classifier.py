@@ -11,8 +11,8 @@ import torch
 
 from birdnet_core.errors import ConfigError, DataError
 from birdnet_core.inference.classifier import Classifier, tempered
-from birdnet_core.inference.streaming import audio_files
 from birdnet_core.inference.model_folder import Member, read_model, write_model
+from birdnet_core.inference.streaming import audio_files
 from birdnet_core.training.run import save_model, train
 
 RATE = 22_050

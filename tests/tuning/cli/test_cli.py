@@ -581,8 +581,8 @@ def test_demo_tells_the_whole_story(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     study, search = report["studies"]
-    assert [cell["n"] for cell in study["cells"]] == [2, 2, 2, 2]
-    assert search["name"] == "learning-rate" and len(search["cells"]) == 4
+    assert (study["name"], [cell["n"] for cell in study["cells"]]) == ("backbones", [3, 3])
+    assert search["name"] == "probe" and sum(cell["n"] for cell in search["cells"]) == 8
     assert "best config" in done.stdout and "report.html" in done.stdout
     species = pd.read_csv(tmp_path / "demo" / "species.csv")
     assert species["file"].nunique() == 4 and set(species["rank"]) == {1}
