@@ -93,7 +93,7 @@ def test_an_ablation_by_hand(planned, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_says_what_the_cells_can_tell_and_which_are_the_same_config(planned):
+def test_a_plan_has_the_notes_of_its_design_and_names_equal_configs(planned):
     factors = {
         "augment.mixup.p": (0.0, 0.6),
         "augment.mixup.alpha": (0.2, 0.4),
@@ -258,14 +258,14 @@ def test_without_a_word_each_trial_has_a_gpu_of_its_own(planned):
     assert got.worst.gpu_hours == pytest.approx(got.worst.cpu_hours)
 
 
-def test_a_share_that_is_too_small_for_an_arm_is_told(planned):
+def test_a_share_that_is_too_small_for_an_arm_is_a_note(planned):
     got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.25)
     (note,) = got.notes
     assert "loss.name=focal took 30.0 GiB" in note and "0.25 of a GPU leaves it 18.5 GiB" in note
 
 
 @pytest.mark.parametrize("gpus", [None, "auto", 0.25, 0.4, 1.0, 2.0, 0.0])
-def test_a_plan_tells_what_a_sweep_will_give(planned, data, gpus):
+def test_a_plan_gives_trials_what_a_sweep_gives(planned, data, gpus):
     got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=gpus)
     base = base_config(LOSSES, TrainConfig(), SMALL)
     configs = [trial_config(base, SMALL, cell) for cell in LOSSES.cells()]
@@ -285,7 +285,7 @@ def test_an_arm_larger_than_the_gpu_is_named(planned):
         planned(LOSSES, machine=small, measure=on_gpu, gpus_per_trial="auto")
 
 
-def test_gpus_that_are_asked_for_and_not_used_or_used_and_not_asked_for_are_told(planned):
+def test_gpus_that_are_requested_and_not_used_or_used_and_not_requested_are_a_note(planned):
     assert "give --gpus-per-trial 0" in planned(LOSSES, machine=TWO).notes[0]
     asked = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.0)
     assert "give --gpus-per-trial a share" in asked.notes[0]
@@ -300,7 +300,7 @@ def test_gpus_that_are_not_here(planned):
 # budgets
 
 
-def test_the_budget_that_ends_first_is_told_with_its_trials(planned):
+def test_the_plan_names_the_budget_that_ends_first_with_its_trials(planned):
     gpu = {"machine": TWO, "measure": on_gpu}
     whole = planned(LOSSES, **gpu)
     hours, gpu_hours = whole.worst.hours, whole.worst.gpu_hours

@@ -171,7 +171,7 @@ def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
     assert trained_length(20, 18, training, 20) == 20
 
 
-def test_a_trial_under_smaller_micro_batches_than_asked_is_counted_and_no_part_of_a_mean(make_run):
+def test_a_trial_under_smaller_micro_batches_than_configured_is_counted_and_no_part_of_a_mean(make_run):
     def ended(value, why):
         metrics = {"val/f1_macro": value}
         return {"status": "completed", "metrics": metrics, "provenance": {"not_comparable": why}}

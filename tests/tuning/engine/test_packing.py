@@ -183,7 +183,7 @@ def test_a_makespan_is_between_its_bounds(seed):
     assert math.isclose(span(shared, n_gpus=1), span(jobs, cpus=m))
 
 
-def test_sizes_are_told_as_people_say_them():
+def test_sizes_have_the_unit_that_people_use():
     assert [as_size(n) for n in (0, 340, 2048, 1.5 * 2**20, 80 * GIB)] == [
         "0 B", "340 B", "2.0 KiB", "1.5 MiB", "80.0 GiB"
     ]  # fmt: skip
