@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.trial import BaseTrial
@@ -88,6 +88,18 @@ class _Common:
     quick: Overrides = field(default_factory=lambda: dict(QUICK))
     name: str = ""
     question: str = ""
+    kind: ClassVar[str]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ablations and searches have in common, as plain values."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "kind": self.kind,
+            "metric": self.metric,
+            "direction": metric_direction(self.metric),
+            "gates": [asdict(gate) for gate in self.gates],
+        }
 
     def _check(self, **least: int) -> None:
         """Raise ConfigError for a name that cannot name files, and for counts below `least` or not whole."""
@@ -117,6 +129,10 @@ class Ablation(_Common):
         quick_factors: under ``--quick``, the levels of the factors that it names.
         n_seeds, quick_seeds: default number of seeds of every cell; the second under ``--quick``.
     """
+
+    kind = "ablation"
+    scheduler: ClassVar[str] = "fifo"
+    asha_within: ClassVar[str | None] = None
 
     factors: Factors
     design: Design = field(default_factory=FullFactorial)
@@ -192,6 +208,8 @@ class Search(_Common):
             and takes scheduler ``fifo``.
         metric, gates, base, quick: as for `Ablation`.
     """
+
+    kind = "search"
 
     space: Callable[[BaseTrial], Overrides]
     quick_space: Callable[[BaseTrial], Overrides] | None = None

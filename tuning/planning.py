@@ -21,14 +21,13 @@ from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
-from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
 from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
-from tuning.engine.packing import as_size, makespan, n_concurrent
+from tuning.doctor import existing
+from tuning.engine.packing import Resources, as_size, makespan, n_concurrent
 from tuning.engine.placement import (
     MOST_MEASURED,
-    Gpus,
     Machine,
     Placement,
     by_name,
@@ -39,7 +38,8 @@ from tuning.engine.placement import (
     this_machine,
     to_measure,
 )
-from tuning.engine.schedulers import make_rule
+from tuning.engine.preparation import check_data
+from tuning.engine.schedulers import rule_of
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
@@ -135,7 +135,7 @@ class Plan:
     """
 
     study: str
-    kind: Literal["ablation", "search"]
+    kind: str
     design: dict[str, Any] | None
     n_trials: int
     n_done: int
@@ -168,9 +168,7 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     n_seeds: int | None = None,
     n_trials: int | None = None,
-    cpus_per_trial: int = 1,
-    gpus_per_trial: Gpus = None,
-    concurrent: int | None = None,
+    resources: Resources | None = None,
     budget_hours: float | None = None,
     budget_gpu_hours: float | None = None,
     machine: Machine | None = None,
@@ -182,17 +180,18 @@ def plan(
     Data are prepared as the sweep would (`folder_of` returns the folder of a config's dataset), and one
     config of each arm is measured, alone. Of many arms these are the largest and the quickest of each network
     (`placement.to_measure`): the others need as much memory as the largest, and take seconds between the two
-    by their parameters and the number of feature values. The run folder is only read. `gpus_per_trial` as
-    for a sweep: None is a whole one where there are any, ``auto`` as many trials on one as its memory holds.
-    Raises ConfigError for settings that the study cannot take and for trials that do not fit on the machine,
-    and RunFolderError for a run folder on other data.
+    by their parameters and the number of feature values. The run folder is only read. Raises ConfigError for
+    settings that the study cannot take and for trials that do not fit on the machine, and RunFolderError for
+    a run folder on other data.
     """
     start = time.time()
     machine = machine or this_machine()
     settings = dict(settings or {})
-    fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else 0.0
-    n_concurrent([machine.node], cpus=cpus_per_trial, gpus=fixed)
-    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus_per_trial})
+    resources = resources or Resources()
+    cpus, most_concurrent = resources.cpus, resources.concurrent or machine.cpus
+    fixed = resources.gpus if isinstance(resources.gpus, (int, float)) else 0.0
+    n_concurrent([machine.node], cpus=cpus, gpus=fixed)
+    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus})
     configs = check(study, config, settings)
     arms = by_arm(configs)
     datasets = {arm: Dataset.open(folder_of(members[0])) for arm, members in arms.items()}
@@ -201,7 +200,7 @@ def plan(
             rehearse(each, datasets[arm].input_shape, len(datasets[arm].species))
 
     folder = RunFolder(run)
-    _refuse_other_data(folder, next(iter(datasets.values())))
+    check_data(folder, next(iter(datasets.values())))
     if isinstance(study, Ablation):
         wanted, left = _ablation_trials(study, config, settings, n_seeds, folder)
     else:
@@ -212,7 +211,7 @@ def plan(
     members_left = by_arm(left)
     chosen = to_measure(configs, folder_of)
     # Packing needs the memory of all arms, also of those that are trained already.
-    of_arms = chosen if gpus_per_trial == "auto" and machine.gpus and left else members_left
+    of_arms = chosen if resources.gpus == "auto" and machine.gpus and left else members_left
     works: dict[str, int] = {}  # of a clip of each arm, where not all are measured
     if len(arms) > MOST_MEASURED:
         works = {arm: expected_of(members[0], folder_of).work for arm, members in members_left.items()}
@@ -239,8 +238,8 @@ def plan(
             )
             probes[arm] = replace(probes[arm], epoch_s=float(epoch_s))
     placement = place(
-        gpus_per_trial if left else 0.0,
-        cpus_per_trial,
+        resources.gpus if left else 0.0,
+        cpus,
         [machine.node],
         configs,
         folder_of,
@@ -253,10 +252,7 @@ def plan(
     notes = cautions(study, configs)
     notes += _gpu_notes(probes, names, given, placement, machine)
     side_by_side = {
-        arm: min(
-            n_concurrent([machine.node], cpus=cpus_per_trial, gpus=gpus[arm]), concurrent or machine.cpus
-        )
-        for arm in probes
+        arm: min(n_concurrent([machine.node], cpus=cpus, gpus=gpus[arm]), most_concurrent) for arm in probes
     }
     most = min(max(side_by_side.values(), default=0), len(left))
     arm_of = {id(each): arm for arm, members in members_left.items() for each in members}
@@ -267,20 +263,18 @@ def plan(
         for each, n_epochs in zip(left, epochs, strict=True):
             arm = arm_of[id(each)]
             jobs.append((probes[arm].setup_s + n_epochs * probes[arm].epoch_s, gpus[arm]))
-        hours = makespan(
-            jobs, cpus=machine.cpus, cpus_per_trial=cpus_per_trial, n_gpus=len(machine.gpus),
-            concurrent=concurrent or machine.cpus,
-        ) / 3600  # fmt: skip
+        seconds = makespan(
+            jobs, cpus=machine.cpus, cpus_per_trial=cpus, n_gpus=len(machine.gpus), concurrent=most_concurrent
+        )
         return Amount(
             epochs=float(sum(epochs)),
-            hours=hours,
-            cpu_hours=cpus_per_trial * sum(s for s, _ in jobs) / 3600,
+            hours=seconds / 3600,
+            cpu_hours=cpus * sum(s for s, _ in jobs) / 3600,
             gpu_hours=sum(s * g for s, g in jobs) / 3600,
         )
 
     worst = expected = amount([each.training.most_epochs for each in left])
-    scheduler = "fifo" if isinstance(study, Ablation) else study.scheduler
-    if isinstance(study, Search) and scheduler != "fifo" and left:
+    if isinstance(study, Search) and study.scheduler != "fifo" and left:
         all_of_it = [configs[i % len(configs)] for i in range(wanted)]
         searches = simulated_epochs(study, all_of_it, side_by_side=most)
         expected = _mean([amount(epochs[-len(left) :]) for epochs in searches])
@@ -292,12 +286,11 @@ def plan(
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
     n_species = len(next(iter(datasets.values())).species)
     checkpoint = max((p.checkpoint_bytes for p in probes.values()), default=0)
-    prunes = not isinstance(study, Ablation) and study.scheduler != "fifo"
     disk = Disk(
         run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
         checkpoints=2 * most * checkpoint
-        + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if prunes else 0),
-        free=shutil.disk_usage(_existing(folder.path)).free,
+        + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if study.scheduler != "fifo" else 0),
+        free=shutil.disk_usage(existing(folder.path)).free,
     )
     if disk.run_folder + disk.checkpoints > disk.free:
         notes.append(
@@ -306,15 +299,15 @@ def plan(
         )
     return Plan(
         study=study.name,
-        kind="ablation" if isinstance(study, Ablation) else "search",
+        kind=study.kind,
         design=study.design_facts() if isinstance(study, Ablation) else None,
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),
         epochs_each=configs[0].training.most_epochs,
-        scheduler=scheduler,
+        scheduler=study.scheduler,
         machine=machine,
-        cpus_per_trial=cpus_per_trial,
+        cpus_per_trial=cpus,
         concurrent=most,
         worst=worst,
         expected=expected,
@@ -361,13 +354,7 @@ def simulated_epochs(
     groups = [group_of(config, study.asha_within) for config in trials[:MOST_TRIALS]]
     searches = []
     for _ in range(max(3, min(40, N_SIMULATED // len(budgets)))):
-        rule = make_rule(
-            study.scheduler,
-            direction="maximize",
-            max_epochs=budgets[0],
-            grace_epochs=study.grace_epochs,
-            reduction_factor=study.reduction_factor,
-        )
+        rule = rule_of(study, "maximize", budgets[0])
         name = rng.integers(2**62)  # what HyperBand draws a trial's bracket by
         quality = rng.uniform(size=len(budgets))
         trained = [0] * len(budgets)
@@ -425,16 +412,6 @@ def _n_sampled(folder: RunFolder, study: str) -> int:
             and records[event["trial_id"]].status in ("completed", "pruned")
         }
     )
-
-
-def _refuse_other_data(folder: RunFolder, dataset: Dataset) -> None:
-    for name in folder.study_names():
-        there = folder.read_study(name).get("data") or {}
-        if there.get("data_id") != dataset.facts["data_id"]:
-            raise RunFolderError(
-                f"{str(folder.path)!r} holds results on {there.get('name')!r} (data {there.get('data_id')}), "
-                f"and this is other data ({dataset.facts['data_id']}); give another --out"
-            )
 
 
 def _seconds(config: TrainConfig, measured: Probe) -> float:
@@ -506,11 +483,3 @@ def _stores(datasets: Iterable[Dataset], since: float) -> tuple[Store, ...]:
         )
         for path, folder in folders.items()
     )
-
-
-def _existing(path: Path) -> Path:
-    """Return `path`, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

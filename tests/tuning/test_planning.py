@@ -18,6 +18,7 @@ from birdnet_core.training.session import Session
 from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation, Search, base_config, trial_config
 from tests.settings import SMALL
+from tuning.engine.packing import Resources
 from tuning.engine.placement import Machine, place, this_machine
 from tuning.planning import plan, simulated_epochs
 
@@ -56,7 +57,11 @@ def on_gpu(config: TrainConfig, dataset: Dataset) -> Probe:
 
 @pytest.fixture
 def planned(data, tmp_path):
-    def run(study, *, settings=None, machine=FOUR_CPUS, measure=measured, **options):
+    def run(
+        study, *, settings=None, machine=FOUR_CPUS, measure=measured,
+        cpus_per_trial=1, gpus_per_trial=None, concurrent=None, **options,
+    ):  # fmt: skip
+        resources = Resources(cpus=cpus_per_trial, gpus=gpus_per_trial, concurrent=concurrent)
         return plan(
             study,
             data.folder,
@@ -64,6 +69,7 @@ def planned(data, tmp_path):
             settings={**SMALL, **(settings or {})},
             machine=machine,
             measure=measure,
+            resources=resources,
             **options,
         )
 

@@ -64,8 +64,8 @@ def confirm(
     names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
     request = replace(
         request,
-        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), keep_checkpoints=0,
-        tensorboard=False,
+        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), tensorboard=False,
+        resources=replace(request.resources, checkpoints=0),
     )  # fmt: skip
     folder, left, names = run / FOLDER, list(settings), list[str]()
     for number, each in enumerate(rounds, start=1):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tuning.cli import options as opt
 from tuning.cli.inputs import read_recordings
-from tuning.cli.options import JsonOption
 from tuning.cli.output import err_console, out_console
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -19,7 +19,7 @@ def doctor_command(
     data: Annotated[
         str | None, typer.Option("--data", help="Recordings whose files are looked for.", metavar="CSV|DIR")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Check Python, torch, the GPU, audio, Ray, memory, disk and data, and print a remedy for each fault.
 

@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from birdnet_core.errors import BirdtuneError, ConfigError, DataError
-from tuning.cli.options import JsonOption, PluginOption, local
+from tuning.cli import options as opt
 from tuning.cli.output import err_console, list_skipped, print_result
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from birdnet_core.config import DataConfig
     from birdnet_core.inference.classifier import Ended
 
-ModelArgument = Annotated[
-    Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
-]
 Write = Callable[["pd.DataFrame"], None]
 
 # The suffixes that stand for a format where --format is left out.
@@ -34,12 +31,12 @@ FORMATS = {".csv": "csv", ".json": "json", ".txt": "raven"}
 
 
 def predict_command(
-    model: ModelArgument,
+    model: opt.Model,
     audio: Annotated[
         list[Path],
-        typer.Argument(callback=local, metavar="AUDIO...", help="Files, or folders of recordings."),
+        typer.Argument(callback=opt.local, metavar="AUDIO...", help="Files, or folders of recordings."),
     ],
-    out: Annotated[Path, typer.Option(callback=local, help="The file to write.")],
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The file to write.")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -55,9 +52,9 @@ def predict_command(
         float, typer.Option(help="Leave out what is less probable.", metavar="P")
     ] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    device: opt.Device = "auto",
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Name the species in recordings of any length, window by window; bad files are listed and left out.
 
@@ -119,10 +116,12 @@ def predict_command(
 
 
 def export_command(
-    model: ModelArgument,
-    out: Annotated[Path, typer.Option(callback=local, help="The ONNX file to write.")] = Path("model.onnx"),
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    model: opt.Model,
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The ONNX file to write.")] = Path(
+        "model.onnx"
+    ),
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Write the networks of a model as one ONNX file, checked against torch."""
     from birdnet_core.inference.model_folder import read_model

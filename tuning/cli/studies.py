@@ -9,15 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli import options as opt
 from tuning.cli.inputs import find_study
-from tuning.cli.options import (
-    JsonOption,
-    PluginOption,
-    QuickOption,
-    StudyArgument,
-    StudyOption,
-    parse_options,
-)
 from tuning.cli.output import in_words, out_console, print_result
 
 KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
@@ -25,8 +18,8 @@ KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", 
 
 def list_names(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), metavar="KIND")],
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """List what can be named in a config, with options and defaults."""
     from birdnet_core import registry
@@ -76,7 +69,6 @@ def _study_row(name: str) -> dict[str, Any]:
     from search_spaces.study import Ablation, base_config
 
     study = load_study(name)
-    kind = "ablation" if isinstance(study, Ablation) else "search"
     if isinstance(study, Ablation):
         trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
     else:
@@ -84,7 +76,7 @@ def _study_row(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "question": study.question,
-        "kind": kind,
+        "kind": study.kind,
         "trials": trials,
         "epochs": base_config(study, TrainConfig()).training.epochs,
         "metric": study.metric,
@@ -108,20 +100,20 @@ def _n_params(name: str) -> int:
 
 
 def study_show(
-    study: StudyArgument,
-    options: StudyOption = None,
-    quick: QuickOption = False,
+    study: opt.Study,
+    options: opt.StudyOptions = None,
+    quick: opt.Quick = False,
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
     ] = False,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
     from search_spaces.files.study_plain import to_yaml
     from tuning.views.study_view import design_as_text, design_of
 
-    loaded = find_study(study, quick=quick, options=parse_options(options))
+    loaded = find_study(study, quick=quick, options=opt.parse_options(options))
     if as_yaml:
         print(to_yaml(loaded), end="")
     elif as_json:
@@ -130,7 +122,7 @@ def study_show(
         out_console.print(design_as_text(design_of(loaded)))
 
 
-def study_schema_command(plugin: PluginOption = None) -> None:
+def study_schema_command(plugin: opt.Plugins = None) -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
     from search_spaces.files.schema import study_schema
 

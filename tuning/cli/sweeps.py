@@ -13,37 +13,12 @@ import typer
 
 from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli import options as opt
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import (
-    AddressOption,
-    BaseOption,
-    BudgetGpuHoursOption,
-    BudgetHoursOption,
-    ConcurrentOption,
-    CpusOption,
-    DataOption,
-    GpusOption,
-    JsonOption,
-    OwnStudiesOption,
-    PluginOption,
-    QuickOption,
-    RunArgument,
-    SchedulerOption,
-    SeedsOption,
-    SetOption,
-    StudyArgument,
-    StudyOption,
-    TrialsOption,
-    TrustOption,
-    UntilOption,
-    local,
-    parse_gpus,
-    parse_options,
-    parse_settings,
-)
 from tuning.cli.output import err_console, list_failures, out_console, print_result
 from tuning.cli.request import Request
 from tuning.engine.halt import Budget
+from tuning.engine.packing import Resources
 
 if TYPE_CHECKING:
     from birdnet_core.records.run_folder import RunFolder
@@ -52,26 +27,26 @@ if TYPE_CHECKING:
 
 
 def sweep_command(
-    study: StudyArgument,
-    data: DataOption = "synthetic",
+    study: opt.Study,
+    data: opt.Data = "synthetic",
     out: Annotated[
-        Path | None, typer.Option(callback=local, help="The run folder; runs/STUDY if left out.")
+        Path | None, typer.Option(callback=opt.local, help="The run folder; runs/STUDY if left out.")
     ] = None,
-    base: BaseOption = None,
-    settings: SetOption = None,
-    options: StudyOption = None,
-    seeds: SeedsOption = None,
-    trials: TrialsOption = None,
-    quick: QuickOption = False,
-    cpus_per_trial: CpusOption = 1,
-    gpus_per_trial: GpusOption = None,
-    concurrent: ConcurrentOption = None,
-    address: AddressOption = None,
+    base: opt.Base = None,
+    settings: opt.Settings = None,
+    options: opt.StudyOptions = None,
+    seeds: opt.Seeds = None,
+    trials: opt.Trials = None,
+    quick: opt.Quick = False,
+    cpus_per_trial: opt.Cpus = 1,
+    gpus_per_trial: opt.Gpus = None,
+    concurrent: opt.Concurrent = None,
+    address: opt.Address = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
     sampler: Annotated[
         str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
     ] = "tpe",
-    scheduler: SchedulerOption = None,
+    scheduler: opt.Scheduler = None,
     storage: Annotated[
         str,
         typer.Option(
@@ -79,9 +54,9 @@ def sweep_command(
             "reads the URL from BIRDTUNE_STORAGE."
         ),
     ] = "journal",
-    budget_hours: BudgetHoursOption = None,
-    budget_gpu_hours: BudgetGpuHoursOption = None,
-    until: UntilOption = None,
+    budget_hours: opt.BudgetHours = None,
+    budget_gpu_hours: opt.BudgetGpuHours = None,
+    until: opt.Until = None,
     trial_timeout: Annotated[
         float | None, typer.Option(help="Seconds an epoch may take; a trial that hangs longer has failed.")
     ] = None,
@@ -101,8 +76,8 @@ def sweep_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
     ] = False,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Train the trials of a study, except those that the run folder already holds.
 
@@ -116,26 +91,24 @@ def sweep_command(
         source=read_source(study) if is_file else None,
         data=data if data == "synthetic" else str(Path(data).absolute()),
         base=read_config(base).to_dict() if base else None,
-        settings=parse_settings(settings),
-        options=parse_options(options),
+        settings=opt.parse_settings(settings),
+        options=opt.parse_options(options),
         seeds=seeds,
         trials=trials,
         quick=quick,
-        cpus=cpus_per_trial,
-        gpus=parse_gpus(gpus_per_trial),
-        concurrent=concurrent,
+        resources=Resources(
+            cpus=cpus_per_trial, gpus=opt.parse_gpus(gpus_per_trial), concurrent=concurrent,
+            restarts=restarts, timeout_s=trial_timeout, checkpoints=keep_checkpoints,
+        ),
         address=address,
         workers=workers,
         sampler=sampler,
         scheduler=scheduler,
         storage=storage,
         budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until),
-        trial_timeout=trial_timeout,
-        restarts=restarts,
-        keep_checkpoints=keep_checkpoints,
         tensorboard=tensorboard,
         plugins=tuple(each for each in plugins.loaded() if each.kind in ("module", "file")),
-    )
+    )  # fmt: skip
     if dry_run:
         _print_dry_run(request, as_json)
         return
@@ -144,15 +117,15 @@ def sweep_command(
 
 
 def resume_command(
-    run: RunArgument,
-    budget_hours: BudgetHoursOption = None,
-    budget_gpu_hours: BudgetGpuHoursOption = None,
-    until: UntilOption = None,
-    address: AddressOption = None,
-    study: OwnStudiesOption = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    run: opt.Run,
+    budget_hours: opt.BudgetHours = None,
+    budget_gpu_hours: opt.BudgetGpuHours = None,
+    until: opt.Until = None,
+    address: opt.Address = None,
+    study: opt.OwnStudies = None,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Continue the studies of an interrupted or killed run with the settings that it was started with.
 
@@ -170,12 +143,12 @@ def resume_command(
 
 
 def rerun_command(
-    run: RunArgument,
+    run: opt.Run,
     failed: Annotated[bool, typer.Option("--failed", help="Those that failed or diverged.")] = False,
-    study: OwnStudiesOption = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    study: opt.OwnStudies = None,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Train the failed and diverged trials of a run again, from their start."""
     if not failed:
@@ -185,20 +158,17 @@ def rerun_command(
 
 
 def extend_command(
-    run: RunArgument,
-    study: Annotated[
-        str | None,
-        typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
-    ] = None,
+    run: opt.Run,
+    study: opt.OneStudy = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
     epochs: Annotated[
         str | None,
         typer.Option(help="Epochs of each trial, or +N more: a study of its own in the same folder."),
     ] = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
     from birdnet_core.records.run_folder import RunFolder
@@ -365,7 +335,7 @@ def train_study(
             settings=request.settings,
             n_seeds=request.seeds,
             n_trials=request.trials,
-            resources=request.resources(),
+            resources=request.resources,
             budget=request.budget,
             rerun_failed=rerun_failed,
             shorter=shorter,

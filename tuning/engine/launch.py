@@ -49,10 +49,11 @@ from tuning.engine.dispatch import Dispatcher, HaltingScheduler
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
 from tuning.engine.nodes import Nodes
-from tuning.engine.placement import Gpus, place
-from tuning.engine.preparation import Data, Preparation
+from tuning.engine.packing import Resources
+from tuning.engine.placement import place
+from tuning.engine.preparation import Data, Preparation, check_data
 from tuning.engine.ray_internals import take_low_memory_for_death
-from tuning.engine.schedulers import Fifo, Rule, make_rule
+from tuning.engine.schedulers import rule_of
 from tuning.engine.searcher import (
     DEFAULT_STORAGE,
     OptunaSearcher,
@@ -70,27 +71,6 @@ NO_GPU_YET = (
     "no node of the cluster has a GPU yet, and the trials ask for none; where nodes with GPUs will join, "
     "give --gpus-per-trial"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one trial may use.
-
-    Args:
-        cpus: also the number of torch's threads.
-        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
-        concurrent: the most trials side by side; None takes as many as fit.
-        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
-        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
-        checkpoints: how many completed trials, the best of the study, keep theirs.
-    """
-
-    cpus: int = 1
-    gpus: Gpus = None
-    concurrent: int | None = None
-    restarts: int = 3
-    timeout_s: float | None = None
-    checkpoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,7 +124,7 @@ def sweep(
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     configs = check(study, config, settings)
-    rule = _rule(study, configs[0].training.most_epochs)
+    rule = rule_of(study, metric_direction(study.metric), configs[0].training.most_epochs)
     if isinstance(study, Search):
         make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
     first = min(configs, key=lambda each: each.data.split != "grouped")
@@ -167,6 +147,7 @@ def sweep(
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
             "notes": list(dict.fromkeys(notes)),
         }
+        check_data(run, dataset)
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         _refuse_foreign_trials(journal, dataset)
         for note in (definition["design"] or {}).get("notes", []):
@@ -242,20 +223,6 @@ def sweep(
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
 
 
-def _rule(study: Study, epochs: int) -> Rule:
-    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
-    direction = metric_direction(study.metric)
-    if isinstance(study, Ablation):
-        return Fifo(direction=direction)
-    return make_rule(
-        study.scheduler,
-        direction=direction,
-        max_epochs=epochs,
-        grace_epochs=study.grace_epochs,
-        reduction_factor=study.reduction_factor,
-    )
-
-
 @dataclass(frozen=True)
 class _Setup:
     """A study with everything that the user set: from it follows what each trial is."""
@@ -278,48 +245,44 @@ class _Setup:
         """Return what the study's file says of the design; `first` is any trial's config."""
         study, seed = self.study, self.config.seed
         common = {
-            "name": study.name,
-            "question": study.question,
-            "metric": study.metric,
-            "direction": metric_direction(study.metric),
+            **study.facts(),
             "epochs": first.training.most_epochs,
-            "gates": [asdict(gate) for gate in study.gates],
             "base": {**self.config.difference(), **self.settings},
             "base_id": self.config.config_id,  # under other defaults the same `base` is another config
+            "scheduler": study.scheduler,
+            "asha_within": study.asha_within,
+            **dict.fromkeys(("design", "factors", "cells", "baseline", "n_trials", "storage")),
         }
         if isinstance(study, Search):
             return {
-                **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
-                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
-                "also": list(study.also), "asha_within": study.asha_within,
+                **common, "seeds": [seed], "n_trials": n_trials or study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
-        cells = [
-            {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
-            for cell in study.cells()
-        ]
         return {
-            **common, "kind": "ablation", "scheduler": "fifo",
+            **common,
             "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
             "design": study.design_facts(),
             "factors": {
                 name: asdict(levels) if isinstance(levels, Range) else list(levels)
                 for name, levels in study.levels().items()
             },
-            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
-            "asha_within": None, "storage": None,
-        }  # fmt: skip
+            "cells": [
+                {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
+                for cell in study.cells()
+            ],
+            "baseline": study.baseline_cell(),
+        }
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON, but for the dataset, which `prepare` enters.
 
         `factors` is what tables call it by.
         """
-        within = self.study.asha_within if isinstance(self.study, Search) else None
+        group = group_of(config, self.study.asha_within)
         return {
             "config": config.to_dict(),
-            "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
+            "journal": self.line(factors, config.trial_id, number, group),
             "timeout_s": self.resources.timeout_s,
             "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
@@ -332,12 +295,9 @@ class _Setup:
     def line(self, factors: dict[str, Any], trial_id: str, number: int, group: str | None) -> dict[str, Any]:
         """Return what the journal says of a trial."""
         return {
-            "study": self.study.name,
-            "trial_id": trial_id,
-            "number": number,
-            "factors": factors,
+            "study": self.study.name, "trial_id": trial_id, "number": number, "factors": factors,
             "group": group,
-        }
+        }  # fmt: skip
 
     def prepare(self, payload: dict[str, Any], preparation: Preparation) -> bool:
         """Enter the dataset of a payload, and return True, once it is made.
@@ -458,17 +418,9 @@ def _checkpoints(run: RunFolder) -> dict[str, str]:
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
     """Write the definition of the study, unless the folder holds something that contradicts it."""
-    for name in run.study_names():
+    name = definition["name"]
+    if name in run.study_names():
         there = run.read_study(name)
-        known = there.get("data") or {}
-        if known.get("data_id") != definition["data"]["data_id"]:
-            raise RunFolderError(
-                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
-                f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
-                "give another --out"
-            )
-        if name != definition["name"]:
-            continue
         fixed = {
             "ablation": ("factors", "cells"),
             "search": (

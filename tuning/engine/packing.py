@@ -9,11 +9,35 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from birdnet_core.errors import ConfigError
 
+Gpus = float | Literal["auto"] | None
+
 RAY_UNITS = 10_000  # Ray counts resources in steps of 0.0001
 RESERVE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial may use.
+
+    Args:
+        cpus: also the number of torch's threads.
+        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
+        concurrent: the most trials side by side; None takes as many as fit.
+        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
+        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
+        checkpoints: how many completed trials, the best of the study, keep theirs.
+    """
+
+    cpus: int = 1
+    gpus: Gpus = None
+    concurrent: int | None = None
+    restarts: int = 3
+    timeout_s: float | None = None
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

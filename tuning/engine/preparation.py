@@ -12,7 +12,9 @@ import pandas as pd
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
-from birdnet_core.data.dataset import prepare
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.run_folder import RunFolder
 from tuning.engine.halt import Halt
 
 Wanted = tuple[object, object]
@@ -49,6 +51,17 @@ class Data:
     def known(self, config: TrainConfig) -> Path | None:
         """Return the dataset of `config` if this sweep has made it."""
         return self._folders.get((config.data, config.features))
+
+
+def check_data(run: RunFolder, dataset: Dataset) -> None:
+    """Raise RunFolderError where a study of `run` is of other recordings than `dataset`."""
+    for name in run.study_names():
+        known, data_id = run.read_study(name).get("data") or {}, dataset.facts["data_id"]
+        if known.get("data_id") != data_id:
+            raise RunFolderError(
+                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
+                f"and this is other data ({data_id}); give another --out"
+            )
 
 
 class _Stopped(Exception):

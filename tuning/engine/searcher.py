@@ -285,15 +285,6 @@ def is_of_storage(error: BaseException) -> bool:
     return any(frame.filename.startswith(storages) for frame in traceback.extract_tb(error.__traceback__))
 
 
-def pareto_front(study: optuna.Study) -> list[str]:
-    """Return the trial_ids of the completed trials that no other one dominates, in the order of the study.
-
-    A trial dominates another that is better in no objective and worse in one. Of one objective, the front is
-    the best trial, or those that share the best value.
-    """
-    return list(dict.fromkeys(trial.user_attrs["trial_id"] for trial in study.best_trials))
-
-
 class OptunaSearcher:
     """Draws trials from Optuna and reports their values and ends to it.
 

@@ -10,7 +10,6 @@ from reports import load
 from reports.page.sentences import caveats
 from reports.page.tables import cell_table
 from reports.statistics.aggregate import (
-    bca_interval,
     cells,
     label,
     species,
@@ -153,16 +152,6 @@ def test_species_are_means_over_seeds_rarest_first(make_run):
 )
 def test_label_is_short_and_unambiguous(factors, expected):
     assert label(factors) == expected
-
-
-def test_bca_bootstrap_is_skewed_as_the_values_and_needs_five():
-    values = [0.1, 0.11, 0.12, 0.13, 0.14, 0.4]
-    low, high = bca_interval(values)
-    mean = float(np.mean(values))
-    assert 0.1 <= low < mean < high <= 0.4
-    assert high - mean > 1.5 * (mean - low)  # the t interval is symmetric
-    assert np.isnan(bca_interval(values[:4])).all()
-    assert np.isnan(bca_interval([0.2] * 6)).all()
 
 
 def test_a_trial_that_patience_ends_counts_as_the_budget_that_it_was_cut_to():
