@@ -233,6 +233,13 @@ class Search(_Common):
 Study = Ablation | Search
 
 
+def in_size(study: Study, n_seeds: int | None, n_trials: int | None) -> Study:
+    """Return `study` with other numbers of seeds, of an ablation, or of trials, of a search."""
+    if isinstance(study, Search):
+        return replace(study, n_trials=n_trials or study.n_trials)
+    return replace(study, n_seeds=n_seeds or study.n_seeds)
+
+
 def in_quick_size(study: Study) -> Study:
     """Return `study` as ``--quick`` trains it."""
     base = {**study.base, **study.quick}

@@ -166,8 +166,6 @@ def plan(
     *,
     base: TrainConfig | None = None,
     settings: Mapping[str, Any] | None = None,
-    n_seeds: int | None = None,
-    n_trials: int | None = None,
     resources: Resources | None = None,
     budget_hours: float | None = None,
     budget_gpu_hours: float | None = None,
@@ -202,9 +200,9 @@ def plan(
     folder = RunFolder(run)
     check_data(folder, next(iter(datasets.values())))
     if isinstance(study, Ablation):
-        wanted, left = _ablation_trials(study, config, settings, n_seeds, folder)
+        wanted, left = _ablation_trials(study, config, settings, folder)
     else:
-        wanted = n_trials or study.n_trials
+        wanted = study.n_trials
         n_new = max(0, wanted - _n_sampled(folder, study.name))
         left = [configs[i % len(configs)] for i in range(n_new)]
 
@@ -384,13 +382,13 @@ def _mean(amounts: Sequence[Amount]) -> Amount:
 
 
 def _ablation_trials(
-    study: Ablation, config: TrainConfig, settings: Mapping[str, Any], n_seeds: int | None, folder: RunFolder
+    study: Ablation, config: TrainConfig, settings: Mapping[str, Any], folder: RunFolder
 ) -> tuple[int, list[TrainConfig]]:
     """Return how many trials an ablation has, and those of them that the run folder does not hold.
 
     In the order in which a sweep trains them. Cells with equal configs are one trial.
     """
-    seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
+    seeds = range(config.seed, config.seed + study.n_seeds)
     trials: dict[str, TrainConfig] = {}
     for seed, cell in product(seeds, study.cells()):
         each = trial_config(config, settings, study.overrides(cell)).override({"seed": seed})

@@ -150,7 +150,7 @@ def test_what_the_run_folder_holds_is_not_trained_again(planned, tmp_path):
     for number, status in enumerate(["completed", "pruned", "failed", "killed", "diverged"]):
         settle(run, "rates", base.override({"optim.lr": 0.01 * (number + 1)}), status, number)
     assert planned(RATES).n_left == 28
-    none = planned(RATES, n_trials=2)
+    none = planned(replace(RATES, n_trials=2))
     assert (none.n_left, none.arms, none.worst.hours, none.expected.hours) == (0, (), 0, 0)
 
 
@@ -182,9 +182,8 @@ def test_settings_that_a_study_cannot_take_are_refused_before_data_are_read(plan
 
 def test_a_search_expects_what_its_scheduler_leaves_and_at_worst_all(planned):
     def of(scheduler, **options):
-        return planned(
-            replace(RATES, scheduler=scheduler), settings={"training.epochs": 27}, concurrent=2, **options
-        )
+        study = replace(RATES, scheduler=scheduler, **options)
+        return planned(study, settings={"training.epochs": 27}, concurrent=2)
 
     got = {name: of(name) for name in ("fifo", "asha", "hyperband", "median")}
     assert {each.worst.epochs for each in got.values()} == {30 * 27}

@@ -86,7 +86,7 @@ def confirm(
             factors={"config": {config_id: settings[config_id] for config_id in left}},
             n_seeds=each.n_seeds,
         )
-        result = train_study(of_round, replace(request, seeds=each.n_seeds), folder, is_kept=False)
+        result = train_study(of_round, request, folder, is_kept=False)
         if result["halted"]:
             raise RunFolderError(
                 f"round {number} was interrupted ({result['halted']}); the same command continues"

@@ -129,7 +129,7 @@ def data_describe(
     plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
     if as_json:
         result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
-        print_result(result, True, "")
+        print_result(result, as_json)
         return
     d = facts["durations"]
     p = out_console.print

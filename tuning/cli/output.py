@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
 
 from birdnet_core.errors import BirdtuneError
@@ -43,9 +43,11 @@ def list_failures(run: Path) -> None:
             err_console.print(line)
 
 
-def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
+def print_result(result: dict[str, Any], as_json: bool, text: str | Group = "") -> None:
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
+    elif isinstance(text, Group):
+        out_console.print(text)
     else:
         for line in text.split("\n"):
             out_console.print(line, soft_wrap=line.startswith("next: ") or not sys.stdout.isatty())

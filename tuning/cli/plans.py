@@ -69,8 +69,6 @@ def plan_command(
             run,
             base=start_from,
             settings=overrides,
-            n_seeds=seeds,
-            n_trials=trials,
             resources=Resources(cpus=cpus_per_trial, gpus=gpus, concurrent=concurrent),
             budget_hours=budget_hours,
             budget_gpu_hours=budget_gpu_hours,
@@ -89,7 +87,7 @@ def plan_command(
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:
-        print_result({**planned.to_dict(), "command": command}, True, "")
+        print_result({**planned.to_dict(), "command": command}, as_json)
     else:
         _print_plan(planned)
         out_console.print(f"next: {command}")

@@ -11,7 +11,7 @@ from rich.table import Table
 from birdnet_core.errors import ConfigError, did_you_mean
 from tuning.cli import options as opt
 from tuning.cli.inputs import find_study
-from tuning.cli.output import in_words, out_console, print_result
+from tuning.cli.output import in_words, print_result
 
 KINDS = ("models", "losses", "features", "augmentations", "presets", "studies", "metrics")
 
@@ -49,12 +49,8 @@ def list_names(
         if kind == "models":
             for row in rows:
                 row["n_params"] = _n_params(row["name"])
-    if as_json:
-        print_result({kind: rows}, True, "")
-        return
-    if kind == "studies":
-        for row in rows:
-            out_console.print(_study_text(row))
+    if as_json or kind == "studies":
+        print_result({kind: rows}, as_json, "\n".join(map(_study_text, rows)) if kind == "studies" else "")
         return
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
@@ -116,14 +112,13 @@ def study_show(
     loaded = find_study(study, quick=quick, options=opt.parse_options(options))
     if as_yaml:
         print(to_yaml(loaded), end="")
-    elif as_json:
-        print_result(design_of(loaded), True, "")
     else:
-        out_console.print(design_as_text(design_of(loaded)))
+        design = design_of(loaded)
+        print_result(design, as_json, design_as_text(design))
 
 
 def study_schema_command(plugin: opt.Plugins = None) -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
     from search_spaces.files.schema import study_schema
 
-    print_result(study_schema(), True, "")
+    print_result(study_schema(), as_json=True)

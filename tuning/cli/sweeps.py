@@ -15,7 +15,7 @@ from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, did_you_mean
 from tuning.cli import options as opt
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.output import err_console, list_failures, out_console, print_result
+from tuning.cli.output import err_console, list_failures, print_result
 from tuning.cli.request import Request
 from tuning.engine.halt import Budget
 from tuning.engine.packing import Resources
@@ -333,8 +333,6 @@ def train_study(
             out,
             base=request.base_config(),
             settings=request.settings,
-            n_seeds=request.seeds,
-            n_trials=request.trials,
             resources=request.resources,
             budget=request.budget,
             rerun_failed=rerun_failed,
@@ -360,17 +358,8 @@ def _print_dry_run(request: Request, as_json: bool) -> None:
     """Print the trials that a sweep would train."""
     from tuning.views.study_view import dry_run, dry_run_as_text
 
-    result = dry_run(
-        request.load_study(),
-        request.base_config(),
-        request.settings,
-        n_seeds=request.seeds,
-        n_trials=request.trials,
-    )
-    if as_json:
-        print_result(result, True, "")
-    else:
-        out_console.print(dry_run_as_text(result))
+    result = dry_run(request.load_study(), request.base_config(), request.settings)
+    print_result(result, as_json, dry_run_as_text(result))
 
 
 def _print_summary(result: dict[str, Any], as_json: bool) -> None:

@@ -29,10 +29,7 @@ def status_command(
     folder = RunFolder.existing(run)
     if watch is None:
         status = run_status(folder)
-        if as_json:
-            print_result(asdict(status), True, "")
-        else:
-            out_console.print(as_text(status))
+        print_result(asdict(status), as_json, as_text(status))
         return
     if as_json:
         raise ConfigError("--json prints once, and --watch draws again and again; leave one of them out")

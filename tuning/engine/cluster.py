@@ -17,6 +17,7 @@ import ray
 from ruamel.yaml import YAML
 
 from birdnet_core.errors import ConfigError
+from tuning.engine.nodes import living_nodes
 from tuning.engine.packing import Node
 
 # What keeps Ray quiet and writes nothing but our journal. Its metric check is off, because the result of a
@@ -148,8 +149,7 @@ def live_nodes() -> list[Node]:
     """Return the nodes of the cluster that are there now."""
     return [
         Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in living_nodes()
     ]
 
 

@@ -42,6 +42,7 @@ from search_spaces.study import (
     cautions,
     check,
     group_of,
+    in_size,
     trial_config,
 )
 from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
@@ -120,7 +121,7 @@ def sweep(
     or this study with other settings, that another driver writes, or that cannot be written any more.
     """
     start = time.perf_counter()
-    resources = resources or Resources()
+    study, resources = in_size(study, n_seeds, n_trials), resources or Resources()
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     configs = check(study, config, settings)
@@ -138,7 +139,7 @@ def sweep(
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
-        definition = setup.definition(first, n_seeds, n_trials)
+        definition = setup.definition(first)
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
@@ -163,7 +164,7 @@ def sweep(
             searcher, n_reused = setup.planned(definition["seeds"], journal)
         else:
             n_reused = 0
-            searcher = setup.sampled(study, definition["n_trials"], journal, sampler)
+            searcher = setup.sampled(study, journal, sampler)
             if rerun_failed:
                 # First: after a driver that died in between they count as failed, and can be retried.
                 searcher.retry_failed()
@@ -241,7 +242,7 @@ class _Setup:
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
         return trial_config(self.config, self.settings, choices).override({"seed": seed})
 
-    def definition(self, first: TrainConfig, n_seeds: int | None, n_trials: int | None) -> dict[str, Any]:
+    def definition(self, first: TrainConfig) -> dict[str, Any]:
         """Return what the study's file says of the design; `first` is any trial's config."""
         study, seed = self.study, self.config.seed
         common = {
@@ -255,13 +256,13 @@ class _Setup:
         }
         if isinstance(study, Search):
             return {
-                **common, "seeds": [seed], "n_trials": n_trials or study.n_trials, "also": list(study.also),
+                **common, "seeds": [seed], "n_trials": study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
         return {
             **common,
-            "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
+            "seeds": list(range(seed, seed + study.n_seeds)),
             "design": study.design_facts(),
             "factors": {
                 name: asdict(levels) if isinstance(levels, Range) else list(levels)
@@ -340,17 +341,12 @@ class _Setup:
                 todo.append(payload)
         return PlannedSearcher(todo), n_reused
 
-    def sampled(self, study: Search, n_trials: int, journal: Journal, sampler: str) -> OptunaSearcher:
+    def sampled(self, study: Search, journal: Journal, sampler: str) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
+        seed, n_trials = self.config.seed, study.n_trials
         opened = open_study(
-            journal.run,
-            study,
-            seed=self.config.seed,
-            n_trials=n_trials,
-            sampler=sampler,
-            storage=self.storage,
+            journal.run, study, seed=seed, n_trials=n_trials, sampler=sampler, storage=self.storage
         )
-        seed = self.config.seed
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             try:

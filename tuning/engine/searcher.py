@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import sqlalchemy
@@ -39,22 +39,8 @@ log = logging.getLogger(__name__)
 
 Payload = dict[str, Any]
 
-SAMPLERS: dict[str, str] = {
-    "tpe": "tree-structured Parzen estimators; learn from pruned trials too (Bergstra et al. 2011)",
-    "random": "independent draws, the yardstick of the others (Bergstra and Bengio 2012)",
-    "gp": "Gaussian process with expected improvement, for few and costly trials; learns from completed "
-    "trials alone, and draws at random what not every trial has (Jones et al. 1998)",
-    "cmaes": "CMA-ES, for many trials over numbers; draws choices among names, and what not every trial has, "
-    "at random; one objective; needs the package cmaes (Hansen 2016)",
-    "nsga2": "NSGA-II, a genetic algorithm for several objectives; learns from completed trials alone "
-    "(Deb et al. 2002)",
-}
-
-STORAGES: dict[str, str] = {
-    "journal": "RUN/optuna.jsonl, Optuna's journal file",
-    "sqlite": "RUN/optuna.db; slow to suggest with hundreds of running trials, and not for NFS",
-    "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
-}
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
+STORAGES = ("journal", "sqlite", "env")
 DEFAULT_STORAGE = "journal"
 STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
 
@@ -79,27 +65,26 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
             "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
         )
     n_startup = min(10, max(4, n_trials // 4))
+    samplers = optuna.samplers
     with warnings.catch_warnings():
         # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
         # interactions and trials that are still running; consider_pruned_trials of CMA-ES.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(
+        if name == "tpe":  # Bergstra et al. 2011; learns from pruned trials too
+            return samplers.TPESampler(
                 seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
             )
-        if name == "random":
+        if name == "random":  # the yardstick of the others: Bergstra and Bengio 2012
             return NumberedRandomSampler(seed)
-        if name == "gp":
-            return optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False
-            )
-        if name == "cmaes":
+        if name == "gp":  # Jones et al. 1998; learns from completed trials alone
+            return samplers.GPSampler(seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False)
+        if name == "cmaes":  # Hansen 2016
             # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
             # pruned trial was worse at its last rung than those that continued.
-            return optuna.samplers.CmaEsSampler(
+            return samplers.CmaEsSampler(
                 seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
             )
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=n_startup)
+        return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
 class NumberedRandomSampler(BaseSampler):
@@ -133,10 +118,12 @@ class NumberedRandomSampler(BaseSampler):
 def open_storage(spec: str, run: RunFolder) -> BaseStorage:
     """Return the Optuna storage that `spec` names: one of STORAGES, or the URL of a database.
 
-    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. The request is kept in the
-    run folder and can be seen in a list of processes, so a URL that holds a password is refused: it goes into
-    the environment variable BIRDTUNE_STORAGE, with `spec` ``env``, and stays out of the run folder. Raises
-    ConfigError for that, for an unknown name, and for a database that cannot be opened.
+    ``journal`` is Optuna's journal file, RUN/optuna.jsonl; ``sqlite`` RUN/optuna.db, slow with hundreds of
+    running trials and not for NFS; ``env`` the URL in the environment variable BIRDTUNE_STORAGE. A URL is
+    SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. The request is kept in the run folder and
+    can be seen in a list of processes, so a URL that holds a password is refused: it goes into
+    BIRDTUNE_STORAGE and stays out of the run folder. Raises ConfigError for that, for an unknown name, and
+    for a database that cannot be opened.
     """
     if spec == "journal":
         return _open_journal(run.path / "optuna.jsonl")
@@ -285,7 +272,28 @@ def is_of_storage(error: BaseException) -> bool:
     return any(frame.filename.startswith(storages) for frame in traceback.extract_tb(error.__traceback__))
 
 
-class OptunaSearcher:
+class Source(Protocol):
+    """Where trials come from: the plan of an ablation, or the sampler of a search.
+
+    `key` is a name for a trial that the source knows it by from `suggest` on.
+    """
+
+    def n_left(self) -> int:
+        """Return how many trials are still to be suggested."""
+
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Take in the result of an epoch; a plan has no use for it."""
+        return
+
+    def settle(self, key: str, record: TrialRecord) -> None:
+        """Take in how a trial ended, once its record is on disk; a plan has no use for it."""
+        return
+
+
+class OptunaSearcher(Source):
     """Draws trials from Optuna and reports their values and ends to it.
 
     Args:
@@ -330,7 +338,6 @@ class OptunaSearcher:
         }
 
     def n_left(self) -> int:
-        """Return how many trials are still to be suggested, with those left RUNNING and those enqueued."""
         return max(self._n_enqueued + len(self._left_running), self.n_trials - self._n_counted)
 
     def retry_failed(self) -> int:
@@ -348,7 +355,6 @@ class OptunaSearcher:
         return len(failed)
 
     def suggest(self, key: str) -> Payload | None:
-        """Return the payload of the next trial, None where there is none left."""
         while self.n_left():
             trial = self._next()
             made = self.make_payload(trial)
@@ -381,7 +387,6 @@ class OptunaSearcher:
         return trial
 
     def report(self, key: str, result: dict[str, Any]) -> None:
-        """Give Optuna the value of an epoch, once."""
         metric = self.objectives[0]
         # Optuna keeps no intermediate values of several objectives.
         if metric not in result or len(self.objectives) > 1:
@@ -392,7 +397,6 @@ class OptunaSearcher:
             self._trials[key][0].report(result[metric], epoch)
 
     def settle(self, key: str, record: TrialRecord) -> None:
-        """Tell Optuna how a trial ended, and those that have its config."""
         trial, payload = self._trials.pop(key)
         del self._reported[key]
         self._tell(trial, record)
@@ -428,22 +432,14 @@ def _retried(trials: list[FrozenTrial]) -> set[int]:
     return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
-class PlannedSearcher:
+class PlannedSearcher(Source):
     """Hands out the trials of an ablation in their order."""
 
     def __init__(self, payloads: list[Payload]) -> None:
         self._left = deque(payloads)
 
     def n_left(self) -> int:
-        """Return how many trials are still to be handed out."""
         return len(self._left)
 
     def suggest(self, key: str) -> Payload | None:
-        """Return the payload of the next trial, None where there is none left."""
         return self._left.popleft() if self._left else None
-
-    def report(self, key: str, result: dict[str, Any]) -> None:
-        """Nothing depends on how a planned trial gets on."""
-
-    def settle(self, key: str, record: TrialRecord) -> None:
-        """Nothing depends on how a planned trial ends."""

@@ -48,14 +48,7 @@ def design_of(study: Study) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def dry_run(
-    study: Study,
-    base: TrainConfig,
-    settings: Mapping[str, Any],
-    *,
-    n_seeds: int | None = None,
-    n_trials: int | None = None,
-) -> dict[str, Any]:
+def dry_run(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `sweep` would do with the same arguments, as plain values.
 
     `trials` are those of an ablation in their order; of a search, ten random configs of its space, while the
@@ -73,14 +66,14 @@ def dry_run(
     if isinstance(study, Search):
         examples = [trial.settings for trial in sample(study.space, N_EXAMPLES)]
         return {
-            **common, "n_trials": n_trials or study.n_trials, "scheduler": study.scheduler,
+            **common, "n_trials": study.n_trials, "scheduler": study.scheduler,
             "objectives": {name: objective_direction(name) for name in study.objectives},
             "trials": [
                 {"config_id": trial_config(config, settings, choices).config_id, "factors": choices}
                 for choices in examples
             ],
         }  # fmt: skip
-    seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
+    seeds = range(config.seed, config.seed + study.n_seeds)
     trials = [
         {"trial_id": each.override({"seed": seed}).trial_id, "seed": seed, "factors": cell}
         for seed, (cell, each) in product(seeds, zip(study.cells(), configs, strict=True))
