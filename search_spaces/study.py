@@ -181,13 +181,8 @@ class Ablation(_Common):
         return settings
 
 
-SCHEDULERS: dict[str, str] = {
-    "fifo": "every trial trains its whole budget",
-    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
-    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
-    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
-}
-"""The schedulers that may end trials of a search early, as `tuning.engine.schedulers` builds them."""
+SCHEDULERS = ("fifo", "asha", "hyperband", "median")
+"""What may end trials of a search early: nothing, or one of the rules of `tuning.engine.schedulers`."""
 
 
 @dataclass(frozen=True, kw_only=True)

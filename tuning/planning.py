@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -244,23 +244,32 @@ def plan(
         measure=lambda config, _: measured[arm_id(config)],
         gpu_bytes=min(machine.gpus, default=None),
     )
-    given = {arm: placement.of(members[0].to_dict()) for arm, members in members_left.items()}
-    gpus = {arm: each["resources"]["gpu"] for arm, each in given.items()}
     names = distinctive_settings({arm: members[0] for arm, members in members_left.items()})
-    notes = cautions(study, configs)
-    notes += _gpu_notes(probes, names, given, placement, machine)
-    side_by_side = {
-        arm: min(n_concurrent([machine.node], cpus=cpus, gpus=gpus[arm]), most_concurrent) for arm in probes
-    }
-    most = min(max(side_by_side.values(), default=0), len(left))
-    arm_of = {id(each): arm for arm, members in members_left.items() for each in members}
+    planned: dict[str, Arm] = {}
+    for arm, members in members_left.items():
+        given = placement.of(members[0].to_dict())
+        gpus = given["resources"]["gpu"]
+        planned[arm] = Arm(
+            settings=names[arm],
+            n_trials=len(members),
+            probe=probes[arm],
+            is_measured=arm in measured,
+            gpus_per_trial=gpus,
+            memory_cap=given["memory_cap"],
+            concurrent=min(n_concurrent([machine.node], cpus=cpus, gpus=gpus), most_concurrent),
+            trial_hours=_seconds(members[0], probes[arm]) / 3600,
+        )
+    notes = cautions(study, configs) + _gpu_notes(planned.values(), placement, machine)
+    most = min(max((arm.concurrent for arm in planned.values()), default=0), len(left))
+    arm_of = {id(each): planned[arm] for arm, members in members_left.items() for each in members}
+    arms_left = [arm_of[id(each)] for each in left]
 
     def amount(epochs: Sequence[int]) -> Amount:
         """Return what the trials that are left take if each trains so many epochs."""
-        jobs = []
-        for each, n_epochs in zip(left, epochs, strict=True):
-            arm = arm_of[id(each)]
-            jobs.append((probes[arm].setup_s + n_epochs * probes[arm].epoch_s, gpus[arm]))
+        jobs = [
+            (arm.probe.setup_s + n * arm.probe.epoch_s, arm.gpus_per_trial)
+            for arm, n in zip(arms_left, epochs, strict=True)
+        ]
         seconds = makespan(
             jobs, cpus=machine.cpus, cpus_per_trial=cpus, n_gpus=len(machine.gpus), concurrent=most_concurrent
         )
@@ -276,14 +285,13 @@ def plan(
         all_of_it = [configs[i % len(configs)] for i in range(wanted)]
         searches = simulated_epochs(study, all_of_it, side_by_side=most)
         expected = _mean([amount(epochs[-len(left) :]) for epochs in searches])
-    shared = sum(
-        _seconds(each, probes[arm]) for arm, members in members_left.items() if 0 < gpus[arm] <= 0.5
-        for each in members
-    ) / 3600 * expected.epochs / max(1.0, worst.epochs)  # fmt: skip
+    on_shares = [each for each in zip(left, arms_left, strict=True) if 0 < each[1].gpus_per_trial <= 0.5]
+    shared = sum(_seconds(each, arm.probe) for each, arm in on_shares) / 3600
+    shared *= expected.epochs / max(1.0, worst.epochs)
     turns = max(expected.hours, shared / len(machine.gpus)) if shared else None
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
     n_species = len(next(iter(datasets.values())).species)
-    checkpoint = max((p.checkpoint_bytes for p in probes.values()), default=0)
+    checkpoint = max((arm.probe.checkpoint_bytes for arm in arms_left), default=0)
     disk = Disk(
         run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
         checkpoints=2 * most * checkpoint
@@ -311,19 +319,7 @@ def plan(
         expected=expected,
         taking_turns_hours=turns,
         cut=cut,
-        arms=tuple(
-            Arm(
-                settings=names[arm],
-                n_trials=len(members),
-                probe=probes[arm],
-                is_measured=arm in measured,
-                gpus_per_trial=gpus[arm],
-                memory_cap=given[arm]["memory_cap"],
-                concurrent=side_by_side[arm],
-                trial_hours=_seconds(members[0], probes[arm]) / 3600,
-            )
-            for arm, members in members_left.items()
-        ),
+        arms=tuple(planned.values()),
         stores=_stores(datasets.values(), start),
         disk=disk,
         notes=tuple(notes),
@@ -419,32 +415,24 @@ def _seconds(config: TrainConfig, measured: Probe) -> float:
 # ------------------------------------------------------------------------------------- GPUs and budget
 
 
-def _gpu_notes(
-    probes: Mapping[str, Probe],
-    names: Mapping[str, dict[str, Any]],
-    given: Mapping[str, dict[str, Any]],
-    placement: Placement,
-    machine: Machine,
-) -> list[str]:
+def _gpu_notes(arms: Collection[Arm], placement: Placement, machine: Machine) -> list[str]:
     """Return notes on GPUs that are requested but not used, or used unrequested, and on scarce memory."""
-    peaks = {arm: p.gpu_peak_bytes for arm, p in probes.items() if p.gpu_peak_bytes is not None}
-    asks = any(each["resources"]["gpu"] for each in given.values())
-    if probes and asks != bool(peaks):
+    peaks = [(arm, arm.probe.gpu_peak_bytes) for arm in arms if arm.probe.gpu_peak_bytes is not None]
+    if arms and any(arm.gpus_per_trial for arm in arms) != bool(peaks):
         return [
             "the trials use the GPU, and ask for none: give --gpus-per-trial a share"
             if peaks
             else "the trials train on the CPU, and each holds a GPU: give --gpus-per-trial 0"
         ]
-    notes = []
-    for arm, peak in peaks.items():
-        # An arm that was packed has the room that it was measured to need.
-        if placement.memory_cap is not None and peak > placement.memory_cap * min(machine.gpus):
-            notes.append(
-                f"{described(names[arm])} took {as_size(peak)} of GPU memory, and {placement.gpus:g} of a "
-                f"GPU leaves it {as_size(placement.memory_cap * min(machine.gpus))}: it will halve its "
-                "micro-batches, or fail"
-            )
-    return notes
+    if placement.memory_cap is None:  # an arm that was packed has the room that it was measured to need
+        return []
+    room = placement.memory_cap * min(machine.gpus, default=0)
+    return [
+        f"{described(arm.settings)} took {as_size(peak)} of GPU memory, and {placement.gpus:g} of a GPU "
+        f"leaves it {as_size(room)}: it will halve its micro-batches, or fail"
+        for arm, peak in peaks
+        if peak > room
+    ]
 
 
 def _cut(

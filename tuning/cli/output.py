@@ -39,8 +39,7 @@ def list_failures(run: Path) -> None:
 
     for record in RunFolder(run).records().values():
         if record.error:
-            line = f"  {record.trial_id} {record.status}: {record.error}"
-            err_console.print(line)
+            err_console.print(f"  {record.trial_id} {record.status}: {record.error}")
 
 
 def print_result(result: dict[str, Any], as_json: bool, text: str | Group = "") -> None:

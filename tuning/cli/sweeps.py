@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,10 +109,13 @@ def sweep_command(
         tensorboard=tensorboard,
         plugins=tuple(each for each in plugins.loaded() if each.kind in ("module", "file")),
     )  # fmt: skip
-    if dry_run:
-        _print_dry_run(request, as_json)
-        return
     study_to_train = request.load_study()
+    if dry_run:
+        from tuning.views import study_view
+
+        trials_to_train = study_view.dry_run(study_to_train, request.base_config(), request.settings)
+        print_result(trials_to_train, as_json, study_view.dry_run_as_text(trials_to_train))
+        return
     _print_summary(train_study(study_to_train, request, out or Path("runs") / study_to_train.name), as_json)
 
 
@@ -344,42 +347,26 @@ def train_study(
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=observe,
         )
-    return {
-        "study": study.name,
-        "run": str(out),
-        "counts": summary.counts,
-        "halted": summary.halted,
-        "n_reused": summary.n_reused,
-        "seconds": round(summary.seconds, 1),
-    }
-
-
-def _print_dry_run(request: Request, as_json: bool) -> None:
-    """Print the trials that a sweep would train."""
-    from tuning.views.study_view import dry_run, dry_run_as_text
-
-    result = dry_run(request.load_study(), request.base_config(), request.settings)
-    print_result(result, as_json, dry_run_as_text(result))
+    return {**asdict(summary), "run": str(out), "seconds": round(summary.seconds, 1)}
 
 
 def _print_summary(result: dict[str, Any], as_json: bool) -> None:
     """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
-    run = result["run"]
-    goes_on = f"birdtune resume {run}    " if result["halted"] else ""
-    stopped = f"stopped early: {result['halted']}\n" if result["halted"] else ""
-    following = f"next: {goes_on}birdtune report {run}    birdtune best {run}"
-    print_result(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
-    if not as_json:
-        list_failures(Path(run))
-    if result["halted"]:
-        return
-    if not result["counts"].get("completed"):
-        raise ConfigError(f"no trial of {result['study']!r} completed; see the reasons in {run}/trials/")
-
-
-def _sweep_line(result: dict[str, Any]) -> str:
     from tuning.views.live import clock
 
+    run, halted = result["run"], result["halted"]
     states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
     reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
-    return f"{result['study']}: {states}{reused} in {clock(result['seconds'])}"
+    stopped = f"stopped early: {halted}\n" if halted else ""
+    following = (
+        f"{f'birdtune resume {run}    ' if halted else ''}birdtune report {run}    birdtune best {run}"
+    )
+    print_result(
+        result,
+        as_json,
+        f"{result['study']}: {states}{reused} in {clock(result['seconds'])}\n{stopped}next: {following}",
+    )
+    if not as_json:
+        list_failures(Path(run))
+    if not halted and not result["counts"].get("completed"):
+        raise ConfigError(f"no trial of {result['study']!r} completed; see the reasons in {run}/trials/")

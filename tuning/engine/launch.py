@@ -8,7 +8,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import product
@@ -60,8 +60,8 @@ from tuning.engine.searcher import (
     OptunaSearcher,
     PlannedSearcher,
     is_of_storage,
-    make_sampler,
     open_study,
+    sampler_of,
 )
 from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
 from tuning.engine.waiting import Waiting
@@ -127,7 +127,7 @@ def sweep(
     configs = check(study, config, settings)
     rule = rule_of(study, metric_direction(study.metric), configs[0].training.most_epochs)
     if isinstance(study, Search):
-        make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
+        sampler_of(study, sampler, 0)  # its faults, before anything is made
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in configs:
@@ -148,13 +148,13 @@ def sweep(
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
             "notes": list(dict.fromkeys(notes)),
         }
-        check_data(run, dataset)
+        check_data(run, dataset, data.name)
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         _refuse_foreign_trials(journal, dataset)
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:
-            observer({"event": "note", "text": _continuing(setup, definition, run)})
+            observer({"event": "note", "text": _continuing(setup, definition["seeds"])})
         failed = sorted(journal.failed(study.name)) if rerun_failed else []
 
         searcher: PlannedSearcher | OptunaSearcher
@@ -343,10 +343,8 @@ class _Setup:
 
     def sampled(self, study: Search, journal: Journal, sampler: str) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
-        seed, n_trials = self.config.seed, study.n_trials
-        opened = open_study(
-            journal.run, study, seed=seed, n_trials=n_trials, sampler=sampler, storage=self.storage
-        )
+        seed = self.config.seed
+        opened = open_study(journal.run, study, seed=seed, sampler=sampler, storage=self.storage)
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             try:
@@ -367,7 +365,7 @@ class _Setup:
             journal.reuse(payload["journal"])
             return record
 
-        return OptunaSearcher(opened, study.objectives, make_payload, journal, n_trials)
+        return OptunaSearcher(opened, study, make_payload, journal)
 
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
@@ -382,16 +380,16 @@ def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> Tria
     return bare_record(payload, "failed", error=why, traceback=trace)
 
 
-def _continuing(setup: _Setup, definition: dict[str, Any], run: RunFolder) -> str:
+def _continuing(setup: _Setup, seeds: Sequence[int]) -> str:
     """Return in words how many trials of a longer budget continue from checkpoints of the shorter one."""
     if isinstance(setup.study, Search):
         return "configs that are sampled again continue from their checkpoints, where these are kept"
     cells = [setup.study.overrides(cell) for cell in setup.study.cells()]
-    trials = [setup.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
+    trials = [setup.trial(cell, seed) for seed in seeds for cell in cells]
     kept = [
         trial
         for trial in trials
-        if (run.checkpoints_path / setup.shorter_id(trial) / "session.pt").exists()
+        if (setup.run.checkpoints_path / setup.shorter_id(trial) / "session.pt").exists()
         and is_open_ended(trial.optim)
     ]
     why = "" if len(kept) == len(trials) else (

@@ -53,14 +53,14 @@ class Data:
         return self._folders.get((config.data, config.features))
 
 
-def check_data(run: RunFolder, dataset: Dataset) -> None:
-    """Raise RunFolderError where a study of `run` is of other recordings than `dataset`."""
-    for name in run.study_names():
-        known, data_id = run.read_study(name).get("data") or {}, dataset.facts["data_id"]
+def check_data(run: RunFolder, dataset: Dataset, name: str = "this data") -> None:
+    """Raise RunFolderError where a study of `run` is of other recordings than `dataset`, called `name`."""
+    for study in run.study_names():
+        known, data_id = run.read_study(study).get("data") or {}, dataset.facts["data_id"]
         if known.get("data_id") != data_id:
             raise RunFolderError(
                 f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
-                f"and this is other data ({data_id}); give another --out"
+                f"and not on {name!r} (data {data_id}); give another --out"
             )
 
 

@@ -45,8 +45,8 @@ DEFAULT_STORAGE = "journal"
 STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
 
 
-def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) -> BaseSampler:
-    """Return the sampler `name` of SAMPLERS for a study of `n_trials`.
+def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
+    """Return the sampler `name` of SAMPLERS for `search`.
 
     A quarter of the trials, at least 4 and at most 10, are random before TPE or the Gaussian process model
     anything. Raises ConfigError for a name that is not known, and for `cmaes` where its package is missing or
@@ -56,15 +56,16 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
         raise ConfigError(
             f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (known: {', '.join(SAMPLERS)})"
         )
-    if name == "cmaes" and n_objectives > 1:
+    if name == "cmaes" and search.also:
+        n = len(search.objectives)
         raise ConfigError(
-            f"sampler 'cmaes' takes one objective, and the study has {n_objectives}; take nsga2, tpe or gp"
+            f"sampler 'cmaes' takes one objective, and the study has {n}; take nsga2, tpe or gp"
         )
     if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise ConfigError(
             "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
         )
-    n_startup = min(10, max(4, n_trials // 4))
+    n_startup = min(10, max(4, search.n_trials // 4))
     samplers = optuna.samplers
     with warnings.catch_warnings():
         # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
@@ -87,7 +88,7 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
         return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
-class NumberedRandomSampler(BaseSampler):
+class NumberedRandomSampler(optuna.samplers.RandomSampler):
     """Independent draws: each a function of the seed, the trial's number and the name of the setting alone.
 
     So a search that was killed and resumed draws what it would have drawn otherwise. A generator that is
@@ -95,17 +96,8 @@ class NumberedRandomSampler(BaseSampler):
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self.seed = seed
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -209,13 +201,7 @@ def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
 
 
 def open_study(
-    run: RunFolder,
-    search: Search,
-    *,
-    seed: int,
-    n_trials: int,
-    sampler: str = "tpe",
-    storage: str = DEFAULT_STORAGE,
+    run: RunFolder, search: Search, *, seed: int, sampler: str = "tpe", storage: str = DEFAULT_STORAGE
 ) -> optuna.Study:
     """Return the Optuna study of `search` in a run, created if new.
 
@@ -225,21 +211,14 @@ def open_study(
     database of its own a study has its own name; in one that other runs may share, the run's id follows,
     which RUN/optuna_id keeps.
     """
-    n_objectives = len(search.objectives)
-    make_sampler(sampler, seed, n_trials, n_objectives=n_objectives)  # before anything is created
+    sampler_of(search, sampler, seed)  # its faults, before anything is created
     opened = open_storage(storage, run)
     directions = [objective_direction(objective) for objective in search.objectives]
     name = search.name if storage in ("sqlite", "journal") else f"{search.name}-{_run_id(run)}"
-    study = optuna.create_study(
-        storage=opened,
-        study_name=name,
-        directions=directions,
-        load_if_exists=True,
-    )
+    study = optuna.create_study(storage=opened, study_name=name, directions=directions, load_if_exists=True)
     _check_objectives(study, search, directions)
     n_there = len(study.get_trials(deepcopy=False))
-    begun = seed if sampler == "random" else seed + n_there
-    study.sampler = make_sampler(sampler, begun, n_trials, n_objectives=n_objectives)
+    study.sampler = sampler_of(search, sampler, seed if sampler == "random" else seed + n_there)
     return study
 
 
@@ -299,28 +278,25 @@ class OptunaSearcher(Source):
     Args:
         study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
             left by a driver that is gone: they are suggested first, with the number and the choices they had.
-        objectives: what Optuna is given; the first is the metric whose value is reported every epoch.
+        search: its first objective is the metric whose value is reported every epoch. Of its number of trials
+            those that failed count, so that a study in which everything fails comes to an end; `retry_failed`
+            enqueues them again.
         make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when its
             choices make no config, or one that needs no training: it is settled in Optuna, and the next
             one drawn.
         journal: enters the trials that end as another one of their config did.
-        n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
-            which everything fails comes to an end; `retry_failed` enqueues them again.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        objectives: tuple[str, ...],
+        search: Search,
         make_payload: Callable[[Trial], Payload | TrialRecord],
         journal: Journal,
-        n_trials: int,
     ) -> None:
-        self.study = study
-        self.objectives = objectives
+        self.study, self.journal = study, journal
         self.make_payload = make_payload
-        self.journal = journal
-        self.n_trials = n_trials
+        self.objectives, self.n_trials = search.objectives, search.n_trials
         self._trials: dict[str, tuple[Trial, Payload]] = {}
         self._reported: dict[str, set[int]] = {}
         # Trials with the config of one that is being trained: they end as it does.

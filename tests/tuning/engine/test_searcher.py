@@ -25,9 +25,9 @@ from tuning.engine.searcher import (
     SAMPLERS,
     OptunaSearcher,
     is_of_storage,
-    make_sampler,
     open_storage,
     open_study,
+    sampler_of,
 )
 
 
@@ -66,10 +66,10 @@ class Driver:
 
     def __init__(self, run, search=SEARCH, n_trials=6, **options):
         self.asked = []  # (number, choices) of every trial for which a payload was made
-        self.search = search
-        study = open_study(RunFolder(run), search, seed=3, n_trials=n_trials, **options)
+        self.search = search = replace(search, n_trials=n_trials)
+        study = open_study(RunFolder(run), search, seed=3, **options)
         self.journal = Entered()
-        self.searcher = OptunaSearcher(study, search.objectives, self.make_payload, self.journal, n_trials)
+        self.searcher = OptunaSearcher(study, search, self.make_payload, self.journal)
         self.n_suggested = 0
 
     def make_payload(self, trial):
@@ -153,18 +153,18 @@ def test_an_unknown_sampler_is_refused_with_the_near_one():
     with pytest.raises(
         ConfigError, match=r"unknown sampler 'tep'; did you mean 'tpe'\? \(known: tpe, random"
     ):
-        make_sampler("tep", 0, 10)
+        sampler_of(SEARCH, "tep", 0)
 
 
 def test_cmaes_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'birdtune\[cmaes\]'"):
-        make_sampler("cmaes", 0, 10)
+        sampler_of(SEARCH, "cmaes", 0)
 
 
 def test_cmaes_refuses_several_objectives():
     with pytest.raises(ConfigError, match="takes one objective, and the study has 3; take nsga2"):
-        make_sampler("cmaes", 0, 10, n_objectives=3)
+        sampler_of(FRONT, "cmaes", 0)
 
 
 def test_nsga2_reaches_later_generations_in_a_small_search(tmp_path):
