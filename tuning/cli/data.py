@@ -192,8 +192,8 @@ def _draw_collection(
         mine = scored[scored["species"] == chosen]
         n = mine["path"].nunique()
         title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
-        shown = mine[mine["split"] == "train"]  # nobody looks at the test split
-        examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
+        trained = mine[mine["split"] == "train"]  # nobody looks at the test split
+        examples.append((title, _spectrogram(trained["path"].iloc[0], config)))
     examples.reverse()
     spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
     figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)

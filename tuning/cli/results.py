@@ -152,10 +152,10 @@ def gate_command(
     for verdict in found:
         lines.append(f"{verdict['study']}: {verdict['decision']}")
         for gate in verdict["gates"]:
-            shown = "no value" if gate["value"] is None else f"{gate['value']:.4f}"
+            value = "no value" if gate["value"] is None else f"{gate['value']:.4f}"
             if gate["low"] is not None:
-                shown += f" [{gate['low']:.4f}, {gate['high']:.4f}]"
+                value += f" [{gate['low']:.4f}, {gate['high']:.4f}]"
             note = f"; {gate['note']}" if gate["note"] else ""
-            lines.append(f"  {gate['status']:7}  {gate['criterion']}: {shown}, n = {gate['n']}{note}")
+            lines.append(f"  {gate['status']:7}  {gate['criterion']}: {value}, n = {gate['n']}{note}")
     print_result({"studies": found}, as_json, "\n".join(lines))
     raise typer.Exit(max(DECISIONS.index(verdict["decision"]) for verdict in found))

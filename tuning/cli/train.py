@@ -103,11 +103,11 @@ def _train_one(chosen: TrainConfig, data: str, out: Path, *, quiet: bool) -> dic
     bars = StageBars(err_console)
     with bars.live():
         dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
-    shown = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
+    names = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
 
     def show(epoch: int, metrics: dict[str, float]) -> None:
         if not quiet:
-            scores = [f"{name} {metrics[name]:.4f}" for name in shown if name in metrics]
+            scores = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
             err_console.print(
                 f"epoch {epoch:3d}/{chosen.training.most_epochs}  {'  '.join(scores)}  "
                 f"{metrics['epoch_s']:.1f} s"
@@ -212,9 +212,9 @@ def _test_text(result: dict[str, Any]) -> str:
     for name in ("ensemble, calibrated", "calibrated − logistic regression"):
         if name in rows:
             lines.append(f"{name}, with 95 % intervals:")
-            for key, shown in TEST.items():
+            for key, title in TEST.items():
                 value = {k: _text_of(v) for k, v in rows[name][key].items()}
-                lines.append(f"  {shown:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
+                lines.append(f"  {title:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
     return "\n".join([*lines, *result["notes"]])
 
 

@@ -154,7 +154,7 @@ def live_nodes() -> list[Node]:
 
 
 def nodes_to_come(n_workers: int, file: Path = Path("~/ray_bootstrap_config.yaml")) -> list[Node]:
-    """Return the nodes that Ray's autoscaler may start beside `n_workers` that are there.
+    """Return the nodes that Ray's autoscaler may start in addition to the `n_workers` that are there.
 
     None where Ray's cluster launcher did not make this machine: `file` is what it leaves on the head of a
     cluster, and by which Ray Tune knows one too. Kinds of nodes of which it does not say what they have are

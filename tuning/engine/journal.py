@@ -36,7 +36,7 @@ class Journal(tune.Callback):
     Args:
         run: the run folder.
         observer: called with every event after it is written.
-        halt: asked to end the sweep where the folder cannot be written, or a budget is used up.
+        halt: ends the sweep where the folder cannot be written, or a budget is used up.
         keep: the number of completed trials, the best of a study by its metric, whose checkpoints stay.
 
     `settled` holds the records of the trials that are over, as they lie on disk, whatever study they were

@@ -74,7 +74,7 @@ class Nodes:
     `aside` holds their host names by Ray's id.
 
     Args:
-        alive: returns what Ray knows of every living node (`ray.nodes`); asked only after a fault.
+        alive: returns what Ray knows of every living node (`ray.nodes`); called only after a fault.
     """
 
     def __init__(self, alive: Callable[[], Sequence[Mapping[str, Any]]] | None = None) -> None:

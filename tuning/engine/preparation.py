@@ -25,7 +25,7 @@ LEAVE_AFTER_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The recordings of a sweep, by the name they are shown under, and how stores of them are built."""
+    """The recordings of a sweep, by their name in reports, and how stores of them are built."""
 
     name: str
     manifest: pd.DataFrame
@@ -80,7 +80,7 @@ class Preparation:
         self.data = data
         self.halt = halt
         self._is_over = False
-        self._asked: set[Wanted] = set()
+        self._requested: set[Wanted] = set()
         self._failed: dict[Wanted, BaseException] = {}
         self._configs: queue.SimpleQueue[TrainConfig | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="preparation", daemon=True)
@@ -101,8 +101,8 @@ class Preparation:
             return made
         if wanted in self._failed:
             raise self._failed[wanted]
-        if wanted not in self._asked:
-            self._asked.add(wanted)
+        if wanted not in self._requested:
+            self._requested.add(wanted)
             self._configs.put(config)
         return None
 

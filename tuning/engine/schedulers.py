@@ -23,8 +23,8 @@ from birdnet_core.records.metrics import Direction
 from search_spaces.study import SCHEDULERS, Ablation, Study
 
 TIES_BY = "val/loss"
-"""What decides between trials of the same value. F1 is the same to the last digit of all networks that tell
-one species only, as many do in their first epochs."""
+"""What decides between trials of the same value. F1 is the same to the last digit of all networks that
+predict one species only, as many do in their first epochs."""
 
 Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
 

@@ -342,7 +342,7 @@ class OptunaSearcher(Source):
                 if made.status == "pruned" and name not in self._pruned:
                     # Its driver died after it wrote the record and before it settled the trial in Optuna.
                     self._pruned[name] = self.journal.curve(name, self.objectives[0])
-                self._tell(trial, made)
+                self._report_end(trial, made)
             elif name in self._twins:
                 self._twins[name].append((trial, made))
             else:
@@ -375,13 +375,13 @@ class OptunaSearcher(Source):
     def settle(self, key: str, record: TrialRecord) -> None:
         trial, payload = self._trials.pop(key)
         del self._reported[key]
-        self._tell(trial, record)
+        self._report_end(trial, record)
         for twin, its_payload in self._twins.pop(payload["journal"]["trial_id"]):
             self.journal.reuse(its_payload["journal"])
-            self._tell(twin, record)
+            self._report_end(twin, record)
 
-    def _tell(self, trial: Trial, record: TrialRecord) -> None:
-        """Tell Optuna what a record says: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
+    def _report_end(self, trial: Trial, record: TrialRecord) -> None:
+        """Report to Optuna how a trial ended: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
         if record.status == "pruned":
             there = self._frozen(trial).intermediate_values
             values = self._pruned.setdefault(record.trial_id, there)

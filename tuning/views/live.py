@@ -131,9 +131,9 @@ class SweepView:
     def _ended_line(self, name: str, status: str) -> str:
         last = self.last.get(name, {})
         value = last.get("metrics", {}).get(self.sweep["metric"])
-        shown = "" if value is None else f", {self.sweep['metric']} {value:.4f} after {last['epoch']} epochs"
+        score = "" if value is None else f", {self.sweep['metric']} {value:.4f} after {last['epoch']} epochs"
         n = f"[{sum(self.ended.values())}/{self.sweep['n_left']}]"
-        return f"{n} {status}: {self._named(name)}{shown}"
+        return f"{n} {status}: {self._named(name)}{score}"
 
 
 def running_table(metric: str, rows: Iterable[tuple[str, str, float | None, float | None]]) -> Table:
@@ -153,8 +153,8 @@ def running_table(metric: str, rows: Iterable[tuple[str, str, float | None, floa
 
 def describe(factors: dict[str, Any]) -> str:
     """Return a trial's choices in a short line."""
-    shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in factors.items()}
-    return ", ".join(f"{k.removesuffix('.name')}={v}" for k, v in shown.items())
+    texts = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in factors.items()}
+    return ", ".join(f"{k.removesuffix('.name')}={v}" for k, v in texts.items())
 
 
 def clock(seconds: float) -> str:
@@ -228,11 +228,11 @@ class StageBars:
 
     def summary(self) -> str:
         """Return what was done and how fast, in a line."""
-        shown = [
+        stages = [
             f"{stage} {n:,}" + (f" ({per_second(stage, rate)})" if rate else "")
             for stage, (n, rate) in self.work.items()
         ]
-        return f"done now: {', '.join(shown)}" if shown else "done now: nothing; all of it was there"
+        return f"done now: {', '.join(stages)}" if stages else "done now: nothing; all of it was there"
 
 
 def per_second(stage: str, rate: float) -> str:

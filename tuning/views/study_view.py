@@ -198,9 +198,9 @@ def _space_table(space: dict[str, Any]) -> list[Text]:
 def _sampled_table(sampled: dict[str, Any]) -> list[Text]:
     rows = []
     for name, seen in sampled.items():
-        shown = [_values(given) for given in seen["distributions"]]
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        rows.append([name, f"{seen['share']:.0%}", "; ".join(shown[:3]) + more])
+        texts = [_values(given) for given in seen["distributions"]]
+        more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
+        rows.append([name, f"{seen['share']:.0%}", "; ".join(texts[:3]) + more])
     return _columns(["parameter", "in trials", "sampled from"], rows)
 
 
