@@ -26,7 +26,7 @@ from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Overrides, Search
 from tuning.engine.launch import sweep
 from tuning.engine.preparation import Data
-from tuning.engine.searcher import make_sampler, open_study
+from tuning.engine.searcher import open_study, sampler_of
 
 TINY = {
     "data.window_s": 1.0,
@@ -56,10 +56,10 @@ def seconds_to_suggest(storage: str, n_running: int = 1000, n: int = 9) -> float
     study = Search(name="many", question="How long?", space=space, n_trials=2 * n_running)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(folder)
-        opened = open_study(run, study, seed=0, n_trials=study.n_trials, sampler="random", storage=storage)
+        opened = open_study(run, study, seed=0, sampler="random", storage=storage)
         for _ in range(n_running):
             space(opened.ask())
-        opened.sampler = make_sampler("tpe", 0, study.n_trials)
+        opened.sampler = sampler_of(study, "tpe", 0)
         seconds = []
         for _ in range(n):
             start = time.perf_counter()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.trial import BaseTrial
@@ -88,6 +88,18 @@ class _Common:
     quick: Overrides = field(default_factory=lambda: dict(QUICK))
     name: str = ""
     question: str = ""
+    kind: ClassVar[str]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ablations and searches have in common, as plain values."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "kind": self.kind,
+            "metric": self.metric,
+            "direction": metric_direction(self.metric),
+            "gates": [asdict(gate) for gate in self.gates],
+        }
 
     def _check(self, **least: int) -> None:
         """Raise ConfigError for a name that cannot name files, and for counts below `least` or not whole."""
@@ -117,6 +129,10 @@ class Ablation(_Common):
         quick_factors: under ``--quick``, the levels of the factors that it names.
         n_seeds, quick_seeds: default number of seeds of every cell; the second under ``--quick``.
     """
+
+    kind = "ablation"
+    scheduler: ClassVar[str] = "fifo"
+    asha_within: ClassVar[str | None] = None
 
     factors: Factors
     design: Design = field(default_factory=FullFactorial)
@@ -165,13 +181,8 @@ class Ablation(_Common):
         return settings
 
 
-SCHEDULERS: dict[str, str] = {
-    "fifo": "every trial trains its whole budget",
-    "asha": "asynchronous successive halving: the best 1/reduction_factor pass a rung (Li et al. 2020)",
-    "hyperband": "asynchronous HyperBand: ASHA in brackets that begin later and later (Li et al. 2018)",
-    "median": "ends what falls below the median of the other trials' averages (Golovin et al. 2017)",
-}
-"""The schedulers that may end trials of a search early, as `tuning.engine.schedulers` builds them."""
+SCHEDULERS = ("fifo", "asha", "hyperband", "median")
+"""What may end trials of a search early: nothing, or one of the rules of `tuning.engine.schedulers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +204,8 @@ class Search(_Common):
         metric, gates, base, quick: as for `Ablation`.
     """
 
+    kind = "search"
+
     space: Callable[[BaseTrial], Overrides]
     quick_space: Callable[[BaseTrial], Overrides] | None = None
     n_trials: int = 40
@@ -213,6 +226,13 @@ class Search(_Common):
 
 
 Study = Ablation | Search
+
+
+def in_size(study: Study, n_seeds: int | None, n_trials: int | None) -> Study:
+    """Return `study` with other numbers of seeds, of an ablation, or of trials, of a search."""
+    if isinstance(study, Search):
+        return replace(study, n_trials=n_trials or study.n_trials)
+    return replace(study, n_seeds=n_seeds or study.n_seeds)
 
 
 def in_quick_size(study: Study) -> Study:

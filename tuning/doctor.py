@@ -60,7 +60,7 @@ def examine(cache: Path, out: Path, recordings: pd.DataFrame | None = None) -> I
     for name, folder in (("cache", cache), ("runs", out), ("temporary", Path(tempfile.gettempdir()))):
         yield writable(name, folder)
     for name, folder in (("cache", cache), ("runs", out)):
-        yield disk(name, folder, shutil.disk_usage(_existing(folder)).free)
+        yield disk(name, folder, shutil.disk_usage(existing(folder)).free)
     if recordings is not None:
         yield files(recordings["path"].tolist())
 
@@ -212,7 +212,7 @@ def memory(available: int, n_cpus: int) -> Finding:
 
 def writable(name: str, folder: Path) -> Finding:
     """Write, rename and delete a file in `folder`, or where it would be made."""
-    place = _existing(folder)
+    place = existing(folder)
     try:
         handle, path = tempfile.mkstemp(dir=place, prefix=".birdtune-doctor-")
         os.close(handle)
@@ -254,12 +254,10 @@ def files(paths: Sequence[str], exists: Callable[[str], bool] = os.path.isfile) 
     )  # fmt: skip
 
 
-def _existing(folder: Path) -> Path:
-    """Return the nearest folder above that exists."""
+def existing(folder: Path) -> Path:
+    """Return `folder`, or the nearest folder above it that exists."""
     folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def available_memory(meminfo: str, limit: str = "max", current: str = "0") -> int:

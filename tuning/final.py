@@ -34,7 +34,8 @@ from search_spaces.study import Ablation
 from tuning.engine.cluster import ray_session
 from tuning.engine.halt import Budget
 from tuning.engine.journal import Observer
-from tuning.engine.launch import Resources, sweep
+from tuning.engine.launch import sweep
+from tuning.engine.packing import Resources
 from tuning.engine.preparation import Data
 
 SCHEMA = 1

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -21,14 +21,13 @@ from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
-from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
 from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
-from tuning.engine.packing import as_size, makespan, n_concurrent
+from tuning.doctor import existing
+from tuning.engine.packing import Resources, as_size, makespan, n_concurrent
 from tuning.engine.placement import (
     MOST_MEASURED,
-    Gpus,
     Machine,
     Placement,
     by_name,
@@ -39,7 +38,8 @@ from tuning.engine.placement import (
     this_machine,
     to_measure,
 )
-from tuning.engine.schedulers import make_rule
+from tuning.engine.preparation import check_data
+from tuning.engine.schedulers import rule_of
 
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
@@ -135,7 +135,7 @@ class Plan:
     """
 
     study: str
-    kind: Literal["ablation", "search"]
+    kind: str
     design: dict[str, Any] | None
     n_trials: int
     n_done: int
@@ -166,11 +166,7 @@ def plan(
     *,
     base: TrainConfig | None = None,
     settings: Mapping[str, Any] | None = None,
-    n_seeds: int | None = None,
-    n_trials: int | None = None,
-    cpus_per_trial: int = 1,
-    gpus_per_trial: Gpus = None,
-    concurrent: int | None = None,
+    resources: Resources | None = None,
     budget_hours: float | None = None,
     budget_gpu_hours: float | None = None,
     machine: Machine | None = None,
@@ -182,17 +178,18 @@ def plan(
     Data are prepared as the sweep would (`folder_of` returns the folder of a config's dataset), and one
     config of each arm is measured, alone. Of many arms these are the largest and the quickest of each network
     (`placement.to_measure`): the others need as much memory as the largest, and take seconds between the two
-    by their parameters and the number of feature values. The run folder is only read. `gpus_per_trial` as
-    for a sweep: None is a whole one where there are any, ``auto`` as many trials on one as its memory holds.
-    Raises ConfigError for settings that the study cannot take and for trials that do not fit on the machine,
-    and RunFolderError for a run folder on other data.
+    by their parameters and the number of feature values. The run folder is only read. Raises ConfigError for
+    settings that the study cannot take and for trials that do not fit on the machine, and RunFolderError for
+    a run folder on other data.
     """
     start = time.time()
     machine = machine or this_machine()
     settings = dict(settings or {})
-    fixed = gpus_per_trial if isinstance(gpus_per_trial, (int, float)) else 0.0
-    n_concurrent([machine.node], cpus=cpus_per_trial, gpus=fixed)
-    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus_per_trial})
+    resources = resources or Resources()
+    cpus, most_concurrent = resources.cpus, resources.concurrent or machine.cpus
+    fixed = resources.gpus if isinstance(resources.gpus, (int, float)) else 0.0
+    n_concurrent([machine.node], cpus=cpus, gpus=fixed)
+    config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": cpus})
     configs = check(study, config, settings)
     arms = by_arm(configs)
     datasets = {arm: Dataset.open(folder_of(members[0])) for arm, members in arms.items()}
@@ -201,18 +198,18 @@ def plan(
             rehearse(each, datasets[arm].input_shape, len(datasets[arm].species))
 
     folder = RunFolder(run)
-    _refuse_other_data(folder, next(iter(datasets.values())))
+    check_data(folder, next(iter(datasets.values())))
     if isinstance(study, Ablation):
-        wanted, left = _ablation_trials(study, config, settings, n_seeds, folder)
+        wanted, left = _ablation_trials(study, config, settings, folder)
     else:
-        wanted = n_trials or study.n_trials
+        wanted = study.n_trials
         n_new = max(0, wanted - _n_sampled(folder, study.name))
         left = [configs[i % len(configs)] for i in range(n_new)]
 
     members_left = by_arm(left)
     chosen = to_measure(configs, folder_of)
     # Packing needs the memory of all arms, also of those that are trained already.
-    of_arms = chosen if gpus_per_trial == "auto" and machine.gpus and left else members_left
+    of_arms = chosen if resources.gpus == "auto" and machine.gpus and left else members_left
     works: dict[str, int] = {}  # of a clip of each arm, where not all are measured
     if len(arms) > MOST_MEASURED:
         works = {arm: expected_of(members[0], folder_of).work for arm, members in members_left.items()}
@@ -239,65 +236,67 @@ def plan(
             )
             probes[arm] = replace(probes[arm], epoch_s=float(epoch_s))
     placement = place(
-        gpus_per_trial if left else 0.0,
-        cpus_per_trial,
+        resources.gpus if left else 0.0,
+        cpus,
         [machine.node],
         configs,
         folder_of,
         measure=lambda config, _: measured[arm_id(config)],
         gpu_bytes=min(machine.gpus, default=None),
     )
-    given = {arm: placement.of(members[0].to_dict()) for arm, members in members_left.items()}
-    gpus = {arm: each["resources"]["gpu"] for arm, each in given.items()}
     names = distinctive_settings({arm: members[0] for arm, members in members_left.items()})
-    notes = cautions(study, configs)
-    notes += _gpu_notes(probes, names, given, placement, machine)
-    side_by_side = {
-        arm: min(
-            n_concurrent([machine.node], cpus=cpus_per_trial, gpus=gpus[arm]), concurrent or machine.cpus
+    planned: dict[str, Arm] = {}
+    for arm, members in members_left.items():
+        given = placement.of(members[0].to_dict())
+        gpus = given["resources"]["gpu"]
+        planned[arm] = Arm(
+            settings=names[arm],
+            n_trials=len(members),
+            probe=probes[arm],
+            is_measured=arm in measured,
+            gpus_per_trial=gpus,
+            memory_cap=given["memory_cap"],
+            concurrent=min(n_concurrent([machine.node], cpus=cpus, gpus=gpus), most_concurrent),
+            trial_hours=_seconds(members[0], probes[arm]) / 3600,
         )
-        for arm in probes
-    }
-    most = min(max(side_by_side.values(), default=0), len(left))
-    arm_of = {id(each): arm for arm, members in members_left.items() for each in members}
+    notes = cautions(study, configs) + _gpu_notes(planned.values(), placement, machine)
+    most = min(max((arm.concurrent for arm in planned.values()), default=0), len(left))
+    arm_of = {id(each): planned[arm] for arm, members in members_left.items() for each in members}
+    arms_left = [arm_of[id(each)] for each in left]
 
     def amount(epochs: Sequence[int]) -> Amount:
         """Return what the trials that are left take if each trains so many epochs."""
-        jobs = []
-        for each, n_epochs in zip(left, epochs, strict=True):
-            arm = arm_of[id(each)]
-            jobs.append((probes[arm].setup_s + n_epochs * probes[arm].epoch_s, gpus[arm]))
-        hours = makespan(
-            jobs, cpus=machine.cpus, cpus_per_trial=cpus_per_trial, n_gpus=len(machine.gpus),
-            concurrent=concurrent or machine.cpus,
-        ) / 3600  # fmt: skip
+        jobs = [
+            (arm.probe.setup_s + n * arm.probe.epoch_s, arm.gpus_per_trial)
+            for arm, n in zip(arms_left, epochs, strict=True)
+        ]
+        seconds = makespan(
+            jobs, cpus=machine.cpus, cpus_per_trial=cpus, n_gpus=len(machine.gpus), concurrent=most_concurrent
+        )
         return Amount(
             epochs=float(sum(epochs)),
-            hours=hours,
-            cpu_hours=cpus_per_trial * sum(s for s, _ in jobs) / 3600,
+            hours=seconds / 3600,
+            cpu_hours=cpus * sum(s for s, _ in jobs) / 3600,
             gpu_hours=sum(s * g for s, g in jobs) / 3600,
         )
 
     worst = expected = amount([each.training.most_epochs for each in left])
-    scheduler = "fifo" if isinstance(study, Ablation) else study.scheduler
-    if isinstance(study, Search) and scheduler != "fifo" and left:
+    if isinstance(study, Search) and study.scheduler != "fifo" and left:
         all_of_it = [configs[i % len(configs)] for i in range(wanted)]
         searches = simulated_epochs(study, all_of_it, side_by_side=most)
         expected = _mean([amount(epochs[-len(left) :]) for epochs in searches])
-    shared = sum(
-        _seconds(each, probes[arm]) for arm, members in members_left.items() if 0 < gpus[arm] <= 0.5
-        for each in members
-    ) / 3600 * expected.epochs / max(1.0, worst.epochs)  # fmt: skip
+    on_shares = [each for each in zip(left, arms_left, strict=True) if 0 < each[1].gpus_per_trial <= 0.5]
+    shared = sum(_seconds(each, arm.probe) for each, arm in on_shares) / 3600
+    shared *= expected.epochs / max(1.0, worst.epochs)
     turns = max(expected.hours, shared / len(machine.gpus)) if shared else None
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
     n_species = len(next(iter(datasets.values())).species)
-    checkpoint = max((p.checkpoint_bytes for p in probes.values()), default=0)
-    prunes = not isinstance(study, Ablation) and study.scheduler != "fifo"
+    checkpoint = max((arm.probe.checkpoint_bytes for arm in arms_left), default=0)
     disk = Disk(
         run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
         checkpoints=2 * most * checkpoint
-        + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if prunes else 0),
-        free=shutil.disk_usage(_existing(folder.path)).free,
+        + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if study.scheduler != "fifo" else 0),
+        free=shutil.disk_usage(existing(folder.path)).free,
     )
     if disk.run_folder + disk.checkpoints > disk.free:
         notes.append(
@@ -306,33 +305,21 @@ def plan(
         )
     return Plan(
         study=study.name,
-        kind="ablation" if isinstance(study, Ablation) else "search",
+        kind=study.kind,
         design=study.design_facts() if isinstance(study, Ablation) else None,
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),
         epochs_each=configs[0].training.most_epochs,
-        scheduler=scheduler,
+        scheduler=study.scheduler,
         machine=machine,
-        cpus_per_trial=cpus_per_trial,
+        cpus_per_trial=cpus,
         concurrent=most,
         worst=worst,
         expected=expected,
         taking_turns_hours=turns,
         cut=cut,
-        arms=tuple(
-            Arm(
-                settings=names[arm],
-                n_trials=len(members),
-                probe=probes[arm],
-                is_measured=arm in measured,
-                gpus_per_trial=gpus[arm],
-                memory_cap=given[arm]["memory_cap"],
-                concurrent=side_by_side[arm],
-                trial_hours=_seconds(members[0], probes[arm]) / 3600,
-            )
-            for arm, members in members_left.items()
-        ),
+        arms=tuple(planned.values()),
         stores=_stores(datasets.values(), start),
         disk=disk,
         notes=tuple(notes),
@@ -361,13 +348,7 @@ def simulated_epochs(
     groups = [group_of(config, study.asha_within) for config in trials[:MOST_TRIALS]]
     searches = []
     for _ in range(max(3, min(40, N_SIMULATED // len(budgets)))):
-        rule = make_rule(
-            study.scheduler,
-            direction="maximize",
-            max_epochs=budgets[0],
-            grace_epochs=study.grace_epochs,
-            reduction_factor=study.reduction_factor,
-        )
+        rule = rule_of(study, "maximize", budgets[0])
         name = rng.integers(2**62)  # what HyperBand draws a trial's bracket by
         quality = rng.uniform(size=len(budgets))
         trained = [0] * len(budgets)
@@ -397,13 +378,13 @@ def _mean(amounts: Sequence[Amount]) -> Amount:
 
 
 def _ablation_trials(
-    study: Ablation, config: TrainConfig, settings: Mapping[str, Any], n_seeds: int | None, folder: RunFolder
+    study: Ablation, config: TrainConfig, settings: Mapping[str, Any], folder: RunFolder
 ) -> tuple[int, list[TrainConfig]]:
     """Return how many trials an ablation has, and those of them that the run folder does not hold.
 
     In the order in which a sweep trains them. Cells with equal configs are one trial.
     """
-    seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
+    seeds = range(config.seed, config.seed + study.n_seeds)
     trials: dict[str, TrainConfig] = {}
     for seed, cell in product(seeds, study.cells()):
         each = trial_config(config, settings, study.overrides(cell)).override({"seed": seed})
@@ -427,16 +408,6 @@ def _n_sampled(folder: RunFolder, study: str) -> int:
     )
 
 
-def _refuse_other_data(folder: RunFolder, dataset: Dataset) -> None:
-    for name in folder.study_names():
-        there = folder.read_study(name).get("data") or {}
-        if there.get("data_id") != dataset.facts["data_id"]:
-            raise RunFolderError(
-                f"{str(folder.path)!r} holds results on {there.get('name')!r} (data {there.get('data_id')}), "
-                f"and this is other data ({dataset.facts['data_id']}); give another --out"
-            )
-
-
 def _seconds(config: TrainConfig, measured: Probe) -> float:
     return measured.setup_s + config.training.most_epochs * measured.epoch_s
 
@@ -444,32 +415,24 @@ def _seconds(config: TrainConfig, measured: Probe) -> float:
 # ------------------------------------------------------------------------------------- GPUs and budget
 
 
-def _gpu_notes(
-    probes: Mapping[str, Probe],
-    names: Mapping[str, dict[str, Any]],
-    given: Mapping[str, dict[str, Any]],
-    placement: Placement,
-    machine: Machine,
-) -> list[str]:
+def _gpu_notes(arms: Collection[Arm], placement: Placement, machine: Machine) -> list[str]:
     """Return notes on GPUs that are requested but not used, or used unrequested, and on scarce memory."""
-    peaks = {arm: p.gpu_peak_bytes for arm, p in probes.items() if p.gpu_peak_bytes is not None}
-    asks = any(each["resources"]["gpu"] for each in given.values())
-    if probes and asks != bool(peaks):
+    peaks = [(arm, arm.probe.gpu_peak_bytes) for arm in arms if arm.probe.gpu_peak_bytes is not None]
+    if arms and any(arm.gpus_per_trial for arm in arms) != bool(peaks):
         return [
             "the trials use the GPU, and ask for none: give --gpus-per-trial a share"
             if peaks
             else "the trials train on the CPU, and each holds a GPU: give --gpus-per-trial 0"
         ]
-    notes = []
-    for arm, peak in peaks.items():
-        # An arm that was packed has the room that it was measured to need.
-        if placement.memory_cap is not None and peak > placement.memory_cap * min(machine.gpus):
-            notes.append(
-                f"{described(names[arm])} took {as_size(peak)} of GPU memory, and {placement.gpus:g} of a "
-                f"GPU leaves it {as_size(placement.memory_cap * min(machine.gpus))}: it will halve its "
-                "micro-batches, or fail"
-            )
-    return notes
+    if placement.memory_cap is None:  # an arm that was packed has the room that it was measured to need
+        return []
+    room = placement.memory_cap * min(machine.gpus, default=0)
+    return [
+        f"{described(arm.settings)} took {as_size(peak)} of GPU memory, and {placement.gpus:g} of a GPU "
+        f"leaves it {as_size(room)}: it will halve its micro-batches, or fail"
+        for arm, peak in peaks
+        if peak > room
+    ]
 
 
 def _cut(
@@ -506,11 +469,3 @@ def _stores(datasets: Iterable[Dataset], since: float) -> tuple[Store, ...]:
         )
         for path, folder in folders.items()
     )
-
-
-def _existing(path: Path) -> Path:
-    """Return `path`, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

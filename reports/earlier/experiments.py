@@ -6,9 +6,8 @@ Imported experiments are one run each. They enter no interval, no test and no ch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,10 +63,6 @@ class EarlierWork:
     epochs: pd.DataFrame
     faults: list[dict[str, str]]
     unread: list[str]
-
-
-Reader = Callable[[str | Path], EarlierWork]
-"""A format of earlier work is a module with such a `read`; `histories` is one."""
 
 
 def experiments(earlier: EarlierWork, reports: Iterable[StudyReport]) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -11,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reports.figures.drawing import OKABE_ITO, STYLE
+from reports.figures.drawing import OKABE_ITO, STYLE, species_axis, species_panels
 
 SPLIT_COLOURS = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2]}
 LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the axis is logarithmic
-COLUMN_OF = 45  # species; more are drawn in several columns
 
 
 def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
@@ -37,18 +34,14 @@ def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
     `of` is the name of what was counted. All columns share one axis, logarithmic for a long tail. There only
     the end of a stacked part can be read: the sum of it and those before it.
     """
-    n_columns = math.ceil(len(counts) / COLUMN_OF)
-    rows = math.ceil(len(counts) / n_columns)
     totals = counts.sum(axis=1)
     is_log = bool(totals.max() >= LONG_TAIL * totals.min())
     with mpl.rc_context(STYLE):
-        # A line of text of 7 points needs a tenth of an inch, and a little air.
-        figure = Figure(figsize=(max(5.6, 4.0 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
-        axes = figure.subplots(1, n_columns, squeeze=False, sharex=True)[0]
-        for column, ax in enumerate(axes):
-            _count_bars(ax, counts.iloc[column * rows : (column + 1) * rows], rows, is_log)
+        figure, panels, rows = species_panels(len(counts), 4.0, sharex=True)
+        for ax, mine in panels:
+            _count_bars(ax, counts.iloc[mine], rows, is_log)
             ax.set_xlabel(f"{of} (log scale, stacked)" if is_log else of)
-        handles, labels = axes[0].get_legend_handles_labels()
+        handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
     return figure
 
@@ -68,10 +61,7 @@ def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None
         ax.set_xlim(left=0.8)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_yticks(y, [_short(str(species)) for species in counts.index], fontsize=7)
-    ax.set_ylim(rows - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", visible=False)
+    species_axis(ax, [_short(str(species)) for species in counts.index], rows)
 
 
 def spectrograms_figure(

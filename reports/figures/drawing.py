@@ -11,7 +11,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,7 @@ STYLE: Any = {
 }  # fmt: skip
 
 
+COLUMN_OF = 45  # species; more are drawn in several columns
 N_ROWS = 24  # the most rows of a figure: more cannot be read. The tables have them all
 
 
@@ -62,6 +63,27 @@ def figure(draw: Callable[[Axes], None], height: float = 3.1) -> Figure:
         draw(ax)
         legend_below(out, ax)
     return out
+
+
+def species_panels(n: int, width: float, **shared: Any) -> tuple[Figure, list[tuple[Axes, slice]], int]:
+    """Return a figure for a row each of `n` species, its panels with their rows, and the rows of a panel.
+
+    A panel is `width` inches wide and has at most `COLUMN_OF` rows; `shared` is of `Figure.subplots`.
+    """
+    n_columns = math.ceil(n / COLUMN_OF)
+    rows = math.ceil(n / n_columns)
+    # A line of text of 7 points needs a tenth of an inch, and a little air.
+    out = Figure(figsize=(max(5.6, width * n_columns), 0.9 + 0.145 * rows), layout="constrained")
+    axes = out.subplots(1, n_columns, squeeze=False, **shared)[0]
+    return out, [(ax, slice(i * rows, (i + 1) * rows)) for i, ax in enumerate(axes)], rows
+
+
+def species_axis(ax: Axes, names: Sequence[str], rows: int) -> None:
+    """Name the rows of a panel of `species_panels`, from the top."""
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set_ylim(rows - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
 
 
 def height_of(labels: Iterable[str]) -> float:

@@ -5,7 +5,6 @@ Both read the content of evaluation.json, which `birdtune evaluate` writes.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from reports.figures.drawing import FAINT, INK, OKABE_ITO, STYLE, save
+from reports.figures.drawing import FAINT, INK, OKABE_ITO, STYLE, save, species_axis, species_panels
 
 STRATA = {"common": OKABE_ITO[0], "medium": OKABE_ITO[4], "rare": OKABE_ITO[1]}
-COLUMN_OF = 45  # species; more are drawn in several columns
 
 
 def write_figures(evaluation: dict[str, Any], folder: Path) -> list[str]:
@@ -73,27 +71,20 @@ def species_figure(species: list[dict[str, Any]]) -> Figure:
     The numbers are recordings in training and in the test.
     """
     tested = sorted((s for s in species if s["n_test"]), key=lambda s: (-s["n_train"], s["species"]))
-    n_columns = math.ceil(len(tested) / COLUMN_OF)
-    rows = math.ceil(len(tested) / n_columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.6, 4.2 * n_columns), 0.9 + 0.145 * rows), layout="constrained")
-        axes = figure.subplots(1, n_columns, squeeze=False)[0]
-        for column, ax in enumerate(axes):
-            _f1_bars(ax, tested[column * rows : (column + 1) * rows], rows)
+        figure, panels, rows = species_panels(len(tested), 4.2)
+        for ax, mine in panels:
+            _f1_bars(ax, tested[mine], rows)
         patches = [Patch(color=colour, label=name) for name, colour in STRATA.items()]
         figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))
     return figure
 
 
 def _f1_bars(ax: Axes, species: list[dict[str, Any]], rows: int) -> None:
-    y = range(len(species))
-    ax.barh(y, [s["f1"] for s in species], 0.75, color=[STRATA[s["stratum"]] for s in species])
+    ax.barh(range(len(species)), [s["f1"] for s in species], 0.75, color=[STRATA[s["stratum"]] for s in species])
     for place, s in enumerate(species):
         text = f"{s['n_train']} / {s['n_test']}"
         ax.text(1.02, place, text, fontsize=6.5, va="center", color=INK)
-    ax.set_yticks(y, [s["species"] for s in species], fontsize=7)
-    ax.set_ylim(rows - 0.4, -0.6)
+    species_axis(ax, [s["species"] for s in species], rows)
     ax.set_xlim(0, 1)
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
     ax.set_xlabel("test F1; right: training / test recordings")

@@ -30,10 +30,9 @@ from reports.page.formats import file_name, plain, templates
 from reports.runs import Runs, load
 from reports.selection import gates
 from reports.selection.confirmation import confirmed_choices
-from reports.statistics import aggregate
 from reports.study_report import StudyReport, study_report
 
-SCHEMA = 2
+SCHEMA = 3
 N_ROWS = 20  # of a table on the page; the others are folded there, and left to their file in report.md
 
 
@@ -153,16 +152,12 @@ def _content(r: StudyReport) -> dict[str, Any]:
     for cell in r.cells.to_dict("records"):
         same = ("factors", "n", "n_failed", "n_other", "n_pruned", "epochs_to_best", "hours", "gpu_hours",
                 "seeds", "trial_ids", "unequal_epochs")  # fmt: skip
-        low, high = aggregate.bca_interval(cell.get(f"{r.metric}:values", []))
         scores = {
             m: {"mean": cell[m], **{key: cell[f"{m}:{key}"] for key in ("low", "high", "values")}}
             for m in metrics
         }
         n_params = int(cell["n_params"]) if math.isfinite(cell["n_params"]) else None
-        cells.append(
-            {key: cell[key] for key in same}
-            | {"metrics": scores, "n_params": n_params, "bootstrap_low": low, "bootstrap_high": high}
-        )
+        cells.append({key: cell[key] for key in same} | {"metrics": scores, "n_params": n_params})
     keys = ["metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g"]
     content: dict[str, Any] = plain(
         {

@@ -21,7 +21,6 @@ from birdnet_core.intervals import LEVEL
 from birdnet_core.records.metrics import METRICS
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 
-BOOTSTRAP_FROM = 5
 LEAKY_SPLIT = "random-windows"
 
 
@@ -45,28 +44,6 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
 @functools.lru_cache(maxsize=1024)
 def _t_quantile(share: float, freedom: int) -> float:
     return float(stats.t.ppf(share, freedom))
-
-
-def bca_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Return low and high of the bias-corrected and accelerated bootstrap of the mean, BCa.
-
-    By `scipy.stats.bootstrap` with 2,000 resamples from a fixed seed (Efron 1987, Journal of the American
-    Statistical Association 82:171-185). nan with fewer than `BOOTSTRAP_FROM` finite values, of which the
-    resamples are too few kinds, or equal ones. It covers less than it promises where values are few: see
-    docs/statistics.md.
-    """
-    finite = np.array([v for v in values if math.isfinite(v)], dtype=float)
-    if finite.size < BOOTSTRAP_FROM or np.ptp(finite) == 0:
-        return math.nan, math.nan
-    found = stats.bootstrap(
-        (finite,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=2000,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:

@@ -14,17 +14,8 @@ import pandas as pd
 from reports.runs import OTHER_TRAINING, Runs
 from reports.statistics.aggregate import show
 
-SUMS = (
-    "n_trials",
-    "n_completed",
-    "n_reused",
-    "epochs",
-    "full_epochs",
-    "hours",
-    "gpu_hours",
-    "cpu_hours",
-    "lost_hours",
-)
+COUNTS = ("n_trials", "n_completed", "n_reused", "epochs", "full_epochs")
+SUMS = (*COUNTS, "hours", "gpu_hours", "cpu_hours", "lost_hours")
 COLUMNS = ("arm", *SUMS, "peak_memory_mb")
 
 
@@ -67,8 +58,7 @@ def by_arm(
         frame[list(SUMS)] = frame[list(SUMS)].fillna(0)
         planned = len(study["seeds"]) * study["epochs"] - frame["n_reused"] * study["epochs"]
         frame["full_epochs"] = np.maximum(frame["full_epochs"], planned)
-    counts = ["n_trials", "n_completed", "n_reused", "epochs", "full_epochs"]
-    return frame.astype(dict.fromkeys(counts, "int64")).rename_axis("arm").reset_index()[list(COLUMNS)]
+    return frame.astype(dict.fromkeys(COUNTS, "int64")).rename_axis("arm").reset_index()[list(COLUMNS)]
 
 
 def arms(trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame) -> pd.Series[Any]:

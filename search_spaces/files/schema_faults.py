@@ -14,7 +14,7 @@ from jsonschema.validators import extend
 from birdnet_core.errors import did_you_mean
 from search_spaces.faults import Fault
 from search_spaces.files.schema import KINDS, Schema, setting_types, study_schema
-from search_spaces.files.yaml_file import shown
+from search_spaces.files.yaml_file import in_line
 
 
 def _is_whole(checker: TypeChecker, value: Any) -> bool:
@@ -57,7 +57,7 @@ def _faults(error: ValidationError) -> list[Fault]:
         case "not":
             text = f"{name} is not accepted here: {schema['description']}"
         case _:
-            text = f"{name} = {shown(given)} is not accepted; it takes {_accepted(schema)}"
+            text = f"{name} = {in_line(given)} is not accepted; it takes {_accepted(schema)}"
             is_own = place == ("factors", name) and "." not in name
             text += near_setting(name, setting_types()) if is_own else _hint(given, schema)
     return [Fault(place, text)]
@@ -108,7 +108,7 @@ def _accepted(schema: Schema) -> str:
     types, options = _types_and_options(schema)
     if "description" in schema and not options:
         return str(schema["description"])
-    words = [*(_TYPES[name] for name in types), *map(shown, options)]
+    words = [*(_TYPES[name] for name in types), *map(in_line, options)]
     if len(words) > 12:
         return f"one of {len(words)}, such as {', '.join(words[:3])}"
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -50,7 +50,7 @@ def to_plain(study: Study) -> dict[str, Any]:
     plain = {
         "name": study.name,
         "question": study.question,
-        "kind": "ablation" if isinstance(study, Ablation) else "search",
+        "kind": study.kind,
         "base": study.base,
         **own,
         "metric": study.metric,

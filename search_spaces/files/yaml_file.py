@@ -168,7 +168,7 @@ def write_yaml(values: Any, *, flow: bool | None = None, width: int = 100) -> st
     return re.sub(r" +$", "", stream.getvalue(), flags=re.MULTILINE)  # of the lines that it breaks
 
 
-def shown(value: Any) -> str:
+def in_line(value: Any) -> str:
     """Return a value as YAML in one line of at most 60 characters."""
     if isinstance(value, str):
         return repr(value)

@@ -5,7 +5,7 @@ loss, AudioCNNv2 (4,222,041) 42.2 % with focal loss. AudioCNNv2 with cross-entro
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import QUICK, TARGETS, Ablation
+from search_spaces.study import TARGETS, Ablation
 
 
 @studies.register("capacity")
@@ -22,5 +22,4 @@ def capacity() -> Ablation:
         },
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
-        quick=QUICK,
     )

@@ -6,7 +6,7 @@ with "balanced" weights. The loss is a weighted mean, which a common factor does
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import QUICK, Ablation, Gate
+from search_spaces.study import Ablation, Gate
 
 
 @studies.register("class-weights")
@@ -36,5 +36,4 @@ def class_weights() -> Ablation:
             "training.epochs": 50,
             "training.patience": 0,
         },
-        quick=QUICK,
     )

@@ -1,7 +1,7 @@
 """The earlier work trained its CNNs on MFCC and AST on log-mel: features and networks changed together."""
 
 from birdnet_core.registry import studies
-from search_spaces.study import QUICK, TARGETS, Ablation
+from search_spaces.study import TARGETS, Ablation
 
 
 @studies.register("features")
@@ -17,5 +17,4 @@ def features() -> Ablation:
         },
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
-        quick=QUICK,
     )

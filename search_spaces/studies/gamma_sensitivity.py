@@ -4,7 +4,7 @@ With gamma 2 the validation accuracy of AudioCNN fell from 39.4 % to 33.0 %; Aud
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import QUICK, TARGETS, Ablation
+from search_spaces.study import TARGETS, Ablation
 
 
 @studies.register("gamma-sensitivity")
@@ -20,6 +20,5 @@ def gamma_sensitivity() -> Ablation:
         },
         gates=TARGETS,
         base={"loss.name": "focal", "training.epochs": 50, "training.patience": 0},
-        quick=QUICK,
         quick_seeds=1,
     )

@@ -8,7 +8,7 @@ had 50 epochs, and ended after 7 without a better validation accuracy.
 from birdnet_core.presets import PRESETS
 from birdnet_core.registry import studies
 from search_spaces.fragments import CHECKPOINTS
-from search_spaces.study import QUICK, TARGETS, Ablation, Overrides
+from search_spaces.study import TARGETS, Ablation, Overrides
 
 
 @studies.register("phases")
@@ -30,6 +30,5 @@ def phases(*, ast: str | None = CHECKPOINTS["audio_ast"]) -> Ablation:
         metric="val/accuracy",
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 7},
-        quick=QUICK,
         quick_seeds=1,
     )

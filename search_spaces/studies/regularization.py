@@ -6,7 +6,7 @@ AudioCNNv2 ended at 94.6 % accuracy in training and 41.8 % in validation, with d
 
 from birdnet_core.registry import studies
 from search_spaces.designs import OneAtATime
-from search_spaces.study import QUICK, TARGETS, Ablation
+from search_spaces.study import TARGETS, Ablation
 
 
 @studies.register("regularization")
@@ -25,5 +25,4 @@ def regularization() -> Ablation:
         design=OneAtATime(),
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
-        quick=QUICK,
     )

@@ -90,7 +90,7 @@ def test_cells_train_equally_long_but_for_the_phases(name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_asks_a_question(name):
+def test_every_study_has_a_question(name):
     assert load_study(name).question.endswith("?")
 
 

@@ -13,7 +13,7 @@ from tuning.doctor import Finding, available_memory
 @pytest.mark.parametrize(
     ("version", "state"), [((3, 10), "fault"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "warning")]
 )
-def test_python_is_judged_by_its_version(version, state):
+def test_python_is_checked_by_its_version(version, state):
     found = doctor.python(version)
     assert found.state == state
     assert ("3.11 to 3.13" in found.remedy) == (state != "ok")
@@ -28,7 +28,7 @@ def test_python_is_judged_by_its_version(version, state):
         (1, 2, "fault", "2 GB"),
     ],
 )
-def test_memory_is_judged_for_a_trial_a_cpu(gb, n_cpus, state, words):
+def test_memory_is_checked_for_a_trial_a_cpu(gb, n_cpus, state, words):
     found = doctor.memory(int(gb * 1e9), n_cpus)
     assert found.state == state and words in found.remedy
 
@@ -41,13 +41,13 @@ def test_the_limit_of_a_container_counts():
 
 
 @pytest.mark.parametrize(("gb", "state"), [(1, "fault"), (10, "warning"), (100, "ok")])
-def test_disk_is_judged_by_its_room(tmp_path, gb, state):
+def test_disk_is_checked_by_its_room(tmp_path, gb, state):
     found = doctor.disk("cache", tmp_path, int(gb * 1e9))
     assert found.state == state
     assert f"{gb}.0 GB free" in found.found and bool(found.remedy) == (state != "ok")
 
 
-def test_a_folder_that_is_to_be_made_is_tried_where_it_would_be(tmp_path):
+def test_a_folder_that_is_to_be_made_is_checked_where_it_would_be(tmp_path):
     assert doctor.writable("cache", tmp_path / "a" / "b").state == "ok"
     assert not list(tmp_path.iterdir())
 
@@ -122,6 +122,6 @@ def test_the_verb_lists_all_checks_and_its_exit_code_tells(cluster, birdtune, bi
     assert fault["name"] == "data" and "gone.wav" in fault["found"] and fault["remedy"]
 
 
-def test_data_that_is_no_manifest_is_refused_before_anything_is_tried(birdtune, tmp_path):
+def test_data_that_is_no_manifest_is_refused_before_any_check(birdtune, tmp_path):
     code, _, err = birdtune(f"doctor --data {tmp_path / 'none.csv'}")
     assert code == 1 and "none.csv" in err

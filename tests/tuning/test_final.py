@@ -84,7 +84,7 @@ def test_a_finished_model_trains_nothing_again_and_another_is_refused(made):
         train_final(CONFIG, data, out, n_seeds=3)
 
 
-def test_a_report_of_the_run_tells_both_studies(made, tmp_path):
+def test_a_report_of_the_run_holds_both_studies(made, tmp_path):
     out, evidence, _ = made
     report = write_report([out / "run"], tmp_path)
     names = {study["name"]: study for study in report["studies"]}
@@ -128,7 +128,7 @@ def test_with_validation_kept_the_members_are_the_best_epochs(cluster, data, tmp
     assert RunFolder(out / "run").study_names() == ["validate"]
 
 
-def test_a_seed_that_failed_is_told_and_makes_no_model(cluster, data, tmp_path):
+def test_a_seed_that_failed_is_an_error_and_makes_no_model(cluster, data, tmp_path):
     diverging = {
         "optim.lr": 10.0, "optim.grad_clip": 0.0, "optim.warmup_epochs": 0, "loss.name": "focal",
         "loss.alpha": 1e38,

@@ -18,6 +18,7 @@ from birdnet_core.training.session import Session
 from search_spaces.designs import FractionalFactorial
 from search_spaces.study import Ablation, Search, base_config, trial_config
 from tests.settings import SMALL
+from tuning.engine.packing import Resources
 from tuning.engine.placement import Machine, place, this_machine
 from tuning.planning import plan, simulated_epochs
 
@@ -56,7 +57,11 @@ def on_gpu(config: TrainConfig, dataset: Dataset) -> Probe:
 
 @pytest.fixture
 def planned(data, tmp_path):
-    def run(study, *, settings=None, machine=FOUR_CPUS, measure=measured, **options):
+    def run(
+        study, *, settings=None, machine=FOUR_CPUS, measure=measured,
+        cpus_per_trial=1, gpus_per_trial=None, concurrent=None, **options,
+    ):  # fmt: skip
+        resources = Resources(cpus=cpus_per_trial, gpus=gpus_per_trial, concurrent=concurrent)
         return plan(
             study,
             data.folder,
@@ -64,6 +69,7 @@ def planned(data, tmp_path):
             settings={**SMALL, **(settings or {})},
             machine=machine,
             measure=measure,
+            resources=resources,
             **options,
         )
 
@@ -93,7 +99,7 @@ def test_an_ablation_by_hand(planned, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_says_what_the_cells_can_tell_and_which_are_the_same_config(planned):
+def test_a_plan_has_the_notes_of_its_design_and_names_equal_configs(planned):
     factors = {
         "augment.mixup.p": (0.0, 0.6),
         "augment.mixup.alpha": (0.2, 0.4),
@@ -144,7 +150,7 @@ def test_what_the_run_folder_holds_is_not_trained_again(planned, tmp_path):
     for number, status in enumerate(["completed", "pruned", "failed", "killed", "diverged"]):
         settle(run, "rates", base.override({"optim.lr": 0.01 * (number + 1)}), status, number)
     assert planned(RATES).n_left == 28
-    none = planned(RATES, n_trials=2)
+    none = planned(replace(RATES, n_trials=2))
     assert (none.n_left, none.arms, none.worst.hours, none.expected.hours) == (0, (), 0, 0)
 
 
@@ -176,9 +182,8 @@ def test_settings_that_a_study_cannot_take_are_refused_before_data_are_read(plan
 
 def test_a_search_expects_what_its_scheduler_leaves_and_at_worst_all(planned):
     def of(scheduler, **options):
-        return planned(
-            replace(RATES, scheduler=scheduler), settings={"training.epochs": 27}, concurrent=2, **options
-        )
+        study = replace(RATES, scheduler=scheduler, **options)
+        return planned(study, settings={"training.epochs": 27}, concurrent=2)
 
     got = {name: of(name) for name in ("fifo", "asha", "hyperband", "median")}
     assert {each.worst.epochs for each in got.values()} == {30 * 27}
@@ -258,14 +263,14 @@ def test_without_a_word_each_trial_has_a_gpu_of_its_own(planned):
     assert got.worst.gpu_hours == pytest.approx(got.worst.cpu_hours)
 
 
-def test_a_share_that_is_too_small_for_an_arm_is_told(planned):
+def test_a_share_that_is_too_small_for_an_arm_is_a_note(planned):
     got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.25)
     (note,) = got.notes
     assert "loss.name=focal took 30.0 GiB" in note and "0.25 of a GPU leaves it 18.5 GiB" in note
 
 
 @pytest.mark.parametrize("gpus", [None, "auto", 0.25, 0.4, 1.0, 2.0, 0.0])
-def test_a_plan_tells_what_a_sweep_will_give(planned, data, gpus):
+def test_a_plan_gives_trials_what_a_sweep_gives(planned, data, gpus):
     got = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=gpus)
     base = base_config(LOSSES, TrainConfig(), SMALL)
     configs = [trial_config(base, SMALL, cell) for cell in LOSSES.cells()]
@@ -285,7 +290,7 @@ def test_an_arm_larger_than_the_gpu_is_named(planned):
         planned(LOSSES, machine=small, measure=on_gpu, gpus_per_trial="auto")
 
 
-def test_gpus_that_are_asked_for_and_not_used_or_used_and_not_asked_for_are_told(planned):
+def test_gpus_that_are_requested_and_not_used_or_used_and_not_requested_are_a_note(planned):
     assert "give --gpus-per-trial 0" in planned(LOSSES, machine=TWO).notes[0]
     asked = planned(LOSSES, machine=TWO, measure=on_gpu, gpus_per_trial=0.0)
     assert "give --gpus-per-trial a share" in asked.notes[0]
@@ -300,7 +305,7 @@ def test_gpus_that_are_not_here(planned):
 # budgets
 
 
-def test_the_budget_that_ends_first_is_told_with_its_trials(planned):
+def test_the_plan_names_the_budget_that_ends_first_with_its_trials(planned):
     gpu = {"machine": TWO, "measure": on_gpu}
     whole = planned(LOSSES, **gpu)
     hours, gpu_hours = whole.worst.hours, whole.worst.gpu_hours

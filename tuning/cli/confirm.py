@@ -64,8 +64,8 @@ def confirm(
     names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
     request = replace(
         request,
-        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), keep_checkpoints=0,
-        tensorboard=False,
+        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), tensorboard=False,
+        resources=replace(request.resources, checkpoints=0),
     )  # fmt: skip
     folder, left, names = run / FOLDER, list(settings), list[str]()
     for number, each in enumerate(rounds, start=1):
@@ -86,7 +86,7 @@ def confirm(
             factors={"config": {config_id: settings[config_id] for config_id in left}},
             n_seeds=each.n_seeds,
         )
-        result = train_study(of_round, replace(request, seeds=each.n_seeds), folder, is_kept=False)
+        result = train_study(of_round, request, folder, is_kept=False)
         if result["halted"]:
             raise RunFolderError(
                 f"round {number} was interrupted ({result['halted']}); the same command continues"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from tuning.cli import options as opt
 from tuning.cli.inputs import prepared
-from tuning.cli.options import JsonOption, PluginOption, SetOption, local, parse_settings
 from tuning.cli.output import err_console, list_skipped, out_console, print_result
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ def data_index(
     source: Annotated[
         Path,
         typer.Argument(
-            callback=local,
+            callback=opt.local,
             help="A folder per species, a CSV, or metadata of BirdCLEF or xeno-canto (CSV, JSON).",
         ),
     ],
-    out: Annotated[Path, typer.Option(callback=local, help="The manifest to write.")] = Path("clips.csv"),
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The manifest to write.")] = Path("clips.csv"),
     path_column: Annotated[str, typer.Option(help="The CSV's column of audio paths.")] = "path",
     species_column: Annotated[str, typer.Option(help="The CSV's column of species.")] = "species",
     audio: Annotated[
         Path | None,
-        typer.Option(callback=local, help="The folder of the audio, if it is not that of the metadata."),
+        typer.Option(callback=opt.local, help="The folder of the audio, if it is not that of the metadata."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Make a manifest of recordings from a folder, a CSV, or metadata of BirdCLEF or xeno-canto."""
     from birdnet_core.data.manifest import write_manifest
@@ -71,11 +71,11 @@ def data_index(
 
 
 def data_prepare(
-    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
-    settings: SetOption = None,
+    source: opt.Recordings,
+    settings: opt.Settings = None,
     workers: Annotated[int | None, typer.Option(help="Processes; all CPUs if left out.")] = None,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Decode recordings and compute features, once; bad files are listed and left out."""
     import time
@@ -106,18 +106,18 @@ def data_prepare(
 
 
 def data_describe(
-    source: Annotated[str, typer.Argument(metavar="CSV|DIR", help="A manifest, or 'synthetic'.")],
-    settings: SetOption = None,
+    source: opt.Recordings,
+    settings: opt.Settings = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            callback=local,
+            callback=opt.local,
             help="Also draw counts per species and example spectrograms: a folder, or the first of the "
             "files.",
         ),
     ] = None,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Print counts, imbalance, durations, and the split, with proof of what its splits share."""
     from birdnet_core.data.dataset import proof_of_split
@@ -129,7 +129,7 @@ def data_describe(
     plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
     if as_json:
         result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
-        print_result(result, True, "")
+        print_result(result, as_json)
         return
     d = facts["durations"]
     p = out_console.print
@@ -179,7 +179,7 @@ def _draw_collection(
     from reports.figures.drawing import save
 
     counts_stem = plot.with_suffix("") if plot.suffix.lower() in (".png", ".svg") else plot / "species"
-    config = TrainConfig().override(parse_settings(settings)).data
+    config = TrainConfig().override(opt.parse_settings(settings)).data
     scored = scored_rows(manifest, folder)
     save(counts_figure(species_counts(scored), of=facts["scored"]), counts_stem)
     examples = []
@@ -192,8 +192,8 @@ def _draw_collection(
         mine = scored[scored["species"] == chosen]
         n = mine["path"].nunique()
         title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
-        shown = mine[mine["split"] == "train"]  # nobody looks at the test split
-        examples.append((title, _spectrogram(shown["path"].iloc[0], config)))
+        trained = mine[mine["split"] == "train"]  # nobody looks at the test split
+        examples.append((title, _spectrogram(trained["path"].iloc[0], config)))
     examples.reverse()
     spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
     figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)

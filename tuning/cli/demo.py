@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from birdnet_core.errors import ConfigError
-from tuning.cli.data import data_describe, data_index
 from tuning.cli.options import local
 from tuning.cli.output import out_console
-from tuning.cli.plans import plan_command
-from tuning.cli.predict import predict_command
-from tuning.cli.results import best_command, report_command
-from tuning.cli.sweeps import sweep_command
-from tuning.cli.train import evaluate_command, train_command
 
 N_NEW = 4
 
 
 @dataclass(frozen=True)
 class _Story:
-    """The two studies of the demo, and the sentences before them."""
+    """The two studies of the demo with their sizes, and the sentences before them."""
 
     question: str
     ablation: str
@@ -49,6 +43,7 @@ FROM_SCRATCH = _Story(
 
 
 def demo_command(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(callback=local, help="Where to put the run, the report and the model.")
     ] = Path("demo"),
@@ -61,47 +56,35 @@ def demo_command(
     from birdnet_core.demo.synthetic import cached_synthetic_birds, write_new_recordings
 
     start = time.perf_counter()
-    clips, run, best, model = out / "clips.csv", out / "run", out / "best.json", out / "model"
+    names = ("clips.csv", "run", "report", "best.json", "model", "new", "species.csv")
+    clips, run, report, best, model, new, species = (shlex.quote(str(out / name)) for name in names)
+    size = "--set data.windows_per_recording=2"  # of all steps, so that features are computed once
+    birdtune = context.find_root().command
     story = _story()
-    # One size for all steps, so that features are computed once.
-    size = ["data.windows_per_recording=2"]
-    data, two = {"data": str(clips), "settings": size}, f"--set {size[0]}"
     out_console.print(f"birdtune demo: {story.question}")
-    birds = cached_synthetic_birds(default_cache())
-    steps: list[tuple[str, str, Callable[..., None], dict[str, Any]]] = [
-        ("Recordings: list them", f"data index {birds} --out {clips}", data_index,
-         {"source": birds, "out": clips}),
-        ("Look at them: counts, the long tail, the split and its proof", f"data describe {clips} {two}",
-         data_describe, {"source": str(clips), "settings": size}),
-        ("What a sweep will take, from measured steps",
-         f"plan {story.ablation} --data {clips} --quick --seeds {story.seeds} {two}", plan_command,
-         {"study": story.ablation, "quick": True, "seeds": story.seeds, "out": run, **data}),
-        (story.of_ablation,
-         f"sweep {story.ablation} --data {clips} --quick --seeds {story.seeds} {two} --out {run}",
-         sweep_command,
-         {"study": story.ablation, "quick": True, "seeds": story.seeds, "out": run, **data}),
-        (story.of_search,
-         f"sweep {story.search} --data {clips} --quick --trials {story.trials} {two} --out {run}",
-         sweep_command,
-         {"study": story.search, "quick": True, "trials": story.trials, "out": run, **data}),
-        ("Report: tables, figures, the answer in a sentence", f"report {run} --out {out / 'report'}",
-         report_command, {"runs": [run], "out": out / "report"}),
-        ("Best config of the ablation, by a stated rule", f"best {run} --study {story.ablation} --out {best}",
-         best_command, {"run": run, "study": story.ablation, "out": best}),
-        ("Final training: two seeds, on training and validation recordings, become one model",
-         f"train {best} --data {clips} --seeds 2 --out {model}", train_command,
-         {"config": best, "seeds": 2, "out": model, "data": str(clips)}),
-        ("The honest test, opened once", f"evaluate {model} --data {clips}", evaluate_command,
-         {"model": model, "data": str(clips)}),
-        (f"{N_NEW} new recordings, which nobody has seen", f"predict {model} {out / 'new'} --top-k 1 "
-         f"--out {out / 'species.csv'}", predict_command,
-         {"model": model, "audio": [out / "new"], "top_k": 1, "out": out / "species.csv"}),
-    ]  # fmt: skip
+    birds = shlex.quote(str(cached_synthetic_birds(default_cache())))
+    steps = {
+        "Recordings: list them": f"data index {birds} --out {clips}",
+        "Look at them: counts, the long tail, the split and its proof": f"data describe {clips} {size}",
+        "What a sweep will take, from measured steps":
+            f"plan {story.ablation} --data {clips} --quick --seeds {story.seeds} {size} --out {run}",
+        story.of_ablation:
+            f"sweep {story.ablation} --data {clips} --quick --seeds {story.seeds} {size} --out {run}",
+        story.of_search:
+            f"sweep {story.search} --data {clips} --quick --trials {story.trials} {size} --out {run}",
+        "Report: tables, figures, the answer in a sentence": f"report {run} --out {report}",
+        "Best config of the ablation, by a stated rule": f"best {run} --study {story.ablation} --out {best}",
+        "Final training: two seeds, on training and validation recordings, become one model":
+            f"train {best} --data {clips} --seeds 2 --out {model}",
+        "The honest test, opened once": f"evaluate {model} --data {clips}",
+        f"{N_NEW} new recordings, which nobody has seen":
+            f"predict {model} {new} --top-k 1 --out {species}",
+    }  # fmt: skip
     write_new_recordings(out / "new", n=N_NEW)
-    for number, (text, command, call, arguments) in enumerate(steps, start=1):
+    for number, (text, command) in enumerate(steps.items(), start=1):
         out_console.print(f"\n{number}. {text}", style="bold")
         out_console.print(f"$ birdtune {command}")
-        call(**arguments)
+        birdtune.main(shlex.split(command), standalone_mode=False)
     out_console.print((out / "species.csv").read_text(encoding="utf-8").rstrip())
     out_console.print(
         f"\nbest config  {best}\nreport       {out / 'report' / 'report.html'}\n"

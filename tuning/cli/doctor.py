@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tuning.cli import options as opt
 from tuning.cli.inputs import read_recordings
-from tuning.cli.options import JsonOption
-from tuning.cli.output import err_console, out_console
+from tuning.cli.output import err_console, out_console, print_result
 
 STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -19,7 +18,7 @@ def doctor_command(
     data: Annotated[
         str | None, typer.Option("--data", help="Recordings whose files are looked for.", metavar="CSV|DIR")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Check Python, torch, the GPU, audio, Ray, memory, disk and data, and print a remedy for each fault.
 
@@ -42,7 +41,7 @@ def doctor_command(
             out_console.print(f"{'':26}{finding.remedy}")
     n_faults = sum(finding.state == "fault" for finding in findings)
     if as_json:
-        print(json.dumps({"findings": [asdict(f) for f in findings], "n_faults": n_faults}, indent=1))
+        print_result({"findings": [asdict(f) for f in findings], "n_faults": n_faults}, as_json)
     elif n_faults:
         err_console.print(f"{n_faults} fault{'s' if n_faults > 1 else ''}", style="bold red")
     else:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from birdnet_core.errors import ConfigError, DataError
-from tuning.cli.options import JsonOption, PluginOption, local
+from tuning.cli import options as opt
+from tuning.cli.options import local
 from tuning.cli.output import list_skipped, print_result, recordings_bar, whole_file
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def embed_command(
     overlap: Annotated[
         float, typer.Option(help="Seconds that a window reaches into the one before.", metavar="S")
     ] = 0.0,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Write the embedding of every window of recordings of any length; bad files are listed and left out.
 

@@ -87,18 +87,18 @@ def find_study(
     import optuna
 
     from search_spaces.loading import load_study
-    from search_spaces.study import Ablation
+    from search_spaces.study import Search, in_size
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study(name, quick=quick, options=options, source=source)
-    if isinstance(study, Ablation) and trials is not None:
+    if isinstance(study, Search):
+        if seeds is not None:
+            raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
+        return in_size(replace(study, scheduler=scheduler or study.scheduler), None, trials)
+    if trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
-    if not isinstance(study, Ablation) and seeds is not None:
-        raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
-    if scheduler is None:
-        return study
-    if isinstance(study, Ablation):
+    if scheduler is not None:
         raise ConfigError(
             f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
         )
-    return replace(study, scheduler=scheduler)
+    return in_size(study, seeds, None)

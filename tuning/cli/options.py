@@ -27,21 +27,21 @@ def _load_plugins(context: typer.Context, given: list[str] | None) -> list[str] 
     return given
 
 
-StudyArgument = Annotated[
+Study = Annotated[
     str,
     typer.Argument(
         help="A study of `birdtune list studies`, or your own .yaml or .py file.", metavar="STUDY"
     ),
 ]
-DataOption = Annotated[
+Data = Annotated[
     str,
     typer.Option("--data", help="A manifest CSV, a folder per species, or 'synthetic'.", metavar="CSV|DIR"),
 ]
-SetOption = Annotated[
+Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, as in --set optim.lr=3e-4; repeatable.", metavar="KEY=VALUE"),
 ]
-StudyOption = Annotated[
+StudyOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--option",
@@ -50,43 +50,48 @@ StudyOption = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-RunArgument = Annotated[
-    Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.", metavar="RUN")
+Run = Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.", metavar="RUN")]
+Model = Annotated[
+    Path, typer.Argument(callback=local, help="A model folder of `birdtune train`.", metavar="MODEL")
 ]
-BaseOption = Annotated[
+Recordings = Annotated[str, typer.Argument(help="A manifest, or 'synthetic'.", metavar="CSV|DIR")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+OneStudy = Annotated[
+    str | None,
+    typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
+]
+Base = Annotated[
     str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
 ]
-SeedsOption = Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")]
-TrialsOption = Annotated[int | None, typer.Option(min=1, help="Trials of a search.")]
-SchedulerOption = Annotated[
+Seeds = Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Trials of a search.")]
+Scheduler = Annotated[
     str | None,
     typer.Option(
         help="What ends trials of a search early, else the study's: asha, hyperband, median or fifo.",
         metavar="NAME",
     ),
 ]
-CpusOption = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
-ConcurrentOption = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
-BudgetHoursOption = Annotated[
+Cpus = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
+BudgetHours = Annotated[
     float | None, typer.Option(help="Stop when drivers of this run have run for so long.")
 ]
-BudgetGpuHoursOption = Annotated[
+BudgetGpuHours = Annotated[
     float | None, typer.Option(help="Stop when this run has used so many GPU-hours of training.")
 ]
-UntilOption = Annotated[
-    str | None, typer.Option(help="Stop when an epoch is so good.", metavar="METRIC>=VALUE")
-]
-GpusOption = Annotated[
+Until = Annotated[str | None, typer.Option(help="Stop when an epoch is so good.", metavar="METRIC>=VALUE")]
+Gpus = Annotated[
     str | None,
     typer.Option(
         help="GPUs of a trial; fractions share one, 'auto' as many as its memory holds.", metavar="N|auto"
     ),
 ]
-AddressOption = Annotated[
+Address = Annotated[
     str | None,
     typer.Option(help="A Ray cluster; auto is the one that this machine is in.", metavar="HOST:PORT|auto"),
 ]
-PluginOption = Annotated[
+Plugins = Annotated[
     list[str] | None,
     typer.Option(
         "--plugin",
@@ -97,10 +102,10 @@ PluginOption = Annotated[
         callback=_load_plugins,
     ),
 ]
-TrustOption = Annotated[
+Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python that the run folder holds: a study's, a plugin's.")
 ]
-OwnStudiesOption = Annotated[
+OwnStudies = Annotated[
     list[str] | None,
     typer.Option(
         "--study",
@@ -109,8 +114,8 @@ OwnStudiesOption = Annotated[
         metavar="FILE",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The study's small size, to try it out.")]
 
 
 def parse_settings(given: list[str] | None) -> dict[str, Any]:

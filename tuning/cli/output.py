@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -42,13 +42,14 @@ def list_failures(run: Path) -> None:
 
     for record in RunFolder(run).records().values():
         if record.error:
-            line = f"  {record.trial_id} {record.status}: {record.error}"
-            err_console.print(line)
+            err_console.print(f"  {record.trial_id} {record.status}: {record.error}")
 
 
-def print_result(result: dict[str, Any], as_json: bool, text: str) -> None:
+def print_result(result: dict[str, Any], as_json: bool, text: str | Group = "") -> None:
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
+    elif isinstance(text, Group):
+        out_console.print(text)
     else:
         for line in text.split("\n"):
             out_console.print(line, soft_wrap=line.startswith("next: ") or not sys.stdout.isatty())

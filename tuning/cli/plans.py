@@ -9,56 +9,38 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from tuning.cli import options as opt
 from tuning.cli.inputs import find_study, read_config, read_recordings
-from tuning.cli.options import (
-    BaseOption,
-    ConcurrentOption,
-    CpusOption,
-    DataOption,
-    GpusOption,
-    JsonOption,
-    PluginOption,
-    QuickOption,
-    SchedulerOption,
-    SeedsOption,
-    SetOption,
-    StudyArgument,
-    StudyOption,
-    TrialsOption,
-    local,
-    parse_gpus,
-    parse_options,
-    parse_settings,
-)
 from tuning.cli.output import err_console, out_console, print_result
+from tuning.engine.packing import Resources, as_size
 
 if TYPE_CHECKING:
     from tuning.planning import Plan
 
 
 def plan_command(
-    study: StudyArgument,
-    data: DataOption = "synthetic",
+    study: opt.Study,
+    data: opt.Data = "synthetic",
     out: Annotated[
         Path | None,
-        typer.Option(callback=local, help="The sweep's run folder, only read; runs/STUDY if left out."),
+        typer.Option(callback=opt.local, help="The sweep's run folder, only read; runs/STUDY if left out."),
     ] = None,
-    base: BaseOption = None,
-    settings: SetOption = None,
-    options: StudyOption = None,
-    seeds: SeedsOption = None,
-    trials: TrialsOption = None,
-    quick: QuickOption = False,
-    cpus_per_trial: CpusOption = 1,
-    gpus_per_trial: GpusOption = None,
-    concurrent: ConcurrentOption = None,
-    scheduler: SchedulerOption = None,
+    base: opt.Base = None,
+    settings: opt.Settings = None,
+    options: opt.StudyOptions = None,
+    seeds: opt.Seeds = None,
+    trials: opt.Trials = None,
+    quick: opt.Quick = False,
+    cpus_per_trial: opt.Cpus = 1,
+    gpus_per_trial: opt.Gpus = None,
+    concurrent: opt.Concurrent = None,
+    scheduler: opt.Scheduler = None,
     budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
     budget_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
     ] = None,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Estimate a sweep from measured steps: trials, hours, GPU memory and packing, disk."""
     from birdnet_core.config import TrainConfig
@@ -69,14 +51,14 @@ def plan_command(
     chosen = find_study(
         study,
         quick=quick,
-        options=parse_options(options),
+        options=opt.parse_options(options),
         seeds=seeds,
         trials=trials,
         scheduler=scheduler,
     )
-    gpus = parse_gpus(gpus_per_trial)
+    gpus = opt.parse_gpus(gpus_per_trial)
     start_from = read_config(base) if base else TrainConfig()
-    overrides = parse_settings(settings)
+    overrides = opt.parse_settings(settings)
     run = out or Path("runs") / chosen.name
     bars = StageBars(err_console)
     with bars.live():
@@ -87,11 +69,7 @@ def plan_command(
             run,
             base=start_from,
             settings=overrides,
-            n_seeds=seeds,
-            n_trials=trials,
-            cpus_per_trial=cpus_per_trial,
-            gpus_per_trial=gpus,
-            concurrent=concurrent,
+            resources=Resources(cpus=cpus_per_trial, gpus=gpus, concurrent=concurrent),
             budget_hours=budget_hours,
             budget_gpu_hours=budget_gpu_hours,
             progress=bars,
@@ -109,7 +87,7 @@ def plan_command(
     words += [word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))]
     command = shlex.join(words)
     if as_json:
-        print_result({**planned.to_dict(), "command": command}, True, "")
+        print_result({**planned.to_dict(), "command": command}, as_json)
     else:
         _print_plan(planned)
         out_console.print(f"next: {command}")
@@ -117,7 +95,6 @@ def plan_command(
 
 def _print_plan(plan: Plan) -> None:
     """Print a plan: how much, how long, what each arm takes, what is on disk, what to read before."""
-    from tuning.engine.packing import as_size
     from tuning.views.live import clock, describe
 
     p = out_console.print

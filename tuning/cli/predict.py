@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from birdnet_core.errors import ConfigError, DataError
-from tuning.cli.options import JsonOption, PluginOption, local
+from tuning.cli import options as opt
 from tuning.cli.output import list_skipped, print_result, recordings_bar, whole_file
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from birdnet_core.config import DataConfig
     from birdnet_core.inference.streaming import Ended
 
-ModelArgument = Annotated[
-    Path, typer.Argument(callback=local, metavar="MODEL", help="A model folder of `birdtune train`.")
-]
 Write = Callable[["pd.DataFrame"], None]
 
 # The suffixes that stand for a format where --format is left out.
@@ -33,12 +30,12 @@ FORMATS = {".csv": "csv", ".json": "json", ".txt": "raven"}
 
 
 def predict_command(
-    model: ModelArgument,
+    model: opt.Model,
     audio: Annotated[
         list[Path],
-        typer.Argument(callback=local, metavar="AUDIO...", help="Files, or folders of recordings."),
+        typer.Argument(callback=opt.local, metavar="AUDIO...", help="Files, or folders of recordings."),
     ],
-    out: Annotated[Path, typer.Option(callback=local, help="The file to write.")],
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The file to write.")],
     format: Annotated[
         str | None,
         typer.Option(
@@ -54,15 +51,15 @@ def predict_command(
         float, typer.Option(help="Leave out what is less probable.", metavar="P")
     ] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: opt.Device = "auto",
     weights: Annotated[
         str | None,
         typer.Option(
             help="Where the backbone's weights are, if no longer where the model was trained.", metavar="PATH"
         ),
     ] = None,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Name the species in recordings of any length, window by window; bad files are listed and left out.
 
@@ -126,10 +123,12 @@ def predict_command(
 
 
 def export_command(
-    model: ModelArgument,
-    out: Annotated[Path, typer.Option(callback=local, help="The ONNX file to write.")] = Path("model.onnx"),
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    model: opt.Model,
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The ONNX file to write.")] = Path(
+        "model.onnx"
+    ),
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Write the networks of a model as one ONNX file, checked against torch."""
     from birdnet_core.inference.model_folder import read_model

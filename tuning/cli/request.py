@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.plugins import Plugin
 from birdnet_core.records.checks import Types, check_fields
 from tuning.cli.inputs import find_study
 from tuning.engine.halt import Budget
+from tuning.engine.packing import Resources
 
 if TYPE_CHECKING:
     from birdnet_core.config import TrainConfig
     from birdnet_core.records.run_folder import RunFolder
     from search_spaces.study import Study
-    from tuning.engine.launch import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,13 @@ class Request:
     seeds: int | None = None
     trials: int | None = None
     quick: bool = False
-    cpus: int = 1
-    gpus: float | str | None = None
-    concurrent: int | None = None
+    resources: Resources = field(default_factory=Resources)
     address: str | None = None
     workers: int | None = None
     sampler: str = "tpe"
     scheduler: str | None = None
     storage: str = "journal"
     budget: Budget = field(default_factory=Budget)
-    trial_timeout: float | None = None
-    restarts: int = 3
-    keep_checkpoints: int = 0
     tensorboard: bool = False
     plugins: tuple[Plugin, ...] = ()
 
@@ -83,9 +78,12 @@ class Request:
             )
         where = f"the request of study {study!r} in {str(run.path)!r} was altered"
         read = _read(cls, values, where)
-        budget = Budget(**_read(Budget, read["budget"], f"{where}: the budget"))
-        plugins = tuple(Plugin(**_read(Plugin, each, f"{where}: a plugin")) for each in read["plugins"])
-        return cls(**{**read, "budget": budget, "plugins": plugins})
+        read["budget"] = Budget(**_read(Budget, read["budget"], f"{where}: the budget"))
+        read["resources"] = Resources(**_read(Resources, read["resources"], f"{where}: the resources"))
+        read["plugins"] = tuple(
+            Plugin(**_read(Plugin, each, f"{where}: a plugin")) for each in read["plugins"]
+        )
+        return cls(**read)
 
     def load_study(self) -> Study:
         """Return the study: that of a file as the file was when the run was started."""
@@ -105,19 +103,6 @@ class Request:
         from birdnet_core.config import TrainConfig
 
         return TrainConfig.from_dict(self.base or {})
-
-    def resources(self) -> Resources:
-        """Return what each trial may use."""
-        from tuning.engine.launch import Resources
-
-        return Resources(
-            cpus=self.cpus,
-            gpus=self.gpus,  # type: ignore[arg-type]
-            concurrent=self.concurrent,
-            restarts=self.restarts,
-            timeout_s=self.trial_timeout,
-            checkpoints=self.keep_checkpoints,
-        )
 
     def file_note(self) -> str | None:
         """Return a sentence where the study's file is no longer what the run was started with."""
@@ -144,7 +129,7 @@ def _read(of: type, values: Any, where: str) -> dict[str, Any]:
 
 def _types_of(hint: Any) -> Types:
     kind = get_origin(hint) or hint
-    if kind is UnionType:
+    if kind in (Union, UnionType):
         return tuple(each for part in get_args(hint) for each in _types_of(part))
-    special: dict[Any, Types] = {float: (float, int), tuple: (list,), Literal: (str,), Budget: (dict,)}
-    return special.get(kind, (kind,))
+    special: dict[Any, Types] = {float: (float, int), tuple: (list,), Literal: (str,)}
+    return (dict,) if is_dataclass(kind) else special.get(kind, (kind,))

@@ -9,30 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from birdnet_core.errors import BirdtuneError, ConfigError
-from tuning.cli.options import (
-    JsonOption,
-    PluginOption,
-    RunArgument,
-    TrustOption,
-    local,
-)
+from tuning.cli import options as opt
 from tuning.cli.output import err_console, in_words, print_error, print_result
 
 
 def report_command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            callback=local,
-            metavar="[RUN...]",
-            help="Run folders of `birdtune sweep`.",
-        ),
+        typer.Argument(callback=opt.local, metavar="[RUN...]", help="Run folders of `birdtune sweep`."),
     ] = None,
     imports: Annotated[
         Path | None,
         typer.Option(
             "--import",
-            callback=local,
+            callback=opt.local,
             metavar="DIR",
             help="A folder with histories and test results of earlier work, as JSON.",
         ),
@@ -40,11 +30,10 @@ def report_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=local,
-            help="The report's folder; RUN/report if left out, needed without a RUN.",
+            callback=opt.local, help="The report's folder; RUN/report if left out, needed without a RUN."
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Write report.html, .md and .json, tables and figures, and print a summary."""
     from reports import write_report
@@ -80,17 +69,11 @@ def report_command(
 
 
 def best_command(
-    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
-    study: Annotated[
-        str | None,
-        typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
-    ] = None,
+    run: opt.Run,
+    study: opt.OneStudy = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            callback=local,
-            help="The file to write; RUN/best.json if left out.",
-        ),
+        typer.Option(callback=opt.local, help="The file to write; RUN/best.json if left out."),
     ] = None,
     rule: Annotated[
         str,
@@ -107,9 +90,9 @@ def best_command(
     shortlist: Annotated[
         int | None, typer.Option(help="How many configs begin that race; 8 if left out.", metavar="N")
     ] = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Choose the best config by one stated rule, and write best.json for `train` and `sweep --base`."""
     from birdnet_core.records.files import write_json
@@ -149,9 +132,9 @@ def best_command(
 
 
 def gate_command(
-    run: RunArgument,
+    run: opt.Run,
     study: Annotated[str | None, typer.Option(help="Which study, where the run holds several.")] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Check the gates of a study: exit code 0 for GO, 1 for INVESTIGATE, 2 for NO-GO.
 
@@ -169,10 +152,10 @@ def gate_command(
     for verdict in found:
         lines.append(f"{verdict['study']}: {verdict['decision']}")
         for gate in verdict["gates"]:
-            shown = "no value" if gate["value"] is None else f"{gate['value']:.4f}"
+            value = "no value" if gate["value"] is None else f"{gate['value']:.4f}"
             if gate["low"] is not None:
-                shown += f" [{gate['low']:.4f}, {gate['high']:.4f}]"
+                value += f" [{gate['low']:.4f}, {gate['high']:.4f}]"
             note = f"; {gate['note']}" if gate["note"] else ""
-            lines.append(f"  {gate['status']:7}  {gate['criterion']}: {shown}, n = {gate['n']}{note}")
+            lines.append(f"  {gate['status']:7}  {gate['criterion']}: {value}, n = {gate['n']}{note}")
     print_result({"studies": found}, as_json, "\n".join(lines))
     raise typer.Exit(max(DECISIONS.index(verdict["decision"]) for verdict in found))

@@ -9,24 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli import options as opt
 from tuning.cli.inputs import find_study
-from tuning.cli.options import (
-    JsonOption,
-    PluginOption,
-    QuickOption,
-    StudyArgument,
-    StudyOption,
-    parse_options,
-)
-from tuning.cli.output import in_words, out_console, print_result
+from tuning.cli.output import in_words, print_result
 
 KINDS = ("models", "losses", "features", "backbones", "augmentations", "presets", "studies", "metrics")
 
 
 def list_names(
     kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), metavar="KIND")],
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """List what can be named in a config, with options and defaults."""
     from birdnet_core import registry
@@ -58,20 +51,9 @@ def list_names(
         if kind == "models":
             for row in rows:
                 row["n_params"] = _n_params(row["name"])
-    if as_json:
-        print_result({kind: rows}, True, "")
-        return
-    if kind == "studies":
-        for row in rows:
-            out_console.print(_study_text(row))
-        return
-    if kind == "backbones":
-        for row in rows:
-            about = [row["takes"], row["gives"], row["licence"]]
-            about = ["; ".join(each for each in dict.fromkeys(about) if each)]
-            if convention := row.get("convention"):
-                about += [f"trained on {convention['trained_on']}", convention["source"]]
-            out_console.print("\n    ".join([row["name"], row["summary"], *about]))
+    in_text = {"studies": _study_text, "backbones": _backbone_text}.get(kind)
+    if as_json or in_text:
+        print_result({kind: rows}, as_json, "\n".join(map(in_text, rows)) if in_text else "")
         return
     table = Table(*rows[0], box=None, padding=(0, 2, 0, 0))
     for row in rows:
@@ -86,7 +68,6 @@ def _study_row(name: str) -> dict[str, Any]:
     from search_spaces.study import Ablation
 
     study = load_study(name)
-    kind = "ablation" if isinstance(study, Ablation) else "search"
     if isinstance(study, Ablation):
         trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
     else:
@@ -94,7 +75,7 @@ def _study_row(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "question": study.question,
-        "kind": kind,
+        "kind": study.kind,
         "trials": trials,
         "epochs": study.base.get("training.epochs", TrainConfig().training.epochs),
         "metric": study.metric,
@@ -134,6 +115,14 @@ def _backbone_row(name: str) -> dict[str, Any]:
     }
 
 
+def _backbone_text(row: dict[str, Any]) -> str:
+    facts = dict.fromkeys(each for each in (row["takes"], row["gives"], row["licence"]) if each)
+    lines = [row["name"], row["summary"], "; ".join(facts)]
+    if stated := row.get("convention"):
+        lines += [f"trained on {stated['trained_on']}", stated["source"]]
+    return "\n    ".join(lines)
+
+
 def _n_params(name: str) -> int:
     """Count a model's parameters at 89 classes and 3 x 40 x 130, or 1,024 values of an embedding."""
     from birdnet_core.build import input_ndim, rehearse
@@ -144,30 +133,29 @@ def _n_params(name: str) -> int:
 
 
 def study_show(
-    study: StudyArgument,
-    options: StudyOption = None,
-    quick: QuickOption = False,
+    study: opt.Study,
+    options: opt.StudyOptions = None,
+    quick: opt.Quick = False,
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print it as a file to start your own from.")
     ] = False,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Print what a study varies: the cells of an ablation, the space of a search."""
     from search_spaces.files.study_plain import to_yaml
     from tuning.views.study_view import design_as_text, design_of
 
-    loaded = find_study(study, quick=quick, options=parse_options(options))
+    loaded = find_study(study, quick=quick, options=opt.parse_options(options))
     if as_yaml:
         print(to_yaml(loaded), end="")
-    elif as_json:
-        print_result(design_of(loaded), True, "")
     else:
-        out_console.print(design_as_text(design_of(loaded)))
+        design = design_of(loaded)
+        print_result(design, as_json, design_as_text(design))
 
 
-def study_schema_command(plugin: PluginOption = None) -> None:
+def study_schema_command(plugin: opt.Plugins = None) -> None:
     """Print the JSON Schema of study files in YAML; editors complete and check from it."""
     from search_spaces.files.schema import study_schema
 
-    print_result(study_schema(), True, "")
+    print_result(study_schema(), as_json=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,37 +13,12 @@ import typer
 
 from birdnet_core import plugins
 from birdnet_core.errors import ConfigError, did_you_mean
+from tuning.cli import options as opt
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import (
-    AddressOption,
-    BaseOption,
-    BudgetGpuHoursOption,
-    BudgetHoursOption,
-    ConcurrentOption,
-    CpusOption,
-    DataOption,
-    GpusOption,
-    JsonOption,
-    OwnStudiesOption,
-    PluginOption,
-    QuickOption,
-    RunArgument,
-    SchedulerOption,
-    SeedsOption,
-    SetOption,
-    StudyArgument,
-    StudyOption,
-    TrialsOption,
-    TrustOption,
-    UntilOption,
-    local,
-    parse_gpus,
-    parse_options,
-    parse_settings,
-)
-from tuning.cli.output import err_console, list_failures, out_console, print_result
+from tuning.cli.output import err_console, list_failures, print_result
 from tuning.cli.request import Request
 from tuning.engine.halt import Budget
+from tuning.engine.packing import Resources
 
 if TYPE_CHECKING:
     from birdnet_core.records.run_folder import RunFolder
@@ -52,26 +27,26 @@ if TYPE_CHECKING:
 
 
 def sweep_command(
-    study: StudyArgument,
-    data: DataOption = "synthetic",
+    study: opt.Study,
+    data: opt.Data = "synthetic",
     out: Annotated[
-        Path | None, typer.Option(callback=local, help="The run folder; runs/STUDY if left out.")
+        Path | None, typer.Option(callback=opt.local, help="The run folder; runs/STUDY if left out.")
     ] = None,
-    base: BaseOption = None,
-    settings: SetOption = None,
-    options: StudyOption = None,
-    seeds: SeedsOption = None,
-    trials: TrialsOption = None,
-    quick: QuickOption = False,
-    cpus_per_trial: CpusOption = 1,
-    gpus_per_trial: GpusOption = None,
-    concurrent: ConcurrentOption = None,
-    address: AddressOption = None,
+    base: opt.Base = None,
+    settings: opt.Settings = None,
+    options: opt.StudyOptions = None,
+    seeds: opt.Seeds = None,
+    trials: opt.Trials = None,
+    quick: opt.Quick = False,
+    cpus_per_trial: opt.Cpus = 1,
+    gpus_per_trial: opt.Gpus = None,
+    concurrent: opt.Concurrent = None,
+    address: opt.Address = None,
     workers: Annotated[int | None, typer.Option(help="Processes that prepare data.")] = None,
     sampler: Annotated[
         str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
     ] = "tpe",
-    scheduler: SchedulerOption = None,
+    scheduler: opt.Scheduler = None,
     storage: Annotated[
         str,
         typer.Option(
@@ -79,9 +54,9 @@ def sweep_command(
             "reads the URL from BIRDTUNE_STORAGE."
         ),
     ] = "journal",
-    budget_hours: BudgetHoursOption = None,
-    budget_gpu_hours: BudgetGpuHoursOption = None,
-    until: UntilOption = None,
+    budget_hours: opt.BudgetHours = None,
+    budget_gpu_hours: opt.BudgetGpuHours = None,
+    until: opt.Until = None,
     trial_timeout: Annotated[
         float | None, typer.Option(help="Seconds an epoch may take; a trial that hangs longer has failed.")
     ] = None,
@@ -101,8 +76,8 @@ def sweep_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the trials that this would train, and do nothing.")
     ] = False,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Train the trials of a study, except those that the run folder already holds.
 
@@ -116,43 +91,44 @@ def sweep_command(
         source=read_source(study) if is_file else None,
         data=data if data == "synthetic" else str(Path(data).absolute()),
         base=read_config(base).to_dict() if base else None,
-        settings=parse_settings(settings),
-        options=parse_options(options),
+        settings=opt.parse_settings(settings),
+        options=opt.parse_options(options),
         seeds=seeds,
         trials=trials,
         quick=quick,
-        cpus=cpus_per_trial,
-        gpus=parse_gpus(gpus_per_trial),
-        concurrent=concurrent,
+        resources=Resources(
+            cpus=cpus_per_trial, gpus=opt.parse_gpus(gpus_per_trial), concurrent=concurrent,
+            restarts=restarts, timeout_s=trial_timeout, checkpoints=keep_checkpoints,
+        ),
         address=address,
         workers=workers,
         sampler=sampler,
         scheduler=scheduler,
         storage=storage,
         budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until),
-        trial_timeout=trial_timeout,
-        restarts=restarts,
-        keep_checkpoints=keep_checkpoints,
         tensorboard=tensorboard,
         plugins=tuple(each for each in plugins.loaded() if each.kind in ("module", "file")),
-    )
-    if dry_run:
-        _print_dry_run(request, as_json)
-        return
+    )  # fmt: skip
     study_to_train = request.load_study()
+    if dry_run:
+        from tuning.views import study_view
+
+        trials_to_train = study_view.dry_run(study_to_train, request.base_config(), request.settings)
+        print_result(trials_to_train, as_json, study_view.dry_run_as_text(trials_to_train))
+        return
     _print_summary(train_study(study_to_train, request, out or Path("runs") / study_to_train.name), as_json)
 
 
 def resume_command(
-    run: RunArgument,
-    budget_hours: BudgetHoursOption = None,
-    budget_gpu_hours: BudgetGpuHoursOption = None,
-    until: UntilOption = None,
-    address: AddressOption = None,
-    study: OwnStudiesOption = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    run: opt.Run,
+    budget_hours: opt.BudgetHours = None,
+    budget_gpu_hours: opt.BudgetGpuHours = None,
+    until: opt.Until = None,
+    address: opt.Address = None,
+    study: opt.OwnStudies = None,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Continue the studies of an interrupted or killed run with the settings that it was started with.
 
@@ -170,12 +146,12 @@ def resume_command(
 
 
 def rerun_command(
-    run: RunArgument,
+    run: opt.Run,
     failed: Annotated[bool, typer.Option("--failed", help="Those that failed or diverged.")] = False,
-    study: OwnStudiesOption = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    study: opt.OwnStudies = None,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Train the failed and diverged trials of a run again, from their start."""
     if not failed:
@@ -185,20 +161,17 @@ def rerun_command(
 
 
 def extend_command(
-    run: RunArgument,
-    study: Annotated[
-        str | None,
-        typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
-    ] = None,
+    run: opt.Run,
+    study: opt.OneStudy = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
     epochs: Annotated[
         str | None,
         typer.Option(help="Epochs of each trial, or +N more: a study of its own in the same folder."),
     ] = None,
-    plugin: PluginOption = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
+    plugin: opt.Plugins = None,
+    trust: opt.Trust = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
     from birdnet_core.records.run_folder import RunFolder
@@ -363,9 +336,7 @@ def train_study(
             out,
             base=request.base_config(),
             settings=request.settings,
-            n_seeds=request.seeds,
-            n_trials=request.trials,
-            resources=request.resources(),
+            resources=request.resources,
             budget=request.budget,
             rerun_failed=rerun_failed,
             shorter=shorter,
@@ -376,51 +347,26 @@ def train_study(
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=observe,
         )
-    return {
-        "study": study.name,
-        "run": str(out),
-        "counts": summary.counts,
-        "halted": summary.halted,
-        "n_reused": summary.n_reused,
-        "seconds": round(summary.seconds, 1),
-    }
-
-
-def _print_dry_run(request: Request, as_json: bool) -> None:
-    """Print the trials that a sweep would train."""
-    from tuning.views.study_view import dry_run, dry_run_as_text
-
-    result = dry_run(
-        request.load_study(),
-        request.base_config(),
-        request.settings,
-        n_seeds=request.seeds,
-        n_trials=request.trials,
-    )
-    if as_json:
-        print_result(result, True, "")
-    else:
-        out_console.print(dry_run_as_text(result))
+    return {**asdict(summary), "run": str(out), "seconds": round(summary.seconds, 1)}
 
 
 def _print_summary(result: dict[str, Any], as_json: bool) -> None:
     """Print how a sweep ended and what to do next; ConfigError when no trial of it completed."""
-    run = result["run"]
-    goes_on = f"birdtune resume {run}    " if result["halted"] else ""
-    stopped = f"stopped early: {result['halted']}\n" if result["halted"] else ""
-    following = f"next: {goes_on}birdtune report {run}    birdtune best {run}"
-    print_result(result, as_json, f"{_sweep_line(result)}\n{stopped}{following}")
-    if not as_json:
-        list_failures(Path(run))
-    if result["halted"]:
-        return
-    if not result["counts"].get("completed"):
-        raise ConfigError(f"no trial of {result['study']!r} completed; see the reasons in {run}/trials/")
-
-
-def _sweep_line(result: dict[str, Any]) -> str:
     from tuning.views.live import clock
 
+    run, halted = result["run"], result["halted"]
     states = ", ".join(f"{n} {status}" for status, n in sorted(result["counts"].items()))
     reused = f" ({result['n_reused']} were there already)" if result["n_reused"] else ""
-    return f"{result['study']}: {states}{reused} in {clock(result['seconds'])}"
+    stopped = f"stopped early: {halted}\n" if halted else ""
+    following = (
+        f"{f'birdtune resume {run}    ' if halted else ''}birdtune report {run}    birdtune best {run}"
+    )
+    print_result(
+        result,
+        as_json,
+        f"{result['study']}: {states}{reused} in {clock(result['seconds'])}\n{stopped}next: {following}",
+    )
+    if not as_json:
+        list_failures(Path(run))
+    if not halted and not result["counts"].get("completed"):
+        raise ConfigError(f"no trial of {result['study']!r} completed; see the reasons in {run}/trials/")

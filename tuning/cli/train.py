@@ -5,58 +5,48 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from birdnet_core.errors import ConfigError
+from tuning.cli import options as opt
 from tuning.cli.inputs import read_config, read_recordings
-from tuning.cli.options import (
-    BudgetGpuHoursOption,
-    BudgetHoursOption,
-    ConcurrentOption,
-    CpusOption,
-    DataOption,
-    GpusOption,
-    JsonOption,
-    PluginOption,
-    SetOption,
-    local,
-    parse_gpus,
-    parse_settings,
-)
 from tuning.cli.output import err_console, print_result
+from tuning.engine.halt import Budget
+from tuning.engine.packing import Resources
+
+if TYPE_CHECKING:
+    from birdnet_core.config import TrainConfig
 
 
 def train_command(
     config: Annotated[
         Path | None,
         typer.Argument(
-            callback=local,
-            help="best.json, a trial's record, or a config as JSON; defaults if left out.",
+            callback=opt.local, help="best.json, a trial's record, or a config as JSON; defaults if left out."
         ),
     ] = None,
-    data: DataOption = "synthetic",
-    out: Annotated[Path, typer.Option(callback=local, help="The model's folder.")] = Path("model"),
+    data: opt.Data = "synthetic",
+    out: Annotated[Path, typer.Option(callback=opt.local, help="The model's folder.")] = Path("model"),
     preset: Annotated[
         str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the config's seed.")] = None,
-    settings: SetOption = None,
+    settings: opt.Settings = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Final training: so many seeds become one model, an ensemble.")
     ] = None,
     keep_val: Annotated[
-        bool,
-        typer.Option("--keep-val", help="With --seeds: never train on the validation split."),
+        bool, typer.Option("--keep-val", help="With --seeds: never train on the validation split.")
     ] = False,
-    cpus_per_trial: CpusOption = 1,
-    gpus_per_trial: GpusOption = None,
-    concurrent: ConcurrentOption = None,
-    budget_hours: BudgetHoursOption = None,
-    budget_gpu_hours: BudgetGpuHoursOption = None,
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    cpus_per_trial: opt.Cpus = 1,
+    gpus_per_trial: opt.Gpus = None,
+    concurrent: opt.Concurrent = None,
+    budget_hours: opt.BudgetHours = None,
+    budget_gpu_hours: opt.BudgetGpuHours = None,
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Train a model: one config alone, or with --seeds the ensemble that a sweep's best config becomes.
 
@@ -80,57 +70,44 @@ def train_command(
         raise ConfigError(
             f"{', '.join(given)} is for final training: give --seeds N with it, or leave it out"
         )
-    if seeds is not None:
-        _train_final(
-            start_from,
+    from birdnet_core.config import TrainConfig
+
+    chosen = read_config(start_from) if start_from else TrainConfig()
+    chosen = chosen.override(opt.parse_settings(settings) | ({} if seed is None else {"seed": seed}))
+    if seeds is None:
+        result = _train_one(chosen, data, out, quiet=as_json)
+        scores = [f"{k} {v:.4f}" for k, v in result["metrics"].items() if k.startswith("val/f1")]
+        text = f"best epoch {result['best_epoch']} of {result['epochs']}: {', '.join(scores)}\n{out}"
+    else:
+        gpus = opt.parse_gpus(gpus_per_trial)
+        result = _train_final(
+            chosen,
             data,
             out,
-            changes={**parse_settings(settings), **({} if seed is None else {"seed": seed})},
             n_seeds=seeds,
             keep_val=keep_val,
-            cpus=cpus_per_trial,
-            gpus=parse_gpus(gpus_per_trial),
-            concurrent=concurrent,
-            budget_hours=budget_hours,
-            budget_gpu_hours=budget_gpu_hours,
-            as_json=as_json,
+            chosen=_choice(start_from),
+            resources=Resources(cpus=cpus_per_trial, gpus=gpus, concurrent=concurrent),
+            budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours),
         )
-        return
-    result = _train_one(start_from, data, out, seed=seed, settings=settings, quiet=as_json)
-    print_result(
-        result,
-        as_json,
-        f"best epoch {result['best_epoch']} of {result['epochs']}: "
-        + ", ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items() if k.startswith("val/f1"))
-        + f"\n{out}",
-    )
+        text = _final_text(result, out, data)
+    print_result(result, as_json, text)
 
 
-def _train_one(
-    start_from: str | None,
-    data: str,
-    out: Path,
-    *,
-    seed: int | None = None,
-    settings: list[str] | None = None,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    from birdnet_core.config import TrainConfig
+def _train_one(chosen: TrainConfig, data: str, out: Path, *, quiet: bool) -> dict[str, Any]:
     from birdnet_core.data.dataset import Dataset, prepare
     from birdnet_core.training.run import save_model, train
     from reports.model.card import write_card
     from tuning.views.live import StageBars
 
-    chosen = read_config(start_from) if start_from else TrainConfig()
-    chosen = chosen.override({**parse_settings(settings), **({} if seed is None else {"seed": seed})})
     bars = StageBars(err_console)
     with bars.live():
         dataset = Dataset.open(prepare(read_recordings(data), chosen, progress=bars))
-    shown = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
+    names = dict.fromkeys(("train/loss", "val/loss", chosen.training.monitor))
 
     def show(epoch: int, metrics: dict[str, float]) -> None:
         if not quiet:
-            scores = [f"{name} {metrics[name]:.4f}" for name in shown if name in metrics]
+            scores = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
             err_console.print(
                 f"epoch {epoch:3d}/{chosen.training.most_epochs}  {'  '.join(scores)}  "
                 f"{metrics['epoch_s']:.1f} s"
@@ -148,30 +125,13 @@ def _train_one(
     return {"model": str(out), **{k: getattr(record, k) for k in kept}}
 
 
-def _train_final(
-    start_from: str | None,
-    data: str,
-    out: Path,
-    *,
-    changes: dict[str, Any],
-    n_seeds: int,
-    keep_val: bool,
-    cpus: int,
-    gpus: float | Literal["auto"] | None,
-    concurrent: int | None,
-    budget_hours: float | None,
-    budget_gpu_hours: float | None,
-    as_json: bool,
-) -> None:
-    """Train the ensemble under a live view, and print how its seeds did before the final fit."""
-    from birdnet_core.config import TrainConfig
-    from tuning.engine.halt import Budget
-    from tuning.engine.launch import Resources
+def _train_final(config: TrainConfig, data: str, out: Path, **how: Any) -> dict[str, Any]:
+    """Train the ensemble under a live view; `how` are the keywords of `tuning.final.train_final`."""
+    from reports.model.card import write_card
     from tuning.engine.preparation import Data
     from tuning.final import train_final
     from tuning.views.live import SweepView
 
-    config = (read_config(start_from) if start_from else TrainConfig()).override(changes)
     view = SweepView(err_console)
     with view.live():
         view.progress("reading recordings", 0, 1)
@@ -179,31 +139,23 @@ def _train_final(
             config,
             Data(name=Path(data).stem, manifest=read_recordings(data), progress=view.progress),
             out,
-            n_seeds=n_seeds,
-            keep_val=keep_val,
-            chosen=_chosen(start_from),
-            resources=Resources(cpus=cpus, gpus=gpus, concurrent=concurrent),
-            budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours),
             command=shlex.join(["birdtune", *sys.argv[1:]]),
             observer=view,
+            **how,
         )
-    from reports.model.card import write_card
-
     write_card(out)
-    print_result({"model": str(out), **evidence}, as_json, _final_text(evidence, out, data))
+    return {"model": str(out), **evidence}
 
 
 def evaluate_command(
-    model: Annotated[
-        Path, typer.Argument(callback=local, help="A model folder of `birdtune train`.", metavar="MODEL")
-    ],
-    data: DataOption = "synthetic",
+    model: opt.Model,
+    data: opt.Data = "synthetic",
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also score logistic regression in the same split.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    plugin: PluginOption = None,
-    as_json: JsonOption = False,
+    device: opt.Device = "auto",
+    plugin: opt.Plugins = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Open the test split: the scores of a model on recordings that no choice was based on.
 
@@ -260,9 +212,9 @@ def _test_text(result: dict[str, Any]) -> str:
     for name in ("ensemble, calibrated", "calibrated − logistic regression"):
         if name in rows:
             lines.append(f"{name}, with 95 % intervals:")
-            for key, shown in TEST.items():
+            for key, title in TEST.items():
                 value = {k: _text_of(v) for k, v in rows[name][key].items()}
-                lines.append(f"  {shown:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
+                lines.append(f"  {title:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
     return "\n".join([*lines, *result["notes"]])
 
 
@@ -273,7 +225,7 @@ def _text_of(value: float | None) -> str:
 _SHOWN = ("test/accuracy", "test/f1_macro", "test/f1_rare", "test/map", "test/auroc", "test/loss", "test/ece")
 
 
-def _chosen(start_from: str | None) -> dict[str, Any] | None:
+def _choice(start_from: str | None) -> dict[str, Any] | None:
     """Return what best.json says of the choice, without the config; None for anything else."""
     from birdnet_core.records.files import read_json
 

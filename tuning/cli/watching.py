@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from birdnet_core.errors import ConfigError
-from tuning.cli.options import JsonOption, local
+from tuning.cli import options as opt
 from tuning.cli.output import err_console, out_console, print_result
 
 
 def status_command(
-    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
+    run: opt.Run,
     watch: Annotated[
         float | None,
         typer.Option(min=0.2, help="Draw it anew every so often, until Ctrl-C.", metavar="SECONDS"),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Print the state of a run, from another terminal while it runs, or after it; only reads."""
     from dataclasses import asdict
@@ -29,10 +29,7 @@ def status_command(
     folder = RunFolder.existing(run)
     if watch is None:
         status = run_status(folder)
-        if as_json:
-            print_result(asdict(status), True, "")
-        else:
-            out_console.print(as_text(status))
+        print_result(asdict(status), as_json, as_text(status))
         return
     if as_json:
         raise ConfigError("--json prints once, and --watch draws again and again; leave one of them out")
@@ -48,7 +45,7 @@ def status_command(
 
 
 def dashboard_command(
-    run: Annotated[Path, typer.Argument(callback=local, help="A run folder of `birdtune sweep`.")],
+    run: opt.Run,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
 ) -> None:
     """Show a copy of a run's searches in optuna-dashboard, on this machine alone, until Ctrl-C."""

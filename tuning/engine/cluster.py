@@ -17,6 +17,7 @@ import ray
 from ruamel.yaml import YAML
 
 from birdnet_core.errors import ConfigError
+from tuning.engine.nodes import living_nodes
 from tuning.engine.packing import Node
 
 # What keeps Ray quiet and writes nothing but our journal. Its metric check is off, because the result of a
@@ -148,13 +149,12 @@ def live_nodes() -> list[Node]:
     """Return the nodes of the cluster that are there now."""
     return [
         Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in living_nodes()
     ]
 
 
 def nodes_to_come(n_workers: int, file: Path = Path("~/ray_bootstrap_config.yaml")) -> list[Node]:
-    """Return the nodes that Ray's autoscaler may start beside `n_workers` that are there.
+    """Return the nodes that Ray's autoscaler may start in addition to the `n_workers` that are there.
 
     None where Ray's cluster launcher did not make this machine: `file` is what it leaves on the head of a
     cluster, and by which Ray Tune knows one too. Kinds of nodes of which it does not say what they have are

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
@@ -21,31 +21,10 @@ from tuning.engine.nodes import Nodes, TrialFault, fault_of
 from tuning.engine.placement import Placement
 from tuning.engine.ray_internals import node_of_dead, stop_before_start
 from tuning.engine.schedulers import Rule
-from tuning.engine.searcher import is_of_storage
+from tuning.engine.searcher import Payload, Source, is_of_storage
 from tuning.engine.stopping import StoppingScheduler
 from tuning.engine.trainable import bare_record
 from tuning.engine.waiting import LOOK_EVERY_S
-
-Payload = dict[str, Any]
-
-
-class Source(Protocol):
-    """Where trials come from: the plan of an ablation, or the sampler of a search.
-
-    `key` is a name for a trial that the source knows it by from `suggest` on.
-    """
-
-    def n_left(self) -> int:
-        """Return how many trials are still to be suggested."""
-
-    def suggest(self, key: str) -> Payload | None:
-        """Return the payload of the next trial, None where there is none left."""
-
-    def report(self, key: str, result: dict[str, Any]) -> None:
-        """Take in the result of an epoch."""
-
-    def settle(self, key: str, record: TrialRecord) -> None:
-        """Take in how a trial ended, once its record is on disk."""
 
 
 @dataclass

@@ -92,10 +92,10 @@ class Halt:
 
 
 @contextlib.contextmanager
-def ended_by_signals(halt: Halt, tell: Callable[[str], None]) -> Iterator[None]:
+def ended_by_signals(halt: Halt, note: Callable[[str], None]) -> Iterator[None]:
     """End the sweep at the first Ctrl-C or SIGTERM, when its epochs are done; at the second, now.
 
-    `tell` is given a line to show. Signals reach the main thread alone; elsewhere nothing is changed.
+    `note` takes a line for the user. Signals reach the main thread alone; elsewhere nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -106,7 +106,7 @@ def ended_by_signals(halt: Halt, tell: Callable[[str], None]) -> Iterator[None]:
         if halt.reason is not None:
             raise KeyboardInterrupt
         halt.ask(f"interrupted ({name})")
-        tell(f"{name}: finishing the epochs in progress; once more to stop now")
+        note(f"{name}: finishing the epochs in progress; once more to stop now")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -11,7 +11,6 @@ import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -37,7 +36,7 @@ class Journal(tune.Callback):
     Args:
         run: the run folder.
         observer: called with every event after it is written.
-        halt: asked to end the sweep where the folder cannot be written, or a budget is used up.
+        halt: ends the sweep where the folder cannot be written, or a budget is used up.
         keep: the number of completed trials, the best of a study by its metric, whose checkpoints stay.
 
     `settled` holds the records of the trials that are over, as they lie on disk, whatever study they were
@@ -306,7 +305,7 @@ class Journal(tune.Callback):
         return sorted(
             self._place(study, record)
             for record in done
-            if record.status == "completed" and self._checkpoint(record.trial_id).exists()
+            if record.status == "completed" and self.run.checkpoint_path(record.trial_id).exists()
         )
 
     def _place(self, study: str, record: TrialRecord) -> tuple[float, str]:
@@ -321,7 +320,8 @@ class Journal(tune.Callback):
 
     def _keep_pruned(self, trial_id: str) -> None:
         """Keep the checkpoint of a pruned trial, which another study may continue, while there is room."""
-        n_bytes = self._checkpoint_bytes(trial_id)
+        file = self.run.checkpoint_path(trial_id) / "session.pt"
+        n_bytes = file.stat().st_size if file.exists() else 0
         self._pruned.append((trial_id, n_bytes))
         self._pruned_bytes += n_bytes
         while self._pruned_bytes > PRUNED_CHECKPOINT_BYTES:
@@ -330,15 +330,8 @@ class Journal(tune.Callback):
             if name in self.settled and self.settled[name].status == "pruned":
                 self._drop_checkpoint(name)
 
-    def _checkpoint(self, trial_id: str) -> Path:
-        return self.run.checkpoint_path(trial_id)
-
-    def _checkpoint_bytes(self, trial_id: str) -> int:
-        file = self._checkpoint(trial_id) / "session.pt"
-        return file.stat().st_size if file.exists() else 0
-
     def _drop_checkpoint(self, trial_id: str) -> None:
-        shutil.rmtree(self._checkpoint(trial_id), ignore_errors=True)
+        shutil.rmtree(self.run.checkpoint_path(trial_id), ignore_errors=True)
 
 
 def name_of(trial: Trial) -> str:

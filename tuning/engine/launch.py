@@ -8,7 +8,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import product
@@ -42,6 +42,7 @@ from search_spaces.study import (
     cautions,
     check,
     group_of,
+    in_size,
     trial_config,
 )
 from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
@@ -49,17 +50,18 @@ from tuning.engine.dispatch import Dispatcher, HaltingScheduler
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
 from tuning.engine.nodes import Nodes
-from tuning.engine.placement import Gpus, place
-from tuning.engine.preparation import Data, Preparation
+from tuning.engine.packing import Resources
+from tuning.engine.placement import place
+from tuning.engine.preparation import Data, Preparation, check_data
 from tuning.engine.ray_internals import take_low_memory_for_death
-from tuning.engine.schedulers import Fifo, Rule, make_rule
+from tuning.engine.schedulers import rule_of
 from tuning.engine.searcher import (
     DEFAULT_STORAGE,
     OptunaSearcher,
     PlannedSearcher,
     is_of_storage,
-    make_sampler,
     open_study,
+    sampler_of,
 )
 from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
 from tuning.engine.waiting import Waiting
@@ -70,27 +72,6 @@ NO_GPU_YET = (
     "no node of the cluster has a GPU yet, and the trials ask for none; where nodes with GPUs will join, "
     "give --gpus-per-trial"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one trial may use.
-
-    Args:
-        cpus: also the number of torch's threads.
-        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
-        concurrent: the most trials side by side; None takes as many as fit.
-        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
-        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
-        checkpoints: how many completed trials, the best of the study, keep theirs.
-    """
-
-    cpus: int = 1
-    gpus: Gpus = None
-    concurrent: int | None = None
-    restarts: int = 3
-    timeout_s: float | None = None
-    checkpoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,13 +121,13 @@ def sweep(
     or this study with other settings, that another driver writes, or that cannot be written any more.
     """
     start = time.perf_counter()
-    resources = resources or Resources()
+    study, resources = in_size(study, n_seeds, n_trials), resources or Resources()
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     configs = check(study, config, settings)
-    rule = _rule(study, configs[0].training.most_epochs)
+    rule = rule_of(study, metric_direction(study.metric), configs[0].training.most_epochs)
     if isinstance(study, Search):
-        make_sampler(sampler, 0, 1, n_objectives=len(study.objectives))  # its faults, before anything is made
+        sampler_of(study, sampler, 0)  # its faults, before anything is made
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in configs:
@@ -158,7 +139,7 @@ def sweep(
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
-        definition = setup.definition(first, n_seeds, n_trials)
+        definition = setup.definition(first)
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
@@ -167,12 +148,13 @@ def sweep(
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
             "notes": list(dict.fromkeys(notes)),
         }
+        check_data(run, dataset, data.name)
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         _refuse_foreign_trials(journal, dataset)
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:
-            observer({"event": "note", "text": _continuing(setup, definition, run)})
+            observer({"event": "note", "text": _continuing(setup, definition["seeds"])})
         failed = sorted(journal.failed(study.name)) if rerun_failed else []
 
         searcher: PlannedSearcher | OptunaSearcher
@@ -182,7 +164,7 @@ def sweep(
             searcher, n_reused = setup.planned(definition["seeds"], journal)
         else:
             n_reused = 0
-            searcher = setup.sampled(study, definition["n_trials"], journal, sampler)
+            searcher = setup.sampled(study, journal, sampler)
             if rerun_failed:
                 # First: after a driver that died in between they count as failed, and can be retried.
                 searcher.retry_failed()
@@ -242,20 +224,6 @@ def sweep(
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
 
 
-def _rule(study: Study, epochs: int) -> Rule:
-    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
-    direction = metric_direction(study.metric)
-    if isinstance(study, Ablation):
-        return Fifo(direction=direction)
-    return make_rule(
-        study.scheduler,
-        direction=direction,
-        max_epochs=epochs,
-        grace_epochs=study.grace_epochs,
-        reduction_factor=study.reduction_factor,
-    )
-
-
 @dataclass(frozen=True)
 class _Setup:
     """A study with everything that the user set: from it follows what each trial is."""
@@ -274,52 +242,48 @@ class _Setup:
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
         return trial_config(self.config, self.settings, choices).override({"seed": seed})
 
-    def definition(self, first: TrainConfig, n_seeds: int | None, n_trials: int | None) -> dict[str, Any]:
+    def definition(self, first: TrainConfig) -> dict[str, Any]:
         """Return what the study's file says of the design; `first` is any trial's config."""
         study, seed = self.study, self.config.seed
         common = {
-            "name": study.name,
-            "question": study.question,
-            "metric": study.metric,
-            "direction": metric_direction(study.metric),
+            **study.facts(),
             "epochs": first.training.most_epochs,
-            "gates": [asdict(gate) for gate in study.gates],
             "base": {**self.config.difference(), **self.settings},
             "base_id": self.config.config_id,  # under other defaults the same `base` is another config
+            "scheduler": study.scheduler,
+            "asha_within": study.asha_within,
+            **dict.fromkeys(("design", "factors", "cells", "baseline", "n_trials", "storage")),
         }
         if isinstance(study, Search):
             return {
-                **common, "kind": "search", "scheduler": study.scheduler, "seeds": [seed], "factors": None,
-                "cells": None, "baseline": None, "n_trials": n_trials or study.n_trials, "design": None,
-                "also": list(study.also), "asha_within": study.asha_within,
+                **common, "seeds": [seed], "n_trials": study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
-        cells = [
-            {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
-            for cell in study.cells()
-        ]
         return {
-            **common, "kind": "ablation", "scheduler": "fifo",
-            "seeds": list(range(seed, seed + (n_seeds or study.n_seeds))),
+            **common,
+            "seeds": list(range(seed, seed + study.n_seeds)),
             "design": study.design_facts(),
             "factors": {
                 name: asdict(levels) if isinstance(levels, Range) else list(levels)
                 for name, levels in study.levels().items()
             },
-            "cells": cells, "baseline": study.baseline_cell(), "n_trials": None, "also": [],
-            "asha_within": None, "storage": None,
-        }  # fmt: skip
+            "cells": [
+                {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
+                for cell in study.cells()
+            ],
+            "baseline": study.baseline_cell(),
+        }
 
     def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON, but for the dataset, which `prepare` enters.
 
         `factors` is what tables call it by.
         """
-        within = self.study.asha_within if isinstance(self.study, Search) else None
+        group = group_of(config, self.study.asha_within)
         return {
             "config": config.to_dict(),
-            "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
+            "journal": self.line(factors, config.trial_id, number, group),
             "timeout_s": self.resources.timeout_s,
             "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
@@ -332,12 +296,9 @@ class _Setup:
     def line(self, factors: dict[str, Any], trial_id: str, number: int, group: str | None) -> dict[str, Any]:
         """Return what the journal says of a trial."""
         return {
-            "study": self.study.name,
-            "trial_id": trial_id,
-            "number": number,
-            "factors": factors,
+            "study": self.study.name, "trial_id": trial_id, "number": number, "factors": factors,
             "group": group,
-        }
+        }  # fmt: skip
 
     def prepare(self, payload: dict[str, Any], preparation: Preparation) -> bool:
         """Enter the dataset of a payload, and return True, once it is made.
@@ -380,17 +341,10 @@ class _Setup:
                 todo.append(payload)
         return PlannedSearcher(todo), n_reused
 
-    def sampled(self, study: Search, n_trials: int, journal: Journal, sampler: str) -> OptunaSearcher:
+    def sampled(self, study: Search, journal: Journal, sampler: str) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
-        opened = open_study(
-            journal.run,
-            study,
-            seed=self.config.seed,
-            n_trials=n_trials,
-            sampler=sampler,
-            storage=self.storage,
-        )
         seed = self.config.seed
+        opened = open_study(journal.run, study, seed=seed, sampler=sampler, storage=self.storage)
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             try:
@@ -411,7 +365,7 @@ class _Setup:
             journal.reuse(payload["journal"])
             return record
 
-        return OptunaSearcher(opened, study.objectives, make_payload, journal, n_trials)
+        return OptunaSearcher(opened, study, make_payload, journal)
 
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
@@ -426,16 +380,16 @@ def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> Tria
     return bare_record(payload, "failed", error=why, traceback=trace)
 
 
-def _continuing(setup: _Setup, definition: dict[str, Any], run: RunFolder) -> str:
+def _continuing(setup: _Setup, seeds: Sequence[int]) -> str:
     """Return in words how many trials of a longer budget continue from checkpoints of the shorter one."""
     if isinstance(setup.study, Search):
         return "configs that are sampled again continue from their checkpoints, where these are kept"
     cells = [setup.study.overrides(cell) for cell in setup.study.cells()]
-    trials = [setup.trial(cell, seed) for seed in definition["seeds"] for cell in cells]
+    trials = [setup.trial(cell, seed) for seed in seeds for cell in cells]
     kept = [
         trial
         for trial in trials
-        if (run.checkpoints_path / setup.shorter_id(trial) / "session.pt").exists()
+        if (setup.run.checkpoints_path / setup.shorter_id(trial) / "session.pt").exists()
         and is_open_ended(trial.optim)
     ]
     why = "" if len(kept) == len(trials) else (
@@ -458,17 +412,9 @@ def _checkpoints(run: RunFolder) -> dict[str, str]:
 
 def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> None:
     """Write the definition of the study, unless the folder holds something that contradicts it."""
-    for name in run.study_names():
+    name = definition["name"]
+    if name in run.study_names():
         there = run.read_study(name)
-        known = there.get("data") or {}
-        if known.get("data_id") != definition["data"]["data_id"]:
-            raise RunFolderError(
-                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
-                f"and this is {definition['data']['name']!r} (data {definition['data']['data_id']}); "
-                "give another --out"
-            )
-        if name != definition["name"]:
-            continue
         fixed = {
             "ablation": ("factors", "cells"),
             "search": (

@@ -20,22 +20,10 @@ NODE_ID_LABEL = "ray.io/node-id"
 
 # What the operating system says of a broken disk, a lost mount or a device that is gone. Not ENOSPC: a full
 # disk is usually everybody's.
-_OF_THE_NODE = frozenset(
-    {
-        errno.EIO,
-        errno.ENXIO,
-        errno.ENODEV,
-        errno.EROFS,
-        errno.ESTALE,
-        errno.EREMOTEIO,
-        errno.ENOTCONN,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ETIMEDOUT,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
+_OF_THE_NODE = frozenset({
+    errno.EIO, errno.ENXIO, errno.ENODEV, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE,
+})  # fmt: skip
 # What CUDA says of a broken card, whatever the type of the exception.
 _OF_THE_CARD = (
     "uncorrectable ECC error",
@@ -86,7 +74,7 @@ class Nodes:
     `aside` holds their host names by Ray's id.
 
     Args:
-        alive: returns what Ray knows of every living node (`ray.nodes`); asked only after a fault.
+        alive: returns what Ray knows of every living node (`ray.nodes`); called only after a fault.
     """
 
     def __init__(self, alive: Callable[[], Sequence[Mapping[str, Any]]] | None = None) -> None:

@@ -9,11 +9,35 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from birdnet_core.errors import ConfigError
 
+Gpus = float | Literal["auto"] | None
+
 RAY_UNITS = 10_000  # Ray counts resources in steps of 0.0001
-RESERVE = 0.05
+RESERVE = 0.05  # the share of a GPU that is given to nobody
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial may use.
+
+    Args:
+        cpus: also the number of torch's threads.
+        gpus: fractions share a GPU; None takes a whole one where Ray sees any, ``auto`` what each arm needs.
+        concurrent: the most trials side by side; None takes as many as fit.
+        restarts: deaths of its process or node that a trial survives in a row, without an epoch between them.
+        timeout_s: the most that an epoch may take; a trial that hangs longer has failed.
+        checkpoints: how many completed trials, the best of the study, keep theirs.
+    """
+
+    cpus: int = 1
+    gpus: Gpus = None
+    concurrent: int | None = None
+    restarts: int = 3
+    timeout_s: float | None = None
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +131,13 @@ def fraction_of(trials_per_gpu: int) -> float:
     return (RAY_UNITS // trials_per_gpu) / RAY_UNITS
 
 
-def memory_cap(trials_per_gpu: int, *, gpu_bytes: int, context_bytes: int, reserve: float = RESERVE) -> float:
+def memory_cap(trials_per_gpu: int, *, gpu_bytes: int, context_bytes: int) -> float:
     """Return the share of a GPU's memory that torch may take in each of `trials_per_gpu` processes.
 
-    The caps and the CUDA contexts of all of them add up to all but `reserve` of the GPU. Raises ConfigError
+    The caps and the CUDA contexts of all of them add up to all but `RESERVE` of the GPU. Raises ConfigError
     where the contexts alone fill it.
     """
-    cap = ((1 - reserve) * gpu_bytes / trials_per_gpu - context_bytes) / gpu_bytes
+    cap = ((1 - RESERVE) * gpu_bytes / trials_per_gpu - context_bytes) / gpu_bytes
     if cap <= 0:
         raise ConfigError(
             f"{trials_per_gpu} trials on a GPU of {as_size(gpu_bytes)} leave nothing to train in: the CUDA "
@@ -129,7 +153,6 @@ def pack(
     gpu_bytes: int,
     context_bytes: int,
     cpus_per_trial: float,
-    reserve: float = RESERVE,
 ) -> dict[str, Share]:
     """Return the largest number of trials on a GPU for each arm, and what each may then take.
 
@@ -138,7 +161,6 @@ def pack(
         nodes: what there is to train on.
         gpu_bytes: memory of a GPU; of the smallest, where they differ.
         context_bytes: of the CUDA context of a process, which comes on top of its peak.
-        reserve: the share of a GPU that is given to nobody.
 
     No more trials than the CPUs of a GPU's node can feed: what is left then raises the cap of each. Raises
     ConfigError that lists every arm larger than a GPU, and by how much.
@@ -146,12 +168,10 @@ def pack(
     with_gpus = [node for node in nodes if node.gpus >= 1]
     if not with_gpus:
         raise ConfigError("no GPU to share: there is none here; leave out --gpus-per-trial")
-    if not 0 <= reserve < 1:
-        raise ConfigError(f"reserve = {reserve!r} is out of range; it takes 0 to below 1")
     n_concurrent(with_gpus, cpus=cpus_per_trial)
     fed = (math.ceil(node.n_fitting(cpus=cpus_per_trial, gpus=0) / int(node.gpus)) for node in with_gpus)
     at_most = min(max(fed), RAY_UNITS)
-    usable = (1 - reserve) * gpu_bytes
+    usable = (1 - RESERVE) * gpu_bytes
     shares: dict[str, Share] = {}
     faults = []
     for arm, peak in peaks.items():
@@ -164,7 +184,7 @@ def pack(
             )
             continue
         n = max(1, min(at_most, int(usable // needed) if needed else at_most))
-        cap = memory_cap(n, gpu_bytes=gpu_bytes, context_bytes=context_bytes, reserve=reserve)
+        cap = memory_cap(n, gpu_bytes=gpu_bytes, context_bytes=context_bytes)
         shares[arm] = Share(trials_per_gpu=n, fraction=fraction_of(n), memory_cap=cap)
     if faults:
         raise ConfigError("\n".join(faults))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,9 +23,8 @@ from birdnet_core.data.building import without_main
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError
 from birdnet_core.training.probe import Probe, arm_id, arm_settings, by_arm, probe
-from tuning.engine.packing import Node, Share, memory_cap, n_concurrent, pack
+from tuning.engine.packing import Gpus, Node, Share, memory_cap, n_concurrent, pack
 
-Gpus = float | Literal["auto"] | None
 Measure = Callable[[TrainConfig, Path], Probe]
 
 MOST_MEASURED = 8

@@ -12,7 +12,9 @@ import pandas as pd
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
-from birdnet_core.data.dataset import prepare
+from birdnet_core.data.dataset import Dataset, prepare
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.run_folder import RunFolder
 from tuning.engine.halt import Halt
 
 Wanted = tuple[object, object]
@@ -23,7 +25,7 @@ LEAVE_AFTER_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The recordings of a sweep, by the name they are shown under, and how stores of them are built."""
+    """The recordings of a sweep, by their name in reports, and how stores of them are built."""
 
     name: str
     manifest: pd.DataFrame
@@ -51,6 +53,17 @@ class Data:
         return self._folders.get((config.data, config.features))
 
 
+def check_data(run: RunFolder, dataset: Dataset, name: str = "this data") -> None:
+    """Raise RunFolderError where a study of `run` is of other recordings than `dataset`, called `name`."""
+    for study in run.study_names():
+        known, data_id = run.read_study(study).get("data") or {}, dataset.facts["data_id"]
+        if known.get("data_id") != data_id:
+            raise RunFolderError(
+                f"{str(run.path)!r} holds results on {known.get('name')!r} (data {known.get('data_id')}), "
+                f"and not on {name!r} (data {data_id}); give another --out"
+            )
+
+
 class _Stopped(Exception):
     """The sweep halts, and nobody waits for the dataset any more."""
 
@@ -67,7 +80,7 @@ class Preparation:
         self.data = data
         self.halt = halt
         self._is_over = False
-        self._asked: set[Wanted] = set()
+        self._requested: set[Wanted] = set()
         self._failed: dict[Wanted, BaseException] = {}
         self._configs: queue.SimpleQueue[TrainConfig | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="preparation", daemon=True)
@@ -88,8 +101,8 @@ class Preparation:
             return made
         if wanted in self._failed:
             raise self._failed[wanted]
-        if wanted not in self._asked:
-            self._asked.add(wanted)
+        if wanted not in self._requested:
+            self._requested.add(wanted)
             self._configs.put(config)
         return None
 

@@ -14,16 +14,17 @@ import statistics
 from abc import ABC, abstractmethod
 from array import array
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.metrics import Direction
-from search_spaces.study import SCHEDULERS
+from search_spaces.study import SCHEDULERS, Ablation, Study
 
 TIES_BY = "val/loss"
-"""What decides between trials of the same value. F1 is the same to the last digit of all networks that tell
-one species only, as many do in their first epochs."""
+"""What decides between trials of the same value. F1 is the same to the last digit of all networks that
+predict one species only, as many do in their first epochs."""
 
 Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
 
@@ -33,9 +34,16 @@ class Rule(ABC):
 
     Args:
         direction: whether a higher or a lower value is better.
+        max_epochs: the budget of a trial; none is stopped at its last epoch.
+        grace_epochs: epochs that every trial trains before it is compared.
+        reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
     """
 
-    def __init__(self, *, direction: Direction) -> None:
+    def __init__(
+        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+    ) -> None:
+        self.max_epochs, self.grace_epochs = max_epochs, grace_epochs
+        self.reduction_factor = reduction_factor
         self._sign = 1.0 if direction == "maximize" else -1.0
         self._scores: dict[str, dict[int, Score]] = {}
         self._stopped: set[tuple[str, int]] = set()
@@ -69,7 +77,7 @@ class Rule(ABC):
 class Fifo(Rule):
     """Never stops a trial."""
 
-    def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
+    def _is_behind(self, *_: object) -> bool:
         return False
 
 
@@ -100,16 +108,13 @@ class ASHA(Rule):
       with the lower loss, as many as are among the best 1 / reduction_factor.
     """
 
-    def __init__(
-        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
-    ) -> None:
-        super().__init__(direction=direction)
-        self.reduction_factor = reduction_factor
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self.rungs: list[int] = []
-        rung = grace_epochs
-        while rung < max_epochs:
+        rung = self.grace_epochs
+        while rung < self.max_epochs:
             self.rungs.append(rung)
-            rung *= reduction_factor
+            rung *= self.reduction_factor
         self._recorded: defaultdict[tuple[int, str | None, int], _Rung] = defaultdict(_Rung)
 
     def bracket(self, trial: str) -> int:
@@ -155,21 +160,13 @@ class HyperBand(ASHA):
     slowest trial, and every pause swaps a checkpoint out of the actor and another one in.
     """
 
-    def __init__(
-        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
-    ) -> None:
-        super().__init__(
-            direction=direction,
-            max_epochs=max_epochs,
-            grace_epochs=grace_epochs,
-            reduction_factor=reduction_factor,
-        )
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        factor = self.reduction_factor
         # The paper's brackets begin at rungs of up to max_epochs, and the last then trains without a rung.
-        ends_on_rung = grace_epochs * reduction_factor ** len(self.rungs) == max_epochs
+        ends_on_rung = self.grace_epochs * factor ** len(self.rungs) == self.max_epochs
         n_brackets = max(1, len(self.rungs) + ends_on_rung)
-        self.weights = [
-            math.ceil(n_brackets * reduction_factor**s / (s + 1)) for s in reversed(range(n_brackets))
-        ]
+        self.weights = [math.ceil(n_brackets * factor**s / (s + 1)) for s in reversed(range(n_brackets))]
 
     def bracket(self, trial: str) -> int:
         """Return how many of the first rungs `trial` skips, drawn by its name."""
@@ -191,10 +188,8 @@ class Median(Rule):
 
     N_OTHERS = 3
 
-    def __init__(self, *, direction: Direction, max_epochs: int, grace_epochs: int) -> None:
-        super().__init__(direction=direction)
-        self.max_epochs = max_epochs
-        self.grace_epochs = grace_epochs
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         self._averages: defaultdict[tuple[str | None, int], list[float]] = defaultdict(list)
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
@@ -212,16 +207,7 @@ class Median(Rule):
 def make_rule(
     name: str, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
 ) -> Rule:
-    """Return the rule `name`, one of `SCHEDULERS`.
-
-    Args:
-        direction: whether a higher or a lower value is better.
-        max_epochs: the budget of a trial; none is stopped at its last epoch.
-        grace_epochs: epochs that every trial trains before it is compared.
-        reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
-
-    Raises ConfigError for an unknown name and for numbers out of range.
-    """
+    """Return the rule `name`; ConfigError for one not in `SCHEDULERS` and for numbers out of range."""
     if name not in SCHEDULERS:
         raise ConfigError(
             f"unknown scheduler {name!r}{did_you_mean(name, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
@@ -230,13 +216,22 @@ def make_rule(
         raise ConfigError(f"grace_epochs = {grace_epochs!r} is out of range; it takes 1 or more")
     if reduction_factor < 2:
         raise ConfigError(f"reduction_factor = {reduction_factor!r} is out of range; it takes 2 or more")
-    if name == "fifo":
-        return Fifo(direction=direction)
-    if name == "median":
-        return Median(direction=direction, max_epochs=max_epochs, grace_epochs=grace_epochs)
-    return {"asha": ASHA, "hyperband": HyperBand}[name](
+    rules: dict[str, type[Rule]] = {"fifo": Fifo, "asha": ASHA, "hyperband": HyperBand, "median": Median}
+    return rules[name](
         direction=direction,
         max_epochs=max_epochs,
         grace_epochs=grace_epochs,
         reduction_factor=reduction_factor,
+    )
+
+
+def rule_of(study: Study, direction: Direction, max_epochs: int) -> Rule:
+    """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
+    grace, factor = (1, 2) if isinstance(study, Ablation) else (study.grace_epochs, study.reduction_factor)
+    return make_rule(
+        study.scheduler,
+        direction=direction,
+        max_epochs=max_epochs,
+        grace_epochs=grace,
+        reduction_factor=factor,
     )

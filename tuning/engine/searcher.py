@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import sqlalchemy
@@ -39,28 +39,14 @@ log = logging.getLogger(__name__)
 
 Payload = dict[str, Any]
 
-SAMPLERS: dict[str, str] = {
-    "tpe": "tree-structured Parzen estimators; learn from pruned trials too (Bergstra et al. 2011)",
-    "random": "independent draws, the yardstick of the others (Bergstra and Bengio 2012)",
-    "gp": "Gaussian process with expected improvement, for few and costly trials; learns from completed "
-    "trials alone, and draws at random what not every trial has (Jones et al. 1998)",
-    "cmaes": "CMA-ES, for many trials over numbers; draws choices among names, and what not every trial has, "
-    "at random; one objective; needs the package cmaes (Hansen 2016)",
-    "nsga2": "NSGA-II, a genetic algorithm for several objectives; learns from completed trials alone "
-    "(Deb et al. 2002)",
-}
-
-STORAGES: dict[str, str] = {
-    "journal": "RUN/optuna.jsonl, Optuna's journal file",
-    "sqlite": "RUN/optuna.db; slow to suggest with hundreds of running trials, and not for NFS",
-    "env": "the database whose URL is in the environment variable BIRDTUNE_STORAGE",
-}
+SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
+STORAGES = ("journal", "sqlite", "env")
 DEFAULT_STORAGE = "journal"
 STORAGE_VARIABLE = "BIRDTUNE_STORAGE"
 
 
-def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) -> BaseSampler:
-    """Return the sampler `name` of SAMPLERS for a study of `n_trials`.
+def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
+    """Return the sampler `name` of SAMPLERS for `search`.
 
     A quarter of the trials, at least 4 and at most 10, are random before TPE or the Gaussian process model
     anything. Raises ConfigError for a name that is not known, and for `cmaes` where its package is missing or
@@ -70,39 +56,39 @@ def make_sampler(name: str, seed: int, n_trials: int, *, n_objectives: int = 1) 
         raise ConfigError(
             f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)} (known: {', '.join(SAMPLERS)})"
         )
-    if name == "cmaes" and n_objectives > 1:
+    if name == "cmaes" and search.also:
+        n = len(search.objectives)
         raise ConfigError(
-            f"sampler 'cmaes' takes one objective, and the study has {n_objectives}; take nsga2, tpe or gp"
+            f"sampler 'cmaes' takes one objective, and the study has {n}; take nsga2, tpe or gp"
         )
     if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise ConfigError(
             "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
         )
-    n_startup = min(10, max(4, n_trials // 4))
+    n_startup = min(10, max(4, search.n_trials // 4))
+    samplers = optuna.samplers
     with warnings.catch_warnings():
         # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
         # interactions and trials that are still running; consider_pruned_trials of CMA-ES.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(
+        if name == "tpe":  # Bergstra et al. 2011; learns from pruned trials too
+            return samplers.TPESampler(
                 seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
             )
-        if name == "random":
+        if name == "random":  # the yardstick of the others: Bergstra and Bengio 2012
             return NumberedRandomSampler(seed)
-        if name == "gp":
-            return optuna.samplers.GPSampler(
-                seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False
-            )
-        if name == "cmaes":
+        if name == "gp":  # Jones et al. 1998; learns from completed trials alone
+            return samplers.GPSampler(seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False)
+        if name == "cmaes":  # Hansen 2016
             # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
             # pruned trial was worse at its last rung than those that continued.
-            return optuna.samplers.CmaEsSampler(
+            return samplers.CmaEsSampler(
                 seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
             )
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=n_startup)
+        return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
-class NumberedRandomSampler(BaseSampler):
+class NumberedRandomSampler(optuna.samplers.RandomSampler):
     """Independent draws: each a function of the seed, the trial's number and the name of the setting alone.
 
     So a search that was killed and resumed draws what it would have drawn otherwise. A generator that is
@@ -110,17 +96,8 @@ class NumberedRandomSampler(BaseSampler):
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self.seed = seed
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -133,10 +110,12 @@ class NumberedRandomSampler(BaseSampler):
 def open_storage(spec: str, run: RunFolder) -> BaseStorage:
     """Return the Optuna storage that `spec` names: one of STORAGES, or the URL of a database.
 
-    A URL is SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. The request is kept in the
-    run folder and can be seen in a list of processes, so a URL that holds a password is refused: it goes into
-    the environment variable BIRDTUNE_STORAGE, with `spec` ``env``, and stays out of the run folder. Raises
-    ConfigError for that, for an unknown name, and for a database that cannot be opened.
+    ``journal`` is Optuna's journal file, RUN/optuna.jsonl; ``sqlite`` RUN/optuna.db, slow with hundreds of
+    running trials and not for NFS; ``env`` the URL in the environment variable BIRDTUNE_STORAGE. A URL is
+    SQLAlchemy's, as in ``postgresql+psycopg://user@host/database``. The request is kept in the run folder and
+    can be seen in a list of processes, so a URL that holds a password is refused: it goes into
+    BIRDTUNE_STORAGE and stays out of the run folder. Raises ConfigError for that, for an unknown name, and
+    for a database that cannot be opened.
     """
     if spec == "journal":
         return _open_journal(run.path / "optuna.jsonl")
@@ -222,13 +201,7 @@ def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
 
 
 def open_study(
-    run: RunFolder,
-    search: Search,
-    *,
-    seed: int,
-    n_trials: int,
-    sampler: str = "tpe",
-    storage: str = DEFAULT_STORAGE,
+    run: RunFolder, search: Search, *, seed: int, sampler: str = "tpe", storage: str = DEFAULT_STORAGE
 ) -> optuna.Study:
     """Return the Optuna study of `search` in a run, created if new.
 
@@ -238,21 +211,14 @@ def open_study(
     database of its own a study has its own name; in one that other runs may share, the run's id follows,
     which RUN/optuna_id keeps.
     """
-    n_objectives = len(search.objectives)
-    make_sampler(sampler, seed, n_trials, n_objectives=n_objectives)  # before anything is created
+    sampler_of(search, sampler, seed)  # its faults, before anything is created
     opened = open_storage(storage, run)
     directions = [objective_direction(objective) for objective in search.objectives]
     name = search.name if storage in ("sqlite", "journal") else f"{search.name}-{_run_id(run)}"
-    study = optuna.create_study(
-        storage=opened,
-        study_name=name,
-        directions=directions,
-        load_if_exists=True,
-    )
+    study = optuna.create_study(storage=opened, study_name=name, directions=directions, load_if_exists=True)
     _check_objectives(study, search, directions)
     n_there = len(study.get_trials(deepcopy=False))
-    begun = seed if sampler == "random" else seed + n_there
-    study.sampler = make_sampler(sampler, begun, n_trials, n_objectives=n_objectives)
+    study.sampler = sampler_of(search, sampler, seed if sampler == "random" else seed + n_there)
     return study
 
 
@@ -285,43 +251,52 @@ def is_of_storage(error: BaseException) -> bool:
     return any(frame.filename.startswith(storages) for frame in traceback.extract_tb(error.__traceback__))
 
 
-def pareto_front(study: optuna.Study) -> list[str]:
-    """Return the trial_ids of the completed trials that no other one dominates, in the order of the study.
+class Source(Protocol):
+    """Where trials come from: the plan of an ablation, or the sampler of a search.
 
-    A trial dominates another that is better in no objective and worse in one. Of one objective, the front is
-    the best trial, or those that share the best value.
+    `key` is a name for a trial that the source knows it by from `suggest` on.
     """
-    return list(dict.fromkeys(trial.user_attrs["trial_id"] for trial in study.best_trials))
+
+    def n_left(self) -> int:
+        """Return how many trials are still to be suggested."""
+
+    def suggest(self, key: str) -> Payload | None:
+        """Return the payload of the next trial, None where there is none left."""
+
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Take in the result of an epoch; a plan has no use for it."""
+        return
+
+    def settle(self, key: str, record: TrialRecord) -> None:
+        """Take in how a trial ended, once its record is on disk; a plan has no use for it."""
+        return
 
 
-class OptunaSearcher:
+class OptunaSearcher(Source):
     """Draws trials from Optuna and reports their values and ends to it.
 
     Args:
         study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
             left by a driver that is gone: they are suggested first, with the number and the choices they had.
-        objectives: what Optuna is given; the first is the metric whose value is reported every epoch.
+        search: its first objective is the metric whose value is reported every epoch. Of its number of trials
+            those that failed count, so that a study in which everything fails comes to an end; `retry_failed`
+            enqueues them again.
         make_payload: turns an Optuna trial into what the trainable is shipped, or into a record when its
             choices make no config, or one that needs no training: it is settled in Optuna, and the next
             one drawn.
         journal: enters the trials that end as another one of their config did.
-        n_trials: how many trials the study shall hold in all. Those that failed count, so that a study in
-            which everything fails comes to an end; `retry_failed` enqueues them again.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        objectives: tuple[str, ...],
+        search: Search,
         make_payload: Callable[[Trial], Payload | TrialRecord],
         journal: Journal,
-        n_trials: int,
     ) -> None:
-        self.study = study
-        self.objectives = objectives
+        self.study, self.journal = study, journal
         self.make_payload = make_payload
-        self.journal = journal
-        self.n_trials = n_trials
+        self.objectives, self.n_trials = search.objectives, search.n_trials
         self._trials: dict[str, tuple[Trial, Payload]] = {}
         self._reported: dict[str, set[int]] = {}
         # Trials with the config of one that is being trained: they end as it does.
@@ -339,7 +314,6 @@ class OptunaSearcher:
         }
 
     def n_left(self) -> int:
-        """Return how many trials are still to be suggested, with those left RUNNING and those enqueued."""
         return max(self._n_enqueued + len(self._left_running), self.n_trials - self._n_counted)
 
     def retry_failed(self) -> int:
@@ -357,7 +331,6 @@ class OptunaSearcher:
         return len(failed)
 
     def suggest(self, key: str) -> Payload | None:
-        """Return the payload of the next trial, None where there is none left."""
         while self.n_left():
             trial = self._next()
             made = self.make_payload(trial)
@@ -369,7 +342,7 @@ class OptunaSearcher:
                 if made.status == "pruned" and name not in self._pruned:
                     # Its driver died after it wrote the record and before it settled the trial in Optuna.
                     self._pruned[name] = self.journal.curve(name, self.objectives[0])
-                self._tell(trial, made)
+                self._report_end(trial, made)
             elif name in self._twins:
                 self._twins[name].append((trial, made))
             else:
@@ -390,7 +363,6 @@ class OptunaSearcher:
         return trial
 
     def report(self, key: str, result: dict[str, Any]) -> None:
-        """Give Optuna the value of an epoch, once."""
         metric = self.objectives[0]
         # Optuna keeps no intermediate values of several objectives.
         if metric not in result or len(self.objectives) > 1:
@@ -401,16 +373,15 @@ class OptunaSearcher:
             self._trials[key][0].report(result[metric], epoch)
 
     def settle(self, key: str, record: TrialRecord) -> None:
-        """Tell Optuna how a trial ended, and those that have its config."""
         trial, payload = self._trials.pop(key)
         del self._reported[key]
-        self._tell(trial, record)
+        self._report_end(trial, record)
         for twin, its_payload in self._twins.pop(payload["journal"]["trial_id"]):
             self.journal.reuse(its_payload["journal"])
-            self._tell(twin, record)
+            self._report_end(twin, record)
 
-    def _tell(self, trial: Trial, record: TrialRecord) -> None:
-        """Tell Optuna what a record says: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
+    def _report_end(self, trial: Trial, record: TrialRecord) -> None:
+        """Report to Optuna how a trial ended: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
         if record.status == "pruned":
             there = self._frozen(trial).intermediate_values
             values = self._pruned.setdefault(record.trial_id, there)
@@ -437,22 +408,14 @@ def _retried(trials: list[FrozenTrial]) -> set[int]:
     return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
-class PlannedSearcher:
+class PlannedSearcher(Source):
     """Hands out the trials of an ablation in their order."""
 
     def __init__(self, payloads: list[Payload]) -> None:
         self._left = deque(payloads)
 
     def n_left(self) -> int:
-        """Return how many trials are still to be handed out."""
         return len(self._left)
 
     def suggest(self, key: str) -> Payload | None:
-        """Return the payload of the next trial, None where there is none left."""
         return self._left.popleft() if self._left else None
-
-    def report(self, key: str, result: dict[str, Any]) -> None:
-        """Nothing depends on how a planned trial gets on."""
-
-    def settle(self, key: str, record: TrialRecord) -> None:
-        """Nothing depends on how a planned trial ends."""

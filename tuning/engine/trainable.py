@@ -93,7 +93,7 @@ class TrainTrial(tune.Trainable):
         self.payload = new_config
         self.may_go_on = False  # a trial that the scheduler stops does not hear of it
         self.session: Session | None = None
-        self.n_told = 0
+        self.n_reported = 0
         self.has_trained = False
         self.n_trials += 1
         self.gpu_memory: str | None = None
@@ -148,15 +148,15 @@ class TrainTrial(tune.Trainable):
                 dataset = self._dataset()
                 with self._watched():
                     self.session = self._open(dataset)
-            replayed = self.n_told < self.session.progress.epoch
+            replayed = self.n_reported < self.session.progress.epoch
             if not replayed:
                 with self._watched():
                     self.session.step()
                 fault = self._save()
                 self.has_trained = True
-            metrics = self.session.progress.history[self.n_told]
-            self.n_told += 1
-            if self.n_told == self.session.progress.epoch and self.session.finished:
+            metrics = self.session.progress.history[self.n_reported]
+            self.n_reported += 1
+            if self.n_reported == self.session.progress.epoch and self.session.finished:
                 status = "completed"
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
@@ -174,7 +174,7 @@ class TrainTrial(tune.Trainable):
         record = self._record(status or "killed", error, trace)
         return {
             **metrics,
-            "epoch": self.n_told,
+            "epoch": self.n_reported,
             "replayed": replayed,
             "status": status,
             "record": json.dumps(record.to_dict()),

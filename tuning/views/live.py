@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, Group
@@ -93,20 +93,13 @@ class SweepView:
                 self.console.print(self._ended_line(name, event["status"]), markup=False)
 
     def __rich__(self) -> Group:
-        table = Table(box=None, padding=(0, 2), show_edge=False)
-        metric = self.sweep.get("metric", "")
-        for column in ("trial", "epoch", metric, "s/epoch"):
-            table.add_column(column, justify="left" if column == "trial" else "right", header_style="dim")
+        metric, table = self.sweep.get("metric", ""), []
         for name in self.running:
             last = self.last.get(name, {})
+            epoch = f"{last.get('epoch', 0)}/{self.sweep.get('epochs', '?')}"
             value = last.get("metrics", {}).get(metric)
-            table.add_row(
-                Text(self._named(name)),
-                f"{last.get('epoch', 0)}/{self.sweep.get('epochs', '?')}",
-                "" if value is None else f"{value:.4f}",
-                f"{last['epoch_s']:.1f}" if last else "starting",
-            )
-        return Group(Text(self.headline()), table)
+            table.append((self._named(name), epoch, value, last.get("epoch_s")))
+        return Group(Text(self.headline()), running_table(metric, table))
 
     def headline(self) -> str:
         """Return the sweep in one line: trials by state, best so far, time used and left."""
@@ -138,15 +131,30 @@ class SweepView:
     def _ended_line(self, name: str, status: str) -> str:
         last = self.last.get(name, {})
         value = last.get("metrics", {}).get(self.sweep["metric"])
-        shown = "" if value is None else f", {self.sweep['metric']} {value:.4f} after {last['epoch']} epochs"
+        score = "" if value is None else f", {self.sweep['metric']} {value:.4f} after {last['epoch']} epochs"
         n = f"[{sum(self.ended.values())}/{self.sweep['n_left']}]"
-        return f"{n} {status}: {self._named(name)}{shown}"
+        return f"{n} {status}: {self._named(name)}{score}"
+
+
+def running_table(metric: str, rows: Iterable[tuple[str, str, float | None, float | None]]) -> Table:
+    """Return a table of the trials in training: name, epoch, value of `metric`, seconds an epoch."""
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for column in ("trial", "epoch", metric, "s/epoch"):
+        table.add_column(column, justify="left" if column == "trial" else "right", header_style="dim")
+    for name, epoch, value, epoch_s in rows:
+        table.add_row(
+            Text(name),
+            epoch,
+            "" if value is None else f"{value:.4f}",
+            "starting" if epoch_s is None else f"{epoch_s:.1f}",
+        )
+    return table
 
 
 def describe(factors: dict[str, Any]) -> str:
     """Return a trial's choices in a short line."""
-    shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in factors.items()}
-    return ", ".join(f"{k.removesuffix('.name')}={v}" for k, v in shown.items())
+    texts = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in factors.items()}
+    return ", ".join(f"{k.removesuffix('.name')}={v}" for k, v in texts.items())
 
 
 def clock(seconds: float) -> str:
@@ -220,11 +228,11 @@ class StageBars:
 
     def summary(self) -> str:
         """Return what was done and how fast, in a line."""
-        shown = [
+        stages = [
             f"{stage} {n:,}" + (f" ({per_second(stage, rate)})" if rate else "")
             for stage, (n, rate) in self.work.items()
         ]
-        return f"done now: {', '.join(shown)}" if shown else "done now: nothing; all of it was there"
+        return f"done now: {', '.join(stages)}" if stages else "done now: nothing; all of it was there"
 
 
 def per_second(stage: str, rate: float) -> str:

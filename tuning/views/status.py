@@ -21,7 +21,7 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records.files import read_json
 from birdnet_core.records.metrics import is_better
 from birdnet_core.records.run_folder import RunFolder, is_held
-from tuning.views.live import clock, describe
+from tuning.views.live import clock, describe, running_table
 
 Event = dict[str, Any]
 
@@ -300,7 +300,10 @@ def as_text(status: RunStatus) -> Group:
             left = f", about {clock(study.eta_s)} left" if study.eta_s is not None else ""
             lines.append(Text(f"{study.n_epochs:,} epochs, {study.epoch_s:.1f} s/epoch{left}"))
         if study.running:
-            lines.append(_running_table(study))
+            rows = [
+                (describe(t.factors), f"{t.epoch}/{study.epochs}", t.value, t.epoch_s) for t in study.running
+            ]
+            lines.append(running_table(study.metric, rows))
     lines += [Text(f"note: {note}", style="yellow") for note in status.notes]
     lines += [Text(), Text(f"{status.gpu_hours:.2f} GPU-hours and {status.cpu_hours:.2f} CPU-hours used")]
     return Group(*lines)
@@ -322,17 +325,3 @@ def _counts_line(study: StudyStatus) -> str:
     states = "".join(f", {n} {status}" for status, n in sorted(study.counts.items()))
     reused = f" ({study.n_reused} reused)" if study.n_reused else ""
     return f"{study.n_trials} trials{states}{reused}, {study.n_left} left"
-
-
-def _running_table(study: StudyStatus) -> Table:
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    for column in ("trial", "epoch", study.metric, "s/epoch"):
-        table.add_column(column, justify="left" if column == "trial" else "right", header_style="dim")
-    for trial in study.running:
-        table.add_row(
-            Text(describe(trial.factors)),
-            f"{trial.epoch}/{study.epochs}",
-            "" if trial.value is None else f"{trial.value:.4f}",
-            "starting" if trial.epoch_s is None else f"{trial.epoch_s:.1f}",
-        )
-    return table

@@ -6,7 +6,6 @@ Neither data nor Ray nor torch is needed, so that a file can be checked while it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
-from birdnet_core.records.metrics import metric_direction, objective_direction
+from birdnet_core.records.metrics import objective_direction
 from search_spaces.files.study_plain import plain_space, sampled_space
 from search_spaces.space import declared, sample
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, trial_config
@@ -30,43 +29,26 @@ def design_of(study: Study) -> dict[str, Any]:
     `cells` of an ablation have their levels and settings. `space` of a search is as it stands in YAML; where
     it has no such form, `no_yaml` says why, and `space` is what random trials show of it.
     """
-    common: dict[str, Any] = {
-        "name": study.name,
-        "question": study.question,
-        "metric": study.metric,
-        "direction": metric_direction(study.metric),
-        "base": study.base,
-        "gates": [asdict(gate) for gate in study.gates],
-    }
+    common = {**study.facts(), "base": study.base}
     if isinstance(study, Ablation):
         baseline = study.baseline_cell()
         cells = [
             {"factors": cell, "settings": study.overrides(cell), "is_baseline": cell == baseline}
             for cell in study.cells()
         ]
-        return {
-            **common, "kind": "ablation", "design": study.design_facts(), "n_seeds": study.n_seeds,
-            "cells": cells,
-        }  # fmt: skip
+        return {**common, "design": study.design_facts(), "n_seeds": study.n_seeds, "cells": cells}
     try:
         space, no_yaml = plain_space(declared(study.space)), None
     except ConfigError as error:
         space, no_yaml = sampled_space(study.space), str(error)
     return {
-        **common, "kind": "search", "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
+        **common, "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
         "reduction_factor": study.reduction_factor, "asha_within": study.asha_within,
         "also": list(study.also), "n_trials": study.n_trials, "space": space, "no_yaml": no_yaml,
     }  # fmt: skip
 
 
-def dry_run(
-    study: Study,
-    base: TrainConfig,
-    settings: Mapping[str, Any],
-    *,
-    n_seeds: int | None = None,
-    n_trials: int | None = None,
-) -> dict[str, Any]:
+def dry_run(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `sweep` would do with the same arguments, as plain values.
 
     `trials` are those of an ablation in their order; of a search, ten random configs of its space, while the
@@ -75,10 +57,8 @@ def dry_run(
     config = base_config(study, base, settings)
     configs = check(study, config, settings)
     common = {
+        **study.facts(),
         "study": study.name,
-        "question": study.question,
-        "metric": study.metric,
-        "direction": metric_direction(study.metric),
         "epochs": configs[0].training.most_epochs,
         "base": {**config.difference(), **settings},
         "cautions": cautions(study, configs),
@@ -86,20 +66,20 @@ def dry_run(
     if isinstance(study, Search):
         examples = [trial.settings for trial in sample(study.space, N_EXAMPLES)]
         return {
-            **common, "kind": "search", "n_trials": n_trials or study.n_trials, "scheduler": study.scheduler,
+            **common, "n_trials": study.n_trials, "scheduler": study.scheduler,
             "objectives": {name: objective_direction(name) for name in study.objectives},
             "trials": [
                 {"config_id": trial_config(config, settings, choices).config_id, "factors": choices}
                 for choices in examples
             ],
         }  # fmt: skip
-    seeds = range(config.seed, config.seed + (n_seeds or study.n_seeds))
+    seeds = range(config.seed, config.seed + study.n_seeds)
     trials = [
         {"trial_id": each.override({"seed": seed}).trial_id, "seed": seed, "factors": cell}
         for seed, (cell, each) in product(seeds, zip(study.cells(), configs, strict=True))
     ]
     return {
-        **common, "kind": "ablation", "n_trials": len({trial["trial_id"] for trial in trials}),
+        **common, "n_trials": len({trial["trial_id"] for trial in trials}),
         "design": study.design_facts(), "n_seeds": len(seeds), "trials": trials,
     }  # fmt: skip
 
@@ -164,7 +144,7 @@ def _head(facts: dict[str, Any]) -> list[Text]:
         for gate in facts.get("gates", ())
     ]  # fmt: skip
     return [
-        Text(f"{facts.get('name') or facts['study']} ({facts['kind']})", style="bold"),
+        Text(f"{facts['name']} ({facts['kind']})", style="bold"),
         *([Text(facts["question"])] if facts["question"] else []),
         *_rows(
             {
@@ -218,9 +198,9 @@ def _space_table(space: dict[str, Any]) -> list[Text]:
 def _sampled_table(sampled: dict[str, Any]) -> list[Text]:
     rows = []
     for name, seen in sampled.items():
-        shown = [_values(given) for given in seen["distributions"]]
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        rows.append([name, f"{seen['share']:.0%}", "; ".join(shown[:3]) + more])
+        texts = [_values(given) for given in seen["distributions"]]
+        more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
+        rows.append([name, f"{seen['share']:.0%}", "; ".join(texts[:3]) + more])
     return _columns(["parameter", "in trials", "sampled from"], rows)
 
 

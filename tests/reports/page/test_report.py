@@ -63,18 +63,18 @@ def two_by_two(write_run, tmp_path_factory):
     return report(write_run(path / "run", cells, factors=FACTORS), path / "report")
 
 
-def test_json_has_schema_2_and_nothing_else(two_by_two):
+def test_json_has_schema_3_and_nothing_else(two_by_two):
     study, _, out = two_by_two
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    assert json.loads(text) == {"schema": 2, "studies": [study], "confirmed": [], "earlier_work": None}
+    assert json.loads(text) == {"schema": 3, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
                           "interaction", "main_effects", "trends", "rank_correlations", "importance",
                           "resources", "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
-        "gpu_hours", "seeds", "trial_ids", "unequal_epochs", "bootstrap_low", "bootstrap_high",
+        "gpu_hours", "seeds", "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",

@@ -138,13 +138,13 @@ def test_the_probability_is_right_as_often_as_it_says(spread, n_cells):
     assert np.mean(claimed) == pytest.approx(np.mean(right), abs=0.12)
 
 
-def test_what_cannot_tell_chance_from_merit_has_no_probability(make_run):
+def test_what_cannot_separate_chance_from_merit_has_no_probability(make_run):
     assert probabilities_of_best([{0: 0.3}, {0: 0.2}], "maximize") is None
     assert probabilities_of_best([{0: 0.3, 1: 0.3}, {0: 0.2, 1: 0.2}], "maximize") is None
     assert choose(load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])]))["p_best"] is None
 
 
-def test_best_tells_how_probable_the_choice_is(make_run):
+def test_best_has_the_probability_of_the_choice(make_run):
     best = choose(load([make_run(THREE)]))
     assert [c["factors"] for c in best["shortlist"]] == [CE, FOCAL, LOGIT]
     assert sum(c["p_best"] for c in best["shortlist"]) == pytest.approx(1)

@@ -103,7 +103,7 @@ def test_a_parameter_that_only_lets_trials_live_long_is_not_important():
     assert of_mixed["model.dropout"] > 0.4, "the importance from each trial's last epoch"
 
 
-def test_of_few_trials_nothing_is_said_and_the_note_says_why(make_run):
+def test_of_few_trials_there_is_no_importance_and_the_note_is_the_reason(make_run):
     frame = search(make_run, sampled(9))
     assert frame["importance"].isna().all() and len(frame) == 3
     assert set(frame["note"]) == {"fewer than 10 trials, or than half of them, have a value at one epoch"}

@@ -205,7 +205,7 @@ def test_the_name_of_a_level_is_text_whatever_it_looks_like(level):
     assert study.baseline_cell() == {"own": level}
 
 
-def test_a_folder_beside_the_file_does_not_depend_on_where_a_trial_runs(tmp_path):
+def test_a_folder_next_to_the_file_does_not_depend_on_where_a_trial_runs(tmp_path):
     (tmp_path / "rain").mkdir()
     study = parse_study(
         "question: Is it?\nbase: {augment.noise.folder: rain}\n"

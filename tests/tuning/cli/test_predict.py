@@ -84,7 +84,7 @@ def test_predict_writes_the_rows_of_the_python_call(birdtune, model, audio, tmp_
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_predict_tells_what_it_did_and_lists_bad_files(birdtune, model, audio, tmp_path):
+def test_predict_prints_what_it_did_and_lists_bad_files(birdtune, model, audio, tmp_path):
     code, out, err = birdtune(f"predict {model} {audio} --out {tmp_path / 'x.csv'}")
     assert code == 0
     assert "2 of 3 recordings" in out and "times real time" in out
@@ -149,7 +149,7 @@ def test_min_probability_leaves_out_rows(birdtune, model, audio, tmp_path):
         ("export {tmp}/none", ["no model folder"]),
     ],
 )
-def test_bad_input_is_told_and_nothing_is_left(birdtune, model, audio, tmp_path, line, words):
+def test_bad_input_is_an_error_and_nothing_is_left(birdtune, model, audio, tmp_path, line, words):
     code, _, err = birdtune(line.format(tmp=tmp_path, model=model, audio=audio))
     assert code == 1
     assert all(word in err for word in words), err

@@ -59,7 +59,7 @@ def test_show_yaml_is_a_file_to_start_from(birdtune, tmp_path):
     assert parse_study(out, tmp_path / "mine.yaml").cells() == load_study("capacity").cells()
 
 
-def test_show_tells_ranges_and_conditions(birdtune, tmp_path):
+def test_show_prints_ranges_and_conditions(birdtune, tmp_path):
     (tmp_path / "mine.yaml").write_text(
         "question: Which?\nspace:\n  optim.lr: {low: 1e-4, high: 1e-2, log: true}\n"
         "  loss.gamma: {low: 1, high: 3, step: 0.5, when: {loss.name: focal}}\n"
@@ -92,7 +92,7 @@ def test_show_of_a_space_without_a_form_in_yaml_says_why_and_what_was_sampled(bi
     assert f"error: study 'mine' cannot be written as YAML: {why}" in err
 
 
-def test_schema_accepts_what_is_shown(birdtune):
+def test_schema_accepts_what_study_show_prints(birdtune):
     code, out, _ = birdtune("study schema")
     assert code == 0
     validator = jsonschema.Draft202012Validator(json.loads(out))
@@ -143,7 +143,7 @@ def test_a_dry_run_of_a_search_prints_ten_of_its_configs(birdtune):
     assert printed["trials"][0]["config_id"] in out
 
 
-def test_a_dry_run_tells_of_cells_that_are_one_config(birdtune, tmp_path):
+def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("question: Is it?\nfactors: {own: {a: {}, b: {optim.lr: 1e-3}, c: {optim.lr: 1e-2}}}\n")
     _, out, _ = birdtune(f"sweep {file} --dry-run --seeds 1")
@@ -165,7 +165,7 @@ def test_a_dry_run_tells_of_cells_that_are_one_config(birdtune, tmp_path):
         ("study show {tmp}/bad.yaml", "bad.yaml:2: unknown key 'factor'; did you mean 'factors'?"),
     ],
 )
-def test_what_cannot_be_run_is_told(birdtune, mine, tmp_path, monkeypatch, line, words):
+def test_what_cannot_be_run_is_an_error(birdtune, mine, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("question: Is it?\nfactor: {optim.lr: [1, 2]}\n")
     code, out, err = birdtune(line.format(mine=mine, tmp=tmp_path))

@@ -89,7 +89,7 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
         ("evaluate {tmp}/none", ["no model folder at"]),
     ],
 )
-def test_bad_input_is_told(birdtune, tmp_path, line, words):
+def test_bad_input_is_an_error(birdtune, tmp_path, line, words):
     code, _, err = birdtune(line.format(tmp=tmp_path))
     assert code == 1
     text = " ".join(err.split())

@@ -101,7 +101,7 @@ class Sweep:
         return [e["text"] for e in self.seen if e["event"] == "note"]
 
 
-def test_a_trial_that_fails_at_once_is_tried_once_more_on_another_node_and_then_has_failed(tmp_path):
+def test_a_trial_that_fails_at_once_is_retried_once_on_another_node_and_then_has_failed(tmp_path):
     sweep = Sweep(tmp_path, n=1)
     key = sweep.suggest()
     assert sweep.payloads[key]["avoid"] == []
@@ -193,7 +193,7 @@ def test_a_preempted_node_is_no_death(tmp_path):
     assert sweep.statuses() == ["killed"]
 
 
-def test_a_trial_that_is_killed_is_not_told_to_its_source(tmp_path):
+def test_a_trial_that_is_killed_is_not_settled_at_its_source(tmp_path):
     sweep = Sweep(tmp_path, n=1, restarts=0)
     settled = []
     sweep.dispatcher.source.settle = lambda key, record: settled.append(record.status)
@@ -201,7 +201,7 @@ def test_a_trial_that_is_killed_is_not_told_to_its_source(tmp_path):
     assert (sweep.statuses(), settled) == (["killed"], [])
 
 
-def test_a_record_that_cannot_be_written_is_not_told_to_its_source(tmp_path, monkeypatch):
+def test_a_record_that_cannot_be_written_is_not_settled_at_its_source(tmp_path, monkeypatch):
     sweep = Sweep(tmp_path, n=1)
     settled = []
     sweep.dispatcher.source.settle = lambda key, record: settled.append(record.status)

@@ -62,7 +62,7 @@ finally:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide folders from a node")
-def test_a_node_that_does_not_see_the_cache_makes_the_dataset_and_tells_the_driver(birds, cache, tmp_path):
+def test_a_node_that_does_not_see_the_cache_makes_the_dataset_and_informs_the_driver(birds, cache, tmp_path):
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("no process can have file systems of its own here")
     run = tmp_path / "run"

@@ -94,7 +94,7 @@ def test_the_journal_holds_every_epoch_of_every_trial(swept):
     assert json.dumps([e for e in seen if e["event"] != "sweep"]) == json.dumps(written)
 
 
-def test_the_study_file_says_what_was_asked(swept):
+def test_the_study_file_holds_the_request(swept):
     study = RunFolder(swept[0]).read_study("losses")
     assert (study["kind"], study["metric"], study["direction"]) == ("ablation", "val/f1_macro", "maximize")
     assert [c["factors"] for c in study["cells"]] == [{"loss.name": "cross_entropy"}, {"loss.name": "focal"}]
@@ -330,7 +330,7 @@ def test_asha_stopped_trials_are_pruned_in_the_optuna_study(cluster, data, tmp_p
         assert record.epochs == len(trial.intermediate_values)
 
 
-def test_a_config_sampled_again_is_told_its_value_without_training(cluster, data, tmp_path):
+def test_a_config_sampled_again_has_its_value_without_training(cluster, data, tmp_path):
     def space(trial):
         return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3])}
 

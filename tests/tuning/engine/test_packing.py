@@ -6,7 +6,16 @@ import random
 import pytest
 
 from birdnet_core.errors import ConfigError
-from tuning.engine.packing import Node, as_size, fraction_of, makespan, memory_cap, n_concurrent, pack
+from tuning.engine.packing import (
+    RESERVE,
+    Node,
+    as_size,
+    fraction_of,
+    makespan,
+    memory_cap,
+    n_concurrent,
+    pack,
+)
 
 GIB = 2**30
 BIG = [Node(cpus=64, gpus=1)]
@@ -54,7 +63,6 @@ def test_arms_larger_than_a_gpu_are_all_named_with_what_is_missing_and_what_to_l
     [
         ({"nodes": [Node(cpus=8)]}, "no GPU to share"),
         ({"cpus_per_trial": 65}, "65 CPUs and there are 64"),
-        ({"reserve": 1.0}, "reserve = 1.0 is out of range"),
     ],
 )
 def test_machines_that_cannot_be_shared(change, words):
@@ -66,13 +74,13 @@ def test_machines_that_cannot_be_shared(change, words):
 def test_on_any_machine_all_fit_and_one_more_would_not(seed):
     rng = random.Random(seed)
     size = rng.choice([8, 16, 24, 80, 141]) * GIB
-    context, reserve = int(rng.uniform(0.2, 1.0) * GIB), rng.choice([0.0, 0.05, 0.2])
+    context = int(rng.uniform(0.2, 1.0) * GIB)
     n_gpus, cpus, per_trial = rng.randint(1, 8), rng.randint(8, 256), rng.randint(1, 8)
-    usable = (1 - reserve) * size
+    usable = (1 - RESERVE) * size
     peaks = {str(i): int(rng.uniform(1e6, usable - context)) for i in range(4)} | {"tiny": 1}
     shares = pack(
         peaks, [Node(cpus=cpus, gpus=n_gpus)], gpu_bytes=size, context_bytes=context,
-        cpus_per_trial=per_trial, reserve=reserve,
+        cpus_per_trial=per_trial,
     )  # fmt: skip
     for arm, share in shares.items():
         k = share.trials_per_gpu
@@ -183,7 +191,7 @@ def test_a_makespan_is_between_its_bounds(seed):
     assert math.isclose(span(shared, n_gpus=1), span(jobs, cpus=m))
 
 
-def test_sizes_are_told_as_people_say_them():
+def test_sizes_have_the_unit_that_people_use():
     assert [as_size(n) for n in (0, 340, 2048, 1.5 * 2**20, 80 * GIB)] == [
         "0 B", "340 B", "2.0 KiB", "1.5 MiB", "80.0 GiB"
     ]  # fmt: skip

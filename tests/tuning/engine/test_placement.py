@@ -148,7 +148,7 @@ def test_a_trial_is_placed_on_one_node_and_waits_for_one_where_nodes_may_join():
     assert placed(None, nodes=[Node(cpus=0)], is_open=True).gpus == 0
 
 
-def test_out_of_memory_on_a_share_is_tried_once_more_on_a_whole_gpu(tmp_path):
+def test_out_of_memory_on_a_share_is_retried_once_on_a_whole_gpu(tmp_path):
     line = {"study": "s", "trial_id": SMALL_NET.trial_id, "number": 0, "factors": {}}
     journal = Journal(RunFolder(tmp_path), lambda event: None, Halt())
     source = PlannedSearcher([{"config": SMALL_NET.to_dict(), "journal": line}])

@@ -137,7 +137,7 @@ def test_asha_compares_with_the_quantile_of_those_before():
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_a_trial_of_asha_is_judged_by_its_best_epoch_so_far(direction):
+def test_a_trial_of_asha_is_compared_by_its_best_epoch_so_far(direction):
     sign = 1 if direction == "maximize" else -1
     a_rule = rule("asha", direction=direction)
     assert train(a_rule, "steady", [sign * 0.3] * 27) is None
@@ -243,7 +243,7 @@ def test_hyperband_has_the_brackets_of_the_paper():
         assert drawn[bracket] == pytest.approx(100 * weight, rel=0.15)
 
 
-def test_a_bracket_of_hyperband_judges_from_its_own_first_rung_among_its_own_trials():
+def test_a_bracket_of_hyperband_compares_its_own_trials_from_its_own_first_rung():
     a_rule = rule("hyperband", max_epochs=50)
     assert (a_rule.rungs, a_rule.weights) == ([3, 9, 27], [9, 5, 3])
     names = {s: [n for n in map(str, range(200)) if a_rule.bracket(n) == s][:2] for s in range(3)}

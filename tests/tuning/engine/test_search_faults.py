@@ -147,42 +147,32 @@ driver.search(run, birds, observer=harm)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.parametrize("small_disk", ["60m"], indirect=True)
 def test_ten_kills_of_the_driver_one_of_a_worker_one_of_a_node_and_a_full_disk_change_nothing(
-    undisturbed, birds, tmp_path
+    undisturbed, birds, small_disk
 ):
     dice = random.Random(5)
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", small], capture_output=True, text=True
+    run, ballast = small_disk / "run", small_disk / "ballast"
+    kill_drivers(run, birds, dice, 5)
+    done = subprocess.run(  # it ends by the tenth kill
+        [sys.executable, "-c", CLUSTER, run, birds], capture_output=True, text=True, cwd=ROOT, timeout=300
     )
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        run, ballast = small / "run", small / "ballast"
-        kill_drivers(run, birds, dice, 5)
-        done = subprocess.run(  # it ends by the tenth kill
-            [sys.executable, "-c", CLUSTER, run, birds], capture_output=True, text=True, cwd=ROOT, timeout=300
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        assert len(events(run, "restart")) == 2
-        process = start(run, birds)
-        known = len(events(run, "epoch"))
-        wait_for(lambda: len(events(run, "epoch")) > known)
-        with contextlib.suppress(OSError), open(ballast, "wb") as file:
-            while True:
-                file.write(bytes(4096))
-        _, complaints = process.communicate(timeout=120)
-        assert "the sweep was stopped: cannot write" in complaints, complaints
-        assert any(t.state.name == "RUNNING" for t in optuna_trials(run))
-        ballast.unlink()
-        kill_drivers(run, birds, dice, 4)
-        _, complaints = start(run, birds).communicate(timeout=300)
-        check_agreement(run)
-        assert table(run) == undisturbed
-    finally:
-        subprocess.run(["umount", small], check=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(events(run, "restart")) == 2
+    process = start(run, birds)
+    known = len(events(run, "epoch"))
+    wait_for(lambda: len(events(run, "epoch")) > known)
+    with contextlib.suppress(OSError), open(ballast, "wb") as file:
+        while True:
+            file.write(bytes(4096))
+    _, complaints = process.communicate(timeout=120)
+    assert "the sweep was stopped: cannot write" in complaints, complaints
+    assert any(t.state.name == "RUNNING" for t in optuna_trials(run))
+    ballast.unlink()
+    kill_drivers(run, birds, dice, 4)
+    _, complaints = start(run, birds).communicate(timeout=300)
+    check_agreement(run)
+    assert table(run) == undisturbed
 
 
 @pytest.mark.slow

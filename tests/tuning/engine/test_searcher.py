@@ -25,10 +25,9 @@ from tuning.engine.searcher import (
     SAMPLERS,
     OptunaSearcher,
     is_of_storage,
-    make_sampler,
     open_storage,
     open_study,
-    pareto_front,
+    sampler_of,
 )
 
 
@@ -67,10 +66,10 @@ class Driver:
 
     def __init__(self, run, search=SEARCH, n_trials=6, **options):
         self.asked = []  # (number, choices) of every trial for which a payload was made
-        self.search = search
-        study = open_study(RunFolder(run), search, seed=3, n_trials=n_trials, **options)
+        self.search = search = replace(search, n_trials=n_trials)
+        study = open_study(RunFolder(run), search, seed=3, **options)
         self.journal = Entered()
-        self.searcher = OptunaSearcher(study, search.objectives, self.make_payload, self.journal, n_trials)
+        self.searcher = OptunaSearcher(study, search, self.make_payload, self.journal)
         self.n_suggested = 0
 
     def make_payload(self, trial):
@@ -154,18 +153,18 @@ def test_an_unknown_sampler_is_refused_with_the_near_one():
     with pytest.raises(
         ConfigError, match=r"unknown sampler 'tep'; did you mean 'tpe'\? \(known: tpe, random"
     ):
-        make_sampler("tep", 0, 10)
+        sampler_of(SEARCH, "tep", 0)
 
 
 def test_cmaes_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'birdtune\[cmaes\]'"):
-        make_sampler("cmaes", 0, 10)
+        sampler_of(SEARCH, "cmaes", 0)
 
 
 def test_cmaes_refuses_several_objectives():
     with pytest.raises(ConfigError, match="takes one objective, and the study has 3; take nsga2"):
-        make_sampler("cmaes", 0, 10, n_objectives=3)
+        sampler_of(FRONT, "cmaes", 0)
 
 
 def test_nsga2_reaches_later_generations_in_a_small_search(tmp_path):
@@ -189,7 +188,7 @@ def test_a_resumed_random_search_does_not_repeat_its_draws(tmp_path):
 # --------------------------------------------------------------------------------- several objectives
 
 
-def test_several_objectives_are_told_and_the_front_is_what_nothing_dominates(tmp_path):
+def test_several_objectives_are_reported_and_nothing_dominates_the_front(tmp_path):
     driver = Driver(tmp_path / "run", FRONT, n_trials=5)
     reported = [  # F1, parameters, hours; by hand: the first dominates the second, the third the last
         (0.50, 100, 1.0),
@@ -211,13 +210,15 @@ def test_several_objectives_are_told_and_the_front_is_what_nothing_dominates(tmp
     assert [tuple(trial.values) for trial in driver.trials] == reported
     assert [d.name for d in driver.searcher.study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
     trial_ids = [TrainConfig().override(choices).trial_id for _, choices in driver.asked]
-    assert pareto_front(driver.searcher.study) == [trial_ids[0], trial_ids[2], trial_ids[3]]
+    front = {trial.user_attrs["trial_id"] for trial in driver.searcher.study.best_trials}
+    assert front == {trial_ids[0], trial_ids[2], trial_ids[3]}
 
 
 def test_the_front_of_one_objective_is_the_best_trial(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=5).run()
     best = min(driver.asked, key=lambda asked: asked[1]["optim.lr"])
-    assert pareto_front(driver.searcher.study) == [TrainConfig().override(best[1]).trial_id]
+    front = {trial.user_attrs["trial_id"] for trial in driver.searcher.study.best_trials}
+    assert front == {TrainConfig().override(best[1]).trial_id}
 
 
 def test_a_study_of_other_objectives_is_refused(tmp_path):
@@ -250,7 +251,7 @@ def test_trials_end_as_their_status_says(tmp_path):
         assert trial.intermediate_values == {1: 0.9, 2: 0.4, 3: 0.6}
 
 
-def test_a_config_trained_before_is_told_its_value_and_costs_no_training(tmp_path):
+def test_a_config_trained_before_has_its_value_and_costs_no_training(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=3)
     there = TrialRecord(
         trial_id="abc-s0", config_id="abc", seed=0, status="completed", config={}, metrics={"val/loss": 0.25}
@@ -334,9 +335,7 @@ def test_failed_trials_are_retried_once_each_with_their_choices(tmp_path):
     assert third.asked == [(6, first.asked[2][1])]
 
 
-def test_what_the_storage_raises_while_a_space_draws_is_told_from_what_the_space_raises(
-    tmp_path, monkeypatch
-):
+def test_errors_of_the_storage_while_a_space_draws_differ_from_those_of_the_space(tmp_path, monkeypatch):
     driver = Driver(tmp_path / "run", storage="journal", n_trials=1)
     trial = driver.searcher.study.ask()
 
@@ -407,7 +406,7 @@ def test_twins_of_a_running_trial_end_as_it_does_and_are_entered(tmp_path):
             assert [t.intermediate_values for t in driver.trials] == [{1: 0.9, 2: 0.7}] * 3
 
 
-def test_a_pruned_trial_whose_driver_died_before_optuna_knew_is_told_with_its_curve(tmp_path):
+def test_a_pruned_trial_whose_driver_died_before_optuna_knew_is_reported_with_its_curve(tmp_path):
     dead = Driver(tmp_path / "run", n_trials=1)
     dead.searcher.report(dead.suggest(), {"val/loss": 0.9, "epoch": 1})
     alive = Driver(tmp_path / "run", n_trials=1)
@@ -598,7 +597,7 @@ def test_postgresql_keeps_a_search_through_a_kill_and_no_file_knows_the_password
     assert files and all("s3cret" not in p.read_text() for p in files)
 
 
-def test_a_wrong_password_is_an_error_that_does_not_tell_it(tmp_path, postgres, monkeypatch):
+def test_a_wrong_password_is_an_error_without_it(tmp_path, postgres, monkeypatch):
     monkeypatch.setenv("BIRDTUNE_STORAGE", postgres.replace("s3cret", "guessed"))
     with pytest.raises(
         ConfigError, match=r"cannot open the storage, postgresql\+psycopg .* on 127"
@@ -621,7 +620,7 @@ def test_a_waiting_trial_is_suggested_even_where_the_number_of_trials_is_reached
     assert driver.trials[1].state == TrialState.COMPLETE
 
 
-def test_a_config_that_is_being_trained_is_not_trained_beside_itself(tmp_path):
+def test_a_config_that_is_being_trained_is_not_trained_twice_at_once(tmp_path):
     def one_config(trial):
         return {"loss.name": trial.suggest_categorical("loss.name", ["focal"])}
 

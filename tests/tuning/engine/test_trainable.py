@@ -52,7 +52,7 @@ def reported(results):
     return [{k: v for k, v in r.items() if k.startswith(("val/", "train/"))} for r in results]
 
 
-def test_a_trial_in_a_new_process_tells_the_epochs_before_and_goes_on(payload):
+def test_a_trial_in_a_new_process_reports_the_epochs_before_and_continues(payload):
     whole = steps(TrainTrial(payload))
     assert [r["replayed"] for r in whole] == [False, False]
     again = steps(TrainTrial(payload))  # it was killed after its last epoch, before the driver knew
@@ -202,7 +202,7 @@ def test_a_refused_setting_is_recorded_at_once(payload, monkeypatch):
         (TimeoutError("no epoch came"), False),
     ],
 )
-def test_faults_of_the_machine_are_told_from_those_of_a_trial(payload, monkeypatch, error, is_of_node):
+def test_faults_of_the_machine_differ_from_those_of_a_trial(payload, monkeypatch, error, is_of_node):
     def fail(session):
         try:
             raise error
@@ -340,7 +340,7 @@ def test_a_process_whose_context_is_broken_is_not_used_again(payload, gpu, monke
 
 
 @pytest.mark.parametrize(("kind", "text"), OUT_OF_MEMORY)
-def test_every_spelling_of_out_of_memory_is_told(payload, monkeypatch, kind, text):
+def test_every_spelling_of_out_of_memory_is_recognised(payload, monkeypatch, kind, text):
     def runs_out(session):
         raise kind(text)
 
@@ -350,7 +350,7 @@ def test_every_spelling_of_out_of_memory_is_told(payload, monkeypatch, kind, tex
     assert json.loads(result["record"])["error"] == f"{kind.__name__}: {text}"
 
 
-def test_a_trial_that_goes_on_elsewhere_runs_as_it_is_asked_to_there(payload, small_config):
+def test_a_trial_that_continues_elsewhere_takes_the_runtime_from_there(payload, small_config):
     TrainTrial(payload).step()
     there = small_config.override({"runtime.features": "computed"})
     trial = TrainTrial({**payload, "config": there.to_dict()})

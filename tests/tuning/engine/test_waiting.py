@@ -38,7 +38,7 @@ class Watched:
         return self.told[before:]
 
 
-def test_what_is_waited_for_is_told_once_and_rarely_again():
+def test_what_trials_wait_for_is_a_note_once_and_rarely_again():
     watched = Watched(Node(cpus=1), Node(cpus=1))
     (text,) = watched.steps(REPEAT_EVERY_S - 20, "PENDING", "TERMINATED")
     assert text == (
@@ -53,7 +53,7 @@ def test_what_is_waited_for_is_told_once_and_rarely_again():
     assert watched.steps(20, "PENDING") == []  # it is there, and a worker starts
 
 
-def test_nothing_is_told_while_a_trial_runs_or_starts():
+def test_there_is_no_note_while_a_trial_runs_or_starts():
     watched = Watched(Node(cpus=1))
     assert watched.steps(100, "RUNNING", "PENDING") == []
     assert watched.steps(100, "TERMINATED") == []
@@ -61,7 +61,7 @@ def test_nothing_is_told_while_a_trial_runs_or_starts():
     assert watched.steps(SLOW_START_S - 10, "PENDING") == []
 
 
-def test_a_cluster_that_is_busy_is_told_after_a_minute():
+def test_a_cluster_that_is_busy_is_a_note_after_a_minute():
     watched = Watched(Node(cpus=4, gpus=1), Node(cpus=4))
     (text,) = watched.steps(200, "PENDING", gpu=0.5)
     assert "1 of 2 nodes could give one 2 CPUs and 0.5 GPUs" in text

@@ -31,7 +31,7 @@ def searched(path, storage="journal"):
     """Return a run folder whose search has a finished and a running trial, and its study."""
     run = RunFolder(path)
     run.write_study(RATES)
-    study = open_study(run, Search(name="rates", space=space), seed=0, n_trials=3, storage=storage)
+    study = open_study(run, Search(name="rates", space=space, n_trials=3), seed=0, storage=storage)
     for _ in range(2):
         trial = study.ask()
         space(trial)

@@ -135,7 +135,7 @@ def test_a_search_in_progress(write, driven):
     assert "starting" in shown and "is driven by process" in shown
 
 
-def test_trials_that_ran_when_the_driver_died_are_interrupted_and_nothing_is_foretold(write, driven):
+def test_trials_that_ran_when_the_driver_died_are_interrupted_and_have_no_time_left(write, driven):
     run = write([SEARCH], MIXED)
     driver = driven(run)
     assert run_status(run).driver.is_alive is True
@@ -163,7 +163,7 @@ def test_a_lock_that_is_free_is_a_dead_driver_even_if_its_number_lives_on(write)
     assert run_status(run).driver.is_alive is False
 
 
-def test_a_driver_on_another_host_is_not_judged(write):
+def test_whether_a_driver_on_another_host_lives_is_unknown(write):
     run = write([SEARCH], MIXED)
     held = {"pid": 1, "host": "elsewhere", "started": "then", "command": "birdtune sweep"}
     (run.path / "driver.lock").write_text(json.dumps(held))
