@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -125,94 +125,82 @@ class Space:
     parameters: Mapping[str, Parameter]
 
     def __post_init__(self) -> None:
-        if faults := _condition_faults(self.parameters):
+        if faults := self._faults():
             raise StudyError(*faults)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
         """The names, each after those in its condition, otherwise in the given order."""
-        return tuple(_ordered(self.parameters))
+        placed: list[str] = []
+        left = list(self.parameters)
+        while ready := next((n for n in left if set(self.parameters[n].when) <= set(placed)), None):
+            placed.append(ready)
+            left.remove(ready)
+        return tuple(placed)  # without those whose conditions depend on each other, which are faults
 
     def __call__(self, trial: BaseTrial) -> Overrides:
-        return _chosen(self.parameters, self.order, lambda name, each: each.suggest(trial, name))
+        return self._chosen(lambda name: self.parameters[name].suggest(trial, name), self.order)
 
     def corners(self) -> Iterator[Overrides]:
         """Yield choices in which every parameter takes each of its values, or both ends of its range."""
         for name, parameter in self.parameters.items():
-            reached = _reached(self.parameters, self.order, name)
+            reached = self._reached(name)
             assert reached is not None
             for value in parameter.ends:
-                yield _chosen(self.parameters, self.order, partial(_take, {**reached, name: value}))
+                yield self._chosen(self._taking({**reached, name: value}), self.order)
 
+    def _taking(self, values: Overrides) -> Callable[[str], Any]:
+        """Return what picks the `values`, and of other parameters the first."""
+        return lambda name: values.get(name, self.parameters[name].ends[0])
 
-def _chosen(
-    parameters: Mapping[str, Parameter], order: Iterable[str], pick: Callable[[str, Parameter], Any]
-) -> Overrides:
-    """Return the settings where `pick` chooses the value of every parameter that is sampled."""
-    chosen: Overrides = {}
-    for name in order:
-        parameter = parameters[name]
-        if parameter.holds(chosen):
-            chosen[name] = pick(name, parameter)
-        elif parameter.has_otherwise:
-            chosen[name] = parameter.otherwise
-    return chosen
+    def _chosen(self, pick: Callable[[str], Any], names: Iterable[str]) -> Overrides:
+        """Return the settings where `pick` chooses the value of each of `names` that is sampled."""
+        chosen: Overrides = {}
+        for name in names:
+            parameter = self.parameters[name]
+            if parameter.holds(chosen):
+                chosen[name] = pick(name)
+            elif parameter.has_otherwise:
+                chosen[name] = parameter.otherwise
+        return chosen
 
+    def _reached(self, name: str) -> Overrides | None:
+        """Return values of other parameters with which `name` is sampled, None where there are none."""
+        above = {name}
+        for each in reversed(self.order):
+            above |= {parent for parent in self.parameters[each].when if each in above}
+        parents = [each for each in self.order if each in above and each != name]
+        candidates = []
+        for parent in parents:
+            listed = self.parameters[parent].listed or ()
+            needed = {value for each in self.parameters.values() for value in each.when.get(parent, ())}
+            # All values that no condition needs are alike.
+            others = [value for value in listed if value not in needed][:1]
+            candidates.append([*(value for value in listed if value in needed), *others])
+        for values in itertools.product(*candidates):
+            taken = dict(zip(parents, values, strict=True))
+            if self.parameters[name].holds(self._chosen(self._taking(taken), parents)):
+                return taken
+        return None
 
-def _take(values: Overrides, name: str, parameter: Parameter) -> Any:
-    return values.get(name, parameter.ends[0])
-
-
-def _ordered(parameters: Mapping[str, Parameter]) -> list[str]:
-    """Return the names, parents first, without those whose conditions depend on each other."""
-    placed: list[str] = []
-    left = list(parameters)
-    while ready := next((n for n in left if all(parent in placed for parent in parameters[n].when)), None):
-        placed.append(ready)
-        left.remove(ready)
-    return placed
-
-
-def _reached(parameters: Mapping[str, Parameter], order: Sequence[str], name: str) -> Overrides | None:
-    """Return values of other parameters with which `name` is sampled, None where there are none."""
-    above = {name}
-    for each in reversed(order):
-        above |= {parent for parent in parameters[each].when if each in above}
-    parents = [each for each in order if each in above and each != name]
-    candidates = []
-    for parent in parents:
-        listed = parameters[parent].listed or ()
-        needed = {value for each in parameters.values() for value in each.when.get(parent, ())}
-        # All values that no condition needs are alike.
-        others = [value for value in listed if value not in needed][:1]
-        candidates.append([*(value for value in listed if value in needed), *others])
-    for values in itertools.product(*candidates):
-        taken = dict(zip(parents, values, strict=True))
-        chosen = _chosen(parameters, parents, partial(_take, taken))
-        if parameters[name].holds(chosen):
-            return taken
-    return None
-
-
-def _condition_faults(parameters: Mapping[str, Parameter]) -> list[Fault]:
-    """Return what is wrong with the conditions, at the parameter, `when` and its parent."""
-    faults = [
-        Fault((name, "when", parent), f"`when` of {name} needs {fault}")
-        for name, parameter in parameters.items()
-        for parent, values in parameter.when.items()
-        for fault in _unmet({key: p for key, p in parameters.items() if key != name}, parent, values)
-    ]
-    if faults:
-        return faults
-    order = _ordered(parameters)
-    if circle := [name for name in parameters if name not in order]:
-        text = f"the conditions of {', '.join(circle)} depend on each other; one has to go without `when`"
-        return [Fault((circle[0], "when"), text)]
-    return [
-        Fault((name, "when"), f"{name} is never sampled: its conditions cannot hold together")
-        for name in parameters
-        if _reached(parameters, order, name) is None
-    ]
+    def _faults(self) -> list[Fault]:
+        """Return what is wrong with the conditions, at the parameter, `when` and its parent."""
+        faults = [
+            Fault((name, "when", parent), f"`when` of {name} needs {fault}")
+            for name, parameter in self.parameters.items()
+            for parent, values in parameter.when.items()
+            for fault in _unmet({k: p for k, p in self.parameters.items() if k != name}, parent, values)
+        ]
+        if faults:
+            return faults
+        if circle := [name for name in self.parameters if name not in self.order]:
+            text = f"the conditions of {', '.join(circle)} depend on each other; one has to go without `when`"
+            return [Fault((circle[0], "when"), text)]
+        return [
+            Fault((name, "when"), f"{name} is never sampled: its conditions cannot hold together")
+            for name in self.parameters
+            if self._reached(name) is None
+        ]
 
 
 def _unmet(others: Mapping[str, Parameter], parent: str, values: tuple[Any, ...]) -> list[str]:
