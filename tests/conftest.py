@@ -1,20 +1,28 @@
 """Fixtures of more than one package: a cache of their own, small synthetic birds, and shared recordings."""
 
-import sys
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from birdnet_core import plugins, registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
 from tests.checkpoints import write_tiny_checkpoints
+from tests.plugged import own_process
 from tests.settings import SMALL
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let garbage collections, of which each training starts some, pass over what is there for good."""
+    if hasattr(session.config, "workerinput"):  # one of pytest-xdist's processes, which will train
+        import torch._dynamo  # noqa: F401  a third of all objects; torch loads it when it first trains
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -28,18 +36,10 @@ def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_names() -> Iterator[None]:
     """Forget afterwards what a test registers and imports of its own."""
-    monkeypatch.setattr(plugins, "_loaded", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for each in (*registry.COMPONENTS, registry.studies):
-        each.names()
-        monkeypatch.setattr(each, "_entries", dict(each._entries))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith(("my_lab", "birdtune_file_")):
-            del sys.modules[name]
+    with own_process():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,13 @@
 """What a laboratory adds to birdtune: a package of its own, and a study file with a loss."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+from birdnet_core import plugins, registry
 
 MODEL = '''"""A laboratory's networks."""
 
@@ -93,3 +100,19 @@ def write_study(folder: Path) -> Path:
     file = folder / "halves.py"
     file.write_text(STUDY)
     return file
+
+
+@contextlib.contextmanager
+def own_process() -> Iterator[None]:
+    """Forget at the end what the block registers and imports of its own, as where its process ends."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "_loaded", {})
+        patch.setattr(sys, "path", list(sys.path))
+        for each in (*registry.COMPONENTS, registry.studies):
+            each.names()
+            patch.setattr(each, "_entries", dict(each._entries))
+        yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("my_lab", "birdtune_file_")):
+            del sys.modules[name]

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shlex
 import subprocess
@@ -16,8 +17,15 @@ from tuning.engine.preparation import Data
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for all tests that run trials, as `sweep` starts it."""
-    with ray_session(tmp_path_factory.mktemp("ray") / "ray.log"):
+    """One Ray for all tests that run trials, as `sweep` starts it, but on one CPU.
+
+    A second process for trials takes seconds of CPU to start. Two side by side are in the tests that start
+    drivers of their own.
+    """
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 1}')
+            stack.enter_context(ray_session(tmp_path_factory.mktemp("ray") / "ray.log"))
         yield
     assert not ray.is_initialized()
 

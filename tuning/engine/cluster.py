@@ -56,13 +56,14 @@ def scratch_folder() -> Iterator[Path]:
 
 def _remove(folder: Path) -> None:
     """Remove a scratch folder, but for what processes that are still dying write there: the next one will."""
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child, ignore_errors=True)
-        elif child.name != "alive":
-            child.unlink(missing_ok=True)
-    if [child.name for child in folder.iterdir()] == ["alive"]:
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # the next one has begun, and was faster
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child, ignore_errors=True)
+            elif child.name != "alive":
+                child.unlink(missing_ok=True)
+        if [child.name for child in folder.iterdir()] == ["alive"]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _LogFile(logging.FileHandler):

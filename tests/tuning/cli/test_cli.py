@@ -1,6 +1,7 @@
 """The command line as a user types it."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -117,7 +118,9 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep capacity {small} --base phase9 --out {tmp}/r", ["'phase9'", "phase2b"]),
     ],
 )
-def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_path, line, words):
+def test_bad_input_names_what_was_wrong_and_what_would_do(
+    no_early_ray, birdtune, birds, tmp_path, line, words
+):
     (tmp_path / "wrong.csv").write_text("file,bird\nx.wav,robin\n")
     line = line.format(tmp=tmp_path, birds=birds, small=SET)
     if line.startswith(("sweep", "plan")) and "--data" not in line:
@@ -128,6 +131,19 @@ def test_bad_input_names_what_was_wrong_and_what_would_do(birdtune, birds, tmp_p
     for word in words:
         assert word.format(tmp=tmp_path) in " ".join(err.split()), err
     assert "Traceback" not in out + err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.ray
+def test_a_setting_that_is_refused_once_ray_has_started_leaves_no_folder(birds, tmp_path):
+    """In its own process, since the tests' Ray would be the sweep's."""
+    line = f"sweep capacity --set model.widht=3 --data {birds} --out {tmp_path / 'r'}"
+    command = [Path(sys.executable).with_name("birdtune"), *shlex.split(line)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "'widht'" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "r").exists()
 
 
@@ -442,14 +458,9 @@ def test_options_of_a_study_are_kept_for_resume(cluster, birdtune, birds, checkp
 
 
 @pytest.mark.ray
-def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, birds, tmp_path):
-    run = tmp_path / "run"
+def test_the_main_job_from_recordings_to_a_trained_model(capacity_run, birdtune, birds, tmp_path):
+    run = capacity_run
     line = f"sweep capacity --data {birds} --seeds 1 --out {run} {SET} --set model.dropout=0.4"
-    code, out, err = birdtune(f"{line} --json")
-    assert code == 0, err
-    assert json.loads(out)["counts"] == {"completed": 4}
-    assert "Traceback" not in err
-
     code, out, _ = birdtune(line)
     assert "4 were there already" in out
 
@@ -509,10 +520,8 @@ def test_the_main_job_from_recordings_to_a_trained_model(cluster, birdtune, bird
 
 
 @pytest.mark.ray
-def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(cluster, birdtune, birds, tmp_path):
-    run = tmp_path / "run"
-    code, _, err = birdtune(f"sweep capacity --data {birds} --seeds 1 --out {run} {SET} --json")
-    assert code == 0, err
+def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(capacity_run, birdtune, birds):
+    run = capacity_run
     line = f"best {run} --confirm-seeds 2 --shortlist 3 --json"
     code, out, err = birdtune(line)
     assert code == 0, err

@@ -165,7 +165,7 @@ def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
         ("study show {tmp}/bad.yaml", "bad.yaml:2: unknown key 'factor'; did you mean 'factors'?"),
     ],
 )
-def test_what_cannot_be_run_is_an_error(birdtune, mine, tmp_path, monkeypatch, line, words):
+def test_what_cannot_be_run_is_an_error(no_early_ray, birdtune, mine, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("question: Is it?\nfactor: {optim.lr: [1, 2]}\n")
     code, out, err = birdtune(line.format(mine=mine, tmp=tmp_path))
@@ -214,7 +214,7 @@ def test_a_run_that_was_started_from_a_file_is_resumed_as_it_was_started(
 
 
 @pytest.fixture
-def begun(birdtune, mine, birds, tmp_path, monkeypatch):
+def begun(no_early_ray, birdtune, mine, birds, tmp_path, monkeypatch):
     """A run of `mine` that is stopped where Ray would start."""
     monkeypatch.setattr("tuning.engine.launch.ray_session", _stop)
     code, _, err = birdtune(f"sweep {mine} --data {birds} --out {tmp_path / 'run'} {SET}")

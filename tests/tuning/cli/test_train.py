@@ -16,17 +16,16 @@ SET = " ".join(f"--set {key}={value}" for key, value in {**SMALL, "training.epoc
 
 
 @pytest.mark.ray
-def test_from_best_config_to_a_tested_model(cluster, birdtune, birds, tmp_path):
-    run, model = tmp_path / "run", tmp_path / "model"
-    code, _, err = birdtune(f"sweep capacity --data {birds} --seeds 1 --out {run} {SET}")
-    assert code == 0, err
+def test_from_best_config_to_a_tested_model(capacity_run, birdtune, birds, tmp_path):
+    run, model = capacity_run, tmp_path / "model"
     assert birdtune(f"best {run} --out {tmp_path / 'best.json'}")[0] == 0
     train = f"train {tmp_path / 'best.json'} --data {birds} --seeds 2 --out {model}"
     code, out, err = birdtune(train)
     assert code == 0, err
-    assert "members: the same seeds on training and validation, 1 epochs each" in out
-    assert f"next: birdtune evaluate {model}" in out
     evidence = json.loads((model / "evidence.json").read_text())
+    n_epochs = evidence["final"]["established_epochs"]
+    assert f"members: the same seeds on training and validation, {n_epochs} epochs each" in out
+    assert f"next: birdtune evaluate {model}" in out
     best = json.loads((tmp_path / "best.json").read_text())
     assert evidence["chosen"]["trial_ids"] == best["trial_ids"]
     assert evidence["validation"]["members"][0]["trial_id"] == best["trial_ids"][0]
@@ -85,12 +84,15 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     [
         ("train --keep-val --out {tmp}/m", ["--keep-val is for final training", "--seeds"]),
         ("train --budget-hours 2 --gpus-per-trial 0.5 --out {tmp}/m", ["--gpus-per-trial, --budget-hours"]),
-        ("train --seeds 2 --set optim.schedule=plateau --out {tmp}/m", ["'plateau'", "--keep-val"]),
+        (
+            "train --seeds 2 --data {birds} --set optim.schedule=plateau --out {tmp}/m",
+            ["'plateau'", "--keep-val"],
+        ),
         ("evaluate {tmp}/none", ["no model folder at"]),
     ],
 )
-def test_bad_input_is_an_error(birdtune, tmp_path, line, words):
-    code, _, err = birdtune(line.format(tmp=tmp_path))
+def test_bad_input_is_an_error(birdtune, birds, tmp_path, line, words):
+    code, _, err = birdtune(line.format(tmp=tmp_path, birds=birds))
     assert code == 1
     text = " ".join(err.split())
     assert all(word in text for word in words), err

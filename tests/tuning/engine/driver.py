@@ -5,12 +5,18 @@ With ``search`` and a number of trials side by side instead of the epochs, it dr
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import BaseTrial
 
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.manifest import read_manifest
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import TrialRecord
+from birdnet_core.training.run import train
 from search_spaces.study import Ablation, Overrides, Search
 from tests.settings import SMALL
 from tuning.engine.launch import Resources, sweep
@@ -67,6 +73,15 @@ def search(out: Path, birds: Path, concurrent: int = 1, **options: Any) -> None:
         **options,
     )
     print(summary.counts, summary.halted)
+
+
+def train_alone(records: Iterable[TrialRecord], data: Data, out: Path) -> RunFolder:
+    """Train the configs of `records` again, without Ray; return the folder of their new records."""
+    alone = RunFolder(out)
+    for record in records:
+        config = TrainConfig.from_dict(record.config)
+        alone.write_record(train(config, Dataset.open(data.folder(config))).record("completed"))
+    return alone
 
 
 def descendants(ancestor: int) -> set[int]:

@@ -18,12 +18,14 @@ from birdnet_core.records.usage import Usage
 from reports import write_report
 from search_spaces.study import Ablation
 from tests.settings import SMALL
+from tests.tuning.engine import driver
 from tests.tuning.engine.driver import EPOCHS, TWELVE, descendants
 from tuning.engine.halt import Budget
 from tuning.engine.launch import Resources, sweep
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[3]
+LOSSES = Ablation(name="losses", question="Loss?", factors={"loss.name": ("cross_entropy", "focal")})
 
 
 def start(run, birds, *more):
@@ -71,8 +73,6 @@ def check_whole(run, n_cells=12, epochs=EPOCHS):
 def undisturbed(cluster, birds, cache, tmp_path_factory):
     """The report of the twelve cells, run without an accident."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    from tests.tuning.engine import driver
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BIRDTUNE_CACHE", str(cache))  # that of the tests: this fixture is made before theirs
         driver.run(folder / "run", birds)
@@ -137,11 +137,11 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(cluster, data, tm
 
 def test_ctrl_c_finishes_the_epoch_and_the_run_goes_on_later(undisturbed, birds, tmp_path):
     run = tmp_path / "run"
-    driver = start(run, birds)
+    interrupted = start(run, birds)
     wait_for(lambda: len(events(run, "epoch")) >= 4)
-    driver.send_signal(signal.SIGINT)
-    printed, complaints = driver.communicate(timeout=120)
-    assert driver.returncode == 0, complaints
+    interrupted.send_signal(signal.SIGINT)
+    printed, complaints = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 0, complaints
     assert "interrupted (Ctrl-C)" in printed
     assert events(run, "halt")[-1]["reason"] == "interrupted (Ctrl-C)"
     records = RunFolder(run).records().values()
@@ -152,8 +152,7 @@ def test_ctrl_c_finishes_the_epoch_and_the_run_goes_on_later(undisturbed, birds,
         assert "interrupted (Ctrl-C); it can be resumed" in record.error
         told_epochs = [e["epoch"] for e in events(run, "epoch") if e["trial_id"] == record.trial_id]
         assert told_epochs == list(range(1, record.epochs + 1))
-    driver = start(run, birds)
-    driver.communicate(timeout=300)
+    driver.run(run, birds)
     check_whole(run)
     assert scores(run, tmp_path / "report") == undisturbed
 
@@ -178,18 +177,27 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from tests.tuning.engine import driver
+from tuning.engine.journal import Journal
 
 run, birds = map(Path, sys.argv[1:])
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-ones = [nodes.add_node(num_cpus=1) for _ in range(3)]
+ones = [nodes.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=nodes.address, log_to_driver=False)
-seen = []
+reported = []  # the nodes of the epochs so far
+whole = Journal.on_trial_result
+
+def on_trial_result(journal, iteration, trials, trial, result, **info):
+    reported.append(result["node"])
+    whole(journal, iteration, trials, trial, result, **info)
 
 def kill_a_node(event):
-    seen.append(event)
-    if event["event"] == "epoch" and [e["event"] for e in seen].count("epoch") == 5:
-        nodes.remove_node(ones[1], allow_graceful=False)
+    # In the middle of a trial of that node.
+    if event["event"] == "epoch" and event["epoch"] == 1 and len(reported) >= 4 and len(ones) == 2:
+        (lost,) = [node for node in ones if node.node_id == reported[-1]]
+        ones.remove(lost)
+        nodes.remove_node(lost, allow_graceful=False)
 
+Journal.on_trial_result = on_trial_result
 try:
     driver.run(run, birds, observer=kill_a_node)
 finally:
@@ -229,26 +237,24 @@ def test_a_longer_budget_goes_on_from_kept_checkpoints_with_the_numbers_of_a_fre
     cluster, data, tmp_path
 ):
     run = tmp_path / "run"
-    study = Ablation(name="losses", question="Loss?", factors={"loss.name": ("cross_entropy", "focal")})
     settings = {**SMALL, "optim.schedule": "constant"}
     keep = Resources(checkpoints=1, concurrent=1)
-    sweep(study, data, run, settings=settings, n_seeds=1, resources=keep)
+    sweep(LOSSES, data, run, settings=settings, n_seeds=1, resources=keep)
     assert len(list((run / "checkpoints").glob("*/session.pt"))) == 1
-    longer = dataclasses.replace(study, name="losses-4-epochs")
+    longer = dataclasses.replace(LOSSES, name="losses-4-epochs")
     settings["training.epochs"] = 4
     seen = []
     sweep(longer, data, run, settings=settings, n_seeds=1, shorter=2, observer=seen.append)
     assert "1 of 2 trials continue from their checkpoints" in next(e["text"] for e in seen if "text" in e)
-    sweep(longer, data, tmp_path / "fresh", settings=settings, n_seeds=1)
-    fresh = RunFolder(tmp_path / "fresh").records()
-    extended = {name: r for name, r in RunFolder(run).records().items() if name in fresh}
+    trained = RunFolder(run).records()
+    extended = {name: r for name, r in trained.items() if r.config["training"]["epochs"] == 4}
+    fresh = driver.train_alone(extended.values(), data, tmp_path / "fresh").records()
     assert {n: r.metrics for n, r in extended.items()} == {n: r.metrics for n, r in fresh.items()}
     # What the checkpoint held was not trained again: its first two epochs took the seconds they took then.
     took = {}
     for event in events(run, "epoch"):
         took.setdefault(event["trial_id"], []).append(event["epoch_s"])
     assert sorted(len(seconds) for seconds in took.values()) == [2, 2, 4, 4]
-    trained = RunFolder(run).records()
     first = {r.config["loss"]["name"]: took[n] for n, r in trained.items() if n not in fresh}
     gone_on = [took[n][:2] == first[r.config["loss"]["name"]] for n, r in extended.items()]
     assert sorted(gone_on) == [False, True]
@@ -259,8 +265,8 @@ def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(cluster, data, small
     run, ballast = small_disk / "run", small_disk / "ballast"
     ballast.write_bytes(bytes(2_300_000))
     with pytest.raises(RunFolderError, match=r"(?s)the sweep was stopped: cannot write .*resume"):
-        sweep(TWELVE, data, run, settings={**SMALL, "training.epochs": EPOCHS}, n_seeds=1)
+        sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
-    sweep(TWELVE, data, run, settings={**SMALL, "training.epochs": EPOCHS}, n_seeds=1)
-    check_whole(run)
+    sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
+    check_whole(run, n_cells=4, epochs=SMALL["training.epochs"])

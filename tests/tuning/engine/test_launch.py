@@ -22,7 +22,7 @@ from reports import write_report
 from search_spaces.designs import LatinHypercube, Range
 from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
-from tests.tuning.engine.driver import descendants
+from tests.tuning.engine.driver import descendants, train_alone
 from tuning.engine.launch import Resources, sweep
 from tuning.engine.preparation import Data
 from tuning.engine.searcher import open_storage
@@ -245,7 +245,7 @@ def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, d
     assert restart["trial_id"] == killed[0] and "Actor" in restart["error"]
     reported = [(e["trial_id"], e["epoch"]) for e in events(run, "epoch")]
     assert len(set(reported)) == len(reported) == 6
-    sweep(study, data, tmp_path / "undisturbed", settings=settings, n_seeds=1, resources=one)
+    train_alone(RunFolder(run).records().values(), data, tmp_path / "undisturbed")
     assert scores(run) == scores(tmp_path / "undisturbed")
 
 

@@ -15,7 +15,7 @@ import pytest
 from birdnet_core import plugins, registry
 from birdnet_core.errors import ConfigError
 from birdnet_core.records.run_folder import RunFolder
-from tests.plugged import STUDY, write_lab, write_study
+from tests.plugged import STUDY, own_process, write_lab, write_study
 from tests.settings import SMALL
 from tuning.cli.request import Request
 from tuning.cli.trust import load_code
@@ -26,6 +26,7 @@ from tuning.engine.trainable import RUN_ID, TrainTrial
 SET = [word for k, v in {**SMALL, "training.epochs": 1}.items() for word in ("--set", f"{k}={json.dumps(v)}")]
 
 
+ROOT = Path(__file__).parents[3]
 REQUEST = Request(study="capacity", quick=True).to_dict()
 
 
@@ -35,16 +36,16 @@ def here(birdtune):
     return birdtune
 
 
-def in_a_process(*words, cwd, code=0):
-    """Run the command in a process of its own, since it registers names; return what it printed."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("birdtune"), *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def done(birdtune):
+    """Run a command to its end; what it registers is forgotten."""
+
+    def run(*words):
+        with own_process():
+            code, out, err = birdtune(shlex.join(map(str, words)))
+        assert code == 0, out + err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,15 @@ def unfinished(run):
 
 
 @pytest.mark.ray
-def test_a_plugins_model_is_swept_resumed_and_trained(here, lab, birds, tmp_path):
+def test_a_plugins_model_is_swept_resumed_and_trained(cluster, here, done, lab, birds, tmp_path, monkeypatch):
     run, model = tmp_path / "run", tmp_path / "model"
     plugin = ("--plugin", "my_lab.models")
     study = tmp_path / "which.yaml"
     study.write_text("question: Which?\nfactors: {model.name: [lab_linear, audio_cnn]}\nseeds: 1\n")
-    in_a_process("sweep", study, "--data", birds, "--out", run, *SET, *plugin, cwd=lab)
+    words = ("sweep", study, "--data", birds, "--out", run, *SET, *plugin, "--concurrent", 1)
+    command = [Path(sys.executable).with_name("birdtune"), *map(str, words)]
+    # In a process of its own, as users do.
+    subprocess.run(command, cwd=lab, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     records = RunFolder(run).records()
     assert {r.status for r in records.values()} == {"completed"}
     sha256 = RunFolder(run).read_study("which")["request"]["plugins"][0]["sha256"]
@@ -78,22 +82,24 @@ def test_a_plugins_model_is_swept_resumed_and_trained(here, lab, birds, tmp_path
     code, _, printed = here(f"resume {run}")
     assert code == 1
     assert "the plugin 'my_lab.models' is not found" in printed and "give --plugin my_lab.models" in printed
-    in_a_process("resume", run, *plugin, cwd=lab)
+    monkeypatch.chdir(lab)
+    done("resume", run, *plugin)
     assert len(RunFolder(run).records()) == 2
 
     (linear,) = (r for r in RunFolder(run).records().values() if r.config["model"]["name"] == "lab_linear")
     record = run / "trials" / f"{linear.trial_id}.json"
-    in_a_process("train", record, "--data", birds, "--out", model, *plugin, cwd=lab)
+    done("train", record, "--data", birds, "--out", model, *plugin)
+    monkeypatch.chdir(tmp_path)
     code, _, printed = here(f"predict {model} {birds.parent} --out {tmp_path / 'out.csv'}")
     assert code == 1 and "its model 'lab_linear' comes with the plugin 'my_lab.models'" in printed
 
 
 @pytest.mark.ray
 def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is_not_trusted(
-    here, birds, tmp_path
+    cluster, here, done, birds, tmp_path
 ):
     run, file = tmp_path / "run", write_study(tmp_path / "mine")
-    in_a_process("sweep", file, "--data", birds, "--out", run, *SET, cwd=tmp_path)
+    done("sweep", file, "--data", birds, "--out", run, *SET)
     records = RunFolder(run).records()
     assert {(r.config["loss"]["name"], r.status) for r in records.values()} == {
         ("cross_entropy", "completed"), ("half_entropy", "completed"),
@@ -127,9 +133,9 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     copy = tmp_path / "elsewhere" / "halves.py"
     copy.parent.mkdir()
     file.rename(copy)
-    in_a_process("resume", run, "--study", copy, cwd=tmp_path)
+    done("resume", run, "--study", copy)
     assert len(RunFolder(run).records()) == 2
-    in_a_process("best", run, "--study", copy, "--confirm-seeds", "2", cwd=tmp_path)
+    done("best", run, "--study", copy, "--confirm-seeds", 2)
     assert {r.status for r in RunFolder(run / "confirm").records().values()} == {"completed"}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import prepare
+from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Ablation, Search
@@ -276,10 +278,21 @@ def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
     trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
     assert len(trained) == 5 * 4 and set(trained.values()) == {1}
     assert {r.status for r in RunFolder(run).records().values()} == {"completed"}
-    fresh = tmp_path / "fresh"
-    sweep(ablation, data, fresh, settings=settings, n_seeds=1, resources=ONE)
-    for name, record in RunFolder(fresh).records().items():
-        assert RunFolder(run).records()[name].metrics == record.metrics
+    records = RunFolder(run).records()
+    fresh = driver.train_alone(records.values(), data, tmp_path / "fresh").records()
+    assert {n: r.metrics for n, r in records.items()} == {n: r.metrics for n, r in fresh.items()}
+
+
+ONE_TRIAL = Search(name="rates", question="?", space=rates, n_trials=1, grace_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster, birds, cache, tmp_path_factory):
+    """The run folder of a search of one trial, for tests of what is refused."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    few = preparation.Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)
+    sweep(ONE_TRIAL, few, run, settings=SMALL, storage="sqlite", resources=ONE)
+    return run
 
 
 @pytest.mark.parametrize(
@@ -291,25 +304,21 @@ def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
         ({"seed": 1}, "seeds"),
     ],
 )
-def test_a_search_whose_rules_storage_or_seed_change_is_refused(cluster, data, tmp_path, change, words):
-    study = Search(name="rates", question="?", space=rates, n_trials=1, grace_epochs=1)
-    run = tmp_path / "run"
-    sweep(study, data, run, settings=SMALL, storage="sqlite", resources=ONE)
+def test_a_search_whose_rules_storage_or_seed_change_is_refused(finished, data, change, words):
+    run = finished
     storage = change.pop("storage", "sqlite")
     settings = {**SMALL, **({"seed": change.pop("seed")} if "seed" in change else {})}
     with pytest.raises(RunFolderError, match=f"other settings.*{words}"):
-        sweep(replace(study, **change), data, run, settings=settings, storage=storage, n_trials=2)
+        sweep(replace(ONE_TRIAL, **change), data, run, settings=settings, storage=storage, n_trials=2)
     assert len(RunFolder(run).records()) == 1
 
 
-def test_a_search_that_was_begun_under_other_defaults_is_refused(cluster, data, tmp_path):
-    study = Search(name="rates", question="?", space=rates, n_trials=1)
-    run = tmp_path / "run"
-    sweep(study, data, run, settings=SMALL, resources=ONE)
+def test_a_search_that_was_begun_under_other_defaults_is_refused(finished, data, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
     there = RunFolder(run).read_study("rates")
     RunFolder(run).write_study({**there, "base_id": "0123456789"})  # as another version would have it
     with pytest.raises(RunFolderError, match="other settings.*base_id"):
-        sweep(study, data, run, settings=SMALL, n_trials=2)
+        sweep(ONE_TRIAL, data, run, settings=SMALL, storage="sqlite", n_trials=2)
 
 
 def test_trials_are_trained_while_the_data_of_others_are_made(cluster, data, tmp_path, monkeypatch):
@@ -359,16 +368,23 @@ def test_a_search_that_halts_does_not_wait_for_data_that_are_being_made(cluster,
     assert summary.halted.startswith("train/loss <= 100") and time.monotonic() - start < 60
 
 
+# One node cannot read datasets; the other is slow to until that one is put aside, and leaves it trials.
 SICK_NODE = """
 import os
-if os.environ.get("SICK"):
-    import io
+if node := os.environ.get("NODE"):
+    import io, time
     whole = io.open
-    def broken(file, *arguments, **options):
+    def opened(file, *arguments, **options):
         if f"{os.sep}datasets{os.sep}" in str(file):
-            raise OSError(5, "Input/output error", str(file))
+            if node == "sick":
+                raise OSError(5, "Input/output error", str(file))
+            end = time.monotonic() + 4
+            while str(file).endswith("dataset.json") and time.monotonic() < end:
+                if os.path.exists(os.environ["ASIDE"]):
+                    break
+                time.sleep(0.05)
         return whole(file, *arguments, **options)
-    io.open = broken
+    io.open = opened
 """
 
 TWO_NODES = """
@@ -378,13 +394,19 @@ import ray
 from ray.cluster_utils import Cluster
 from tests.tuning.engine import driver
 
-run, birds = map(Path, sys.argv[1:])
+run, birds, aside = map(Path, sys.argv[1:])
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-nodes.add_node(num_cpus=1, env_vars={"SICK": "1"})
-nodes.add_node(num_cpus=1)
+for node in ("sick", "sound"):
+    nodes.add_node(num_cpus=1, env_vars={"NODE": node, "ASIDE": str(aside)})
 ray.init(address=nodes.address, log_to_driver=False)
+
+def observe(event):
+    driver.print_note(event)
+    if "is given no more trials" in event.get("text", ""):
+        aside.touch()
+
 try:
-    driver.run(run, birds, observer=driver.print_note)
+    driver.run(run, birds, observer=observe)
 finally:
     ray.shutdown()
     nodes.shutdown()
@@ -395,7 +417,7 @@ def test_a_node_whose_disk_fails_is_put_aside_and_takes_no_trial_with_it(cache, 
     (tmp_path / "sitecustomize.py").write_text(SICK_NODE)
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-c", TWO_NODES, run, birds],
+        [sys.executable, "-c", TWO_NODES, run, birds, tmp_path / "aside"],
         capture_output=True, text=True, cwd=ROOT, timeout=400,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
     )  # fmt: skip

@@ -113,6 +113,7 @@ summary = sweep(
     observer=lambda event: print(event.get("text", event["event"]), flush=True),
 )
 print("counts", json.dumps(summary.counts), "halted", summary.halted, flush=True)
+print("after the sweep", ray.is_initialized(), flush=True)
 """
 
 
@@ -173,14 +174,17 @@ def test_trials_larger_than_every_node_are_refused(swept):
 
 
 @pytest.mark.ray
-def test_ctrl_c_ends_a_sweep_in_a_session_of_ray_that_the_caller_began(swept, tmp_path):
+def test_ctrl_c_ends_a_sweep_in_a_session_of_ray_that_the_caller_began_and_keeps_it(swept, tmp_path):
     driver = swept(resources={}, epochs=500, own_ray=True)
-    until(driver, "epoch")
+    for event in ("trial", "trial", "epoch"):
+        until(driver, f"{event}\n")
     driver.send_signal(signal.SIGINT)
     until(driver, "Ctrl-C: finishing the epochs in progress")
     assert until(driver, "counts") == 'counts {"killed": 2} halted interrupted (Ctrl-C)\n'
+    assert until(driver, "after") == "after the sweep True\n"
     assert driver.wait(60) == 0
-    assert all("it can be resumed" in r.error for r in RunFolder(tmp_path / "run").records().values())
+    records = RunFolder(tmp_path / "run").records().values()
+    assert all("interrupted (Ctrl-C); it can be resumed" in r.error for r in records)
 
 
 @pytest.mark.ray
@@ -194,9 +198,9 @@ def test_a_sweep_that_waits_for_a_node_ends_by_ctrl_c_or_its_budget_and_goes_on(
     assert time.monotonic() - start < 15
     assert RunFolder(tmp_path / "run").records() == {}
 
-    budget = swept("other", resources={"cpus": 2, "concurrent": 1}, budget={"hours": 0.005})
+    budget = swept("other", resources={"cpus": 2, "concurrent": 1}, budget={"hours": 0.002})
     until(budget, "waiting for a node")
-    assert "halted the budget of 0.005 hours is used up" in until(budget, "counts")
+    assert "halted the budget of 0.002 hours is used up" in until(budget, "counts")
     assert budget.wait(60) == 0
 
     joined = swept(resources={"cpus": 2, "concurrent": 1})
