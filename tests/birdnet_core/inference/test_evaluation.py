@@ -4,13 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from birdnet_core.data.dataset import groups_of
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import DataError
 from birdnet_core.inference import evaluation
 from birdnet_core.inference.evaluation import (
     COMPARED,
-    baseline_probabilities,
     check_split,
     evaluate,
     member_probabilities,
@@ -22,6 +20,7 @@ from birdnet_core.training.metrics import Scores, score
 from birdnet_core.training.run import train
 
 RNG = np.random.default_rng(0)
+BASELINES = ["logistic regression", "k-nearest neighbours"]
 STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
 
 
@@ -66,13 +65,13 @@ def test_members_score_as_their_sessions_do(made, small_dataset):
         assert truth.tolist() == expected_truth.tolist()
 
 
-def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, small_dataset, birds):
+def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_each_baseline(made, small_dataset, birds):
     folder, _ = made
     model = read_model(folder)
-    groups = groups_of(read_manifest(birds), small_dataset)
-    result = evaluate(model, small_dataset, groups, with_baseline=True, n_resamples=20)
+    manifest = read_manifest(birds)
+    result = evaluate(model, small_dataset, manifest, n_resamples=20)
     names = [row["name"] for row in result["rows"]]
-    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", "logistic regression"]
+    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", *BASELINES]
     rows = {row["name"]: row["metrics"] for row in result["rows"]}
     of_members, truth, _ = member_probabilities(model, small_dataset, "test")
     mean = of_members.mean(0)
@@ -85,16 +84,19 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     seeds = [rows[f"seed {s}"]["test/loss"]["value"] for s in (0, 1)]
     difference = rows["ensemble"]["test/loss"]["value"] - np.mean(seeds)
     assert result["difference"]["test/loss"]["value"] == pytest.approx(difference)
-    over = result["over_baseline"]["test/map"]
-    assert over["value"] == pytest.approx(
-        rows["ensemble, calibrated"]["test/map"]["value"] - rows["logistic regression"]["test/map"]["value"]
-    )
     notes = " ".join(result["notes"])
-    for key, label in COMPARED.items():
-        is_ahead = rows["logistic regression"][key]["value"] > rows["ensemble, calibrated"][key]["value"]
-        assert (f"{label} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
-    without = evaluate(model, small_dataset, groups, n_resamples=2)
-    assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
+    assert list(result["over_baseline"]) == BASELINES
+    for name, over in result["over_baseline"].items():
+        ours = rows["ensemble, calibrated"]["test/map"]["value"]
+        assert over["test/map"]["value"] == pytest.approx(ours - rows[name]["test/map"]["value"])
+        for key, label in COMPARED.items():
+            theirs = rows[name][key]["value"]
+            is_ahead = theirs > rows["ensemble, calibrated"][key]["value"]
+            note = next((each for each in result["notes"] if each.startswith(f"{name} is ahead")), "")
+            assert (f"{label} ({theirs:.4f} against" in note) == is_ahead
+    without = evaluate(model, small_dataset, manifest, with_baselines=False, n_resamples=2)
+    assert without["over_baseline"] == {} and "is ahead" not in " ".join(without["notes"])
+    assert result["seen"] is None and result["schema"] == 2
     for metrics in rows.values():
         for value in metrics.values():
             assert np.isnan(value["value"]) or value["low"] <= value["value"] <= value["high"]
@@ -103,27 +105,6 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     assert sum(row["n_test"] for row in result["species"]) == result["n"]
     assert sum(row["n"] for row in result["reliability"]["after"]) == result["n"]
     json.dumps(result)
-
-
-def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config, small_dataset):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
-    trained = np.flatnonzero(small_dataset.splits != "test")
-    x = {
-        name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
-        for name, p in (
-            ("trained", small_dataset.stored_features(trained)),
-            ("test", small_dataset.stored_features(small_dataset.rows("test"))),
-        )
-    }
-    scaler = StandardScaler().fit(x["trained"])
-    fitted = LogisticRegression(max_iter=5000).fit(
-        scaler.transform(x["trained"]), small_dataset.labels[trained]
-    )
-    expected = fitted.predict_proba(scaler.transform(x["test"]))
-    np.testing.assert_allclose(probabilities[:, fitted.classes_], expected, atol=2e-3)
 
 
 def test_another_split_is_refused(made, small_dataset):
