@@ -4,7 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
+from birdnet_core.data.seen import seen_before
 from birdnet_core.errors import DataError
 from birdnet_core.inference import evaluation
 from birdnet_core.inference.evaluation import (
@@ -17,7 +20,7 @@ from birdnet_core.inference.evaluation import (
 )
 from birdnet_core.inference.model_folder import Member, read_model, write_model
 from birdnet_core.training.metrics import Scores, score
-from birdnet_core.training.run import train
+from birdnet_core.training.run import save_model, train
 
 RNG = np.random.default_rng(0)
 BASELINES = ["logistic regression", "k-nearest neighbours"]
@@ -105,6 +108,79 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_each_baseline(made, sm
     assert sum(row["n_test"] for row in result["species"]) == result["n"]
     assert sum(row["n"] for row in result["reliability"]["after"]) == result["n"]
     json.dumps(result)
+
+
+@pytest.fixture(scope="module")
+def on_own_embeddings(made, birds, cache, tmp_path_factory):
+    """A model on the embeddings of the model in `made`, with its dataset and manifest."""
+    config = TrainConfig().override(
+        {"features.name": "embedding", "features.backbone": "birdtune", "features.weights": str(made[0]),
+         "model.name": "linear", "training.epochs": 2, "optim.warmup_epochs": 0}
+    )  # fmt: skip
+    manifest = read_manifest(birds)
+    dataset = Dataset.open(prepare(manifest, config, cache=cache, workers=1))
+    folder = tmp_path_factory.mktemp("embedded") / "model"
+    save_model(train(config, dataset), folder)
+    return read_model(folder), dataset, manifest
+
+
+def test_a_model_on_embeddings_is_compared_with_the_labels_of_its_backbone(on_own_embeddings, made):
+    model, dataset, manifest = on_own_embeddings
+    result = evaluate(model, dataset, manifest, n_resamples=5)
+    assert list(result["over_baseline"]) == [*BASELINES, "zero-shot"]
+    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    # The backbone is the first member of the other model, and its labels are that model's species.
+    of_members, truth, _ = member_probabilities(read_model(made[0]), made[1][0].dataset, "test")
+    expected = (of_members[0].argmax(axis=1) == truth).mean()
+    assert rows["zero-shot"]["test/accuracy"]["value"] == pytest.approx(expected)
+
+
+def test_recordings_that_a_backbone_has_seen_are_scored_apart(on_own_embeddings, monkeypatch):
+    model, dataset, manifest = on_own_embeddings
+    seen = seen_before(manifest, dataset, model.config)
+    n = dataset.facts["n_test"]
+    status = np.array(["possibly seen"] * 3 + ["not seen"] * (n - 3), dtype=object)
+    replaced = seen.status.copy()
+    replaced[seen.splits == "test"] = status
+    monkeypatch.setattr(evaluation, "seen_before", lambda *_: replace(seen, status=replaced))
+    result = evaluate(model, dataset, manifest, n_resamples=5)
+    found = result["seen"]
+    assert found["backbone"] == "birdtune"
+    assert found["counts"]["test"] == {"possibly seen": 3, "not seen": n - 3, "unknown": 0}
+    assert [(part["status"], part["n"]) for part in found["rows"]] == [
+        ("possibly seen", 3), ("not seen", n - 3),
+    ]  # fmt: skip
+    of_members, truth, _ = member_probabilities(model, dataset, "test")
+    is_right = of_members.mean(axis=0).argmax(axis=1) == truth
+    for part in found["rows"]:
+        rows = {row["name"]: row["metrics"]["test/accuracy"]["value"] for row in part["rows"]}
+        assert list(rows) == ["ensemble, calibrated", *BASELINES, "zero-shot"]
+        expected = is_right[status == part["status"]].mean()
+        assert rows["ensemble, calibrated"] == pytest.approx(expected)
+    json.dumps(result)
+
+
+def test_species_without_a_label_are_named(on_own_embeddings):
+    model, dataset, manifest = on_own_embeddings
+    renamed = ("Alien bird", *dataset.species[1:])
+    other = replace(dataset, species=renamed, facts=renamed_facts(dataset, renamed))
+    notes = evaluate(model, other, manifest, n_resamples=2)["notes"]
+    assert any("zero-shot never predicts 1 of 4 species" in n and n.endswith("Alien bird") for n in notes)
+    aliens = tuple(f"Alien {n}" for n in "abcd")
+    others = replace(dataset, species=aliens, facts=renamed_facts(dataset, aliens))
+    result = evaluate(model, others, manifest, n_resamples=2)
+    assert "zero-shot" not in result["over_baseline"]
+    assert any("the backbone has a label for none of the species" in note for note in result["notes"])
+
+
+def renamed_facts(dataset, names):
+    new = dict(zip(dataset.species, names, strict=True))
+    facts = dataset.facts
+    return {
+        **facts,
+        "strata": {name: [new[s] for s in members] for name, members in facts["strata"].items()},
+        "train_counts": {new[s]: n for s, n in facts["train_counts"].items()},
+    }
 
 
 def test_another_split_is_refused(made, small_dataset):
