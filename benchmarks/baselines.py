@@ -17,7 +17,7 @@ import numpy as np
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.inference.evaluation import baseline_probabilities
+from birdnet_core.inference.baselines import logistic_regression
 from birdnet_core.training.metrics import average_windows, score
 
 SHOWN = ("accuracy", "f1_macro", "f1_weighted", "map", "f1_rare", "f1_medium", "f1_common")
@@ -40,7 +40,7 @@ def main() -> None:
     counts = dataset.class_counts("train")
     majority = np.tile(counts / counts.sum(), (len(val), 1))
 
-    regression = baseline_probabilities(config, dataset, ("train",), "val")
+    regression = logistic_regression(config, dataset, ("train",), "val")
 
     facts = dataset.facts
     print(f"{facts['n_train']} train, {facts['n_val']} val {facts['scored']}, {facts['n_species']} species")

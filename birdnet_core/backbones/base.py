@@ -7,14 +7,17 @@ import functools
 import hashlib
 import importlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.seen import NOT_SEEN, POSSIBLY_SEEN, UNKNOWN
 
 HASH_DIGITS = 16
 
@@ -75,6 +78,36 @@ class Backbone(abc.ABC):
     def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
         """Return the logits [windows, labels] of the backbone's own species, for one that has any."""
         raise ConfigError(f"the backbone {type(self).__name__} has no labels of its own")
+
+    def seen(self, recordings: pd.DataFrame, split_id: str) -> np.ndarray:
+        """Return which of `recordings` the backbone may have been trained on, a word of `records.seen` each.
+
+        Here by xeno-canto numbers, which grow with time: up to `Convention.last_xeno_canto` a recording is
+        possibly seen, above it not seen. It is unknown without a number, and where the backbone states none.
+        `recordings` are rows of a manifest with their `split`, of the split `split_id`.
+        """
+        last = self.convention.last_xeno_canto
+        if last is None:
+            return np.full(len(recordings), UNKNOWN, dtype=object)
+        numbers = xeno_canto_numbers(recordings)
+        found = [UNKNOWN if n is None else POSSIBLY_SEEN if n <= last else NOT_SEEN for n in numbers]
+        return np.array(found, dtype=object)
+
+
+_XENO_CANTO = re.compile(r"(?<![a-z0-9])xc[ _-]?([0-9]+)(?![0-9])", re.IGNORECASE)
+
+
+def xeno_canto_numbers(recordings: pd.DataFrame) -> list[int | None]:
+    """Return the xeno-canto number of each row of a manifest, None where none is named.
+
+    It is the first XC with digits, as a word of its own, in the recording_id (XC132608), else in the name of
+    the file (``Turdus merula - XC132608.mp3``). Digits alone are no xeno-canto number.
+    """
+    numbers: list[int | None] = []
+    for recording_id, path in zip(recordings["recording_id"], recordings["path"], strict=True):
+        found = _XENO_CANTO.search(recording_id) or _XENO_CANTO.search(os.path.basename(path))
+        numbers.append(int(found[1]) if found else None)
+    return numbers
 
 
 def hash_of(path: Path) -> str:

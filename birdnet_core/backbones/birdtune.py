@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from birdnet_core.backbones.base import Backbone, Convention, hash_of
 from birdnet_core.build import build_feature
 from birdnet_core.errors import ConfigError, ModelFolderError
 from birdnet_core.inference.model_folder import MODEL_FILE, read_model
+from birdnet_core.records.seen import NOT_SEEN, POSSIBLY_SEEN, UNKNOWN
 from birdnet_core.registry import backbones
 
 
@@ -62,6 +64,21 @@ class Birdtune(Backbone):
 
     def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
         return self._run(waveforms)[1]
+
+    def seen(self, recordings: pd.DataFrame, split_id: str) -> np.ndarray:
+        """Return possibly seen for the splits that the model was trained on, if it was trained on this split.
+
+        Of another split the model folder names no recordings: unknown. So are the other splits of a model
+        that began with weights of others.
+        """
+        if self.model.provenance.get("split_id") != split_id:
+            return np.full(len(recordings), UNKNOWN, dtype=object)
+        config = self.model.config
+        is_trained = recordings["split"].isin(config.training.train_splits)
+        # A recording whose clips are split at random may be in several splits.
+        is_seen = is_trained.groupby(recordings["path"]).transform("any")
+        is_whole_story = self.model.checkpoint is None and "backbone" not in config.features.kwargs
+        return np.where(is_seen, POSSIBLY_SEEN, NOT_SEEN if is_whole_story else UNKNOWN).astype(object)
 
     @functools.cached_property
     def _feature(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Scores of a model on the test split, with intervals and a baseline.
+"""Scores of a model on the test split, with intervals and baselines.
 
 Every evaluation is entered in tests.json of the model folder before anything is computed, so that a reader
 sees how often the test split was used. Intervals are bootstrap intervals over the test recordings,
@@ -8,28 +8,43 @@ resampled by the groups that the split kept together.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from birdnet_core.config import TrainConfig
-from birdnet_core.data.dataset import Dataset
+from birdnet_core.build import build_feature
+from birdnet_core.data.dataset import Dataset, groups_of
+from birdnet_core.data.seen import Seen, seen_before
 from birdnet_core.errors import DataError
+from birdnet_core.features.embedding import Embedding
+from birdnet_core.inference.baselines import (
+    LOGISTIC_REGRESSION,
+    NEAREST_NEIGHBOURS,
+    ZERO_SHOT,
+    clips_of,
+    logistic_regression,
+    nearest_neighbours,
+    without_label,
+    zero_shot,
+)
 from birdnet_core.inference.calibration import reliability, tempered
 from birdnet_core.inference.classifier import Classifier
 from birdnet_core.inference.model_folder import Model
 from birdnet_core.intervals import LEVEL, bootstrap_interval
 from birdnet_core.records.files import read_json, write_json
+from birdnet_core.records.metrics import EVALUATION_SCHEMA
+from birdnet_core.records.seen import SEEN
 from birdnet_core.training.batches import SCORING_BATCH, ClipBatches
 from birdnet_core.training.device import logits_of
 from birdnet_core.training.metrics import Scores, average_windows, f1_per_class
 
-SCHEMA = 1
+SCHEMA = 1  # of tests.json
 TESTS_FILE = "tests.json"
 EVALUATION_FILE = "evaluation.json"
 N_RESAMPLES = 1000
@@ -69,49 +84,46 @@ def record_opening(folder: Path, model: Model, dataset: Dataset, command: str) -
     return opening
 
 
-BASELINE = "logistic regression"
 COMPARED = {
     "test/accuracy": "accuracy", "test/f1_macro": "F1-macro", "test/f1_rare": "F1 rare", "test/map": "mAP",
 }  # fmt: skip
+ENSEMBLE, CALIBRATED = "ensemble", "ensemble, calibrated"
 
 
 def evaluate(
     model: Model,
     dataset: Dataset,
-    groups: np.ndarray,
+    manifest: pd.DataFrame,
     *,
-    with_baseline: bool = False,
+    with_baselines: bool = True,
     n_resamples: int = N_RESAMPLES,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Return the scores of a model's members, of their ensemble and of a baseline in the test split.
+    """Return the scores of a model's members, of their ensemble and of baselines in the test split.
 
-    `groups` names the group of every clip of `dataset` (`dataset.groups_of`). The rows are each member, the
-    ensemble (the mean of their probabilities), the calibrated ensemble (at its temperature, as prediction
-    gives it), and the baseline; each with the metrics of `records.TEST_METRICS` and their intervals. The
-    difference is the ensemble minus the mean of its members, paired by resample; `over_baseline` the
-    calibrated ensemble minus the baseline, None without one.
+    `dataset` was made of `manifest`. The rows are each member, the ensemble (the mean of their
+    probabilities), the calibrated ensemble (at its temperature, as prediction gives it), and the baselines;
+    each with the metrics of `records.TEST_METRICS` and their intervals. The difference is the ensemble minus
+    the mean of its members, paired by resample; `over_baseline` the calibrated ensemble minus each baseline.
+    `seen` has the scores of the recordings that a backbone may have been trained on and of the others apart;
+    None for a model without a backbone.
     """
     of_members, truth, scored_ids = member_probabilities(model, dataset, "test", device)
     ensemble = of_members.mean(axis=0)
     calibrated = tempered(ensemble, model.temperature)
-    rows = {f"seed {m.seed}": p for m, p in zip(model.members, of_members, strict=True)}
-    rows |= {"ensemble": ensemble, "ensemble, calibrated": calibrated}
-    if with_baseline:
-        splits = model.config.training.train_splits
-        rows[BASELINE] = baseline_probabilities(model.config, dataset, splits, "test")
+    members = {f"seed {m.seed}": p for m, p in zip(model.members, of_members, strict=True)}
+    baselines, notes = _baselines(model, dataset) if with_baselines else ({}, [])
+    rows = {**members, ENSEMBLE: ensemble, CALIBRATED: calibrated, **baselines}
+    groups = groups_of(manifest, dataset)
     group = dict(zip(dataset.scored_ids.tolist(), groups.tolist(), strict=True))
-    group_of = np.unique([group[scored_id] for scored_id in scored_ids.tolist()], return_inverse=True)[1]
-    strata = dataset.strata()
-    scores = {name: Scores(p, truth, strata) for name, p in rows.items()}
-    values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
-    drawn = resampled(scores, group_of, n_resamples)
-    members = [f"seed {m.seed}" for m in model.members]
+    group_of = np.array([group[scored_id] for scored_id in scored_ids.tolist()])
+    compared = _Compared(rows, truth, group_of, dataset.strata(), n_resamples)
+    seen = seen_before(manifest, dataset, model.config)
     return {
-        "schema": SCHEMA,
+        "schema": EVALUATION_SCHEMA,
         "n": len(truth),
         "scored": dataset.facts["scored"],
-        "n_groups": int(group_of.max()) + 1,
+        "n_groups": compared.n_groups,
         "n_species": len(np.unique(truth)),
         "grouped_by": dataset.facts["grouped_by"],
         "bootstrap": {
@@ -119,37 +131,107 @@ def evaluate(
             "level": LEVEL,
             "interval": "percentile less bias, by group",
         },
-        "rows": [
-            {
-                "name": name,
-                "metrics": {
-                    k: _with_interval(v, drawn[name][k], 0, math.inf if k == "test/loss" else 1)
-                    for k, v in row.items()
-                },
-            }
-            for name, row in values.items()
-        ],
-        "difference": {
-            k: _with_interval(
-                values["ensemble"][k] - float(np.mean([values[m][k] for m in members])),
-                drawn["ensemble"][k] - np.mean([drawn[m][k] for m in members], axis=0),
-            )
-            for k in values["ensemble"]
-        },
-        "over_baseline": {
-            k: _with_interval(
-                values["ensemble, calibrated"][k] - values[BASELINE][k],
-                drawn["ensemble, calibrated"][k] - drawn[BASELINE][k],
-            )
-            for k in values[BASELINE]
-        }
-        if with_baseline
-        else None,
-        "notes": _notes(group_of, truth) + (_ahead(values) if with_baseline else []),
+        "rows": compared.rows(),
+        "difference": compared.difference(ENSEMBLE, list(members)),
+        "over_baseline": {name: compared.difference(CALIBRATED, [name]) for name in baselines},
+        "seen": _by_seen(seen, {CALIBRATED: calibrated, **baselines}, compared) if seen else None,
+        "notes": [*_notes(group_of, truth), *notes, *_ahead(compared.values, baselines)],
         "species": _per_species(calibrated, truth, dataset),
         "temperature": model.temperature,
         "reliability": {"before": reliability(ensemble, truth), "after": reliability(calibrated, truth)},
     }
+
+
+class _Compared:
+    """Scores of several probabilities [recordings, classes] of the same recordings, and their resamples."""
+
+    def __init__(
+        self,
+        probabilities: Mapping[str, np.ndarray],
+        truth: np.ndarray,
+        group: np.ndarray,
+        strata: Mapping[str, np.ndarray],
+        n_resamples: int,
+    ) -> None:
+        self.truth, self.group, self.strata, self.n_resamples = truth, group, strata, n_resamples
+        numbered = np.unique(group, return_inverse=True)[1]
+        self.n_groups = int(numbered.max()) + 1
+        scores = {name: Scores(p, truth, strata) for name, p in probabilities.items()}
+        self.values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
+        self.drawn = resampled(scores, numbered, n_resamples)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the name and the metrics, with intervals, of each."""
+        return [
+            {
+                "name": name,
+                "metrics": {
+                    k: _with_interval(v, self.drawn[name][k], 0, math.inf if k == "test/loss" else 1)
+                    for k, v in row.items()
+                },
+            }
+            for name, row in self.values.items()
+        ]
+
+    def difference(self, name: str, others: list[str]) -> dict[str, dict[str, float]]:
+        """Return each metric of `name` minus the mean of `others`, paired by resample."""
+        return {
+            k: _with_interval(
+                value - float(np.mean([self.values[other][k] for other in others])),
+                self.drawn[name][k] - np.mean([self.drawn[other][k] for other in others], axis=0),
+            )
+            for k, value in self.values[name].items()
+        }
+
+
+def _baselines(model: Model, dataset: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the probabilities of every baseline that these features have, and notes on them."""
+    splits = model.config.training.train_splits
+    found = {
+        LOGISTIC_REGRESSION: logistic_regression(model.config, dataset, splits, "test"),
+        NEAREST_NEIGHBOURS: nearest_neighbours(model.config, dataset, splits, "test"),
+    }
+    data = model.config.data
+    feature = build_feature(model.config.features, data.sample_rate, data.n_samples)
+    if not isinstance(feature, Embedding) or not feature.backbone.convention.labels:
+        return found, []
+    missing = without_label(feature.backbone, dataset)
+    if len(missing) == len(dataset.species):
+        return found, [f"no {ZERO_SHOT} baseline: the backbone has a label for none of the species"]
+    found[ZERO_SHOT] = zero_shot(feature.backbone, dataset, "test")
+    if not missing:
+        return found, []
+    return found, [
+        f"{ZERO_SHOT} never predicts {len(missing)} of {len(dataset.species)} species, for which the "
+        f"backbone has no label: {', '.join(missing)}"
+    ]
+
+
+def _by_seen(seen: Seen, probabilities: Mapping[str, np.ndarray], compared: _Compared) -> dict[str, Any]:
+    """Return the counts of `seen`, and scores of the test recordings of every status."""
+    of_test = seen.of("test")
+    rows = []
+    for status in SEEN:
+        chosen = of_test == status
+        if not chosen.any():
+            continue
+        alone = _Compared(
+            {name: p[chosen] for name, p in probabilities.items()},
+            compared.truth[chosen],
+            compared.group[chosen],
+            compared.strata,
+            compared.n_resamples,
+        )
+        rows.append(
+            {
+                "status": status,
+                "n": int(chosen.sum()),
+                "n_species": len(np.unique(alone.truth)),
+                "n_groups": alone.n_groups,
+                "rows": alone.rows(),
+            }
+        )
+    return {**seen.to_dict(), "rows": rows}
 
 
 @torch.inference_mode()
@@ -164,7 +246,7 @@ def member_probabilities(
     dataset = replace(
         dataset, mean=np.array(model.mean, dtype=np.float32), std=np.array(model.std, dtype=np.float32)
     )
-    clips = _clips(model.config, dataset, (split,), classifier.device)
+    clips = clips_of(model.config, dataset, (split,), classifier.device)
     windows: list[list[np.ndarray]] = [[] for _ in classifier.networks]
     for features, _ in clips.in_order(SCORING_BATCH):
         for scored, network in zip(windows, classifier.networks, strict=True):
@@ -173,27 +255,6 @@ def member_probabilities(
     averaged = [average_windows(np.concatenate(each), clips.scored_ids)[0] for each in windows]
     truth, scored_ids = _truth(clips)
     return np.stack(averaged), truth, scored_ids
-
-
-def baseline_probabilities(
-    config: TrainConfig, dataset: Dataset, train_splits: tuple[str, ...], split: str
-) -> np.ndarray:
-    """Return probabilities [recordings, classes] of `split` by logistic regression on `train_splits`.
-
-    Its inputs are the mean and the std over time of every bin of a clip's features, standardised; its
-    regularisation is not tuned (C = 1).
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    cpu = torch.device("cpu")
-    train, scored = (_clips(config, dataset, splits, cpu) for splits in (train_splits, (split,)))
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    fitted.fit(_over_time(train), train.labels.numpy())
-    windows = np.zeros((len(scored), len(dataset.species)))
-    windows[:, fitted.classes_] = fitted.predict_proba(_over_time(scored))
-    return average_windows(windows, scored.scored_ids)[0]
 
 
 def resampled(
@@ -230,7 +291,8 @@ def _with_interval(
 
 def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
     """Return sentences on intervals that are too narrow."""
-    n_groups = int(group.max()) + 1
+    of_groups = np.unique(group, return_counts=True)[1]
+    n_groups = len(of_groups)
     counts = np.bincount(truth)
     notes = []
     if n_few := int((counts[counts > 0] < FEW_RECORDINGS).sum()):
@@ -242,25 +304,27 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
     if n_groups < FEW_GROUPS:
         notes.append(
             f"the test split has only {n_groups} groups of recordings, of which the largest holds "
-            f"{np.bincount(group).max() / len(group):.0%}: the intervals are too narrow"
+            f"{of_groups.max() / len(group):.0%}: the intervals are too narrow"
         )
     return notes
 
 
-def _ahead(values: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return a sentence that names the scores in which the baseline is ahead; none where there are none."""
-    ours, baseline = values["ensemble, calibrated"], values[BASELINE]
-    ahead = [
-        f"{label} ({baseline[key]:.4f} against {ours[key]:.4f})"
-        for key, label in COMPARED.items()
-        if baseline[key] > ours[key]
-    ]
-    if not ahead:
-        return []
-    return [
-        f"{BASELINE} is ahead in {', '.join(ahead)}: the intervals of the difference say whether it may be "
-        "chance"
-    ]
+def _ahead(values: Mapping[str, Mapping[str, float]], baselines: Iterable[str]) -> list[str]:
+    """Return a sentence for each baseline that is ahead in a score; none where none is."""
+    ours = values[CALIBRATED]
+    notes = []
+    for name in baselines:
+        ahead = [
+            f"{label} ({values[name][key]:.4f} against {ours[key]:.4f})"
+            for key, label in COMPARED.items()
+            if values[name][key] > ours[key]
+        ]
+        if ahead:
+            notes.append(
+                f"{name} is ahead in {', '.join(ahead)}: the intervals of the difference say whether it may "
+                "be chance"
+            )
+    return notes
 
 
 def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset) -> list[dict[str, Any]]:
@@ -280,23 +344,7 @@ def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset)
     ]
 
 
-def _clips(
-    config: TrainConfig, dataset: Dataset, splits: tuple[str, ...], device: torch.device
-) -> ClipBatches:
-    is_computed = dataset.features is None
-    return ClipBatches(config, dataset, splits, device, is_computed=is_computed, is_resident=False)
-
-
 def _truth(clips: ClipBatches) -> tuple[np.ndarray, np.ndarray]:
     """Return the true class of every recording, and the recordings, in the order of `average_windows`."""
     scored_ids, first = np.unique(clips.scored_ids, return_index=True)
     return clips.labels.cpu().numpy()[first], scored_ids
-
-
-def _over_time(clips: ClipBatches) -> np.ndarray:
-    """Return mean and std over time of every bin, [clips, 2 * channels * bins]."""
-    parts = []
-    for features, _ in clips.in_order(SCORING_BATCH):
-        bins = features.flatten(1, 2)
-        parts.append(torch.cat([bins.mean(dim=2), bins.std(dim=2, correction=0)], dim=1).numpy())
-    return np.concatenate(parts)

@@ -66,6 +66,8 @@ TEST_METRICS: dict[str, Metric] = {
 }
 """Scores of `birdtune evaluate`. A study cannot name one: the test split is not for choosing."""
 
+EVALUATION_SCHEMA = 2  # of evaluation.json
+
 
 COSTS: dict[str, tuple[Direction, str]] = {
     "n_params": ("minimize", "trainable values of the network"),

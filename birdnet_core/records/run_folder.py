@@ -43,6 +43,7 @@ from birdnet_core.records.checks import (
     local_path,
 )
 from birdnet_core.records.files import drop_unfinished_line, read_json, without_nan, write_json, write_text
+from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import SCHEMA, TrialRecord, Validation
 
 PRUNED_CHECKPOINT_BYTES = 2**30
@@ -214,7 +215,17 @@ class RunFolder:
                 f"{str(path)!r}: 'truth' takes the class of each of {len(recording)} recordings, from 0 to "
                 f"{len(species) - 1}"
             )
-        return Validation(species=species, truth=truth, recording=recording)
+        known = content.get("seen", {})
+        if not isinstance(known, dict):
+            raise RunFolderError(f"{str(path)!r}: 'seen' is {known!r:.80}; it takes a list by backbone")
+        seen = {weights: _whole_numbers(path, known, weights) for weights in known}
+        for each in seen.values():
+            if len(each) != len(truth) or not all(0 <= number < len(SEEN) for number in each):
+                raise RunFolderError(
+                    f"{str(path)!r}: 'seen' takes a number from 0 to {len(SEEN) - 1} for each of "
+                    f"{len(truth)} recordings"
+                )
+        return Validation(species=species, truth=truth, recording=recording, seen=seen)
 
     def append(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add one event to the journal, hand it to the operating system at once, and return it as written."""

@@ -80,8 +80,11 @@ class Validation:
         species: the name of each class.
         truth: the class of each scored recording (or clip, where these were split at random).
         recording: the number of its recording_id; entries of one number are not independent samples.
+        seen: by the hash of a backbone's weights, the place in `records.seen.SEEN` of each.
     """
 
     species: list[str]
     truth: list[int]
     recording: list[int]
+    # Runs of one split may know of different backbones.
+    seen: dict[str, list[int]] = field(default_factory=dict, compare=False)

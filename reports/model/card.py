@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.records.files import read_json, write_text
-from birdnet_core.records.metrics import METRICS, TEST_METRICS
+from birdnet_core.records.metrics import EVALUATION_SCHEMA, METRICS, TEST_METRICS
+from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import templates
 from reports.page.sentences import OPTIMISTIC
@@ -19,6 +20,7 @@ from reports.page.sentences import OPTIMISTIC
 CARD = "MODEL_CARD.md"
 VALIDATION = {name: metric.title for name, metric in METRICS.items() if name.startswith("val/")}
 TEST = {name: metric.title for name, metric in TEST_METRICS.items()}
+BY_SEEN = ("test/accuracy", "test/f1_macro", "test/map")
 
 
 def write_card(folder: str | Path) -> Path:
@@ -34,9 +36,12 @@ def write_card(folder: str | Path) -> Path:
         for name in ("evidence", "record", "tests", "evaluation")
     }
     evidence, evaluation = parts["evidence"], parts["evaluation"]
+    if evaluation and evaluation.get("schema") != EVALUATION_SCHEMA:
+        evaluation = None  # of an older version
     data = evidence["data"] if evidence else {}
     environment = templates()
-    environment.filters["num"] = _number
+    environment.filters |= {"num": _number, "seen_text": seen_text}
+    environment.globals["seen_caution"] = seen_caution
     text = environment.get_template("model_card.md.j2").render(
         model=model,
         optimistic=OPTIMISTIC,
@@ -51,6 +56,8 @@ def write_card(folder: str | Path) -> Path:
         species=_species_table(model, data, evaluation),
         validation=_validation_table(parts),
         test=test_table(evaluation) if evaluation else None,
+        seen=evaluation["seen"] if evaluation else None,
+        by_seen=seen_table(evaluation["seen"]) if evaluation and evaluation["seen"] else None,
     )
     path = folder / CARD
     write_text(path, text)
@@ -71,11 +78,25 @@ def test_table(evaluation: dict[str, Any]) -> pd.DataFrame:
 
 def differences(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the metrics of each paired difference of an evaluation, by its name."""
-    named = {
+    return {
         "ensemble − mean of seeds": evaluation["difference"],
-        "calibrated − logistic regression": evaluation.get("over_baseline"),
+        **{f"calibrated − {name}": metrics for name, metrics in evaluation["over_baseline"].items()},
     }
-    return {name: metrics for name, metrics in named.items() if metrics}
+
+
+def seen_table(seen: dict[str, Any]) -> pd.DataFrame:
+    """Return a row for the ensemble and each baseline, on recordings of every status of `records.seen`."""
+    return pd.DataFrame(
+        [
+            {
+                f"{seen['scored']}": f"{part['status']} ({part['n']} of {part['n_species']} species)",
+                "": row["name"],
+                **{TEST[key]: _interval(row["metrics"][key]) for key in BY_SEEN},
+            }
+            for part in seen["rows"]
+            for row in part["rows"]
+        ]
+    )
 
 
 def _validation_table(parts: dict[str, Any]) -> pd.DataFrame | None:

@@ -1,6 +1,6 @@
-"""Figures of a model's test: the reliability of its probabilities, and F1 of every species.
+"""Figures of a model's test: scores beside baselines, reliability of its probabilities, F1 of every species.
 
-Both read the content of evaluation.json, which `birdtune evaluate` writes.
+All read the content of evaluation.json, which `birdtune evaluate` writes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,59 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from birdnet_core.records.metrics import TEST_METRICS
 from reports.figures.drawing import FAINT, INK, OKABE_ITO, STYLE, save, species_axis, species_panels
 
 STRATA = {"common": OKABE_ITO[0], "medium": OKABE_ITO[4], "rare": OKABE_ITO[1]}
+SCORES = ("test/accuracy", "test/f1_macro", "test/map")
 
 
 def write_figures(evaluation: dict[str, Any], folder: Path) -> list[str]:
     """Write the figures as PNG and SVG into `folder`; return their names without an ending."""
     figures = {
+        "scores": scores_figure(evaluation),
         "reliability": reliability_figure(evaluation),
         "species": species_figure(evaluation["species"]),
     }
     for name, figure in figures.items():
         save(figure, folder / name)
     return list(figures)
+
+
+def scores_figure(evaluation: dict[str, Any]) -> Figure:
+    """Return accuracy, F1-macro and mAP of every row of an evaluation, with their intervals.
+
+    Below them stand the ensemble and the baselines on recordings that a backbone has possibly seen, or not.
+    """
+    baselines = set(evaluation["over_baseline"])
+    rows = [(row["name"], row["name"] in baselines, row["metrics"]) for row in evaluation["rows"]]
+    for part in (evaluation["seen"] or {"rows": []})["rows"]:
+        rows += [
+            (f"{part['status']}, n = {part['n']}: {row['name']}", row["name"] in baselines, row["metrics"])
+            for row in part["rows"]
+        ]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.2, 1.1 + 0.24 * len(rows)), layout="constrained")
+        axes = figure.subplots(1, len(SCORES), sharey=True)
+        for ax, key in zip(axes, SCORES, strict=True):
+            for place, (_, is_baseline, metrics) in enumerate(rows):
+                _with_interval(ax, place, metrics[key], OKABE_ITO[1] if is_baseline else OKABE_ITO[0])
+            ax.set_xlim(0, 1)
+            ax.set_xlabel(TEST_METRICS[key].title)
+        axes[0].set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
+        axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        patches = [Patch(color=OKABE_ITO[0], label="the model")]
+        if baselines:
+            patches.append(Patch(color=OKABE_ITO[1], label="baselines"))
+        figure.legend(handles=patches, loc="outside lower left", ncols=2)
+    return figure
+
+
+def _with_interval(ax: Axes, place: int, value: dict[str, Any], colour: str) -> None:
+    if value["low"] is not None:
+        ax.plot([value["low"], value["high"]], [place, place], "-", color=colour)
+    if value["value"] is not None:
+        ax.plot([value["value"]], [place], "o", color=colour, markersize=4)
 
 
 def reliability_figure(evaluation: dict[str, Any]) -> Figure:

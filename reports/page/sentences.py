@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
+from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import count, interval, n_of, number, p_value, signed, signed_interval
 from reports.statistics import aggregate
@@ -419,6 +420,9 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
             "recordings, sites or splits."
         )
     out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
+    for seen in (study.get("data") or {}).get("seen") or []:
+        if caution := seen_caution(seen, "val"):
+            out.append(f"{caution}.")
     factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
     if factors:
         out.append(f"Only {', '.join(factors)} varied; other values and other settings were not tested.")
@@ -455,6 +459,8 @@ def facts(report: StudyReport) -> list[tuple[str, str]]:
     if counts := data.get("train_counts"):
         rarest, commonest = min(counts.values()), max(counts.values())
         out.append((f"training {scored} a species", f"{rarest} (rarest) to {commonest} (commonest)"))
+    for seen in data.get("seen") or []:
+        out.append((f"validation {scored}, by {seen['backbone']}", seen_text(seen["counts"]["val"])))
     return out
 
 

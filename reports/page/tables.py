@@ -318,7 +318,7 @@ def recording_table(by_recording: pd.DataFrame) -> pd.DataFrame:
     return _frame(
         {
             "cell": row["cell"],
-            "species": row["name"],
+            "species": f"all species, {row['name']}" if row["kind"] == "seen" else row["name"],
             "validation recordings": count(row["n_val"]),
             "F1": number(row["f1"]),
             "95 % interval over recordings": interval(row),

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 from birdnet_core.errors import RunFolderError
 from birdnet_core.intervals import bootstrap_interval
 from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.seen import SEEN
 
 N_RESAMPLES = 2000
 N_PAIRS = 15
@@ -34,12 +35,14 @@ class Predictions:
         truth: [recordings], classes.
         recording: [recordings], a number a recording_id.
         predicted: [trials, recordings], classes.
+        seen: [recordings], a word of `records.seen` of the cell's backbone; None for a cell without one.
     """
 
     species: list[str]
     truth: np.ndarray
     recording: np.ndarray
     predicted: np.ndarray
+    seen: np.ndarray | None = None
 
 
 def predictions_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> Predictions | None:
@@ -63,11 +66,14 @@ def predictions_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> Predictions | 
     if not found or any(split != found[0][1] for _, split in found):
         return None
     split = found[0][1]
+    weights = mine["config"].iloc[0].get("features", {}).get("weights_hash")
+    seen = split.seen.get(str(weights))
     return Predictions(
         split.species,
         np.array(split.truth),
         np.array(split.recording),
         np.array([predicted for predicted, _ in found]),
+        None if seen is None else np.array(SEEN)[seen],
     )
 
 
@@ -80,9 +86,12 @@ def f1_intervals(
 ) -> pd.DataFrame:
     """Return F1 of all species, of each stratum and of each species in truth, with bootstrap intervals.
 
-    Columns: `kind` (``all``, ``stratum``, ``species``), `name`, `n_val` (recordings in truth), `f1` (mean
-    over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro over the
-    species in truth or prediction, a stratum's over its species in truth.
+    Where the cell has a backbone, F1 of all species also over the recordings that this has possibly seen, and
+    over those that it has not (kind ``seen``).
+
+    Columns: `kind` (``all``, ``seen``, ``stratum``, ``species``), `name`, `n_val` (recordings in truth),
+    `f1` (mean over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro
+    over the species in truth or prediction, a stratum's over its species in truth.
 
     The interval, `intervals.bootstrap_interval`, resamples recordings, those of one recording_id together;
     the trials stay as they are. A species that a resample lacks in truth has no F1 there and enters no mean.
@@ -99,6 +108,9 @@ def f1_intervals(
     n_true = _sums(predictions.truth, ones, n_classes, weights)
     per_class = np.zeros((n_classes, 1 + n_resamples))
     macro = np.zeros(1 + n_resamples)
+    parts = {} if predictions.seen is None else {s: predictions.seen == s for s in SEEN}
+    parts = {status: part for status, part in parts.items() if part.any()}
+    of_part = {status: np.zeros(1 + n_resamples) for status in parts}
     of_stratum = {name: np.zeros(1 + n_resamples) for name in strata}
     in_truth = np.isin(np.arange(n_classes), predictions.truth)
     members = {name: np.isin(predictions.species, list(those)) & in_truth for name, those in strata.items()}
@@ -108,6 +120,8 @@ def f1_intervals(
         with np.errstate(invalid="ignore"):
             f1 = np.where(total > 0, 2 * hits / total, np.nan)
         macro += _mean(f1)
+        for status, part in parts.items():
+            of_part[status] += _macro(predictions, predicted, weights * part[:, None])
         f1[n_true == 0] = np.nan
         for name, those in members.items():
             of_stratum[name] += _mean(f1[those])
@@ -115,11 +129,22 @@ def f1_intervals(
     n_trials = len(predictions.predicted)
     counts = np.bincount(predictions.truth, minlength=n_classes)
     rows = [_row("all", OVERALL, len(predictions.truth), macro / n_trials)]
+    for status, part in parts.items():
+        rows.append(_row("seen", status, int(part.sum()), of_part[status] / n_trials))
     for name, those in members.items():
         rows.append(_row("stratum", name, int(counts[those].sum()), of_stratum[name] / n_trials))
     for c in in_truth.nonzero()[0]:
         rows.append(_row("species", predictions.species[c], int(counts[c]), per_class[c] / n_trials))
     return pd.DataFrame(rows)
+
+
+def _macro(predictions: Predictions, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return F1-macro [resamples] of the recordings with a weight [recordings, resamples]."""
+    n_classes, ones = len(predictions.species), np.ones(len(predicted))
+    total = sum(_sums(each, ones, n_classes, weights) for each in (predictions.truth, predicted))
+    hits = _sums(predictions.truth, predicted == predictions.truth, n_classes, weights)
+    with np.errstate(invalid="ignore"):
+        return _mean(np.where(total > 0, 2 * hits / total, np.nan))
 
 
 def _sums(classes: np.ndarray, counted: np.ndarray, n_classes: int, weights: np.ndarray) -> np.ndarray:

@@ -120,15 +120,26 @@ def data_describe(
     as_json: opt.Json = False,
 ) -> None:
     """Print counts, imbalance, durations, and the split, with proof of what its splits share."""
-    from birdnet_core.data.dataset import proof_of_split
+    from birdnet_core.config import TrainConfig
+    from birdnet_core.data.dataset import Dataset, proof_of_split
+    from birdnet_core.data.seen import seen_before
     from birdnet_core.data.splits import RARE_RULE
+    from birdnet_core.records.seen import seen_caution, seen_text
 
     manifest, facts, folder = prepared(source, settings, None)
     proof = proof_of_split(manifest, folder)
+    config = TrainConfig().override(opt.parse_settings(settings))
+    seen = seen_before(manifest, Dataset.open(folder), config)
     counts = manifest["species"].value_counts()
     plots = _draw_collection(manifest, facts, folder, settings, plot) if plot else []
     if as_json:
-        result = {**facts, "proof": proof, "counts": counts.to_dict(), "plots": [str(file) for file in plots]}
+        result = {
+            **facts,
+            "seen": seen.to_dict() if seen else None,
+            "proof": proof,
+            "counts": counts.to_dict(),
+            "plots": [str(file) for file in plots],
+        }
         print_result(result, as_json)
         return
     d = facts["durations"]
@@ -153,6 +164,12 @@ def data_describe(
             f"NOT separated: {len(crossed)} in several splits: {few}" if crossed else "none in two splits"
         )
         p(f"proof          {found['n']} {column}s, {verdict}")
+    if seen:
+        p(f"seen before?   the backbone {seen.backbone!r} was trained on {seen.trained_on}")
+        for split, of_split in seen.counts().items():
+            p(f"               {split}: {seen_text(of_split)}")
+        if caution := seen_caution(seen.to_dict(), "val"):
+            p(f"caution        {caution}")
     for note in facts["notes"]:
         p(f"note           {note}")
     copies = facts["duplicates"]

@@ -151,8 +151,12 @@ def evaluate_command(
     model: opt.Model,
     data: opt.Data = "synthetic",
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also score logistic regression in the same split.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--baseline/--no-baseline",
+            help="Also score logistic regression, nearest neighbours, and the labels of a backbone.",
+        ),
+    ] = True,
     device: opt.Device = "auto",
     plugin: opt.Plugins = None,
     as_json: opt.Json = False,
@@ -162,7 +166,7 @@ def evaluate_command(
     Each opening is recorded in MODEL/tests.json and counted in its card. Writes evaluation.json, figures and
     MODEL_CARD.md into the folder.
     """
-    from birdnet_core.data.dataset import Dataset, groups_of, prepare
+    from birdnet_core.data.dataset import Dataset, prepare
     from birdnet_core.inference.evaluation import EVALUATION_FILE, check_split, evaluate, record_opening
     from birdnet_core.inference.model_folder import read_model
     from birdnet_core.records.files import read_json, write_json
@@ -180,7 +184,7 @@ def evaluate_command(
     check_split(trained, dataset)
     opening = record_opening(model, trained, dataset, shlex.join(["birdtune", *sys.argv[1:]]))
     found = {
-        **evaluate(trained, dataset, groups_of(manifest, dataset), with_baseline=baseline, device=device),
+        **evaluate(trained, dataset, manifest, with_baselines=baseline, device=device),
         "opening": opening,
     }
     write_json(model / EVALUATION_FILE, found)
@@ -198,6 +202,7 @@ def evaluate_command(
 
 def _test_text(result: dict[str, Any]) -> str:
     """Return the scores of the test as a table of values, and the intervals of what prediction gives."""
+    from birdnet_core.inference.evaluation import CALIBRATED, COMPARED
     from reports.model.card import TEST, differences
 
     rows = {row["name"]: row["metrics"] for row in result["rows"]} | differences(result)
@@ -209,13 +214,34 @@ def _test_text(result: dict[str, Any]) -> str:
     for name, metrics in rows.items():
         values = "".join(f"{_text_of(metrics[key]['value']):>10}" for key in _SHOWN)
         lines.append(f"{name:<{width}}{values}")
-    for name in ("ensemble, calibrated", "calibrated − logistic regression"):
-        if name in rows:
-            lines.append(f"{name}, with 95 % intervals:")
-            for key, title in TEST.items():
-                value = {k: _text_of(v) for k, v in rows[name][key].items()}
-                lines.append(f"  {title:<12}{value['value']:>8}  [{value['low']}, {value['high']}]")
+    lines.append(f"{CALIBRATED}, with 95 % intervals:")
+    for key, shown in TEST.items():
+        lines.append(f"  {shown:<12}{_with_interval(rows[CALIBRATED][key])}")
+    for name, metrics in result["over_baseline"].items():
+        lines.append(f"calibrated − {name}, with 95 % intervals:")
+        lines += [f"  {TEST[key]:<12}{_with_interval(metrics[key])}" for key in COMPARED]
+    if seen := result["seen"]:
+        lines += _seen_lines(seen)
     return "\n".join([*lines, *result["notes"]])
+
+
+def _seen_lines(seen: dict[str, Any]) -> list[str]:
+    """Return the scores of the test recordings that the backbone may have been trained on, and of others."""
+    lines = [
+        f"test {seen['scored']} seen before by the backbone {seen['backbone']!r} (trained on "
+        f"{seen['trained_on']}):"
+    ]
+    for part in seen["rows"]:
+        lines.append(f"  {part['status']}, {part['n']} of {part['n_species']} species, F1-macro:")
+        for row in part["rows"]:
+            value = _with_interval(row["metrics"]["test/f1_macro"])
+            lines.append(f"    {row['name']:<22}{value}")
+    return lines
+
+
+def _with_interval(value: dict[str, float | None]) -> str:
+    shown = {key: _text_of(value[key]) for key in ("value", "low", "high")}
+    return f"{shown['value']:>8}  [{shown['low']}, {shown['high']}]"
 
 
 def _text_of(value: float | None) -> str:

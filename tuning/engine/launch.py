@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -23,12 +23,14 @@ from birdnet_core import plugins
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, validation_split
+from birdnet_core.data.seen import seen_before
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.checks import is_name
 from birdnet_core.records.files import write_text
 from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.seen import SEEN, seen_caution
 from birdnet_core.records.trial import TrialRecord
 from birdnet_core.training.optim import is_open_ended
 from search_spaces.designs import Range
@@ -147,7 +149,11 @@ def sweep(
             "name": data.name,
             **{k: v for k, v in dataset.facts.items() if k not in ("skipped", "duplicates")},
             "notes": list(dict.fromkeys(notes)),
+            "seen": _seen(data, configs if isinstance(study, Ablation) else [first]),
         }
+        for seen in facts["seen"]:
+            if few_new := seen_caution(seen, "val"):
+                log.warning(few_new)
         check_data(run, dataset, data.name)
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         _refuse_foreign_trials(journal, dataset)
@@ -310,10 +316,20 @@ class _Setup:
             return False
         payload["dataset"] = str(folder)
         if folder not in self._described:
-            split_id = Dataset.open(folder).facts["split_id"]
-            self.run.write_validation(split_id, validation_split(self.data.manifest, folder))
+            self._describe(TrainConfig.from_dict(payload["config"]), Dataset.open(folder))
             self._described.add(folder)
         return True
+
+    def _describe(self, config: TrainConfig, dataset: Dataset) -> None:
+        """Write the validation split of a dataset, with what its backbone and others may have seen of it."""
+        split_id = dataset.facts["split_id"]
+        validation = validation_split(self.data.manifest, dataset.folder)
+        if seen := seen_before(self.data.manifest, dataset, config):
+            known = self.run.validation(split_id)
+            numbers = [SEEN.index(status) for status in seen.of("val")]
+            of_backbones = {**(known.seen if known else {}), seen.weights_hash: numbers}
+            validation = replace(validation, seen=of_backbones)
+        self.run.write_validation(split_id, validation)
 
     def shorter_id(self, config: TrainConfig) -> str:
         """Return the trial of `config` with the shorter budget, "" where there is none."""
@@ -378,6 +394,17 @@ def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> Tria
         trace = traceback.format_exc()
     payload = {"config": base.to_dict(), "journal": {"trial_id": name}}
     return bare_record(payload, "failed", error=why, traceback=trace)
+
+
+def _seen(data: Data, configs: list[TrainConfig]) -> list[dict[str, Any]]:
+    """Return what each backbone of `configs` may have seen of the recordings (`Seen.to_dict`)."""
+    found: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        if config.features.kwargs.get("weights_hash") not in (None, *found):
+            seen = seen_before(data.manifest, Dataset.open(data.folder(config)), config)
+            if seen is not None:
+                found[seen.weights_hash] = seen.to_dict()
+    return list(found.values())
 
 
 def _continuing(setup: _Setup, seeds: Sequence[int]) -> str:

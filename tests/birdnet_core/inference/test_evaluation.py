@@ -4,13 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from birdnet_core.data.dataset import groups_of
+from birdnet_core.config import TrainConfig
+from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
+from birdnet_core.data.seen import seen_before
 from birdnet_core.errors import DataError
 from birdnet_core.inference import evaluation
 from birdnet_core.inference.evaluation import (
     COMPARED,
-    baseline_probabilities,
     check_split,
     evaluate,
     member_probabilities,
@@ -19,9 +20,10 @@ from birdnet_core.inference.evaluation import (
 )
 from birdnet_core.inference.model_folder import Member, read_model, write_model
 from birdnet_core.training.metrics import Scores, score
-from birdnet_core.training.run import train
+from birdnet_core.training.run import save_model, train
 
 RNG = np.random.default_rng(0)
+BASELINES = ["logistic regression", "k-nearest neighbours"]
 STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
 
 
@@ -66,13 +68,13 @@ def test_members_score_as_their_sessions_do(made, small_dataset):
         assert truth.tolist() == expected_truth.tolist()
 
 
-def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, small_dataset, birds):
+def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_each_baseline(made, small_dataset, birds):
     folder, _ = made
     model = read_model(folder)
-    groups = groups_of(read_manifest(birds), small_dataset)
-    result = evaluate(model, small_dataset, groups, with_baseline=True, n_resamples=20)
+    manifest = read_manifest(birds)
+    result = evaluate(model, small_dataset, manifest, n_resamples=20)
     names = [row["name"] for row in result["rows"]]
-    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", "logistic regression"]
+    assert names == ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", *BASELINES]
     rows = {row["name"]: row["metrics"] for row in result["rows"]}
     of_members, truth, _ = member_probabilities(model, small_dataset, "test")
     mean = of_members.mean(0)
@@ -85,16 +87,19 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     seeds = [rows[f"seed {s}"]["test/loss"]["value"] for s in (0, 1)]
     difference = rows["ensemble"]["test/loss"]["value"] - np.mean(seeds)
     assert result["difference"]["test/loss"]["value"] == pytest.approx(difference)
-    over = result["over_baseline"]["test/map"]
-    assert over["value"] == pytest.approx(
-        rows["ensemble, calibrated"]["test/map"]["value"] - rows["logistic regression"]["test/map"]["value"]
-    )
     notes = " ".join(result["notes"])
-    for key, label in COMPARED.items():
-        is_ahead = rows["logistic regression"][key]["value"] > rows["ensemble, calibrated"][key]["value"]
-        assert (f"{label} ({rows['logistic regression'][key]['value']:.4f} against" in notes) == is_ahead
-    without = evaluate(model, small_dataset, groups, n_resamples=2)
-    assert without["over_baseline"] is None and "logistic" not in " ".join(without["notes"])
+    assert list(result["over_baseline"]) == BASELINES
+    for name, over in result["over_baseline"].items():
+        ours = rows["ensemble, calibrated"]["test/map"]["value"]
+        assert over["test/map"]["value"] == pytest.approx(ours - rows[name]["test/map"]["value"])
+        for key, label in COMPARED.items():
+            theirs = rows[name][key]["value"]
+            is_ahead = theirs > rows["ensemble, calibrated"][key]["value"]
+            note = next((each for each in result["notes"] if each.startswith(f"{name} is ahead")), "")
+            assert (f"{label} ({theirs:.4f} against" in note) == is_ahead
+    without = evaluate(model, small_dataset, manifest, with_baselines=False, n_resamples=2)
+    assert without["over_baseline"] == {} and "is ahead" not in " ".join(without["notes"])
+    assert result["seen"] is None and result["schema"] == 2
     for metrics in rows.values():
         for value in metrics.values():
             assert np.isnan(value["value"]) or value["low"] <= value["value"] <= value["high"]
@@ -105,25 +110,77 @@ def test_the_evaluation_has_a_row_a_seed_the_ensemble_and_the_baseline(made, sma
     json.dumps(result)
 
 
-def test_the_baseline_is_logistic_regression_on_averages_over_time(small_config, small_dataset):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+@pytest.fixture(scope="module")
+def on_own_embeddings(made, birds, cache, tmp_path_factory):
+    """A model on the embeddings of the model in `made`, with its dataset and manifest."""
+    config = TrainConfig().override(
+        {"features.name": "embedding", "features.backbone": "birdtune", "features.weights": str(made[0]),
+         "model.name": "linear", "training.epochs": 2, "optim.warmup_epochs": 0}
+    )  # fmt: skip
+    manifest = read_manifest(birds)
+    dataset = Dataset.open(prepare(manifest, config, cache=cache, workers=1))
+    folder = tmp_path_factory.mktemp("embedded") / "model"
+    save_model(train(config, dataset), folder)
+    return read_model(folder), dataset, manifest
 
-    probabilities = baseline_probabilities(small_config, small_dataset, ("train", "val"), "test")
-    trained = np.flatnonzero(small_dataset.splits != "test")
-    x = {
-        name: np.concatenate([p.mean(3), p.std(3)], axis=1).reshape(len(p), -1)
-        for name, p in (
-            ("trained", small_dataset.stored_features(trained)),
-            ("test", small_dataset.stored_features(small_dataset.rows("test"))),
-        )
+
+def test_a_model_on_embeddings_is_compared_with_the_labels_of_its_backbone(on_own_embeddings, made):
+    model, dataset, manifest = on_own_embeddings
+    result = evaluate(model, dataset, manifest, n_resamples=5)
+    assert list(result["over_baseline"]) == [*BASELINES, "zero-shot"]
+    rows = {row["name"]: row["metrics"] for row in result["rows"]}
+    # The backbone is the first member of the other model, and its labels are that model's species.
+    of_members, truth, _ = member_probabilities(read_model(made[0]), made[1][0].dataset, "test")
+    expected = (of_members[0].argmax(axis=1) == truth).mean()
+    assert rows["zero-shot"]["test/accuracy"]["value"] == pytest.approx(expected)
+
+
+def test_recordings_that_a_backbone_has_seen_are_scored_apart(on_own_embeddings, monkeypatch):
+    model, dataset, manifest = on_own_embeddings
+    seen = seen_before(manifest, dataset, model.config)
+    n = dataset.facts["n_test"]
+    status = np.array(["possibly seen"] * 3 + ["not seen"] * (n - 3), dtype=object)
+    replaced = seen.status.copy()
+    replaced[seen.splits == "test"] = status
+    monkeypatch.setattr(evaluation, "seen_before", lambda *_: replace(seen, status=replaced))
+    result = evaluate(model, dataset, manifest, n_resamples=5)
+    found = result["seen"]
+    assert found["backbone"] == "birdtune"
+    assert found["counts"]["test"] == {"possibly seen": 3, "not seen": n - 3, "unknown": 0}
+    assert [(part["status"], part["n"]) for part in found["rows"]] == [
+        ("possibly seen", 3), ("not seen", n - 3),
+    ]  # fmt: skip
+    of_members, truth, _ = member_probabilities(model, dataset, "test")
+    is_right = of_members.mean(axis=0).argmax(axis=1) == truth
+    for part in found["rows"]:
+        rows = {row["name"]: row["metrics"]["test/accuracy"]["value"] for row in part["rows"]}
+        assert list(rows) == ["ensemble, calibrated", *BASELINES, "zero-shot"]
+        expected = is_right[status == part["status"]].mean()
+        assert rows["ensemble, calibrated"] == pytest.approx(expected)
+    json.dumps(result)
+
+
+def test_species_without_a_label_are_named(on_own_embeddings):
+    model, dataset, manifest = on_own_embeddings
+    renamed = ("Alien bird", *dataset.species[1:])
+    other = replace(dataset, species=renamed, facts=renamed_facts(dataset, renamed))
+    notes = evaluate(model, other, manifest, n_resamples=2)["notes"]
+    assert any("zero-shot never predicts 1 of 4 species" in n and n.endswith("Alien bird") for n in notes)
+    aliens = tuple(f"Alien {n}" for n in "abcd")
+    others = replace(dataset, species=aliens, facts=renamed_facts(dataset, aliens))
+    result = evaluate(model, others, manifest, n_resamples=2)
+    assert "zero-shot" not in result["over_baseline"]
+    assert any("the backbone has a label for none of the species" in note for note in result["notes"])
+
+
+def renamed_facts(dataset, names):
+    new = dict(zip(dataset.species, names, strict=True))
+    facts = dataset.facts
+    return {
+        **facts,
+        "strata": {name: [new[s] for s in members] for name, members in facts["strata"].items()},
+        "train_counts": {new[s]: n for s, n in facts["train_counts"].items()},
     }
-    scaler = StandardScaler().fit(x["trained"])
-    fitted = LogisticRegression(max_iter=5000).fit(
-        scaler.transform(x["trained"]), small_dataset.labels[trained]
-    )
-    expected = fitted.predict_proba(scaler.transform(x["test"]))
-    np.testing.assert_allclose(probabilities[:, fitted.classes_], expected, atol=2e-3)
 
 
 def test_another_split_is_refused(made, small_dataset):

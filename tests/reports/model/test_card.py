@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from reports.model.figures import reliability_figure, species_figure, write_figures
+from reports.model.figures import reliability_figure, scores_figure, species_figure, write_figures
 from reports.model.card import test_table as table_of_test
 from reports.model.card import write_card
 
@@ -50,9 +50,20 @@ def evaluation(n_species=2, n_bins=15):
         {"species": s, "stratum": strata[i % 3], "n_train": i, "n_test": i % 5, "f1": 0.5 if i % 5 else None}
         for i, s in enumerate(names)
     ]
+    counts = {"possibly seen": 6, "not seen": 4, "unknown": 0}
+    seen = {
+        "backbone": "birdnet", "trained_on": "xeno-canto", "scored": "recordings",
+        "counts": {split: counts for split in ("train", "val", "test")},
+        "rows": [
+            {"status": status, "n": n, "n_species": 2, "n_groups": n,
+             "rows": [{"name": name, "metrics": metrics} for name in ("ensemble, calibrated", "zero-shot")]}
+            for status, n in (("possibly seen", 6), ("not seen", 4))
+        ],
+    }  # fmt: skip
+    rows = ("seed 3", "ensemble", "ensemble, calibrated", "zero-shot")
     return {
-        "rows": [{"name": "seed 3", "metrics": metrics}, {"name": "ensemble", "metrics": metrics}],
-        "difference": metrics, "species": species, "reliability": {"before": bins, "after": bins},
+        "schema": 2, "rows": [{"name": name, "metrics": metrics} for name in rows],
+        "difference": metrics, "over_baseline": {"zero-shot": metrics}, "seen": seen, "species": species, "reliability": {"before": bins, "after": bins},
         "temperature": 1.5, "scored": "recordings", "n": 10, "n_species": 2, "n_groups": 4,
         "bootstrap": {"n_resamples": 1000}, "notes": ["few groups"],
     }  # fmt: skip
@@ -80,19 +91,51 @@ def test_the_card_counts_openings_and_warns_of_the_second(model):
     text = write_card(model).read_text()
     assert "> **Warning.** The test split was opened 2 times." in text
     assert "| accuracy | 0.500 \\[0.250, 0.750\\] |" in text and "- few groups" in text
+    write(model, "evaluation", {**evaluation(), "schema": 1})
+    assert "or is of an older version" in write_card(model).read_text()
+
+
+def test_the_card_gives_the_scores_of_seen_and_unseen_recordings_apart(model):
+    write(model, "tests", {"openings": [{"number": 1, "date": "2026-01-01", "command": "evaluate"}]})
+    tested = evaluation()
+    write(model, "evaluation", tested)
+    text = write_card(model).read_text()
+    for words in (
+        "The backbone birdnet was trained on xeno-canto. Of the test recordings: 6 possibly seen, 4 not seen,",
+        "| not seen (4 of 2 species) | zero-shot | 0.500 \\[0.250, 0.750\\] |",
+        "> **Caution.** 6 of 10 test recordings may be among those that the backbone 'birdnet' was trained on",
+    ):
+        assert words in text, words
+    tested["seen"]["counts"]["test"] = {"possibly seen": 5, "not seen": 5, "unknown": 0}
+    write(model, "evaluation", tested)
+    assert "**Caution.**" not in write_card(model).read_text()
+    write(model, "evaluation", {**tested, "seen": None})
+    assert "Seen before?" not in write_card(model).read_text()
 
 
 def test_absent_scores_are_dashes():
     table = table_of_test(evaluation()).set_index("metric")
     assert table.loc["F1 rare", "ensemble"] == "–"
-    assert table.loc["mAP", "ensemble − mean of seeds"] == "0.500 [0.250, 0.750]"
+    for name in ("ensemble − mean of seeds", "calibrated − zero-shot"):
+        assert table.loc["mAP", name] == "0.500 [0.250, 0.750]"
+
+
+def test_every_row_of_the_evaluation_and_of_each_seen_part_has_its_score_drawn():
+    tested = evaluation()
+    axes = scores_figure(tested).axes
+    names = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert names[:4] == ["seed 3", "ensemble", "ensemble, calibrated", "zero-shot"]
+    assert names[4:6] == ["possibly seen, n = 6: ensemble, calibrated", "possibly seen, n = 6: zero-shot"]
+    for ax in axes:
+        assert [line.get_xdata().tolist() for line in ax.lines] == [[0.25, 0.75], [0.5]] * len(names)
+    assert len(scores_figure({**tested, "seen": None, "over_baseline": {}}).axes[0].get_yticks()) == 4
 
 
 @pytest.mark.parametrize("n_species", [2, 12, 89, 150])
 def test_every_tested_species_has_a_bar_and_no_names_overlap(n_species, tmp_path):
     species = evaluation(n_species)["species"]
     figure = species_figure(species)
-    assert write_figures(evaluation(n_species), tmp_path) == ["reliability", "species"]
+    assert write_figures(evaluation(n_species), tmp_path) == ["scores", "reliability", "species"]
     figure.canvas.draw()
     names = []
     for ax in figure.axes:

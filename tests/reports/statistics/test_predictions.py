@@ -1,6 +1,7 @@
 """F1 of species and strata over validation recordings, with its intervals; confusions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -145,6 +146,54 @@ def test_the_report_shows_the_long_tail_and_the_confusions(run, tmp_path):
     for name in ("long-tail", "confusions"):
         assert (tmp_path / "report" / "figures" / f"capacity-{name}.png").stat().st_size > 5000
     assert (tmp_path / "report" / "tables" / "confusions-capacity.csv").exists()
+
+
+SEEN = {
+    "backbone": "birdnet", "weights_hash": "h", "trained_on": "xeno-canto", "scored": "recordings",
+    "counts": {"val": {"possibly seen": 4, "not seen": 2, "unknown": 0}},
+}  # fmt: skip
+
+
+def test_f1_of_seen_recordings_is_that_of_scikit_learn_on_them_alone():
+    rng = np.random.default_rng(4)
+    truth, one = drawn(rng, 60, 0.7)
+    two = drawn(rng, 60, 0.7)[1]
+    seen = np.where(rng.random(60) < 0.3, "not seen", "possibly seen")
+    cell = replace(predicted_by(truth, one, two), seen=seen)
+    found = by_name(predictions.f1_intervals(cell, STRATA))
+    for status in ("possibly seen", "not seen"):
+        part = seen == status
+        macro = np.mean([f1_score(truth[part], p[part], average="macro") for p in (one, two)])
+        assert found.loc[status, "f1"] == pytest.approx(macro)
+        assert found.loc[status, "n_val"] == part.sum() and found.loc[status, "kind"] == "seen"
+        assert found.loc[status, "low"] < macro < found.loc[status, "high"]
+    assert "unknown" not in found.index
+    assert "not seen" not in by_name(predictions.f1_intervals(predicted_by(truth, one), STRATA)).index
+
+
+def test_the_report_says_how_much_of_the_validation_split_was_possibly_seen(make_run, tmp_path):
+    provenance = {"provenance": {"split_id": "s1"}, "metrics": {"val/f1_macro": 0.5}}
+    config = {"features": {"name": "embedding", "weights_hash": "h"}, "training": {"epochs": 4}}
+    ending = {"status": "completed", "config": config, **provenance}
+    strata = {"rare": ["owl"], "medium": [], "common": ["wren"]}
+    data = {"name": "clips", "split_id": "s1", "strata": strata, "notes": [], "seen": [SEEN]}
+    path = make_run([({"loss.name": "focal"}, {0: ending, 1: ending})], data=data)
+    folder = RunFolder(path)
+    split = Validation(
+        species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4],
+        seen={"other": [2] * 6, "h": [0, 1, 0, 0, 0, 1]},
+    )  # fmt: skip
+    folder.write_validation("s1", split)
+    for name in folder.records():
+        folder.write_predictions(name, [0, 1, 1, 1, 1, 0])
+    content = write_report(path, tmp_path / "report")["studies"][0]
+    rows = pd.DataFrame(content["by_recording"]).query("kind == 'seen'").set_index("name")
+    assert rows["f1"].to_dict() == {"possibly seen": 1.0, "not seen": 0.0}
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert (
+        "4 of 6 validation recordings may be among those that the backbone 'birdnet' was trained on" in text
+    )
+    assert "4 possibly seen, 2 not seen, 0 unknown" in text and "all species, not seen" in text
 
 
 def test_a_run_without_predictions_has_a_report_without_them(run, tmp_path):

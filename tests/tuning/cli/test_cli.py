@@ -274,6 +274,21 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
     assert sum(facts["counts"].values()) == 40
 
 
+def test_describe_counts_what_a_backbone_may_have_seen(birdtune, birds, tmp_path):
+    assert "seen before?" not in birdtune(f"data describe {birds} {SET}")[1]
+    assert birdtune(f"train --data {birds} {SET} --set training.epochs=1 --out {tmp_path / 'model'}")[0] == 0
+    own = "--set features.name=embedding --set features.backbone=birdtune --set model.name=linear"
+    line = f"data describe {birds} {own} --set features.weights={tmp_path / 'model'}"
+    code, out, err = birdtune(line)
+    assert code == 0, err
+    assert "seen before?   the backbone 'birdtune' was trained on the recordings of its training" in out
+    facts = json.loads(birdtune(f"{line} --json")[1])
+    for split, status in (("train", "possibly seen"), ("val", "not seen"), ("test", "not seen")):
+        n = facts[f"n_{split}"]
+        assert facts["seen"]["counts"][split][status] == n
+        assert f"{split}: " in out and f"{n} {status}" in out
+
+
 def test_describe_tells_what_a_random_split_of_clips_leaves_on_two_splits(birdtune, birds, tmp_path):
     line = f"data describe {birds} {SET} --set data.split=random-windows --set data.windows_per_recording=3"
     code, out, err = birdtune(f"{line} --plot {tmp_path / 'plots'}")

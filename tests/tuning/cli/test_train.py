@@ -36,17 +36,19 @@ def test_from_best_config_to_a_tested_model(capacity_run, birdtune, birds, tmp_p
     assert json.loads(out)["validation"] == evidence["validation"]
     assert (model / "run" / "journal.jsonl").read_text() == before
 
-    code, out, err = birdtune(f"evaluate {model} --data {birds} --baseline --json")
+    code, out, err = birdtune(f"evaluate {model} --data {birds} --json")
     assert code == 0, err
     result = json.loads(out)
-    names = ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", "logistic regression"]
+    baselines = ["logistic regression", "k-nearest neighbours"]
+    names = ["seed 0", "seed 1", "ensemble", "ensemble, calibrated", *baselines]
     assert [row["name"] for row in result["rows"]] == names
     assert all(set(row["metrics"]) == set(TEST_METRICS) for row in result["rows"])
     assert result["opening"]["number"] == 1
     assert (model / "evaluation" / "reliability.png").stat().st_size > 1000
     code, out, err = birdtune(f"evaluate {model} --data {birds}")
     assert code == 0 and "opening number 2 of the test split" in err, err
-    assert "ensemble, calibrated, with 95 % intervals:" in out
+    for name in ("ensemble, calibrated", *(f"calibrated − {each}" for each in baselines)):
+        assert f"{name}, with 95 % intervals:" in out
     assert len(json.loads((model / "tests.json").read_text())["openings"]) == 2
     card = (model / "MODEL_CARD.md").read_text()
     assert "The test split was opened 2 times" in card and "Opened 2 times:" in card
@@ -59,7 +61,7 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     assert code == 0, err
     card = (model / "MODEL_CARD.md").read_text()
     assert "Not recorded: training started from a config" in card and "Not calibrated" in card
-    code, out, err = birdtune(f"evaluate {model} --data {birds} --json")
+    code, out, err = birdtune(f"evaluate {model} --data {birds} --no-baseline --json")
     assert code == 0, err
     names = [row["name"] for row in json.loads(out)["rows"]]
     assert names == ["seed 0", "ensemble", "ensemble, calibrated"]
