@@ -42,7 +42,7 @@ from birdnet_core.records.files import write_json
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 MODEL_FILE = "model.json"
 BACKBONE_FILE = "backbone.json"
 MOST_JSON_BYTES = 16 * 2**20
