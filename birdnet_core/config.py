@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
-from birdnet_core import registry
+from birdnet_core import conventions, registry
 from birdnet_core.errors import ConfigError, check_range, did_you_mean
 from birdnet_core.records.metrics import METRICS, metric_direction
 
@@ -259,8 +259,8 @@ COMPONENTS = {"features": registry.features, "model": registry.models, "loss": r
 RUNTIME_FIELDS = ("seed", "runtime.")
 # Settings that may name a folder: trials run elsewhere, so whoever reads them makes those absolute.
 FOLDER_SETTINGS = ("model.pretrained", "features.weights", "augment.noise.folder")
-# What a feature with `follows`, such as an embedding, decides unless it is given.
-FOLLOWING = ("features.weights_hash", "data.sample_rate", "data.window_s", "data.highpass_hz")
+# What a backbone or the filter bank of a checkpoint decides unless it is given.
+CLIP_SETTINGS = ("data.sample_rate", "data.window_s", "data.highpass_hz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +295,9 @@ class TrainConfig:
 
         A component's name is applied before its options, whatever the order of the keys; a new name
         starts from that component's defaults. Where features change to or from embeddings, or to those of
-        another backbone, the format of the clips follows unless it is given. Raises ConfigError that lists
-        every fault at once.
+        another backbone, the format of the clips follows unless it is given. With `model.pretrained`, clips
+        and features follow the filter bank of the checkpoint (`conventions`). Raises ConfigError
+        that lists every fault at once.
         """
         groups: dict[str, dict[str, Any]] = {}
         changes: dict[str, Any] = {}
@@ -317,7 +318,7 @@ class TrainConfig:
             elif group in COMPONENTS:
                 change = self._overridden_component
             changes[group] = _collect(faults, change, group, values)
-        if not faults and "features" in changes:
+        if not faults and changes.keys() & {"features", "model", "data"}:
             changes |= _collect(faults, self._followed, changes, flat) or {}
         if not faults:
             try:
@@ -335,23 +336,81 @@ class TrainConfig:
         return component(COMPONENTS[group], name, {**kept, **values})
 
     def _followed(self, changes: Mapping[str, Any], flat: Flat) -> dict[str, Any]:
-        """Return features and data with the settings that new features decide, less those given in `flat`."""
-        features: Component = changes["features"]
-        now, new = _source(self.features), _source(features)
-        if now == new or flat.keys() >= set(FOLLOWING):
+        """Return features and data with the settings that new features decide, less those given in `flat`.
+
+        Raises ConfigError for settings that differ from the filter bank of their convention.
+        """
+        before: Component = changes.get("features", self.features)
+        model: Component = changes.get("model", self.model)
+        features, bank = self._with_convention(before, model, flat)
+        now, new = _source(self.features, self.model), _source(features, model)
+        decided: dict[str, Any] = {}
+        if now != new and new is None:
+            decided = {f"data.{name}": value for name, value in asdict(DataConfig()).items()}
+            decided = {key: decided[key] for key in CLIP_SETTINGS}
+        elif now != new and bank is not None:
+            decided = bank.settings
+        elif now != new and "backbone" in features.kwargs:
+            if not flat.keys() >= {"features.weights_hash", *CLIP_SETTINGS}:
+                decided = registry.features[features.name].make.follows(features.kwargs)  # type: ignore[attr-defined]
+        elif features == before and bank is None:
             return {}
-        if new is None:
-            decided = {f"data.{name}": getattr(DataConfig(), name) for name in ("sample_rate", "window_s")}
-            decided["data.highpass_hz"] = DataConfig().highpass_hz
-        else:
-            decided = registry.features[features.name].make.follows(features.kwargs)  # type: ignore[attr-defined]
         taken = {key: value for key, value in decided.items() if key not in flat}
-        data = {key.partition(".")[2]: value for key, value in taken.items() if key.startswith("data.")}
+        of_data = {key.partition(".")[2]: value for key, value in taken.items() if key.startswith("data.")}
         own = {key.partition(".")[2]: value for key, value in taken.items() if key.startswith("features.")}
-        return {
-            "data": replace(changes.get("data", self.data), **data),
-            "features": component(registry.features, features.name, {**features.kwargs, **own}),
-        }
+        data = replace(changes.get("data", self.data), **of_data)
+        features = component(registry.features, features.name, {**features.kwargs, **own})
+        if bank is not None:
+            bank.check(features.kwargs["convention"], features.kwargs, data.sample_rate, data.window_s)
+        return {"data": data, "features": features}
+
+    def _with_convention(
+        self, features: Component, model: Component, flat: Flat
+    ) -> tuple[Component, conventions.FilterBank | None]:
+        """Return `features` with the convention of the model's checkpoint, and its filter bank if it has one.
+
+        A convention that is stated has to be that of the checkpoint, where that is known.
+        """
+        convention, pretrained = features.kwargs.get("convention"), model.kwargs.get("pretrained")
+        bank = conventions.named(convention)
+        if not pretrained or convention == conventions.AS_GIVEN:
+            return features, bank
+        started_from = self.model.kwargs.get("pretrained")
+        is_new = pretrained != started_from
+        is_followed = is_new and started_from is not None and "features.convention" not in flat
+        if convention is not None and not is_followed:
+            found = conventions.convention_of(pretrained, look_up=False)
+            if found is not None and found.name != convention:
+                raise ConfigError(
+                    f"features.convention = {convention!r}, and that of model.pretrained = {pretrained!r} is "
+                    f"{found.name!r}; leave features.convention out, and it follows"
+                )
+            return features, bank if found is None else found.bank
+        takes_one = "convention" in registry.features[features.name].options
+        if not takes_one and not is_new and features.name == self.features.name:
+            return features, None
+        if not takes_one and flat.keys() >= {"features.name", *CLIP_SETTINGS}:
+            return features, None
+        found = conventions.convention_of(pretrained)
+        if found is None:
+            raise conventions.not_known(
+                "model.pretrained",
+                pretrained,
+                f"set features.name = 'log_mel' and features.convention = {', '.join(conventions.TABLE)}, or "
+                f"{conventions.AS_GIVEN} with the options of log_mel that it was trained with",
+            )
+        if not takes_one and found.bank is None:
+            return features, None
+        if not takes_one and "features.name" in flat:
+            raise ConfigError(
+                f"features.name = {features.name!r}, and model.pretrained = {pretrained!r} takes 'log_mel' "
+                f"of the convention {found.name!r}; leave features.name out, and it follows"
+            )
+        given = features.kwargs
+        if not takes_one:
+            own = {key.partition(".")[2]: value for key, value in flat.items() if key.startswith("features.")}
+            given = component(registry.features, "log_mel", own).kwargs
+        return component(registry.features, "log_mel", {**given, "convention": found.name}), found.bank
 
     def _overridden_augment(self, group: str, values: dict[str, Any]) -> tuple[Component, ...]:
         options: dict[str, dict[str, Any]] = {}
@@ -473,10 +532,14 @@ class TrainConfig:
         return f"{self.config_id}-s{self.seed}"
 
 
-def _source(features: Component) -> tuple[Any, ...] | None:
-    """Return what the format of clips follows from: the backbone and its weights; None for other features."""
+def _source(features: Component, model: Component) -> tuple[Any, ...] | None:
+    """Return what the format of clips follows from: a backbone with its weights, a convention, or None."""
     options = features.kwargs
-    return (features.name, options["backbone"], options["weights"]) if "backbone" in options else None
+    if "backbone" in options:
+        return features.name, options["backbone"], options["weights"]
+    convention = options.get("convention")
+    in_folder = model.kwargs.get("pretrained") if convention == conventions.IN_FOLDER else None
+    return (features.name, convention, in_folder) if convention else None
 
 
 def cautions(config: TrainConfig) -> list[str]:

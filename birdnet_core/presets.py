@@ -25,7 +25,10 @@ class Preset:
 _CNN = {"features.name": "mfcc", "model.name": "audio_cnn", "training.batch_size": 64}
 _FOCAL = {"loss.name": "focal", "loss.gamma": 2.0}
 _AST = {
+    # Not the filter bank of the checkpoint; but features of the std that its weights were trained on.
     "features.name": "log_mel",
+    "features.convention": "as_given",
+    "features.std": 2.0,
     "model.name": "audio_ast",
     "model.pretrained": "MIT/ast-finetuned-audioset-10-10-0.4593",
     **_FOCAL,

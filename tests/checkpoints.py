@@ -1,5 +1,6 @@
 """Tiny checkpoints, in the place of pretrained weights of hundreds of megabytes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,12 @@ def write_tiny_checkpoints(folder: Path) -> dict[str, str]:
     for name, (network, config, _, _) in tiny_networks().items():
         folders[name] = str(folder / name)
         network(config).save_pretrained(folders[name])
+        extractor = {"image_processor_type": "ViTImageProcessor"}
+        if name == "audio_ast":
+            extractor = {
+                "feature_extractor_type": "ASTFeatureExtractor",
+                "num_mel_bins": 32,
+                "max_length": 96,
+            }
+        (Path(folders[name]) / "preprocessor_config.json").write_text(json.dumps(extractor))
     return folders

@@ -11,7 +11,9 @@ MODULES = {
     for package in PACKAGES
     for file in (ROOT / package).rglob("*.py")
 }
-FOUNDATION = {f"birdnet_core.{m}" for m in ("errors", "config", "plugins", "registry", "records")}
+FOUNDATION = {
+    f"birdnet_core.{m}" for m in ("errors", "config", "conventions", "plugins", "registry", "records")
+}
 
 # What each package may import of the others, and which libraries it must do without.
 MAY = {

@@ -34,7 +34,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
-from birdnet_core.config import FOLLOWING, TrainConfig
+from birdnet_core.config import CLIP_SETTINGS, TrainConfig
 from birdnet_core.errors import ModelFolderError, RunFolderError
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
 from birdnet_core.records.checks import Types, check_fields, local_path
@@ -42,7 +42,7 @@ from birdnet_core.records.files import write_json
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 3
+SCHEMA = 4
 MODEL_FILE = "model.json"
 BACKBONE_FILE = "backbone.json"
 MOST_JSON_BYTES = 16 * 2**20
@@ -204,7 +204,10 @@ def read_model(folder: str | Path, *, weights: str | None = None) -> Model:
                 f"{weights!r}"
             )
         config = config.override(
-            {"features.weights": weights, **{key: config.flat()[key] for key in FOLLOWING}}
+            {
+                "features.weights": weights,
+                **{key: config.flat()[key] for key in ("features.weights_hash", *CLIP_SETTINGS)},
+            }
         )
     shape = _checked_numbers(where, content, config)
     members = _checked_members(where, content)

@@ -96,8 +96,5 @@ class AudioAST(BackboneClassifier):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits [batch, n_classes] of `features` [batch, channels, bins, frames]."""
-        # AST's weights were trained on features of std 0.5, and ours have 1. Also from scratch, so that
-        # the two differ in weights alone.
-        features = 0.5 * padded(features, *self.smallest)
-        logits: torch.Tensor = self.head(self.backbone(features).pooler_output)
+        logits: torch.Tensor = self.head(self.backbone(padded(features, *self.smallest)).pooler_output)
         return logits

@@ -75,7 +75,7 @@ def checkpoint_config(model: str, config_class: Any, pretrained: str) -> Any:
 
     Raises ConfigError when it cannot be read or is of another architecture than `config_class`.
     """
-    with _explained(model, config_class, pretrained), _quiet():
+    with reading(_fault(model, pretrained), config_class.model_type):
         kept = _kept.get()
         stated = config_class.get_config_dict(pretrained)[0] if kept is None else dict(kept)
         if stated.get("model_type") != config_class.model_type:
@@ -94,36 +94,45 @@ def build_backbone(
     if pretrained is None or _kept.get() is not None or torch.get_default_device().type == "meta":
         fresh: nn.Module = network(config, **arguments)
         return fresh
-    with _explained(model, network.config_class, pretrained), _quiet():
-        backbone, found = network.from_pretrained(
-            pretrained,
-            config=config,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **arguments,
-        )
-        if found["missing_keys"]:
-            missing = sorted(found["missing_keys"])
-            raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
-    loaded: nn.Module = backbone
-    return loaded
+    with reading(_fault(model, pretrained), network.config_class.model_type):
+        return loaded(network, pretrained, config, **arguments)
+
+
+def loaded(network: Any, pretrained: str, config: Any, **arguments: Any) -> nn.Module:
+    """Return `network` with the safetensors of `pretrained`; ValueError when these lack a weight of it."""
+    made, found = network.from_pretrained(
+        pretrained,
+        config=config,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **arguments,
+    )
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ValueError(f"it lacks {len(missing)} weights, such as {missing[0]}")
+    backbone: nn.Module = made
+    return backbone
+
+
+def _fault(model: str, pretrained: str) -> str:
+    return f"model {model!r} cannot start from pretrained = {pretrained!r}"
 
 
 @contextmanager
-def _explained(model: str, config_class: Any, pretrained: str) -> Iterator[None]:
-    """Turn errors of a checkpoint into ConfigError."""
+def reading(fault: str, kinds: str) -> Iterator[None]:
+    """Turn errors of a checkpoint into ConfigError that begins with `fault`; nothing goes to the terminal."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
-        yield
+        with _quiet():
+            yield
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"model {model!r} cannot start from pretrained = {pretrained!r}: {reason.rstrip('.')}. It takes "
-            f"the hub id or the folder of a checkpoint of {config_class.model_type}: config.json and "
-            "safetensors"
+            f"{fault}: {reason.rstrip('.')}. It takes the hub id or the folder of a checkpoint of {kinds}: "
+            "config.json and safetensors"
         ) from error
 
 

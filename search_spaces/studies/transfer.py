@@ -18,8 +18,9 @@ def transfer(
 ) -> Ablation:
     """Which pretrained network transfers best to birds?
 
-    Each option is the checkpoint of a network, a hub id or a folder; `none` leaves the network out. All train
-    on log-mel with focal loss, at the learning rates of AST. No early stopping.
+    Each option is the checkpoint of a network, a hub id or a folder; `none` leaves the network out. Each
+    network trains on the filter bank and clips of its checkpoint, one of photographs on the default log-mel;
+    all with focal loss, at the learning rates of AST. No early stopping.
     """
     checkpoints = {
         "audio_ast": ast, "audio_vit": vit, "efficientnet": efficientnet, "convnext": convnext

@@ -14,7 +14,8 @@ def warmup(*, ast: str = CHECKPOINTS["audio_ast"]) -> Ablation:
     """Does a warm-up help a network from scratch, and harm a pretrained one?
 
     AST with fresh weights and with those of the checkpoint `ast`, a hub id or a folder, each without and with
-    5 epochs of warm-up; head and backbone at the learning rates of the earlier work. No early stopping.
+    5 epochs of warm-up, all on the features of the checkpoint; head and backbone at the learning rates of the
+    earlier work. No early stopping.
     """
     pretrained, scratch = {"model.pretrained": ast}, {"model.pretrained": None}
     return Ablation(
@@ -23,8 +24,9 @@ def warmup(*, ast: str = CHECKPOINTS["audio_ast"]) -> Ablation:
             "weights": {"pretrained": pretrained, "scratch": scratch},
         },
         base={
-            "features.name": "log_mel",
             "model.name": "audio_ast",
+            # What features and clips follow; a network that starts from scratch keeps them.
+            "model.pretrained": ast,
             "loss.name": "focal",
             "optim.lr": 1e-3,
             "optim.backbone_lr": 5e-5,

@@ -9,7 +9,7 @@ import torch
 @pytest.fixture(scope="session")
 def tiny_ast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an AST of two narrow layers, made for 128 bins x 1,024 frames as the real one."""
-    from transformers import ASTConfig, ASTForAudioClassification
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
     torch.manual_seed(3)
     config = ASTConfig(
@@ -17,4 +17,5 @@ def tiny_ast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("tiny_ast")
     ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor().save_pretrained(folder)
     return folder

@@ -232,10 +232,7 @@ def test_pretrained_features_are_those_of_transformers(name, checkpoints):
     model = made(name, shape, 5, pretrained=checkpoints[name]).eval()
     model.head = nn.Identity()
     features = torch.randn(3, *shape)
-    # AST's weights are made for features of std 0.5.
-    expected = features_of_transformers(
-        name, checkpoints[name], 0.5 * features if name == "audio_ast" else features
-    )
+    expected = features_of_transformers(name, checkpoints[name], features)
     torch.testing.assert_close(model(features), expected)
 
 

@@ -195,7 +195,8 @@ def test_cells_that_are_the_same_config_are_named():
 
 
 def test_cautions_of_the_configs_are_listed_once_each():
-    settings = {"model.name": "efficientnet", "model.pretrained": "x", "optim.backbone_lr": 1e-4}
+    settings = {"model.name": "efficientnet", "model.pretrained": "google/efficientnet-b0"}
+    settings["optim.backbone_lr"] = 1e-4
     study = Ablation(factors={"loss.name": ("cross_entropy", "focal")})
     found = cautions(study, check(study, base_config(study, TrainConfig()), settings))
     assert len(found) == 1 and "warmup_epochs" in found[0]

@@ -92,12 +92,12 @@ def test_a_pretrained_network_loads_without_its_checkpoint_and_the_network(
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(checkpoints[name], checkpoint)
     config = small_config.override({"model.name": name, "model.pretrained": str(checkpoint)})
-    (made,) = written(tmp_path / "model", config, n=1)
+    (made,) = written(tmp_path / "model", config, n=1, mean=[0.1], std=[1.5])
     shutil.rmtree(checkpoint)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     model = read_model(tmp_path / "model")
     (loaded,) = model.networks()
-    features = torch.randn(2, 3, 16, 24)
+    features = torch.randn(2, *model.input_shape)
     assert torch.equal(made(features), loaded(features))
     assert model.config == config
 
@@ -349,7 +349,7 @@ HOSTILE = {
         lambda f: altered(f, lambda c: c["mean"].__setitem__(0, 0.2), is_sealed=False),
         "model.json' was altered",
     ),
-    "later schema": (with_value("schema", value=4), "schema = 4 is unknown; this version reads 3"),
+    "later schema": (with_value("schema", value=5), "schema = 5 is unknown; this version reads 4"),
     "no schema": (lambda f: altered(f, lambda c: c.pop("schema")), "schema = None"),
     "no species": (lambda f: altered(f, lambda c: c.pop("species")), "lacks 'species'"),
     "an extra key": (with_value("hook", value="os.system"), "unknown 'hook'"),

@@ -307,6 +307,8 @@ def test_a_pretrained_backbone_with_its_own_rate_and_a_warm_up_is_warned_of():
     risky = {
         "model.name": "audio_ast",
         "model.pretrained": "somewhere",
+        "features.name": "log_mel",
+        "features.convention": "as_given",
         "optim.backbone_lr": 5e-5,
         "optim.warmup_epochs": 5,
     }
