@@ -157,7 +157,9 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
+        setup = _Setup(
+            study, config, settings, data, resources, run, _checkpoints(run), shorter, storage, rule
+        )
         definition = setup.definition(first, n_seeds, n_trials)
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
@@ -269,6 +271,7 @@ class _Setup:
     checkpoints: dict[str, str]
     shorter: int | None
     storage: str
+    rule: Rule
     _described: set[Path] = field(default_factory=set)
 
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
@@ -321,6 +324,7 @@ class _Setup:
             "config": config.to_dict(),
             "journal": self.line(factors, config.trial_id, number, group_of(config, within)),
             "timeout_s": self.resources.timeout_s,
+            "decisions": self.rule.decisions(config.trial_id),
             "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
                 **self.checkpoints,

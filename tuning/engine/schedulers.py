@@ -62,12 +62,19 @@ class Rule(ABC):
         return (trial, epoch) in self._stopped
 
     @abstractmethod
+    def decisions(self, trial: str) -> list[int]:
+        """Return the epochs after which `trial` may be stopped, in order; at others it never is."""
+
+    @abstractmethod
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         """Return whether `trial` is stopped at `epoch`, whose score (higher is better) is recorded."""
 
 
 class Fifo(Rule):
     """Never stops a trial."""
+
+    def decisions(self, trial: str) -> list[int]:
+        return []
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         return False
@@ -115,6 +122,9 @@ class ASHA(Rule):
     def bracket(self, trial: str) -> int:
         """Return how many of the first rungs `trial` skips."""
         return 0
+
+    def decisions(self, trial: str) -> list[int]:
+        return self.rungs[self.bracket(trial) :]
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         bracket = self.bracket(trial)
@@ -196,6 +206,9 @@ class Median(Rule):
         self.max_epochs = max_epochs
         self.grace_epochs = grace_epochs
         self._averages: defaultdict[tuple[str | None, int], list[float]] = defaultdict(list)
+
+    def decisions(self, trial: str) -> list[int]:
+        return list(range(self.grace_epochs, self.max_epochs))
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         scores = [score for at, (score, _) in self._scores[trial].items() if at <= epoch]

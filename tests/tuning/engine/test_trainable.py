@@ -25,6 +25,11 @@ from tuning.engine.trainable import RUN_ID, TrainTrial, await_memory
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def an_epoch_a_step(monkeypatch):
+    monkeypatch.setattr(trainable, "STEP_S", 0.0)
+
+
 @pytest.fixture
 def payload(small_config, small_dataset, tmp_path):
     (tmp_path / RUN_ID).write_text("abc")
@@ -35,6 +40,7 @@ def payload(small_config, small_dataset, tmp_path):
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
+        "decisions": [],
         "plugins": [],
         "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
     }
