@@ -217,7 +217,7 @@ class RunFolder:
         return Validation(species=species, truth=truth, recording=recording)
 
     def append(self, *events: dict[str, Any]) -> list[dict[str, Any]]:
-        """Add events to the journal, hand them to the operating system at once, and return them as written."""
+        """Add events to the journal, for the operating system to keep, and return them as written."""
         self.path.mkdir(parents=True, exist_ok=True)
         now = round(time.time(), 3)
         written: list[dict[str, Any]] = [without_nan({**event, "time": now}) for event in events]

@@ -112,8 +112,8 @@ class TrainTrial(tune.Trainable):
         try:
             give_back_memory()
             if self.n_trials <= 2:
-                # What is left is the process's own: modules, of which the last are imported by the first trial.
-                # Looking through them again would take longer than ten epochs of a linear head, every trial.
+                # What is left is the process's own: modules, the last of which the first trial imports. To
+                # look through them for every trial would take as long as ten epochs of a linear head.
                 gc.freeze()
             if torch.cuda.is_available():
                 self.gpu_memory = self._take_gpu(new_config["memory_cap"])
