@@ -138,6 +138,21 @@ class Dataset:
             raise DataError(f"the dataset {str(self.folder)!r} was prepared without features")
         return self.features.read(self.in_store[clips])
 
+    @functools.cached_property
+    def embeddings(self) -> torch.Tensor:
+        """The standardised embeddings of every clip, float32 [clips, dim], held in memory from now on."""
+        assert self.features is not None
+        mean, std = (torch.from_numpy(x)[None] for x in (self.mean, self.std))
+        whole = torch.empty(len(self.in_store), *self.input_shape)
+        for first in range(0, len(whole), CHUNK):
+            rows = self.in_store[first : first + CHUNK]
+            values, scale, offset = (
+                torch.from_numpy(np.array(x[rows]))
+                for x in (self.features.values, self.features.scale, self.features.offset)
+            )
+            whole[first : first + CHUNK] = standardised(values, scale, offset, mean, std)
+        return whole
+
     @property
     def scored_ids(self) -> np.ndarray:
         """The recording with which each clip is scored; the clip itself where clips were split at random."""
@@ -158,6 +173,13 @@ class Dataset:
             name: np.array([index[s] for s in members], dtype=int)
             for name, members in self.facts["strata"].items()
         }
+
+
+def standardised(
+    values: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, mean: torch.Tensor, std: torch.Tensor
+) -> torch.Tensor:
+    """Return (values * scale + offset - mean) / std with one multiplication and one addition a value."""
+    return values.float().mul_(scale / std).add_((offset - mean) / std)
 
 
 def is_whole(folder: str | Path) -> bool:

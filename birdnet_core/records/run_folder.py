@@ -227,14 +227,15 @@ class RunFolder:
                 )
         return Validation(species=species, truth=truth, recording=recording, seen=seen)
 
-    def append(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Add one event to the journal, hand it to the operating system at once, and return it as written."""
+    def append(self, *events: dict[str, Any]) -> list[dict[str, Any]]:
+        """Add events to the journal, for the operating system to keep, and return them as written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        written: dict[str, Any] = without_nan({**event, "time": round(time.time(), 3)})
-        line = json.dumps(written, ensure_ascii=False) + "\n"
+        now = round(time.time(), 3)
+        written: list[dict[str, Any]] = [without_nan({**event, "time": now}) for event in events]
+        lines = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in written)
         with open(self.journal_path, "ab+") as journal:
             drop_unfinished_line(journal)
-            journal.write(line.encode())
+            journal.write(lines.encode())
         return written
 
     def events(self) -> Iterator[dict[str, Any]]:

@@ -18,19 +18,24 @@ from torch import nn
 
 from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.dataset import Dataset
+from birdnet_core.data.dataset import Dataset, standardised
 from birdnet_core.errors import DataError
 
 # Values stay on the GPU when they take no more than this share of its free memory, and are taken to stay in
 # the page cache when they take no more than this share of the machine's.
 RESIDENT_SHARE = 0.5
 PREFETCHED = 2
+# The most that the embeddings of a dataset may take of a process's memory, as float32.
+HELD_BYTES = 2**28
 SCORING_BATCH = 128  # clips a forward pass, where no gradients are kept
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A batch as it is stored: int16 values [batch, ...], their scale and offset, and the classes [batch]."""
+    """A batch as it is stored: int16 values [batch, ...], their scale and offset, and the classes [batch].
+
+    Of embeddings that are held, float32 values as they are trained on.
+    """
 
     values: torch.Tensor
     scale: torch.Tensor
@@ -45,7 +50,9 @@ class ClipBatches:
         splits: of ``train``, ``val`` and ``test``.
         is_computed: compute features from waveforms, through `waveform_augmentations`; else read them.
         is_resident: hold all values on the device, where a batch is an index select; else they stay mapped
-            from disk, shared by all trials of the machine.
+            from disk, shared by all trials of the machine. On the CPU, embeddings of up to `HELD_BYTES` are
+            held by the dataset instead (`Dataset.embeddings`): reading and scaling them would take half of an
+            epoch of a linear head.
     """
 
     def __init__(
@@ -86,7 +93,12 @@ class ClipBatches:
         self.rows = rows
         self.scale, self.offset = (torch.from_numpy(np.array(x)) for x in (scale, offset))
         self.resident: torch.Tensor | None = None
-        if is_resident:
+        self.held: torch.Tensor | None = None
+        n_bytes = 4 * len(dataset.in_store) * dataset.input_shape[0]
+        is_embedding = len(dataset.input_shape) == 1
+        if is_embedding and not is_computed and device.type == "cpu" and n_bytes <= HELD_BYTES:
+            self.held, self.chosen = dataset.embeddings, torch.from_numpy(chosen)
+        elif is_resident:
             self.resident = torch.from_numpy(self.values[rows]).to(device)
             self.scale, self.offset = self.scale.to(device), self.offset.to(device)
             self.labels = self.labels.to(device)
@@ -96,6 +108,9 @@ class ClipBatches:
 
     def raw(self, index: torch.Tensor) -> Raw:
         """Return the stored values of positions `index`, on the device if resident, else in memory."""
+        if self.held is not None:
+            held = self.held.index_select(0, self.chosen[index])
+            return Raw(held, self.scale[:0], self.offset[:0], self.labels[index])
         if self.resident is not None:
             index = index.to(self.device)
             return Raw(self.resident[index], self.scale[index], self.offset[index], self.labels[index])
@@ -113,6 +128,8 @@ class ClipBatches:
 
         With a `generator`, waveforms are augmented on the way; without, nothing is.
         """
+        if self.held is not None:
+            return raw.values, raw.classes
         values, scale, offset, classes = (
             part.to(self.device, non_blocking=True)
             for part in (raw.values, raw.scale, raw.offset, raw.classes)
@@ -125,10 +142,8 @@ class ClipBatches:
             with torch.no_grad():
                 features = (self.feature(waveforms) - self.mean) / self.std
             return features, classes
-        # (values * scale + offset - mean) / std, with one multiplication and one addition a value
-        scale = over_channels(scale, self.input_shape) / self.std
-        offset = (over_channels(offset, self.input_shape) - self.mean) / self.std
-        return values.float().mul_(scale).add_(offset), classes
+        scale, offset = (over_channels(x, self.input_shape) for x in (scale, offset))
+        return standardised(values, scale, offset, self.mean, self.std), classes
 
     def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and classes of all clips, in the order of the dataset and without augmentation."""
@@ -151,7 +166,7 @@ class ClipBatches:
         """
         n_bytes = self.values[:1].nbytes * len(self)
         is_prefetched = self.device.type == "cuda" or n_bytes > RESIDENT_SHARE * memory_size()
-        if self.resident is not None or not is_prefetched:
+        if self.held is not None or self.resident is not None or not is_prefetched:
             yield from map(self.raw, indices)
             return
         with ThreadPoolExecutor(1) as reader:

@@ -36,6 +36,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def may_run_out(device: torch.device) -> bool:
+    """Return whether `is_out_of_memory` can be true of work on `device`: on a GPU."""
+    return device.type == "cuda"
+
+
 def give_back_memory() -> None:
     """Return to the system and to the GPU what nothing refers to any more."""
     gc.collect()

@@ -45,7 +45,7 @@ from birdnet_core.training.device import (
     pick_precision,
     seed_everything,
 )
-from birdnet_core.training.memory import PeakMemory, give_back_memory, is_out_of_memory
+from birdnet_core.training.memory import PeakMemory, give_back_memory, is_out_of_memory, may_run_out
 from birdnet_core.training.metrics import average_windows, f1_per_class, score
 from birdnet_core.training.optim import Plateau, is_open_ended, lr_share, moving_average
 
@@ -161,12 +161,12 @@ class Session:
         under batch norm they are other training (`not_comparable`). Micro-batches of one clip raise the
         error, see `memory.is_out_of_memory`.
         """
-        before = copied(states(self.parts))
+        before = copied(states(self.parts)) if may_run_out(self.device) else None
         while True:
             try:
                 return work()
             except RuntimeError as error:
-                if not is_out_of_memory(error) or self.progress.micro_batch_size == 1:
+                if before is None or not is_out_of_memory(error) or self.progress.micro_batch_size == 1:
                     raise
             # Outside of the except block, whose traceback keeps the tensors of the failed step alive.
             self.progress.n_out_of_memory += 1
@@ -436,15 +436,16 @@ class Session:
             for mixture in self.augmentations["mixture"]:
                 features, targets = mixture(features, targets, augmenting)
         self.optimizer.zero_grad(set_to_none=True)
-        whole = self.loss.normaliser(targets)  # type: ignore[operator]
         total = right = torch.zeros((), device=self.device)
         # Parts of nearly equal size, so that no last one is left with a single clip.
         n_parts = math.ceil(len(features) / self.progress.micro_batch_size)
+        whole = self.loss.normaliser(targets) if n_parts > 1 else None  # type: ignore[operator]
         for some, wanted in zip(features.tensor_split(n_parts), targets.tensor_split(n_parts), strict=True):
             logits = self._logits(self.model, some)
             # Weighted by their shares of the batch's normaliser, the micro-batches add up to the batch.
-            share = self.loss.normaliser(wanted) / whole  # type: ignore[operator]
-            loss = self.loss(logits, wanted) * share
+            loss = self.loss(logits, wanted)
+            if n_parts > 1:
+                loss = loss * (self.loss.normaliser(wanted) / whole)  # type: ignore[operator]
             self.scaler.scale(loss).backward()
             total = total + loss.detach()
             classes = wanted.argmax(1) if wanted.ndim == 2 else wanted

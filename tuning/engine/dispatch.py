@@ -16,7 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from birdnet_core.records.trial import TrialRecord
-from tuning.engine.journal import Journal, name_of, needs_whole_gpu
+from tuning.engine.journal import Journal, epochs_of, name_of, needs_whole_gpu
 from tuning.engine.nodes import Nodes, TrialFault, fault_of
 from tuning.engine.placement import Placement
 from tuning.engine.ray_internals import node_of_dead, stop_before_start
@@ -198,7 +198,7 @@ class Dispatcher(Searcher):
 
     def _take(self, handed: _Handed, result: dict[str, Any]) -> None:
         handed.record = result["record"]
-        if result["status"] in (None, "completed") and not result["replayed"]:
+        if any(not epoch["replayed"] for epoch in epochs_of(result)):
             self._n_deaths.pop(handed.trial_id, None)
             for node in self.nodes.trained(result["node"], handed.trial_id):
                 self._say_aside(node, "trials that failed there at once were trained elsewhere")
@@ -284,7 +284,7 @@ class Dispatcher(Searcher):
 class HaltingScheduler(StoppingScheduler):
     """Ends the trials that a rule ends; when the sweep halts, all of them.
 
-    Those that run end after the epoch they are in; those that wait for a worker or a node, at once. So is one
+    Those that run end after the step they are in; those that wait for a worker or a node, at once. So is one
     that waits for a node of which none is left, and the dispatcher hands it out anew.
     """
 
@@ -302,7 +302,7 @@ class HaltingScheduler(StoppingScheduler):
         self.journal.keep_error(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        self.journal.enter_epoch(trial, result)
+        self.journal.enter_epochs(trial, result)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if self.journal.halt.reason and decision == TrialScheduler.CONTINUE and not result["status"]:
             self.journal.interrupted.add(name_of(trial))

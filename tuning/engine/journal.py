@@ -140,17 +140,18 @@ class Journal(tune.Callback):
         """Enter something that whoever watches should know."""
         self.write({"event": "note", "text": text})
 
-    def write(self, event: Event) -> None:
-        """Append an event; where that cannot be done, the sweep halts."""
-        if self.halt.is_fault:
+    def write(self, *events: Event) -> None:
+        """Append events; where that cannot be done, the sweep halts."""
+        if self.halt.is_fault or not events:
             return
         try:
-            written = self.run.append(event)
+            written = self.run.append(*events)
         except OSError as error:
             self.halt.ask(f"cannot write {self.run.journal_path}: {error.strerror}", is_fault=True)
             return
-        self._remember(written)
-        self.observer(event)
+        for event, as_written in zip(events, written, strict=True):
+            self._remember(as_written)
+            self.observer(event)
 
     def _remember(self, event: Event) -> None:
         kind = event["event"]
@@ -176,7 +177,7 @@ class Journal(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         name = name_of(trial)
-        self.enter_epoch(trial, result)
+        self.enter_epochs(trial, result)
         if needs_whole_gpu(trial.config, result):
             self.restart(name, "out of memory; now with a whole GPU")
         elif result["done"]:
@@ -210,29 +211,35 @@ class Journal(tune.Callback):
         self._unsettle(payload["journal"]["trial_id"], f"is trained on for {payload['journal']['study']}")
         self.write({"event": "trial", **payload["journal"], **shares, "reused": False})
 
-    def enter_epoch(self, trial: Trial, result: Event) -> None:
-        """Enter an epoch unless it is known, and ask the sweep to halt where that was the last it may have.
+    def enter_epochs(self, trial: Trial, result: Event) -> None:
+        """Enter the epochs of a step unless they are known; ask the sweep to halt where it may train no more.
 
         Called before the scheduler decides, and by Ray once more.
         """
         name, iteration = name_of(trial), result["training_iteration"]
         if result["fault"]:
             self.halt.ask(result["fault"], is_fault=True)
-        if result["status"] not in (None, "completed") or self._iteration.get(trial.trial_id) == iteration:
+        if self._iteration.get(trial.trial_id) == iteration:
             return
         self._iteration[trial.trial_id] = iteration
-        metrics = {metric: result[metric] for metric in METRICS if metric in result}
-        if not (result["replayed"] and result["epoch"] <= self._n_known.get(name, 0)):
-            self.write(
+        epochs = epochs_of(result)
+        metrics_of = [{name: epoch[name] for name in METRICS if name in epoch} for epoch in epochs]
+        n_known = self._n_known.get(name, 0)
+        self.write(
+            *(
                 {
                     "event": "epoch",
                     "trial_id": name,
-                    "epoch": result["epoch"],
+                    "epoch": epoch["epoch"],
                     "metrics": metrics,
-                    "epoch_s": round(result["epoch_s"], 4),
+                    "epoch_s": round(epoch["epoch_s"], 4),
                 }
+                for epoch, metrics in zip(epochs, metrics_of, strict=True)
+                if not (epoch["replayed"] and epoch["epoch"] <= n_known)
             )
-        self.halt.judge(self.usage, metrics)
+        )
+        for metrics in metrics_of:
+            self.halt.judge(self.usage, metrics)
 
     def interrupt(self, record: TrialRecord, payload: Event) -> None:
         """Settle a trial that is to be continued when the run is resumed."""
@@ -338,6 +345,15 @@ def name_of(trial: Trial) -> str:
     """Return birdtune's id of a trial of Ray's."""
     name: str = trial.config["journal"]["trial_id"]
     return name
+
+
+def epochs_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the epochs of a step's result: number, metrics, ``epoch_s``, and whether it is ``replayed``.
+
+    One of a step that failed after some epochs holds these; the result itself is one unless it failed.
+    """
+    earlier: list[dict[str, Any]] = json.loads(result.get("earlier", "[]"))
+    return [*earlier, result] if result.get("status") in (None, "completed") else earlier
 
 
 def needs_whole_gpu(payload: dict[str, Any], result: dict[str, Any]) -> bool:

@@ -56,7 +56,7 @@ from tuning.engine.packing import Resources
 from tuning.engine.placement import place
 from tuning.engine.preparation import Data, Preparation, check_data
 from tuning.engine.ray_internals import take_low_memory_for_death
-from tuning.engine.schedulers import rule_of
+from tuning.engine.schedulers import Rule, rule_of
 from tuning.engine.searcher import (
     DEFAULT_STORAGE,
     OptunaSearcher,
@@ -140,7 +140,9 @@ def sweep(
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
-        setup = _Setup(study, config, settings, data, resources, run, _checkpoints(run), shorter, storage)
+        setup = _Setup(
+            study, config, settings, data, resources, run, _checkpoints(run), shorter, storage, rule
+        )
         definition = setup.definition(first)
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
@@ -243,6 +245,7 @@ class _Setup:
     checkpoints: dict[str, str]
     shorter: int | None
     storage: str
+    rule: Rule
     _described: set[Path] = field(default_factory=set)
 
     def trial(self, choices: Overrides, seed: int) -> TrainConfig:
@@ -291,6 +294,7 @@ class _Setup:
             "config": config.to_dict(),
             "journal": self.line(factors, config.trial_id, number, group),
             "timeout_s": self.resources.timeout_s,
+            "decisions": self.rule.decisions(config.trial_id),
             "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
                 **self.checkpoints,

@@ -70,12 +70,19 @@ class Rule(ABC):
         return (trial, epoch) in self._stopped
 
     @abstractmethod
+    def decisions(self, trial: str) -> list[int]:
+        """Return the epochs after which `trial` may be stopped, in order; at others it never is."""
+
+    @abstractmethod
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         """Return whether `trial` is stopped at `epoch`, whose score (higher is better) is recorded."""
 
 
 class Fifo(Rule):
     """Never stops a trial."""
+
+    def decisions(self, trial: str) -> list[int]:
+        return []
 
     def _is_behind(self, *_: object) -> bool:
         return False
@@ -120,6 +127,9 @@ class ASHA(Rule):
     def bracket(self, trial: str) -> int:
         """Return how many of the first rungs `trial` skips."""
         return 0
+
+    def decisions(self, trial: str) -> list[int]:
+        return self.rungs[self.bracket(trial) :]
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         bracket = self.bracket(trial)
@@ -191,6 +201,9 @@ class Median(Rule):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._averages: defaultdict[tuple[str | None, int], list[float]] = defaultdict(list)
+
+    def decisions(self, trial: str) -> list[int]:
+        return list(range(self.grace_epochs, self.max_epochs))
 
     def _is_behind(self, trial: str, group: str | None, epoch: int) -> bool:
         scores = [score for at, (score, _) in self._scores[trial].items() if at <= epoch]

@@ -6,8 +6,10 @@ importance and best-value plots mix training lengths. Here it is PRUNED, with it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -15,7 +17,7 @@ import traceback
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ from birdnet_core.records.metrics import Direction, objective_direction
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 from search_spaces.study import Search
-from tuning.engine.journal import Journal
+from tuning.engine.journal import Journal, epochs_of
 
 log = logging.getLogger(__name__)
 
@@ -159,15 +161,43 @@ class _WholeLines(JournalFileBackend):
         # Exclusive creation of a file is right on NFS since version 3, and there are file systems without
         # symbolic links, which Optuna's other lock needs.
         super().__init__(str(file), JournalFileOpenLock(str(file)))
+        self._waiting: list[dict[str, Any]] | None = None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Append what is written within the block at its end: one wait for the disk instead of one a line."""
+        self._waiting = []
+        try:
+            yield
+        finally:
+            logs, self._waiting = self._waiting, None
+            if logs:
+                self.append_logs(logs)
+                # The storage has read them; else Optuna would read the file from its start to find its place.
+                for log in logs:
+                    n_read = len(self._log_number_offset) - 1
+                    n_bytes = len(json.dumps(log, separators=(",", ":")).encode()) + 1
+                    self._log_number_offset[n_read + 1] = self._log_number_offset[n_read] + n_bytes
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append `logs` whole, or raise OSError and leave the file as it was."""
+        if self._waiting is not None:
+            self._waiting += logs
+            return
         size = os.path.getsize(self._file_path)
         try:
             super().append_logs(logs)
         except OSError:
             os.truncate(self._file_path, size)
             raise
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the logs from a number on, with those that wait to be written."""
+        if self._waiting is None:
+            yield from super().read_logs(log_number_from)
+            return
+        n_written = len(self._log_number_offset) - 1  # the storage reads all of the file before it writes
+        yield from self._waiting[log_number_from - n_written :]
 
 
 def _database_url(spec: str, run: RunFolder) -> sqlalchemy.URL:
@@ -264,7 +294,7 @@ class Source(Protocol):
         """Return the payload of the next trial, None where there is none left."""
 
     def report(self, key: str, result: dict[str, Any]) -> None:
-        """Take in the result of an epoch; a plan has no use for it."""
+        """Take in the epochs of a step; a plan has no use for them."""
         return
 
     def settle(self, key: str, record: TrialRecord) -> None:
@@ -363,14 +393,17 @@ class OptunaSearcher(Source):
         return trial
 
     def report(self, key: str, result: dict[str, Any]) -> None:
+        """Give Optuna the value of each epoch of a step's result, once."""
         metric = self.objectives[0]
         # Optuna keeps no intermediate values of several objectives.
-        if metric not in result or len(self.objectives) > 1:
+        if len(self.objectives) > 1:
             return
-        epoch = int(result["epoch"])
-        if epoch not in self._reported[key]:
-            self._reported[key].add(epoch)
-            self._trials[key][0].report(result[metric], epoch)
+        with self._together():
+            for each in epochs_of(result):
+                epoch = int(each["epoch"])
+                if metric in each and epoch not in self._reported[key]:
+                    self._reported[key].add(epoch)
+                    self._trials[key][0].report(each[metric], epoch)
 
     def settle(self, key: str, record: TrialRecord) -> None:
         trial, payload = self._trials.pop(key)
@@ -399,6 +432,11 @@ class OptunaSearcher(Source):
                 self.study.tell(trial, reached)
         else:
             self.study.tell(trial, state=TrialState.FAIL)
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block whose writes reach the disk together, where the storage is Optuna's journal."""
+        backend = getattr(self.study._storage, "_backend", None)
+        return backend.together() if isinstance(backend, _WholeLines) else contextlib.nullcontext()
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)

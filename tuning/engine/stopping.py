@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from tuning.engine.journal import epochs_of
 from tuning.engine.schedulers import TIES_BY, Rule
 
 
@@ -59,15 +60,23 @@ class StoppingScheduler(FIFOScheduler):
         self._record(trial, result)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> bool:
-        if self._decides not in result:
-            return False
+        """Record the epochs of a result; return whether the trial is stopped at one of them.
+
+        That is the last: no step of a trial goes beyond an epoch at which the rule decides.
+        """
         line = trial.config["journal"]
-        return self.rule.is_stopped(
-            line["trial_id"],
-            line.get("group"),
-            int(result["epoch"]),
-            _number(result[self._decides]),
-            _number(result.get(TIES_BY)),
+        return any(
+            [
+                self.rule.is_stopped(
+                    line["trial_id"],
+                    line.get("group"),
+                    int(epoch["epoch"]),
+                    _number(epoch[self._decides]),
+                    _number(epoch.get(TIES_BY)),
+                )
+                for epoch in epochs_of(result)
+                if self._decides in epoch
+            ]
         )
 
 

@@ -42,6 +42,10 @@ RUN_ID = "run_id"
 CONTEXT = 2**30
 """Bytes of a GPU that a process takes at most outside torch's allocator: CUDA context, kernels, libraries."""
 
+STEP_S = 0.5
+"""Where epochs are shorter, a step trains several: a result costs Ray and the driver some 10 ms, whatever it
+holds, and a checkpoint costs as much as an epoch of a linear head."""
+
 LEAK = 0.05
 """The share of its memory that a trial can do without: what `packing.RESERVE` leaves to nobody."""
 
@@ -51,18 +55,23 @@ class NodeUnfit(Exception):
 
 
 class TrainTrial(tune.Trainable):
-    """One trial, an epoch a step; the actor is reused for the next trial.
+    """One trial; the actor is reused for the next one.
+
+    A step trains an epoch, or as many as begin within `STEP_S`, up to one after which the driver may stop the
+    trial.
 
     The config that Ray ships is plain JSON: ``config`` (a `TrainConfig` as a dict), ``dataset`` (the folder
     that `prepare` made), ``journal`` (what the driver's journal wants to know), ``resources`` (CPUs and
     GPUs), ``avoid`` (the nodes that it must not run on), ``memory_cap`` (the share of the GPU's memory that
     it may take), ``checkpoints`` (the run's folder of checkpoints, its id, the trial of a shorter budget that
     this one may continue from, whether completed trials keep theirs), ``timeout_s``, ``plugins`` (what the
-    driver has loaded). A step returns the epoch's metrics, the ``node`` it was trained on, and under
-    ``record`` the trial's record as it stands, as one JSON string so that Ray does not take it apart; the
-    last also ``predicted``, the classes predicted of validation, as JSON.
+    driver has loaded), ``decisions`` (the epochs after which the driver may stop the trial). A step returns
+    the metrics of its last epoch, the ``node`` it was trained on, under ``earlier`` those of the epochs
+    before, and under ``record`` the trial's record as it stands, each as one JSON string so that Ray does not
+    take it apart; the last also ``predicted``, the classes predicted of validation, as JSON.
+    `journal.epochs_of` reads the epochs of a result.
 
-    The session is saved after every epoch, before the driver hears of it. A trial whose process was killed
+    The session is saved after every step, before the driver hears of it. A trial whose process was killed
     continues from there: it first reports the epochs that were trained already, marked ``replayed``.
 
     A step raises TrialFault where the machine or this process is at fault, and where a trial fails before its
@@ -79,6 +88,7 @@ class TrainTrial(tune.Trainable):
         """Start the actor; `manifest` lists the recordings for nodes that do not see the dataset."""
         self.manifest = manifest
         self.n_trials = 0
+        self.opened: tuple[tuple[Path, int, int], Dataset] | None = None  # that of the trial before
         self.gpu_baseline: int | None = None  # bytes that torch held before the first trial
         self.may_go_on = True
         # Garbage is collected between trials: in a tenth of the time if that passes over what is loaded now.
@@ -107,6 +117,10 @@ class TrainTrial(tune.Trainable):
         self.unfit: str | None = None
         try:
             give_back_memory()
+            if self.n_trials <= 2:
+                # What is left is the process's own: modules, the last of which the first trial imports. To
+                # look through them for every trial would take as long as ten epochs of a linear head.
+                gc.freeze()
             if torch.cuda.is_available():
                 self.gpu_memory = self._take_gpu(new_config["memory_cap"])
         except RuntimeError as error:  # of the GPU: its context is broken by the trial before, say
@@ -141,13 +155,14 @@ class TrainTrial(tune.Trainable):
         return "; ".join(faults) or None
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; an exception becomes a recorded failure with its traceback, or a TrialFault."""
+        """Train some epochs; an exception becomes a recorded failure with its traceback, or a TrialFault."""
         if self.unfit:
             raise self._fault("process" if self.n_trials > 1 else "node", self.unfit)
-        metrics: dict[str, float] = {}
+        start = time.monotonic()
+        epochs: list[dict[str, Any]] = []
         status: Status | None = None
         error = trace = fault = None
-        replayed = ran_out = False
+        ran_out = False
         try:
             if self.session is None:
                 self._raise_if_it_hung()
@@ -155,16 +170,23 @@ class TrainTrial(tune.Trainable):
                 dataset = self._dataset()
                 with self._watched():
                     self.session = self._open(dataset)
-            replayed = self.n_reported < self.session.progress.epoch
-            if not replayed:
-                with self._watched():
-                    self.session.step()
+            progress, n_known = self.session.progress, self.session.progress.epoch
+            while status is None:
+                replayed = self.n_reported < n_known
+                if not replayed:
+                    with self._watched():
+                        self.session.step()
+                    self.has_trained = True
+                epochs.append(
+                    {**progress.history[self.n_reported], "epoch": self.n_reported + 1, "replayed": replayed}
+                )
+                self.n_reported += 1
+                if self.n_reported == progress.epoch and self.session.finished:
+                    status = "completed"
+                if self.n_reported in self.payload["decisions"] or time.monotonic() - start >= STEP_S:
+                    break
+            if progress.epoch > n_known:
                 fault = self._save()
-                self.has_trained = True
-            metrics = self.session.progress.history[self.n_reported]
-            self.n_reported += 1
-            if self.n_reported == self.session.progress.epoch and self.session.finished:
-                status = "completed"
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
         except Exception as failure:  # the trial boundary: what a trial's code raises ends this trial only
@@ -179,10 +201,11 @@ class TrainTrial(tune.Trainable):
         is_kept = status == "completed" and self.payload["checkpoints"]["keep"]
         self.may_go_on = ran_out or fault is not None or is_kept
         record = self._record(status or "killed", error, trace)
+        has_ended_well = status in (None, "completed")
+        last = epochs.pop() if has_ended_well else {"epoch": self.n_reported, "replayed": False}
         return {
-            **metrics,
-            "epoch": self.n_reported,
-            "replayed": replayed,
+            **last,
+            "earlier": json.dumps(epochs),
             "status": status,
             "record": json.dumps(record.to_dict()),
             "predicted": json.dumps(
@@ -218,7 +241,12 @@ class TrainTrial(tune.Trainable):
         """
         folder = Path(self.payload["dataset"])
         try:
-            return Dataset.open(folder)
+            meta = (folder / "dataset.json").stat()  # replaced where anything of a dataset changes
+            opened = (folder, meta.st_ino, meta.st_mtime_ns)
+            if self.opened is None or self.opened[0] != opened:
+                self.opened = None  # before the next: they may be large
+                self.opened = opened, Dataset.open(folder)
+            return self.opened[1]
         except (BirdtuneError, OSError) as error:
             if self.manifest is None:
                 raise NodeUnfit(f"{platform.node()} cannot read {folder}: {error}") from error

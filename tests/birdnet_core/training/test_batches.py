@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import math
 import threading
 
@@ -5,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from birdnet_core.data.feature_store import FeatureStore, quantised
+from birdnet_core.training import batches as batches_module
 from birdnet_core.training.batches import ClipBatches, epoch_order, fits_on
+from birdnet_core.training.session import Session
 
 CPU = torch.device("cpu")
 
@@ -98,3 +103,59 @@ def test_values_live_on_a_gpu_only_where_they_fit(monkeypatch):
     assert fits_on(torch.device("cuda"), 500)
     assert not fits_on(torch.device("cuda"), 501)
     assert not fits_on(CPU, 1)
+
+
+@pytest.fixture
+def embeddings(small_dataset):
+    """The clips of the small dataset with random embeddings of 16 values."""
+    n_rows = len(small_dataset.features.values)
+    rng = np.random.default_rng(0)
+    values, scale, offset = quantised(torch.from_numpy(rng.gamma(2.0, size=(n_rows, 16)).astype(np.float32)))
+    store = small_dataset.features
+    return dataclasses.replace(
+        small_dataset,
+        features=FeatureStore(store.folder, values.numpy(), scale.numpy(), offset.numpy(), store.clip_ids),
+        input_shape=(16,),
+        mean=rng.uniform(1, 3, 16).astype(np.float32),
+        std=rng.uniform(1, 2, 16).astype(np.float32),
+    )
+
+
+def test_held_embeddings_equal_mapped_ones_to_the_last_bit(small_config, embeddings, monkeypatch):
+    held = clips(small_config, embeddings)
+    monkeypatch.setattr(batches_module, "HELD_BYTES", 0)
+    mapped = clips(small_config, embeddings)
+    assert held.held is not None and mapped.held is None
+    order = torch.randperm(len(held)).split(3)
+    for a, b in zip(held.batches(order), mapped.batches(order), strict=True):
+        for one, other in zip(held.features(a), mapped.features(b), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("model", ["linear", "prototype", "mlp"])
+def test_a_head_trains_alike_on_held_and_on_mapped_embeddings(small_config, embeddings, monkeypatch, model):
+    config = small_config.override({"model.name": model, "augment.mixup.p": 0.5})
+
+    def history():
+        session = Session(config, embeddings)
+        while not session.finished:
+            session.step()
+        return json.dumps(
+            [{k: v for k, v in row.items() if k != "epoch_s"} for row in session.progress.history]
+        )
+
+    held = history()
+    monkeypatch.setattr(batches_module, "HELD_BYTES", 0)
+    assert history() == held
+
+
+def test_sessions_on_one_dataset_share_its_held_embeddings(small_config, embeddings):
+    first, second = (clips(small_config, embeddings) for _ in range(2))
+    assert first.held.data_ptr() == second.held.data_ptr()
+
+
+def test_a_batch_that_is_changed_in_place_leaves_what_is_held(small_config, embeddings):
+    batches = clips(small_config, embeddings)
+    before = batches.held.clone()
+    batches.features(batches.raw(torch.tensor([0, 1])))[0].zero_()
+    assert torch.equal(batches.held, before)

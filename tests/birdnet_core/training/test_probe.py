@@ -10,10 +10,17 @@ import torch
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.training import session as training
 from birdnet_core.training.probe import arm_id, by_arm, context_bytes, probe
 from birdnet_core.training.session import Session
 
 MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu_as_on_a_gpu(monkeypatch):
+    """Let a session be ready to run out of memory."""
+    monkeypatch.setattr(training, "may_run_out", lambda device: True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,19 @@ from birdnet_core.training.session import Session, uses_batch_statistics
 from tests.spellings import OTHER_FAULTS, OUT_OF_MEMORY
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu_as_on_a_gpu(monkeypatch):
+    """Let a session be ready to run out of memory."""
+    monkeypatch.setattr(training, "may_run_out", lambda device: True)
+
+
+def test_on_the_cpu_no_state_is_copied_to_repeat_an_epoch_from(small_config, small_dataset, monkeypatch):
+    monkeypatch.setattr(training, "may_run_out", memory.may_run_out)
+    session = Session(small_config.override({"training.train_on": "train"}), small_dataset)
+    monkeypatch.setattr(training, "states", lambda parts: pytest.fail("the state was read"))
+    session.step()
+
+
 def history(config, dataset):
     rows = []
     train(config, dataset, on_epoch=lambda epoch, metrics: rows.append({**metrics, "epoch": epoch}))

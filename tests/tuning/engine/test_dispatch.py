@@ -75,7 +75,7 @@ class Sweep:
         )
         return {
             "record": json.dumps(record.to_dict()), "status": status, "replayed": False, "epoch": epoch,
-            "node": on, "out_of_memory": False, "done": status is not None,
+            "earlier": "[]", "node": on, "out_of_memory": False, "done": status is not None,
         }  # fmt: skip
 
     def train(self, key, on="a", epoch=1):

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +7,7 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 from tuning.engine.dispatch import Dispatcher
+from tuning.engine.halt import Budget, Halt
 from tuning.engine.journal import Journal
 from tuning.engine.placement import Placement
 from tuning.engine.searcher import PlannedSearcher
@@ -101,3 +103,28 @@ def test_a_pruned_trial_is_over_for_its_own_study_and_to_be_trained_on_for_anoth
     end(journal, "a-s0", "pruned", 10)
     assert journal.outcome("a-s0", "s").status == "pruned"
     assert journal.outcome("a-s0", "other") is None
+
+
+def test_every_epoch_of_a_step_is_entered_once_and_counts_for_a_goal(run):
+    journal = Journal(run, lambda event: None, Halt(Budget(until="val/f1_macro>=0.5")))
+    trial = SimpleNamespace(trial_id="ray-1", config={"journal": {"trial_id": "a-s0"}})
+    values = [0.1, 0.6, 0.2]
+    made = [
+        {"epoch": n, "val/f1_macro": value, "epoch_s": 0.01, "replayed": False}
+        for n, value in enumerate(values, start=1)
+    ]
+    facts = {"status": None, "fault": None, "training_iteration": 1}
+    result = {**made[-1], "earlier": json.dumps(made[:-1]), **facts}
+    for _ in range(2):  # before the scheduler decides, and by Ray
+        journal.enter_epochs(trial, result)
+    entered = [event for event in run.events() if event["event"] == "epoch"]
+    assert [(e["epoch"], e["metrics"]["val/f1_macro"]) for e in entered] == [*enumerate(values, start=1)]
+    assert journal.usage.n_epochs == 3
+    assert journal.halt.reason == "val/f1_macro >= 0.5 is reached: 0.6000"
+    # A driver that was killed in the middle of the lines enters the rest when the trial replays them.
+    lines = run.journal_path.read_text().splitlines(keepends=True)
+    run.journal_path.write_text("".join(lines[:-2]) + lines[-2][:20])
+    resumed = Journal(run, lambda event: None)
+    again = [{**epoch, "replayed": True} for epoch in made]
+    resumed.enter_epochs(trial, {**again[-1], "earlier": json.dumps(again[:-1]), **facts})
+    assert [e["epoch"] for e in run.events() if e["event"] == "epoch"] == [1, 2, 3]

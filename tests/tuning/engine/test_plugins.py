@@ -213,6 +213,7 @@ def test_a_worker_without_the_plugin_names_it_and_itself(small_config, small_dat
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
+        "decisions": [],
         "plugins": [missing],
         "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
     }

@@ -1,6 +1,7 @@
 """Stopping rules: by hand, against Ray's own, on simulated learning curves, and on a real Ray."""
 
 import heapq
+import json
 import math
 import random
 from collections import Counter
@@ -522,3 +523,35 @@ def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
     trained = {r.config["journal"]["trial_id"]: r.metrics["epoch"] for r in results}
     assert trained == {name: epochs for (name, *_), epochs in planned.items()}
     assert not results.errors
+
+
+@pytest.mark.parametrize("name", ["fifo", "asha", "hyperband", "median"])
+def test_no_trial_is_stopped_at_an_epoch_that_is_no_decision(name):
+    a_rule = make_rule(name, direction="maximize", max_epochs=30, grace_epochs=3, reduction_factor=3)
+    rng = random.Random(0)
+    running, stopped_at = {str(n): 0 for n in range(60)}, []
+    while running:
+        trial = rng.choice(list(running))
+        running[trial] += 1
+        epoch = running[trial]
+        if a_rule.is_stopped(trial, None, epoch, rng.random()):
+            stopped_at.append(epoch)
+            assert epoch in a_rule.decisions(trial)
+            del running[trial]
+        elif epoch == 30:
+            del running[trial]
+    assert bool(stopped_at) == (name != "fifo")
+
+
+def test_the_epochs_of_one_step_are_decided_on_in_their_order():
+    scheduler, one_by_one = (StoppingScheduler(rule("asha"), METRIC) for _ in range(2))
+    earlier = json.dumps([{"epoch": 1, METRIC: 0.5}, {"epoch": 2, METRIC: 0.9}])
+    for name, last, decision in (("a", 0.7, "CONTINUE"), ("b", 0.1, "CONTINUE")):
+        result = {"epoch": 3, METRIC: last, "status": None, "earlier": earlier}
+        assert scheduler.on_trial_result(None, ray_trial(name), result) == decision
+        for epoch, value in ((1, 0.5), (2, 0.9), (3, last)):
+            one_by_one.on_trial_result(None, ray_trial(name), {"epoch": epoch, METRIC: value})
+    assert scheduler.rule._scores == one_by_one.rule._scores
+    earlier = json.dumps([{"epoch": 1, METRIC: 0.0}, {"epoch": 2, METRIC: 0.1}])
+    result = {"epoch": 3, METRIC: 0.1, "status": None, "earlier": earlier}
+    assert scheduler.on_trial_result(None, ray_trial("c"), result) == "STOP"

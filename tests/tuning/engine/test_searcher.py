@@ -1,5 +1,6 @@
 """Samplers, storages and the states of trials, without Ray: the searcher is called as Ray Tune calls it."""
 
+import json
 import os
 import pwd
 import resource
@@ -631,3 +632,32 @@ def test_a_config_that_is_being_trained_is_not_trained_twice_at_once(tmp_path):
     driver.end(first, "completed", [0.5])
     assert states(driver) == ["COMPLETE"] * 3
     assert [trial.value for trial in driver.trials] == [0.5] * 3
+
+
+def test_the_epochs_of_a_step_reach_the_journal_with_one_wait_for_the_disk(tmp_path, monkeypatch):
+    driver = Driver(tmp_path)
+    name = driver.suggest()
+    waits = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: waits.append(file) or sync(file))
+    earlier = json.dumps([{"epoch": epoch, "val/loss": 1 / epoch} for epoch in range(1, 50)])
+    driver.searcher.report(name, {"epoch": 50, "val/loss": 0.01, "earlier": earlier})
+    assert len(waits) == 1
+    values = {**{epoch: 1 / epoch for epoch in range(1, 50)}, 50: 0.01}
+    assert driver.trials[0].intermediate_values == values
+    assert Driver(tmp_path).trials[0].intermediate_values == values  # as the next driver reads it
+    driver.suggest()  # which finds its place in the file without reading it from the start
+    backend = driver.searcher.study._storage._backend
+    assert max(backend._log_number_offset.values()) == os.path.getsize(tmp_path / "optuna.jsonl")
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_step_leaves_whole_lines(tmp_path, monkeypatch):
+    driver = Driver(tmp_path)
+    name = driver.suggest()
+    before = (tmp_path / "optuna.jsonl").read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left")))
+    earlier = json.dumps([{"epoch": 1, "val/loss": 0.5}])
+    with pytest.raises(OSError) as caught:
+        driver.searcher.report(name, {"epoch": 2, "val/loss": 0.4, "earlier": earlier})
+    assert is_of_storage(caught.value)
+    assert (tmp_path / "optuna.jsonl").read_bytes() == before

@@ -19,10 +19,16 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.training.session import Session
 from tests.spellings import OUT_OF_MEMORY
 from tuning.engine import trainable
+from tuning.engine.journal import epochs_of
 from tuning.engine.nodes import TrialFault
 from tuning.engine.trainable import RUN_ID, TrainTrial, await_memory
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def an_epoch_a_step(monkeypatch):
+    monkeypatch.setattr(trainable, "STEP_S", 0.0)
 
 
 @pytest.fixture
@@ -35,6 +41,7 @@ def payload(small_config, small_dataset, tmp_path):
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
+        "decisions": [],
         "plugins": [],
         "checkpoints": {"folder": str(tmp_path), "run_id": "abc", "shorter": "", "keep": False},
     }
@@ -385,3 +392,97 @@ def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload
     assert error.startswith("TimeoutError: no epoch came within 100 s (--trial-timeout)")
     assert "stuck_for_ever" in error
     assert TrainTrial({**payload, "timeout_s": 100.0}).step()["status"] is None  # nothing is left of it
+
+
+def epochs(results):
+    """Return the epochs of results without their times."""
+    return [
+        {k: v for k, v in epoch.items() if k == "epoch" or k.startswith(("val/", "train/"))}
+        for result in results
+        for epoch in epochs_of(result)
+    ]
+
+
+@pytest.fixture
+def long(payload, small_config):
+    """The payload of a trial of five epochs."""
+    config = small_config.override({"training.epochs": 5})
+    line = {**payload["journal"], "trial_id": config.trial_id}
+    return {**payload, "config": config.to_dict(), "journal": line}
+
+
+def elsewhere_in(folder, payload):
+    folder.mkdir()
+    (folder / RUN_ID).write_text("abc")
+    return {**payload, "checkpoints": {**payload["checkpoints"], "folder": str(folder)}}
+
+
+def test_short_epochs_are_trained_several_a_step_with_the_same_numbers(long, tmp_path, monkeypatch):
+    one_by_one = steps(TrainTrial(long))
+    assert [len(epochs_of(result)) for result in one_by_one] == [1] * 5
+    monkeypatch.setattr(trainable, "STEP_S", 600.0)
+    together = steps(TrainTrial(elsewhere_in(tmp_path / "other", long)))
+    assert [len(epochs_of(result)) for result in together] == [5]
+    assert json.dumps(epochs(together)) == json.dumps(epochs(one_by_one))
+    was, now = (json.loads(results[-1]["record"]) for results in (one_by_one, together))
+    for fact in ("status", "metrics", "f1_per_species", "best_epoch", "epochs"):
+        assert was[fact] == now[fact]
+    assert together[-1]["predicted"] == one_by_one[-1]["predicted"]
+
+
+def test_no_step_goes_beyond_an_epoch_at_which_the_trial_may_be_stopped(long, monkeypatch):
+    monkeypatch.setattr(trainable, "STEP_S", 600.0)
+    results = steps(TrainTrial({**long, "decisions": [1, 3]}))
+    assert [result["epoch"] for result in results] == [1, 3, 5]
+    assert [json.loads(result["record"])["epochs"] for result in results] == [1, 3, 5]
+
+
+def test_a_step_of_several_epochs_is_saved_once_and_replayed_whole(long, monkeypatch):
+    monkeypatch.setattr(trainable, "STEP_S", 600.0)
+    saved = []
+    save = Session.save
+    monkeypatch.setattr(Session, "save", lambda s, path: saved.append(s.progress.epoch) or save(s, path))
+    payload = {**long, "decisions": [3]}
+    first = TrainTrial(payload)
+    first.step()
+    first.session.step()  # its process dies here, before the driver and the disk know
+    assert saved == [3]
+    results = steps(TrainTrial(payload))
+    flags = [[(e["epoch"], e["replayed"]) for e in epochs_of(result)] for result in results]
+    assert flags == [[(1, True), (2, True), (3, True)], [(4, False), (5, False)]]
+    assert saved == [3, 5]
+
+
+def test_the_epochs_before_a_failure_in_the_same_step_are_reported(long, monkeypatch):
+    monkeypatch.setattr(trainable, "STEP_S", 600.0)
+    step = Session.step
+
+    def fail(session):
+        if session.progress.epoch == 2:
+            raise RuntimeError("strange")
+        return step(session)
+
+    monkeypatch.setattr(Session, "step", fail)
+    (result,) = steps(TrainTrial(long))
+    assert result["status"] == "failed" and "val/loss" not in result
+    assert [epoch["epoch"] for epoch in epochs_of(result)] == [1, 2]
+    assert json.loads(result["record"])["epochs"] == 2
+
+
+def test_trials_of_one_process_share_a_dataset_until_it_is_made_anew(payload, small_config):
+    trial = TrainTrial(payload)
+    trial.step()
+    dataset = trial.session.dataset
+    other = small_config.override({"seed": small_config.seed + 1})
+    line = {**payload["journal"], "trial_id": other.trial_id}
+    payload = {**payload, "config": other.to_dict(), "journal": line}
+    trial.reset_config(payload)
+    trial.step()
+    assert trial.session.dataset is dataset
+    facts = Path(payload["dataset"]) / "dataset.json"
+    text = facts.read_text()
+    facts.unlink()
+    facts.write_text(text)
+    trial.reset_config(payload)
+    trial.step()
+    assert trial.session.dataset is not dataset
