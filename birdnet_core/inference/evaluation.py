@@ -143,7 +143,10 @@ def evaluate(
 
 
 class _Compared:
-    """Scores of several probabilities [recordings, classes] of the same recordings, and their resamples."""
+    """Scores of several probabilities [recordings, classes] of the same recordings, and their resamples.
+
+    Recordings of a single group have no intervals.
+    """
 
     def __init__(
         self,
@@ -159,6 +162,9 @@ class _Compared:
         scores = {name: Scores(p, truth, strata) for name, p in probabilities.items()}
         self.values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
         self.drawn = resampled(scores, numbered, n_resamples)
+        if self.n_groups == 1:  # every resample is the sample itself
+            nothing = np.full(n_resamples, np.nan)
+            self.drawn = {name: dict.fromkeys(row, nothing) for name, row in self.values.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the name and the metrics, with intervals, of each."""
