@@ -118,7 +118,8 @@ def evaluate(
     group = dict(zip(dataset.scored_ids.tolist(), groups.tolist(), strict=True))
     group_of = np.array([group[scored_id] for scored_id in scored_ids.tolist()])
     compared = _Compared(rows, truth, group_of, dataset.strata(), n_resamples)
-    seen = seen_before(manifest, dataset, model.config)
+    before = seen_before(manifest, dataset, model.config)
+    seen = _by_seen(before, {CALIBRATED: calibrated, **baselines}, compared) if before else None
     return {
         "schema": EVALUATION_SCHEMA,
         "n": len(truth),
@@ -134,8 +135,13 @@ def evaluate(
         "rows": compared.rows(),
         "difference": compared.difference(ENSEMBLE, list(members)),
         "over_baseline": {name: compared.difference(CALIBRATED, [name]) for name in baselines},
-        "seen": _by_seen(seen, {CALIBRATED: calibrated, **baselines}, compared) if seen else None,
-        "notes": [*_notes(group_of, truth), *notes, *_ahead(compared.values, baselines)],
+        "seen": seen,
+        "notes": [
+            *_notes(group_of, truth),
+            *(_few_groups(seen) if seen else []),
+            *notes,
+            *_ahead(compared.values, baselines),
+        ],
         "species": _per_species(calibrated, truth, dataset),
         "temperature": model.temperature,
         "reliability": {"before": reliability(ensemble, truth), "after": reliability(calibrated, truth)},
@@ -143,7 +149,10 @@ def evaluate(
 
 
 class _Compared:
-    """Scores of several probabilities [recordings, classes] of the same recordings, and their resamples."""
+    """Scores of several probabilities [recordings, classes] of the same recordings, and their resamples.
+
+    Recordings of a single group have no intervals.
+    """
 
     def __init__(
         self,
@@ -159,6 +168,9 @@ class _Compared:
         scores = {name: Scores(p, truth, strata) for name, p in probabilities.items()}
         self.values = {name: _of_the_test(of_one()) for name, of_one in scores.items()}
         self.drawn = resampled(scores, numbered, n_resamples)
+        if self.n_groups == 1:  # every resample is the sample itself
+            nothing = np.full(n_resamples, np.nan)
+            self.drawn = {name: dict.fromkeys(row, nothing) for name, row in self.values.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the name and the metrics, with intervals, of each."""
@@ -307,6 +319,18 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
             f"{of_groups.max() / len(group):.0%}: the intervals are too narrow"
         )
     return notes
+
+
+def _few_groups(seen: Mapping[str, Any]) -> list[str]:
+    """Return a sentence that names the parts of `seen` whose intervals are too narrow."""
+    few = [
+        f"{part['n_groups']} group{'s' if part['n_groups'] != 1 else ''} ({part['status']})"
+        for part in seen["rows"]
+        if part["n_groups"] < FEW_GROUPS
+    ]
+    if not few:
+        return []
+    return [f"by what the backbone has seen, {' and '.join(few)}: the intervals of each part are too narrow"]
 
 
 def _ahead(values: Mapping[str, Mapping[str, float]], baselines: Iterable[str]) -> list[str]:

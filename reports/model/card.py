@@ -89,7 +89,7 @@ def seen_table(seen: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                f"{seen['scored']}": f"{part['status']} ({part['n']} of {part['n_species']} species)",
+                f"{seen['scored']}": _part(part),
                 "": row["name"],
                 **{TEST[key]: _interval(row["metrics"][key]) for key in BY_SEEN},
             }
@@ -97,6 +97,11 @@ def seen_table(seen: dict[str, Any]) -> pd.DataFrame:
             for row in part["rows"]
         ]
     )
+
+
+def _part(part: dict[str, Any]) -> str:
+    groups = f"{part['n_groups']} group{'s' if part['n_groups'] != 1 else ''}"
+    return f"{part['status']} ({part['n']} of {part['n_species']} species, {groups})"
 
 
 def _validation_table(parts: dict[str, Any]) -> pd.DataFrame | None:

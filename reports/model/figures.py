@@ -50,7 +50,7 @@ def scores_figure(evaluation: dict[str, Any]) -> Figure:
         for ax, key in zip(axes, SCORES, strict=True):
             for place, (_, is_baseline, metrics) in enumerate(rows):
                 _with_interval(ax, place, metrics[key], OKABE_ITO[1] if is_baseline else OKABE_ITO[0])
-            ax.set_xlim(0, 1)
+            ax.set_xlim(-0.02, 1.02)
             ax.set_xlabel(TEST_METRICS[key].title)
         axes[0].set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)

@@ -232,7 +232,8 @@ def _seen_lines(seen: dict[str, Any]) -> list[str]:
         f"{seen['trained_on']}):"
     ]
     for part in seen["rows"]:
-        lines.append(f"  {part['status']}, {part['n']} of {part['n_species']} species, F1-macro:")
+        counts = f"{part['n']} of {part['n_species']} species, {part['n_groups']} groups"
+        lines.append(f"  {part['status']}, {counts}, F1-macro:")
         for row in part["rows"]:
             value = _with_interval(row["metrics"]["test/f1_macro"])
             lines.append(f"    {row['name']:<22}{value}")

@@ -40,6 +40,15 @@ def test_recordings_of_a_group_are_drawn_together():
     assert pairs["test/accuracy"].std() == pytest.approx((0.25 / 20) ** 0.5, rel=0.15)
 
 
+def test_recordings_of_a_single_group_have_no_intervals():
+    truth = np.array([0, 1, 2, 2])
+    compared = evaluation._Compared({"a": np.eye(5)[truth]}, truth, np.zeros(4), STRATA, 10)
+    for value in compared.rows()[0]["metrics"].values():
+        assert np.isnan([value["low"], value["high"]]).all()
+    two = evaluation._Compared({"a": np.eye(5)[truth]}, truth, np.array([0, 0, 1, 1]), STRATA, 10)
+    assert two.rows()[0]["metrics"]["test/accuracy"] == {"value": 1, "low": 1, "high": 1}
+
+
 @pytest.fixture(scope="module")
 def made(small_config, small_dataset, tmp_path_factory):
     """The folder of a model of two seeds, and their sessions."""
@@ -150,6 +159,11 @@ def test_recordings_that_a_backbone_has_seen_are_scored_apart(on_own_embeddings,
     assert [(part["status"], part["n"]) for part in found["rows"]] == [
         ("possibly seen", 3), ("not seen", n - 3),
     ]  # fmt: skip
+    groups = " and ".join(
+        f"{part['n_groups']} group{'s' if part['n_groups'] != 1 else ''} ({part['status']})"
+        for part in found["rows"]
+    )
+    assert any(f"{groups}: the intervals of each part are too narrow" in note for note in result["notes"])
     of_members, truth, _ = member_probabilities(model, dataset, "test")
     is_right = of_members.mean(axis=0).argmax(axis=1) == truth
     for part in found["rows"]:

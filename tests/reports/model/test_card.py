@@ -102,7 +102,7 @@ def test_the_card_gives_the_scores_of_seen_and_unseen_recordings_apart(model):
     text = write_card(model).read_text()
     for words in (
         "The backbone birdnet was trained on xeno-canto. Of the test recordings: 6 possibly seen, 4 not seen,",
-        "| not seen (4 of 2 species) | zero-shot | 0.500 \\[0.250, 0.750\\] |",
+        "| not seen (4 of 2 species, 4 groups) | zero-shot | 0.500 \\[0.250, 0.750\\] |",
         "> **Caution.** 6 of 10 test recordings may be among those that the backbone 'birdnet' was trained on",
     ):
         assert words in text, words

@@ -17,7 +17,7 @@ from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.training.metrics import f1_per_class
-from birdnet_core.training.run import train
+from birdnet_core.training.run import save_model, train
 from reports import write_report
 from search_spaces.designs import LatinHypercube, Range
 from search_spaces.study import Ablation, Search
@@ -82,6 +82,35 @@ def test_the_predictions_that_are_kept_are_those_that_the_record_scores(swept):
         f1 = f1_per_class(predicted, np.array(validation.truth), len(validation.species))
         of_species = {validation.species[c]: f1[c] for c in set(validation.truth)}
         assert record.f1_per_species == pytest.approx(of_species)
+
+
+def test_what_each_backbone_may_have_seen_is_kept_with_the_study_and_the_validation_split(
+    cluster, small_config, small_dataset, swept, tmp_path
+):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        save_model(train(small_config.override({"training.epochs": 1, "seed": seed}), small_dataset), folder)
+    weights = Ablation(
+        name="weights", question="Which?", factors={"features.weights": tuple(map(str, folders))}
+    )
+    base = {
+        "features.name": "embedding", "features.backbone": "birdtune", "model.name": "linear",
+        "features.weights": str(folders[0]), "training.epochs": 1, "optim.warmup_epochs": 0,
+    }  # fmt: skip
+    data = swept[3]
+    base = TrainConfig().override(base)
+    sweep(weights, data, tmp_path / "run", base=base, n_seeds=1, resources=ONE)
+    run = RunFolder(tmp_path / "run")
+    hashes = {r.config["features"]["weights_hash"] for r in run.records().values()}
+    seen = run.read_study("weights")["data"]["seen"]
+    assert len(hashes) == 2 and {each["weights_hash"] for each in seen} == hashes
+    facts = small_dataset.facts
+    for each in seen:
+        assert each["counts"]["val"] == {"possibly seen": 0, "not seen": facts["n_val"], "unknown": 0}
+    validation = run.validation(facts["split_id"])
+    assert validation.seen == {each: [1] * facts["n_val"] for each in hashes}
+    rows = write_report(run.path, tmp_path / "report")["studies"][0]["by_recording"]
+    assert {row["name"] for row in rows if row["kind"] == "seen"} == {"not seen"}
 
 
 def test_the_journal_holds_every_epoch_of_every_trial(swept):
