@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -206,8 +207,8 @@ def named(convention: str | None) -> FilterBank | None:
     names = (*TABLE, IN_FOLDER, IMAGES, AS_GIVEN)
     if convention is not None and convention not in names:
         raise ConfigError(
-            f"features.convention = {convention!r} is not known{did_you_mean(convention, names)}; it takes "
-            f"{', '.join(names)} or none"
+            f"unknown features.convention {convention!r}{did_you_mean(convention, names)} (known: "
+            f"{', '.join(names)}, or none)"
         )
     return TABLE.get(convention or "")
 
@@ -299,9 +300,14 @@ def _number(path: Path, stated: Mapping[str, Any], key: str, kind: type, default
 def _on_the_hub(hub_id: str) -> Found | None:
     # It takes half a second to import.
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging as hub
 
+    before = hub.get_verbosity()
+    hub.set_verbosity(logging.ERROR)  # it warns of every retry
     try:
         file = hf_hub_download(hub_id, PREPROCESSOR_FILE)
-    except (OSError, ValueError):  # no such id or file, or no network
+    except Exception:  # of httpx, the hub and the disk, without a common base: no such id or file, no network
         return None
+    finally:
+        hub.set_verbosity(before)
     return read_convention(Path(file).parent)

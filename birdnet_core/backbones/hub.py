@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +182,18 @@ def _folder_of(weights: str) -> Path:
     if Path(weights).is_dir():
         return Path(weights)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging as hub
 
-    reason = ""
+    reason, before = "", hub.get_verbosity()
     for is_local in (True, False):
+        hub.set_verbosity(logging.ERROR)  # it warns of every retry
         try:
             folder = Path(snapshot_download(weights, allow_patterns=[*FILES], local_files_only=is_local))
         except Exception as error:  # of httpx, the hub and the disk, without a common base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             continue
+        finally:
+            hub.set_verbosity(before)
         if not is_local or any(folder.glob("*.safetensors")):
             return folder
     raise ConfigError(

@@ -202,7 +202,7 @@ def test_a_stated_convention_that_is_not_the_checkpoints_is_refused():
 
 
 def test_an_unknown_convention_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'ast_audioste' is not known.*ast_audioset.*bird_mae"):
+    with pytest.raises(ConfigError, match="'ast_audioste'; did you mean 'ast_audioset'. .known: .*bird_mae"):
         config_of(features__name="log_mel", features__convention="ast_audioste")
 
 
