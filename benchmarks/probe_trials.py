@@ -3,7 +3,7 @@
     python benchmarks/probe_trials.py [N_TRIALS] [birds | synthetic] [random | tpe] [fifo | asha]
 
 A search over heads, loss, balance and MixUp: N trials of 50 epochs, fp32, one CPU each, two side by side.
-The MLP has 128 hidden units: at its default of 512, matrix products alone take twice the time of the rest.
+The MLP has 128 hidden units: at 512 its products of matrices alone take twice the time of all the rest.
 `birds` are the real ones of `../shared/birds` with BirdNET's embeddings; `synthetic` are 10,000 windows of
 200 species, whose embeddings a stand-in makes. The stores are kept in the cache ($BIRDTUNE_CACHE).
 Wall times need a free machine; CPU times, read from /proc, stand for themselves. Linux only.
@@ -184,7 +184,7 @@ def main() -> None:
     scheduler = next((word for word in words if word in ("fifo", "asha")), "fifo")
     if "synthetic" in words or not BIRDS.exists():
         name = "synthetic"
-        plugins.load(str(HERE / "standin_backbone.py"))
+        plugins.load_module("standin_backbone")
         manifest = synthetic(default_cache() / "probe_trials")
     else:
         name, manifest = "birds", read_manifest(BIRDS)

@@ -8,7 +8,7 @@ from birdnet_core.backbones.base import Backbone, Convention
 from birdnet_core.registry import backbones
 
 SAMPLE_RATE = 8000
-WINDOW_S = 0.1
+WINDOW_S = 0.2  # of more samples than an embedding has values, or it would not be stored
 
 
 @backbones.register("stand-in")

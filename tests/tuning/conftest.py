@@ -13,6 +13,13 @@ from birdnet_core.data.manifest import read_manifest
 from tuning import cli
 from tuning.engine.cluster import ray_session
 from tuning.engine.preparation import Data
+from tuning.engine.schedulers import Fifo
+
+
+@pytest.fixture
+def an_epoch_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no step of an ablation's trials go beyond one epoch, however short it is."""
+    monkeypatch.setattr(Fifo, "decisions", lambda rule, trial: list(range(1, 1000)))
 
 
 @pytest.fixture(scope="session")

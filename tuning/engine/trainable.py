@@ -42,7 +42,7 @@ RUN_ID = "run_id"
 CONTEXT = 2**30
 """Bytes of a GPU that a process takes at most outside torch's allocator: CUDA context, kernels, libraries."""
 
-STEP_S = 0.5
+STEP_S = 1.0
 """Where epochs are shorter, a step trains several: a result costs Ray and the driver some 10 ms, whatever it
 holds, and a checkpoint costs as much as an epoch of a linear head."""
 

@@ -217,6 +217,7 @@ def test_a_node_that_is_lost_costs_no_finished_epoch(undisturbed, birds, tmp_pat
     assert scores(run, tmp_path / "report") == undisturbed
 
 
+@pytest.mark.usefixtures("an_epoch_a_step")
 def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster, data, tmp_path):
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
     one = Resources(concurrent=1)

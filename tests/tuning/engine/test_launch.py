@@ -252,6 +252,7 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     assert not list((run / "checkpoints").glob("*/session.pt"))
 
 
+@pytest.mark.usefixtures("an_epoch_a_step")
 def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, data, tmp_path):
     study = Ablation(name="losses", question="Which loss?", factors={"loss.name": ("focal", "cross_entropy")})
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
@@ -278,6 +279,7 @@ def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, d
     assert scores(run) == scores(tmp_path / "undisturbed")
 
 
+@pytest.mark.usefixtures("an_epoch_a_step")
 def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cluster, data, tmp_path):
     run = tmp_path / "run"
     one = Resources(concurrent=1, restarts=0)

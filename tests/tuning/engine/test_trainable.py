@@ -373,6 +373,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_fault_and_not_a_failure(payloa
 
 
 def test_a_trial_that_hangs_ends_its_process_and_the_next_one_says_where(payload, tmp_path):
+    payload = {**payload, "decisions": [1]}
     (tmp_path / "payload.json").write_text(json.dumps({**payload, "timeout_s": 5.0}))
     script = (
         "import json, sys, time\n"
