@@ -392,6 +392,8 @@ class TrainConfig:
         if not takes_one and flat.keys() >= {"features.name", *CLIP_SETTINGS}:
             return features, None
         found = conventions.convention_of(pretrained)
+        if found is None and conventions.is_no_checkpoint(pretrained):
+            return features, None
         if found is None:
             raise conventions.not_known(
                 "model.pretrained",

@@ -226,6 +226,11 @@ def convention_of(pretrained: str, *, look_up: bool = True) -> Found | None:
     return _on_the_hub(pretrained) if look_up else None
 
 
+def is_no_checkpoint(pretrained: str) -> bool:
+    """Return whether `pretrained` is a folder without a network; building one refuses it by name."""
+    return Path(pretrained).is_dir() and not (Path(pretrained) / "config.json").exists()
+
+
 def read_convention(folder: Path) -> Found | None:
     """Return what the preprocessor_config.json of a folder says; None without the file, or for other kinds.
 

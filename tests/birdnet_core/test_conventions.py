@@ -262,6 +262,7 @@ def test_a_folder_is_known_by_its_preprocessor_config(kind, tmp_path):
 
 @pytest.mark.parametrize("content", [None, '{"feature_extractor_type": "Wav2Vec2FeatureExtractor"}'])
 def test_a_checkpoint_of_unknown_convention_is_refused_until_it_is_stated(content, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     if content:
         (tmp_path / "preprocessor_config.json").write_text(content)
     settings = {"model.name": "audio_ast", "model.pretrained": str(tmp_path)}
