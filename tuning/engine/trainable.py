@@ -91,11 +91,8 @@ class TrainTrial(tune.Trainable):
         self.opened: tuple[tuple[Path, int, int], Dataset] | None = None  # that of the trial before
         self.gpu_baseline: int | None = None  # bytes that torch held before the first trial
         self.may_go_on = True
-        # Garbage is collected between trials: in a tenth of the time if that passes over what is loaded now.
-        # A third of it torch would load when it first trains.
+        # torch would load it when it first trains; loaded now, no collection of garbage looks through it.
         importlib.import_module("torch._dynamo")
-        gc.collect()
-        gc.freeze()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
