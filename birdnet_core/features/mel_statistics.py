@@ -20,10 +20,27 @@ class MelStatistics(nn.Module):
     standardise = "train"
 
     def __init__(
-        self, sample_rate: int, n_samples: int, *, n_mels: int = 128, n_fft: int = 2048, hop: int = 512
+        self,
+        sample_rate: int,
+        n_samples: int,
+        *,
+        n_mels: int = 128,
+        n_fft: int = 2048,
+        hop: int = 512,
+        fmin_hz: float = 0.0,
+        fmax_hz: float | None = None,
     ) -> None:
         super().__init__()
-        self.log_mel = LogMel(sample_rate, n_samples, n_mels=n_mels, n_fft=n_fft, hop=hop, standardise="none")
+        self.log_mel = LogMel(
+            sample_rate,
+            n_samples,
+            n_mels=n_mels,
+            n_fft=n_fft,
+            hop=hop,
+            fmin_hz=fmin_hz,
+            fmax_hz=fmax_hz,
+            standardise="none",
+        )
         self.shape = (2 * n_mels,)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
