@@ -103,7 +103,7 @@ if given.get("own_ray"):
     address = None
 space = lambda trial: {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
 summary = sweep(
-    Search(name="rates", question="Which?", space=space, n_trials=2),
+    Search(name="rates", question="Which?", space=space, n_trials=2, scheduler="fifo"),
     Data(name="few", manifest=read_manifest(birds), workers=1),
     run,
     settings={**SMALL, "training.epochs": given.get("epochs", 1)},
