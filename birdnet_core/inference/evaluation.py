@@ -220,13 +220,12 @@ def _baselines(model: Model, dataset: Dataset) -> tuple[dict[str, np.ndarray], l
 
 
 def _by_seen(seen: Seen, probabilities: Mapping[str, np.ndarray], compared: _Compared) -> dict[str, Any]:
-    """Return the counts of `seen`, and scores of the test recordings of every status."""
+    """Return the counts of `seen`, and scores of the test recordings of each status, if there are several."""
     of_test = seen.of("test")
     rows = []
-    for status in SEEN:
+    present = [status for status in SEEN if (of_test == status).any()]
+    for status in present if len(present) > 1 else ():
         chosen = of_test == status
-        if not chosen.any():
-            continue
         alone = _Compared(
             {name: p[chosen] for name, p in probabilities.items()},
             compared.truth[chosen],

@@ -57,7 +57,7 @@ def write_card(folder: str | Path) -> Path:
         validation=_validation_table(parts),
         test=test_table(evaluation) if evaluation else None,
         seen=evaluation["seen"] if evaluation else None,
-        by_seen=seen_table(evaluation["seen"]) if evaluation and evaluation["seen"] else None,
+        by_seen=seen_table(evaluation["seen"]) if evaluation and (evaluation["seen"] or {}).get("rows") else None,
     )
     path = folder / CARD
     write_text(path, text)

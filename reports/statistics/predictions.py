@@ -109,7 +109,7 @@ def f1_intervals(
     per_class = np.zeros((n_classes, 1 + n_resamples))
     macro = np.zeros(1 + n_resamples)
     parts = {} if predictions.seen is None else {s: predictions.seen == s for s in SEEN}
-    parts = {status: part for status, part in parts.items() if part.any()}
+    parts = {status: part for status, part in parts.items() if 0 < part.sum() < len(part)}
     of_part = {status: np.zeros(1 + n_resamples) for status in parts}
     of_stratum = {name: np.zeros(1 + n_resamples) for name in strata}
     in_truth = np.isin(np.arange(n_classes), predictions.truth)

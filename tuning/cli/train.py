@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.seen import seen_text
 from tuning.cli import options as opt
 from tuning.cli.inputs import read_config, read_recordings
 from tuning.cli.output import err_console, print_result
@@ -229,7 +230,7 @@ def _seen_lines(seen: dict[str, Any]) -> list[str]:
     """Return the scores of the test recordings that the backbone may have been trained on, and of others."""
     lines = [
         f"test {seen['scored']} seen before by the backbone {seen['backbone']!r} (trained on "
-        f"{seen['trained_on']}):"
+        f"{seen['trained_on']}): {seen_text(seen['counts']['test'])}"
     ]
     for part in seen["rows"]:
         counts = f"{part['n']} of {part['n_species']} species, {part['n_groups']} groups"
