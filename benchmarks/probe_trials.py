@@ -1,11 +1,11 @@
 """How fast heads on embeddings are searched: minutes, milliseconds an epoch, where the time goes, memory.
 
-    python benchmarks/probe_trials.py [N_TRIALS] [birds | synthetic] [random | tpe] [fifo | asha]
+    python benchmarks/probe_trials.py [N_TRIALS] [clips.csv] [random | tpe] [fifo | asha]
 
 A search over heads, loss, balance and MixUp: N trials of 50 epochs, fp32, one CPU each, two side by side.
 The MLP has 128 hidden units: at 512 its products of matrices alone take twice the time of all the rest.
-`birds` are the real ones of `../shared/birds` with BirdNET's embeddings; `synthetic` are 10,000 windows of
-200 species, whose embeddings a stand-in makes. The stores are kept in the cache ($BIRDTUNE_CACHE).
+With a manifest, embeddings are BirdNET's; without one, there are 10,000 windows of 200 species, whose embeddings
+a stand-in makes. The stores are kept in the cache ($BIRDTUNE_CACHE).
 Wall times need a free machine; CPU times, read from /proc, stand for themselves. Linux only.
 """
 
@@ -34,8 +34,6 @@ from search_spaces.study import Overrides, Search
 from tuning.engine.launch import Resources, sweep
 from tuning.engine.preparation import Data
 
-HERE = Path(__file__).resolve().parent
-BIRDS = HERE.parents[1] / "shared" / "birds" / "manifest_min3.csv"
 EPOCHS, SLOTS = 50, 2
 FIXED = {
     "features.name": "embedding",
@@ -182,12 +180,13 @@ def main() -> None:
     n = next((int(word) for word in words if word.isdigit()), 1000)
     sampler = next((word for word in words if word in ("random", "tpe")), "tpe")
     scheduler = next((word for word in words if word in ("fifo", "asha")), "fifo")
-    if "synthetic" in words or not BIRDS.exists():
+    clips = next((word for word in words if word.endswith(".csv")), None)
+    if clips is None:
         name = "synthetic"
         plugins.load_module("standin_backbone")
         manifest = synthetic(default_cache() / "probe_trials")
     else:
-        name, manifest = "birds", read_manifest(BIRDS)
+        name, manifest = "birds", read_manifest(clips)
     print(measured(Data(name=name, manifest=manifest), name, n, sampler, scheduler))
 
 
