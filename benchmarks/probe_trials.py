@@ -4,8 +4,8 @@
 
 A search over heads, loss, balance and MixUp: N trials of 50 epochs, fp32, one CPU each, two side by side.
 The MLP has 128 hidden units: at 512 its products of matrices alone take twice the time of all the rest.
-With a manifest, embeddings are BirdNET's; without one, there are 10,000 windows of 200 species, whose embeddings
-a stand-in makes. The stores are kept in the cache ($BIRDTUNE_CACHE).
+With a manifest, embeddings are BirdNET's; without one, a stand-in makes those of 10,000 windows of 200
+species. The stores are kept in the cache ($BIRDTUNE_CACHE).
 Wall times need a free machine; CPU times, read from /proc, stand for themselves. Linux only.
 """
 
