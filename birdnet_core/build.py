@@ -34,14 +34,30 @@ def build_feature(feature: Component, sample_rate: int, n_samples: int) -> nn.Mo
 
 
 @functools.lru_cache(maxsize=64)
+def _outline(feature: Component, sample_rate: int, n_samples: int) -> tuple[tuple[int, ...], float | None]:
+    """Return the shape of `feature`, and the high-pass that its clips must have; None for any."""
+    made = build_feature(feature, sample_rate, n_samples)
+    return cast(tuple[int, ...], made.shape), cast(float | None, getattr(made, "highpass_hz", None))
+
+
 def feature_shape(feature: Component, sample_rate: int, n_samples: int) -> tuple[int, ...]:
     """Return the shape of `feature` for a clip of `n_samples`: channels, bins, frames, or dim."""
-    return cast(tuple[int, ...], build_feature(feature, sample_rate, n_samples).shape)
+    return _outline(feature, sample_rate, n_samples)[0]
 
 
 def input_shape(config: TrainConfig) -> tuple[int, ...]:
-    """Return the shape of the features that `config` trains on: channels, bins and frames, or dim."""
-    return feature_shape(config.features, config.data.sample_rate, config.data.n_samples)
+    """Return the shape of the features that `config` trains on: channels, bins and frames, or dim.
+
+    Raises ConfigError for clips of another format than the features take.
+    """
+    data = config.data
+    shape, highpass_hz = _outline(config.features, data.sample_rate, data.n_samples)
+    if highpass_hz not in (None, data.highpass_hz):
+        raise ConfigError(
+            f"data.highpass_hz = {data.highpass_hz:g}, and the backbone "
+            f"{config.features.kwargs.get('backbone')!r} takes {highpass_hz:g}; leave it out, and it follows"
+        )
+    return shape
 
 
 def build_model(model: Component, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:

@@ -48,10 +48,11 @@ class Embedding(nn.Module):
         if (sample_rate, n_samples) != (stated.sample_rate, round(stated.window_s * stated.sample_rate)):
             raise ConfigError(
                 f"the backbone {backbone!r} takes data.sample_rate = {stated.sample_rate} and data.window_s "
-                f"= {stated.window_s:g}, not {sample_rate} and {n_samples / sample_rate:g}; leave both away, "
+                f"= {stated.window_s:g}, not {sample_rate} and {n_samples / sample_rate:g}; leave both out, "
                 "and they follow the backbone"
             )
         self.shape = (stated.dim,)
+        self.highpass_hz = stated.highpass_hz
 
     @staticmethod
     def follows(options: Mapping[str, Any]) -> dict[str, Any]:

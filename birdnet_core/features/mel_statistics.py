@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a log-mel spectrogram over time: what a simple baseline is trained on."""
+"""Mean and std of a log-mel spectrogram over time: what a simple baseline is trained on."""
 
 from __future__ import annotations
 

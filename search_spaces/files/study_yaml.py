@@ -45,7 +45,7 @@ def parse_study(text: str, path: Path) -> Study:
     """
     file = read_yaml(text, str(path))
     faults = schema_faults(file.values)
-    values = _absolute_folders(_without(file.values, faults), path.parent)
+    values = _absolute_places(_without(file.values, faults), path.parent)
     # First each factor and parameter by itself, then all together.
     factors, quick_factors = (_made(_levels, values, faults, *p, "factors") for p in ((), ("quick",)))
     space, quick_space = (_made(_parameter, values, faults, *p, "space") for p in ((), ("quick",)))
@@ -89,16 +89,16 @@ def _at(values: Any, *place: str | int) -> Any:
     return values
 
 
-def _absolute_folders(values: Values, around: Path) -> Values:
-    """Return `values` with the folders relative to the file made absolute, since trials run elsewhere."""
+def _absolute_places(values: Values, around: Path) -> Values:
+    """Return `values` with places relative to the file made absolute, since trials run elsewhere."""
 
     def absolute(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return {k: absolute(k, v) for k, v in value.items()}
         if isinstance(value, list):
             return [absolute(key, v) for v in value]
-        is_folder = key in FOLDER_SETTINGS and isinstance(value, str) and (around / value).is_dir()
-        return str((around / value).absolute()) if is_folder else value
+        is_place = key in FOLDER_SETTINGS and isinstance(value, str) and (around / value).exists()
+        return str((around / value).absolute()) if is_place else value
 
     return {key: absolute(key, value) for key, value in values.items()}
 

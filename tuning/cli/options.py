@@ -121,7 +121,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="The study's small size, to
 def parse_settings(given: list[str] | None) -> dict[str, Any]:
     """Return ``["optim.lr=3e-4", "loss.name=focal"]`` as typed values; ConfigError for a bad form.
 
-    Folders that are there are made absolute: trials run, and `resume` may be called, from elsewhere.
+    Folders and files that are there are made absolute: trials, and perhaps `resume`, run elsewhere.
     """
     from birdnet_core.config import FOLDER_SETTINGS
 
@@ -150,9 +150,12 @@ def _parse(given: list[str] | None, flag: str, example: str) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    if isinstance(value, str) and Path(value).expanduser().is_dir():
-        return str(Path(value).expanduser().absolute())
-    return value
+    if not isinstance(value, str):
+        return value
+    path = Path(value).expanduser()
+    # A file has an ending, as weights do; a name without one is a name, whatever lies in this folder.
+    is_place = path.is_dir() or (path.suffix != "" and path.is_file())
+    return str(path.absolute()) if is_place else value
 
 
 def parse_gpus(given: str | None) -> float | Literal["auto"] | None:

@@ -57,6 +57,8 @@ def test_the_data_follow_the_backbone_and_go_back_with_other_features(config):
 def test_a_setting_that_contradicts_the_backbone_is_an_error_that_names_both(config):
     with pytest.raises(ConfigError, match=r"data\.sample_rate = 8000 .*not 22050"):
         input_shape(config.override({"data.sample_rate": 22_050}))
+    with pytest.raises(ConfigError, match=r"data\.highpass_hz = 500, .* takes 0;"):
+        input_shape(config.override({"data.highpass_hz": 500.0}))
     given = {**EMBEDDED, "features.weights": config.features.kwargs["weights"], "data.window_s": 1.0}
     with pytest.raises(ConfigError, match=r"data\.window_s = 0\.5, not 8000 and 1;"):
         input_shape(TrainConfig().override(given))

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from birdnet_core.backbones.onnx import Onnx
+from tuning.cli.options import parse_options, parse_settings
 
 RATE = 8_000
 CONVENTION = {
@@ -92,3 +93,12 @@ def test_every_backbone_is_listed_with_its_licence(birdtune):
     rows = {row["name"]: row for row in listed}
     assert {"birdnet", "birdtune", "onnx"} <= rows.keys()
     assert all(row["licence"] for row in rows.values() if row["name"] != "birdnet")
+
+
+def test_a_relative_file_of_weights_is_made_absolute_because_trials_run_elsewhere(weights, monkeypatch):
+    monkeypatch.chdir(weights.parent)
+    assert parse_settings([f"features.weights={weights.name}"]) == {"features.weights": str(weights)}
+    assert parse_options([f"onnx={weights.name}", "backbone=onnx"]) == {
+        "onnx": str(weights),
+        "backbone": "onnx",
+    }
