@@ -16,7 +16,7 @@ class MLP(nn.Module):
     input_ndim = 1
 
     def __init__(
-        self, input_shape: tuple[int, ...], n_classes: int, *, hidden: int = 512, dropout: float = 0.2
+        self, input_shape: tuple[int, ...], n_classes: int, *, hidden: int = 256, dropout: float = 0.2
     ) -> None:
         super().__init__()
         check_range("model.hidden", hidden, 1, 2**16)

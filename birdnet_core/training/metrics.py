@@ -49,6 +49,20 @@ def f1_per_class(
     return values
 
 
+def _ties(*values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first place equal to each place of sorted rows [rows, places], and one past the last.
+
+    Places are equal that agree in all of `values`.
+    """
+    n_rows, n = values[0].shape
+    is_first = np.ones((n_rows, n + 1), dtype=bool)
+    is_first[:, 1:n] = np.any([v[:, 1:] != v[:, :-1] for v in values], axis=0)
+    places = np.arange(n + 1)
+    first = np.maximum.accumulate(np.where(is_first[:, :n], places[:n], 0), axis=1)
+    end = np.minimum.accumulate(np.where(is_first[:, 1:], places[1:], n)[:, ::-1], axis=1)[:, ::-1]
+    return first, end
+
+
 class Scores:
     """The scores of `probabilities` [recordings, classes], for any weights of the recordings.
 
@@ -80,28 +94,19 @@ class Scores:
     def _rank(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
         """Find the places of each class's recordings in the ranking of all by that class's probability."""
         present = np.unique(truth)
-        self.order = np.empty((len(present), len(truth)), dtype=np.int32)
-        own, row, first, end, own_first, own_end = [], [], [], [], [], []
-        n_before = 0
-        for k, c in enumerate(present):
-            falling = -probabilities[:, c]
-            self.order[k] = np.argsort(falling)
-            ranked = falling[self.order[k]]
-            mine = np.flatnonzero(truth == c)
-            mine = mine[np.argsort(falling[mine])]
-            values = falling[mine]
-            own.append(mine)
-            row.append(np.full(len(mine), k))
-            # The first and the last place of those that share a threshold, among all and among its own.
-            first.append(np.searchsorted(ranked, values, "left"))
-            end.append(np.searchsorted(ranked, values, "right"))
-            own_first.append(n_before + np.searchsorted(values, values, "left"))
-            own_end.append(n_before + np.searchsorted(values, values, "right"))
-            n_before += len(mine)
-        self.own, self.row = np.concatenate(own), np.concatenate(row)
-        self.first, self.end = np.concatenate(first), np.concatenate(end)
-        self.own_first, self.own_end = np.concatenate(own_first), np.concatenate(own_end)
+        falling = -probabilities[:, present].T
+        self.order = np.argsort(falling, axis=1).astype(np.int32)
+        first, end = _ties(np.take_along_axis(falling, self.order, axis=1))
+        place = np.empty_like(self.order)
+        np.put_along_axis(place, self.order, np.arange(len(truth), dtype=np.int32)[None], axis=1)
+        of_truth = -probabilities[np.arange(len(truth)), truth]
+        self.own = np.lexsort((of_truth, truth))  # the recordings by class, likeliest first
+        self.row = np.searchsorted(present, truth[self.own])
+        # The first and the last place of those that share a threshold, among all and among its own.
+        at = self.row, place[self.row, self.own]
+        self.first, self.end = first[at], end[at]
         self.own_start = np.searchsorted(self.row, self.row, "left")
+        (self.own_first,), (self.own_end,) = _ties(of_truth[None, self.own], self.row[None])
         self.n_present = len(present)
 
     def __call__(self, weights: np.ndarray | None = None) -> dict[str, float]:

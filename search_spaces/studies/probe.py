@@ -11,7 +11,7 @@ BASE: Overrides = {
     "features.name": "embedding",
     "data.windows_per_recording": 4,
     "training.epochs": 50,
-    "training.batch_size": 64,
+    "training.batch_size": 128,
     "training.patience": 0,
     "training.precision": "fp32",
     "optim.warmup_epochs": 0,
