@@ -1,0 +1,201 @@
+"""The statistics of a study, once: its scores, its contrasts with what may be claimed of them, its best set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from birdnet_core.intervals import LEVEL
+from reports.statistics import contrasts as design
+from reports.statistics.best_set import best_set
+from reports.statistics.family import joint
+from reports.statistics.linear_model import LEAST_REPEATS, Fit, RepeatedScores, fit
+from reports.statistics.repeats import Repeats, repeats_of
+
+CONTRAST_COLUMNS = (
+    "kind", "metric", "label", "factors", "cell", "estimate", "low", "high", "p", "verdict", "aliases", "note",
+)  # fmt: skip
+FEW_REPEATS = f"fewer than {LEAST_REPEATS} repeats"
+MOST_REPEATS = 1000  # that a planned number of repeats may be
+Choice = Literal["mean", "cheapest"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the repeats of a study say of its metric.
+
+    Args:
+        repeats: the trials that it rests on; fitted: the model of them, None where too few repeats are there.
+        contrasts: a row each, with simultaneous intervals and adjusted p values at `level`. `verdict` is
+            ``higher`` or ``lower`` where the interval excludes 0, else None; `note` is the reason for a nan.
+        best: a row a cell of the study: `config_id`, whether it `may_be_best`, and `regret`, the most that
+            the best one may be ahead of it. Empty without a model.
+    """
+
+    repeats: Repeats
+    fitted: Fit | None
+    contrasts: pd.DataFrame
+    best: pd.DataFrame
+    level: float
+
+    @property
+    def claims(self) -> pd.DataFrame:
+        """The contrasts that are differences by their simultaneous interval."""
+        found: pd.DataFrame = self.contrasts[self.contrasts["verdict"].notna()]
+        return found
+
+
+def analyse(
+    trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], *, level: float = LEVEL
+) -> Analysis:
+    """Return the analysis of an ablation; `trials` are of `repeats.read`, `cells` of `aggregate.cells`.
+
+    Cells that were trained unequal epochs, or have no completed trial, are left out of the model.
+    """
+    config_ids = list(dict.fromkeys(cells["config_id"]))
+    repeats = repeats_of(trials, config_ids, study)
+    metric = study["metric"]
+    if metric not in repeats.metrics:
+        return Analysis(repeats, None, _frame([]), pd.DataFrame(columns=_BEST_COLUMNS), level)
+    means, scores = repeats.score(metric)
+    unequal = set(cells.loc[cells["unequal_epochs"].astype(bool), "config_id"])
+    used = np.array([c not in unequal for c in config_ids], dtype=bool) & np.isfinite(means)
+    fitted = fit(scores.cells(used)) if used.sum() > 1 else None
+    place = {config_id: i for i, config_id in enumerate(config_ids)}
+    rows = [place[config_id] for config_id in cells["config_id"]]  # of the config of each cell
+    why = {
+        config_id: "trained unequal epochs" if config_id in unequal else "no completed trial"
+        for config_id in np.array(config_ids)[~used]
+    }
+    found = design.contrasts(list(cells["factors"]), study)
+    frame = _contrasts(found, cells, rows, means, used, fitted, metric, why, level)
+    best = _best(config_ids, used, fitted, study["direction"], level)
+    return Analysis(repeats, fitted, frame, best, level)
+
+
+def _contrasts(
+    found: list[design.Contrast],
+    cells: pd.DataFrame,
+    rows: list[int],
+    means: np.ndarray,
+    used: np.ndarray,
+    fitted: Fit | None,
+    metric: str,
+    why: dict[str, str],
+    level: float,
+) -> pd.DataFrame:
+    # Two cells may be one config, which then has the weights of both.
+    to_configs = np.zeros((len(rows), len(used)))
+    to_configs[np.arange(len(rows)), rows] = 1
+    labels = list(cells["label"])
+    out = []
+    for contrast in found:
+        weights = contrast.weights @ to_configs
+        lacking = [labels[i] for i in np.flatnonzero(contrast.weights) if not used[rows[i]]]
+        reasons = sorted({why[cells["config_id"].iloc[i]] for i in np.flatnonzero(contrast.weights)
+                          if not used[rows[i]]})  # fmt: skip
+        note = f"{', '.join(reasons)}: {', '.join(lacking)}" if lacking else ""
+        leaky = {bool(cells["is_leaky"].iloc[i]) for i in np.flatnonzero(contrast.weights)}
+        if not note and len(leaky) > 1:
+            note = "one leaks, and is scored by clip"
+        estimate = math.nan if lacking else float(weights @ np.nan_to_num(means))
+        out.append(
+            {
+                "kind": contrast.kind, "metric": metric, "label": contrast.label,
+                "factors": list(contrast.factors), "cell": contrast.cell, "estimate": estimate,
+                "low": math.nan, "high": math.nan, "p": math.nan, "verdict": None,
+                "aliases": list(contrast.aliases), "note": note, "weights": weights,
+            }
+        )  # fmt: skip
+    tested = [row for row in out if math.isfinite(row["estimate"]) and np.any(row["weights"])]
+    if fitted is None:
+        for row in tested:
+            row["note"] = "; ".join(filter(None, [row["note"], FEW_REPEATS]))
+    elif tested:
+        together = joint(fitted, np.array([row["weights"][used] for row in tested]), level=level)
+        for i, row in enumerate(tested):
+            row |= {"estimate": together.estimate[i], "low": together.low[i], "high": together.high[i]}
+            row["p"] = together.p[i]
+            if math.isnan(row["low"]):
+                row["note"] = "; ".join(filter(None, [row["note"], "the scores do not vary"]))
+            elif row["low"] > 0 or row["high"] < 0:
+                row["verdict"] = "higher" if row["low"] > 0 else "lower"
+    return _frame(out)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS))
+    return frame.astype(dict.fromkeys(("estimate", "low", "high", "p"), float) | {"verdict": object})
+
+
+_BEST_COLUMNS = ["config_id", "mean", "may_be_best", "regret"]
+
+
+def _best(
+    config_ids: list[str], used: np.ndarray, fitted: Fit | None, direction: str, level: float
+) -> pd.DataFrame:
+    if fitted is None:
+        return pd.DataFrame(columns=_BEST_COLUMNS)
+    found = best_set(fitted, sign=1 if direction == "maximize" else -1, level=level)
+    return pd.DataFrame(
+        {
+            "config_id": np.array(config_ids)[used],
+            "mean": fitted.means,
+            "may_be_best": found.is_in,
+            "regret": found.regret,
+        }
+    )
+
+
+def interval(values: np.ndarray, influence: np.ndarray | None, level: float = LEVEL) -> tuple[float, float]:
+    """Return low and high of a cell's mean over repeats: `values` [repeats], `influence` [repeats, groups].
+
+    Student's t over the repeats; recordings that several repeats validated add what they have in common. nan
+    below `LEAST_REPEATS` repeats.
+    """
+    known = np.isfinite(values)
+    n = int(known.sum())
+    if n < LEAST_REPEATS:
+        return math.nan, math.nan
+    values = values[known]
+    variance = float(values.var(ddof=1)) / n
+    if influence is not None:
+        moved = influence[known] / n
+        variance += max(0.0, float((moved.sum(axis=0) ** 2).sum() - (moved**2).sum()))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * math.sqrt(variance)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def repeats_for(analysis: Analysis, difference: float) -> int | None:
+    """Return how many repeats would tell a `difference` of two cells from none, None where no number would.
+
+    From the spread of this study: the half-width of an interval of a comparison of two cells, alone, at its
+    average over pairs. Recordings that are validated again add nothing, so that their part of the variance
+    stays that of all of them once every fold has been validated.
+    """
+    fitted, scores = analysis.fitted, analysis.repeats
+    if fitted is None or len(fitted.means) < 2:
+        return None
+    n = len(fitted.means)
+    pairs = np.array([np.eye(n)[i] - np.eye(n)[j] for i in range(n) for j in range(i)])
+    now = len(scores.repeats)
+    of_training = 2 * float(fitted.spread.mean())  # of one repeat, its recordings included
+    for_ever = 0.0
+    if fitted.moved.shape[1]:
+        recordings = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
+        # So many repeats validate every recording once.
+        for_ever = recordings * min(now, scores.n_folds) / scores.n_folds
+    freedom = float(np.median(fitted.degrees(pairs)))
+    for number in range(2, MOST_REPEATS):
+        variance = of_training / number
+        if number > scores.n_folds:
+            variance = max(variance, for_ever)
+        quantile = stats.t.ppf((1 + LEVEL) / 2, max(1.0, freedom * (number - 1) / max(1, now - 1)))
+        if quantile * math.sqrt(variance) <= difference:
+            return number
+    return None

@@ -1,0 +1,210 @@
+"""One linear model of a study: a score of every cell in every repeat, and the variance of any contrast.
+
+    score[c, r] = mean[c] + repeat[r] + error[c, r]
+
+Cells share their repeats, so that easy recordings or a lucky seed of a repeat are no difference between
+cells: a randomised block design. An error has two sources, which recordings were validated and the training.
+The first is known contrast by contrast from the recordings, of which there are many; what the residuals hold
+beyond it is the training's, of which a few repeats must say enough. Recordings that several repeats validated
+do not become more by that, and their part does not shrink with further repeats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEAST_REPEATS = 3  # below these, the spread is not estimated
+EQUAL_ABOVE = 0.5
+"""Cells share one spread if Bartlett's test of equal variances has a p value above this; otherwise each has
+its own. A high border, because a test of a few repeats rarely finds what makes pooled intervals too short."""
+
+
+@dataclass(frozen=True)
+class RepeatedScores:
+    """The scores that a model is fitted to.
+
+    Args:
+        values: [cells, repeats], nan where a trial is missing.
+        influence: [cells, repeats, groups]: by how much the value was moved by each group of validation
+            recordings (the jackknife), 0 where the repeat did not validate it; None where it is not known.
+        n_distinct: repeats that validated different recordings; where `influence` is not known, more
+            repeats than these make no mean more certain.
+    """
+
+    values: np.ndarray
+    influence: np.ndarray | None
+    n_distinct: int
+
+    def cells(self, chosen: np.ndarray) -> RepeatedScores:
+        """Return the scores of the `chosen` cells, without repeats that none of them has."""
+        values = self.values[chosen]
+        repeats = np.isfinite(values).any(axis=0)
+        influence = None if self.influence is None else self.influence[chosen][:, repeats]
+        return RepeatedScores(values[:, repeats], influence, min(self.n_distinct, int(repeats.sum())))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model. Covariances are of `means`, [cells, cells], and mean something for contrasts alone.
+
+    Args:
+        means: least-squares mean of each cell, [cells].
+        covariance: of the means, by training and recordings together.
+        spread: of the residuals of each cell, a variance, [cells].
+        freedom: degrees of freedom of each spread.
+        has_equal_spread: whether one spread, from all residuals, serves every cell.
+        of_spread: the covariance that `spread` alone would give.
+        moved: [cells, n]: by how much each of n groups of recordings moved the means; no columns where
+            that is not known.
+    """
+
+    means: np.ndarray
+    covariance: np.ndarray
+    spread: np.ndarray
+    freedom: np.ndarray
+    has_equal_spread: bool
+    of_spread: np.ndarray
+    moved: np.ndarray
+
+    def variance(self, weights: np.ndarray) -> np.ndarray:
+        """Return the variance of each contrast, `weights` [contrasts, cells]."""
+        found: np.ndarray = np.einsum("kc,cd,kd->k", weights, self.covariance, weights)
+        return found
+
+    def degrees(self, weights: np.ndarray) -> np.ndarray:
+        """Return the degrees of freedom of each variance, by Welch and Satterthwaite (1946, Biometrics 2:110).
+
+        The parts are the spreads of the cells, or the one that they share, and the groups of recordings.
+        """
+        from_spread = np.einsum("kc,cd->kcd", weights, self.of_spread) * weights[:, None, :]
+        of_cells = from_spread.sum(axis=2)
+        if self.has_equal_spread:
+            uncertain = of_cells.sum(axis=1) ** 2 / self.freedom[0]
+        else:
+            uncertain = (of_cells**2 / self.freedom).sum(axis=1)
+        of_recordings = ((weights @ self.moved) ** 4).sum(axis=1) / 2
+        variance = self.variance(weights)
+        total = uncertain + of_recordings
+        found: np.ndarray = np.divide(variance**2, total, out=np.full(len(weights), 1e4), where=total > 0)
+        return np.clip(found, min(1.0, self.freedom.min()), 1e4)
+
+
+def fit(scores: RepeatedScores) -> Fit | None:
+    """Return the model of `scores`; None for fewer than `LEAST_REPEATS` repeats or two cells."""
+    observed = np.isfinite(scores.values)
+    shared = observed[:, observed.sum(axis=0) > 1]
+    if len(scores.values) < 2 or not observed.any(axis=1).all() or shared.shape[1] < LEAST_REPEATS:
+        return None
+    n_cells, n_repeats = observed.shape
+    if observed.all():
+        means = scores.values.mean(axis=1)
+        residuals = scores.values - means[:, None] - scores.values.mean(axis=0) + means.mean()
+        by_repeat = np.broadcast_to(np.eye(n_cells) / n_repeats, (n_repeats, n_cells, n_cells))
+        rank = n_cells + n_repeats - 1
+    else:
+        means, residuals, by_repeat, rank = _unbalanced(scores.values, observed)
+    freedom = int(observed.sum()) - rank
+    if freedom < 1:
+        return None
+    common = float(np.nansum(residuals**2) / freedom)
+    spread, each = np.full(n_cells, common), np.full(n_cells, float(freedom))
+    own, own_freedom = _own_spreads(residuals, observed)
+    is_equal = own is None or _bartlett(residuals, observed) > EQUAL_ABOVE
+    if own is not None and not is_equal:
+        spread, each = np.maximum(own, 0.1 * common), own_freedom
+    of_training, of_spread, moved = spread, _sandwich(by_repeat, spread), np.zeros((n_cells, 0))
+    recordings = np.zeros((n_cells, n_cells))
+    if scores.influence is None:
+        of_spread = of_spread * max(1.0, n_repeats / scores.n_distinct)
+        return Fit(means, of_spread, spread, each, is_equal, of_spread, moved)
+    influence = np.where(observed[:, :, None], scores.influence, 0.0)
+    per_repeat = np.einsum(
+        "rcd,drg->rcg", by_repeat, influence
+    )  # how groups move the means, repeat by repeat
+    recordings = np.einsum("rcg,rdg->cd", per_repeat, per_repeat)
+    moved = per_repeat.sum(axis=0)
+    again = _positive(moved @ moved.T - recordings)
+    # The residuals' spread holds that of the recordings within a repeat; the rest is the training's.
+    in_residuals = _spread_of_recordings(influence, n_repeats)
+    of_recordings = None if is_equal else _own(np.diag(in_residuals))
+    if of_recordings is None:
+        of_recordings = np.full(n_cells, np.trace(in_residuals) / (n_cells - 1))
+    of_training = np.maximum(spread - of_recordings, 0.0)
+    covariance = recordings + again + _sandwich(by_repeat, of_training)
+    return Fit(means, covariance, spread, each, is_equal, of_spread, moved)
+
+
+def _sandwich(by_repeat: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the covariance of the means under independent errors of variance `spread` [cells]."""
+    found: np.ndarray = np.einsum("rcd,d,red->ce", by_repeat, spread, by_repeat)
+    return found
+
+
+def _unbalanced(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return means, residuals, the weight of each value in the means [repeats, cells, cells], and the rank."""
+    n_cells, n_repeats = observed.shape
+    cell, repeat = np.nonzero(observed)
+    design = np.zeros((len(cell), n_cells + n_repeats - 1))
+    design[np.arange(len(cell)), cell] = 1
+    # Effects of repeats sum to zero, so that a cell's mean is over all repeats, its missing ones included.
+    coded = np.vstack([np.eye(n_repeats - 1), -np.ones(n_repeats - 1)])
+    design[:, n_cells:] = coded[repeat]
+    inverse = np.linalg.pinv(design)
+    coefficients = inverse @ values[observed]
+    residuals = np.full(observed.shape, np.nan)
+    residuals[observed] = values[observed] - design @ coefficients
+    by_repeat = np.zeros((n_repeats, n_cells, n_cells))
+    by_repeat[repeat, :, cell] = inverse[:n_cells].T
+    return coefficients[:n_cells], residuals, by_repeat, int(np.linalg.matrix_rank(design))
+
+
+def _own(squares: np.ndarray) -> np.ndarray | None:
+    """Return the variance of each cell from its mean squared residual (Grubbs 1948, JASA 43:243).
+
+    The residuals of a cell hold a share of all cells' errors, since the repeats' effects are estimated.
+    """
+    n = len(squares)
+    if n < 3:
+        return None
+    found: np.ndarray = (n * squares - squares.sum() / (n - 1)) / (n - 2)
+    return found
+
+
+def _own_spreads(residuals: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    counts = np.maximum(observed.sum(axis=1) - 1, 1).astype(float)
+    mean_squares = np.nansum(residuals**2, axis=1) / counts
+    return _own(mean_squares), counts
+
+
+def _bartlett(residuals: np.ndarray, observed: np.ndarray) -> float:
+    """Return the p value of Bartlett's test that the residuals of all cells have one variance."""
+    counts = np.maximum(observed.sum(axis=1) - 1, 1).astype(float)
+    variances = np.nansum(residuals**2, axis=1) / counts
+    if (variances <= 0).any():
+        return 1.0 if (variances <= 0).all() else 0.0
+    total, n = counts.sum(), len(counts)
+    pooled = (counts * variances).sum() / total
+    statistic = total * np.log(pooled) - (counts * np.log(variances)).sum()
+    correction = 1 + ((1 / counts).sum() - 1 / total) / (3 * (n - 1))
+    return float(stats.chi2.sf(statistic / correction, n - 1))
+
+
+def _spread_of_recordings(influence: np.ndarray, n_repeats: int) -> np.ndarray:
+    """Return what recordings add to the covariance of a repeat's residuals, [cells, cells]."""
+    n_cells = len(influence)
+    within = np.einsum("crg,drg->cd", influence, influence) / n_repeats
+    total = influence.sum(axis=1)
+    between = (total @ total.T - within * n_repeats) / (n_repeats * (n_repeats - 1))
+    centred = np.eye(n_cells) - 1 / n_cells
+    found: np.ndarray = centred @ (within - between) @ centred
+    return found
+
+
+def _positive(matrix: np.ndarray) -> np.ndarray:
+    """Return the nearest covariance, its negative eigenvalues set to 0."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    found: np.ndarray = (vectors * np.maximum(values, 0)) @ vectors.T
+    return found

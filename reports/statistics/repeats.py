@@ -1,0 +1,222 @@
+"""The cells of an ablation over their repeats: read at epochs that other repeats chose, scored together.
+
+A trial that is read at its own best epoch is read at its luckiest, and the noisier a cell's epochs are, the
+luckier. So repeat r is read at the epoch at which the other repeats of its cell are best on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.trial import Validation
+from reports.statistics.jackknife import Pooled, Statistic, pooled, statistics
+from reports.statistics.linear_model import RepeatedScores
+
+
+def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return the trials of a study with `read_epoch`, and every metric as it was at that epoch.
+
+    The epoch of a completed trial of an ablation is the best one, by the study's metric, of the mean over the
+    other completed repeats of its config. A repeat that ended before counts with its last epoch. A config
+    with one completed repeat, and every trial of a search, is read at its own best epoch.
+    """
+    trials = trials.assign(read_epoch=trials["best_epoch"])
+    metric, sign = study["metric"], 1 if study["direction"] == "maximize" else -1
+    if study["kind"] == "search" or metric not in epochs or not len(epochs):
+        return trials
+    done = trials.index[trials["status"] == "completed"]
+    rows_of = epochs.groupby("trial_id", sort=False).indices
+    numbers, values = epochs["epoch"].to_numpy(), epochs[metric].to_numpy(dtype=float) * sign
+    metrics = [name for name in METRICS if name in epochs and name in trials]
+    all_values = epochs[metrics].to_numpy(dtype=float)
+    for _, mine in trials.loc[done].groupby("config_id", sort=False):
+        rows = {i: rows_of[name] for i, name in mine["trial_id"].items() if name in rows_of}
+        # Only curves that are whole can be averaged epoch by epoch.
+        rows = {i: at for i, at in rows.items() if np.array_equal(numbers[at], np.arange(1, len(at) + 1))}
+        if len(rows) < 2:
+            continue
+        length = max(map(len, rows.values()))
+        curves = np.array([np.pad(values[at], (0, length - len(at)), mode="edge") for at in rows.values()])
+        curves = np.where(np.isfinite(curves), curves, -np.inf)
+        total = curves.sum(axis=0)
+        for (i, at), curve in zip(rows.items(), curves, strict=True):
+            with np.errstate(invalid="ignore"):
+                others = np.where(np.isfinite(curve), total - curve, -np.inf)
+            epoch = min(int(np.argmax(np.where(np.isnan(others), -np.inf, others))), len(at) - 1)
+            trials.at[i, "read_epoch"] = epoch + 1
+            trials.loc[i, metrics] = all_values[at[epoch]]
+    return trials
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The completed trials of cells, with their predictions where the run folder has them.
+
+    Args:
+        config_ids: of each cell. repeats: their numbers.
+        trials: [cells, repeats]: the place of the trial in the frame it comes from, -1 where there is none.
+        n_folds: of a deal; repeats r and r' with equal r // n_folds validate disjoint recordings.
+        metrics: [cells, repeats] of each metric, at the epochs read.
+        deals: what was predicted in the repeats of each deal; None where predictions are missing.
+        strata: the classes of each.
+    """
+
+    config_ids: list[str]
+    repeats: list[int]
+    n_folds: int
+    metrics: dict[str, np.ndarray]
+    deals: list[Deal] | None
+    strata: dict[str, np.ndarray]
+    n_classes: int
+    n_groups: int
+
+    def score(self, metric: str) -> tuple[np.ndarray, RepeatedScores]:
+        """Return the score of each cell, and what a model of all repeats is fitted to.
+
+        Scores that follow from the predicted classes are of all recordings of a deal together, the mean over
+        deals weighted by their repeats; others are means over repeats.
+        """
+        statistic = statistics(self.strata).get(metric)
+        values = self.metrics[metric]
+        n_distinct = min(self.n_folds, len(self.repeats)) if self.n_folds > 1 else len(self.repeats)
+        if self.deals is None or statistic is None:
+            with np.errstate(invalid="ignore"):
+                counts = np.isfinite(values).sum(axis=1)
+                means = np.divide(
+                    np.nansum(values, axis=1), counts, out=np.full(len(values), np.nan), where=counts > 0
+                )
+            return means, RepeatedScores(values, None, n_distinct)
+        found = np.full(values.shape, np.nan)
+        influence = np.zeros((*values.shape, self.n_groups))
+        for deal in self.deals:
+            for cell in range(len(self.config_ids)):
+                part = deal.of_cell(cell)
+                if part is None:
+                    continue
+                columns, groups, fold_of_group, each = part.pooled(self.n_classes, statistic)
+                found[cell, columns] = each.pseudo
+                influence[cell, columns[fold_of_group], groups] = len(columns) * each.influence
+        counts = np.isfinite(found).sum(axis=1)
+        means = np.divide(np.nansum(found, axis=1), counts, out=np.full(len(found), np.nan), where=counts > 0)
+        return means, RepeatedScores(found, influence, n_distinct)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one cell predicted in the repeats `columns` of one deal, recording by recording."""
+
+    columns: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    group: np.ndarray
+    fold: np.ndarray  # the place in `columns` of each recording's repeat
+
+    def pooled(
+        self, n_classes: int, statistic: Statistic
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Pooled]:
+        """Return the columns, the groups, the place of each group's repeat, and the pooled score."""
+        groups, first, number = np.unique(self.group, return_index=True, return_inverse=True)
+        each = pooled(self.truth, self.predicted, number, self.fold, n_classes, statistic)
+        return self.columns, groups, self.fold[first], each
+
+
+@dataclass(frozen=True)
+class Deal:
+    """The predictions of all cells in the repeats of one deal.
+
+    Args:
+        columns: the places of its repeats. splits: the validation split of each, by place.
+        predicted: the classes that each cell (row) predicted in each repeat (column), where it did.
+    """
+
+    columns: list[int]
+    splits: dict[tuple[int, int], Validation]
+    predicted: dict[tuple[int, int], np.ndarray]
+
+    def of_cell(self, cell: int) -> Part | None:
+        """Return what a cell predicted in this deal, None where it has no completed trial in it."""
+        columns = [column for column in self.columns if (cell, column) in self.predicted]
+        if not columns:
+            return None
+        of = [self.splits[cell, column] for column in columns]
+        sizes = [len(split.truth) for split in of]
+        return Part(
+            np.array(columns),
+            np.concatenate([split.truth for split in of]).astype(int),
+            np.concatenate([self.predicted[cell, column] for column in columns]).astype(int),
+            np.concatenate([split.group for split in of]).astype(int),
+            np.repeat(np.arange(len(columns)), sizes),
+        )
+
+
+def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str, Any]) -> Repeats:
+    """Return the completed trials of the cells `config_ids`; `trials` are of `read`.
+
+    Predictions are left out unless every completed trial has its own, and all agree on the species. Raises
+    RunFolderError for files that do not fit each other.
+    """
+    done = trials[(trials["status"] == "completed") & trials["config_id"].isin(list(config_ids))]
+    row = {config_id: i for i, config_id in enumerate(config_ids)}
+    numbers = sorted({int(r) for r in done["repeat"]})
+    column = {number: i for i, number in enumerate(numbers)}
+    metrics = {m: np.full((len(row), len(column)), np.nan) for m in METRICS if m in done}
+    places = [(row[c], column[int(r)]) for c, r in zip(done["config_id"], done["repeat"], strict=True)]
+    for metric, values in metrics.items():
+        for place, value in zip(places, done[metric], strict=True):
+            values[place] = value
+    data = study.get("data") or {}
+    n_folds = int((data.get("folds") or {}).get("n", 1))
+    found = _predictions(done, places)
+    deals: list[Deal] | None = None
+    n_classes = n_groups = 0
+    strata: dict[str, np.ndarray] = {}
+    if found is not None:
+        splits, predicted = found
+        species = next(iter(splits.values())).species
+        n_classes = len(species)
+        n_groups = 1 + max(max(split.group, default=0) for split in splits.values())
+        deals = []
+        for number in sorted({r // n_folds if n_folds > 1 else r for r in numbers}):
+            columns = [column[r] for r in numbers if (r // n_folds if n_folds > 1 else r) == number]
+            deals.append(Deal(columns, splits, predicted))
+        index = {name: i for i, name in enumerate(species)}
+        strata = {
+            name: np.array([index[s] for s in members if s in index], dtype=int)
+            for name, members in (data.get("strata") or {}).items()
+        }
+    return Repeats(list(config_ids), numbers, n_folds, metrics, deals, strata, n_classes, n_groups)
+
+
+def _predictions(
+    done: pd.DataFrame, places: list[tuple[int, int]]
+) -> tuple[dict[tuple[int, int], Validation], dict[tuple[int, int], np.ndarray]] | None:
+    """Return split and predicted classes of every completed trial at the epoch that it is read at."""
+    splits: dict[tuple[int, int], Validation] = {}
+    predicted: dict[tuple[int, int], np.ndarray] = {}
+    known: dict[tuple[str, str], Validation | None] = {}
+    facts = (done[name] for name in ("run", "trial_id", "read_epoch", "provenance"))
+    for place, run, trial_id, epoch, provenance in zip(places, *facts, strict=True):
+        folder, split_id = RunFolder(run), str(provenance.get("split_id"))
+        if (run, split_id) not in known:
+            known[run, split_id] = folder.validation(split_id)
+        split, classes = known[run, split_id], folder.predicted_classes(trial_id)
+        if split is None or classes is None:
+            return None
+        if classes.shape[1] != len(split.truth) or not 1 <= epoch <= len(classes):
+            raise RunFolderError(
+                f"{run}: the predictions of {trial_id} are of {classes.shape[1]} recordings and "
+                f"{len(classes)} epochs; its validation split {split_id} holds {len(split.truth)}, and it is "
+                f"read at epoch {epoch:g}; one of its files was altered"
+            )
+        splits[place], predicted[place] = split, classes[int(epoch) - 1]
+    if not splits or len({tuple(split.species) for split in splits.values()}) > 1:
+        return None
+    return splits, predicted
