@@ -1,4 +1,4 @@
-"""The statistics of a study, once: its scores, its contrasts with what may be claimed of them, its best set."""
+"""The statistics of a study, once: scores, contrasts, what may be claimed of them, and the best set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from birdnet_core.intervals import LEVEL
 from reports.statistics import contrasts as design
 from reports.statistics.best_set import best_set
 from reports.statistics.family import joint
-from reports.statistics.linear_model import LEAST_REPEATS, Fit, RepeatedScores, fit
+from reports.statistics.linear_model import LEAST_REPEATS, Fit, fit
 from reports.statistics.repeats import Repeats, repeats_of
 
 CONTRAST_COLUMNS = (
-    "kind", "metric", "label", "factors", "cell", "estimate", "low", "high", "p", "verdict", "aliases", "note",
+    "kind", "metric", "label", "factors", "cell", "estimate", "low", "high", "p", "verdict", "aliases",
+    "note",
 )  # fmt: skip
 FEW_REPEATS = f"fewer than {LEAST_REPEATS} repeats"
 MOST_REPEATS = 1000  # that a planned number of repeats may be
@@ -93,7 +94,7 @@ def _contrasts(
     to_configs = np.zeros((len(rows), len(used)))
     to_configs[np.arange(len(rows)), rows] = 1
     labels = list(cells["label"])
-    out = []
+    out: list[dict[str, Any]] = []
     for contrast in found:
         weights = contrast.weights @ to_configs
         lacking = [labels[i] for i in np.flatnonzero(contrast.weights) if not used[rows[i]]]

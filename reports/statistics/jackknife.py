@@ -89,7 +89,7 @@ def pooled(
 def _sums(
     truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_parts: int, n_classes: int
 ) -> list[np.ndarray]:
-    """Return right predictions, recordings in truth and in prediction of every part, [parts, classes] each."""
+    """Return what a `Statistic` takes, of every part, [parts, classes] each."""
     shape = (n_parts, n_classes)
     is_right = truth == predicted
     return [

@@ -75,7 +75,7 @@ class Fit:
         return found
 
     def degrees(self, weights: np.ndarray) -> np.ndarray:
-        """Return the degrees of freedom of each variance, by Welch and Satterthwaite (1946, Biometrics 2:110).
+        """Return the degrees of freedom of each variance, by Satterthwaite (1946, Biometrics 2:110-114).
 
         The parts are the spreads of the cells, or the one that they share, and the groups of recordings.
         """
@@ -144,7 +144,7 @@ def _sandwich(by_repeat: np.ndarray, spread: np.ndarray) -> np.ndarray:
 
 
 def _unbalanced(values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return means, residuals, the weight of each value in the means [repeats, cells, cells], and the rank."""
+    """Return means, residuals, weights of the values in the means [repeats, cells, cells], and the rank."""
     n_cells, n_repeats = observed.shape
     cell, repeat = np.nonzero(observed)
     design = np.zeros((len(cell), n_cells + n_repeats - 1))

@@ -88,25 +88,25 @@ class Repeats:
         values = self.metrics[metric]
         n_distinct = min(self.n_folds, len(self.repeats)) if self.n_folds > 1 else len(self.repeats)
         if self.deals is None or statistic is None:
-            with np.errstate(invalid="ignore"):
-                counts = np.isfinite(values).sum(axis=1)
-                means = np.divide(
-                    np.nansum(values, axis=1), counts, out=np.full(len(values), np.nan), where=counts > 0
-                )
-            return means, RepeatedScores(values, None, n_distinct)
+            return _means(values), RepeatedScores(values, None, n_distinct)
         found = np.full(values.shape, np.nan)
         influence = np.zeros((*values.shape, self.n_groups))
         for deal in self.deals:
             for cell in range(len(self.config_ids)):
-                part = deal.of_cell(cell)
-                if part is None:
-                    continue
-                columns, groups, fold_of_group, each = part.pooled(self.n_classes, statistic)
-                found[cell, columns] = each.pseudo
-                influence[cell, columns[fold_of_group], groups] = len(columns) * each.influence
-        counts = np.isfinite(found).sum(axis=1)
-        means = np.divide(np.nansum(found, axis=1), counts, out=np.full(len(found), np.nan), where=counts > 0)
-        return means, RepeatedScores(found, influence, n_distinct)
+                if (part := deal.of_cell(cell)) is not None:
+                    group, place, each = part.pooled(self.n_classes, statistic)
+                    found[cell, part.columns] = each.pseudo
+                    influence[cell, part.columns[place], group] = len(part.columns) * each.influence
+        return _means(found), RepeatedScores(found, influence, n_distinct)
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Return the mean over repeats of each cell, nan where it has none."""
+    counts = np.isfinite(values).sum(axis=1)
+    found: np.ndarray = np.divide(
+        np.nansum(values, axis=1), counts, out=np.full(len(values), np.nan), where=counts > 0
+    )
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,12 @@ class Part:
     group: np.ndarray
     fold: np.ndarray  # the place in `columns` of each recording's repeat
 
-    def pooled(
-        self, n_classes: int, statistic: Statistic
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Pooled]:
-        """Return the columns, the groups, the place of each group's repeat, and the pooled score."""
-        groups, first, number = np.unique(self.group, return_index=True, return_inverse=True)
+    def pooled(self, n_classes: int, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Pooled]:
+        """Return the group and the place of the repeat of each influence, and the score."""
+        # Clips split at random have recordings in several folds: a group counts once in each.
+        pairs, number = np.unique(np.stack([self.group, self.fold]), axis=1, return_inverse=True)
         each = pooled(self.truth, self.predicted, number, self.fold, n_classes, statistic)
-        return self.columns, groups, self.fold[first], each
+        return pairs[0], pairs[1], each
 
 
 @dataclass(frozen=True)
