@@ -6,13 +6,25 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-SCHEMA = 3
+SCHEMA = 4
 
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEAKAGE = "LEAKAGE"
 """The first word of a note on a split that makes scores too high; reports print it before any score."""
+
+
+def trial_id(config_id: str, repeat: int, seed: int) -> str:
+    """Return ``<config_id>-r<repeat>``, and ``-s<seed>`` after it where the seed is another number."""
+    return f"{config_id}-r{repeat}" + (f"-s{seed}" if seed != repeat else "")
+
+
+def parts_of(trial_id: str) -> tuple[str, int, int]:
+    """Return config_id, repeat and seed of a `trial_id`."""
+    config_id, _, numbers = trial_id.rpartition("-r")
+    repeat, _, seed = numbers.partition("-s")
+    return config_id, int(repeat), int(seed or repeat)
 
 
 @dataclass(kw_only=True)
@@ -32,6 +44,7 @@ class TrialRecord:
 
     trial_id: str
     config_id: str
+    repeat: int
     seed: int
     status: Status
     config: dict[str, Any]
