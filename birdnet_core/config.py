@@ -524,7 +524,7 @@ class TrainConfig:
         return {key: value for key, value in self._settings().items() if value != defaults[key]}
 
     def _settings(self) -> dict[str, Any]:
-        """Return the dotted settings of a result: without seed, repeat, runtime and augmentations that are off."""
+        """Return the dotted settings of a result: without `RUNTIME_FIELDS` and augmentations that are off."""
         left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
         # `features.weights_hash` says which weights they are, wherever they lie.
         settings = {key: value for key, value in self.flat().items() if key != "features.weights"}

@@ -92,12 +92,15 @@ class Validation:
     Args:
         species: the name of each class.
         truth: the class of each scored recording (or clip, where these were split at random).
-        recording: the number of its recording_id; entries of one number are not independent samples.
+        recording: the number of its recording_id in the manifest, the same in every fold.
+        group: the number of the group of recordings that the split keeps together, the same in every fold;
+            entries of one group are not independent samples.
         seen: by the hash of a backbone's weights, the place in `records.seen.SEEN` of each.
     """
 
     species: list[str]
     truth: list[int]
     recording: list[int]
+    group: list[int]
     # Runs of one split may know of different backbones.
     seen: dict[str, list[int]] = field(default_factory=dict, compare=False)
