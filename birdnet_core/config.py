@@ -56,7 +56,8 @@ class DataConfig:
             and are scored one by one: leakage on purpose, to measure how much it adds to a score.
         folds: the recordings that are not of the test split are dealt into so many folds, and each repeat
             validates on another; 1 is one fixed validation split of `val_fraction`.
-        val_fraction, test_fraction: shares of the recordings of a species, or of its clips.
+        val_fraction, test_fraction: shares of the recordings of a species, or of its clips; that for
+            validation holds for a single fold only.
         split_seed: draws the test split and the folds; not the training seed, so that all seeds share them.
     """
 

@@ -191,9 +191,10 @@ def scatter_clips(clips: pd.DataFrame, options: DataConfig, repeat: int = 0) -> 
         val, train = clips[drawn.fold == fold], clips[(drawn.fold != fold) & ~drawn.is_test]
         for column in columns:
             shared[column] += int(val[column].isin(set(train[column]) - {""}).sum())
+    in_folds = f"in {drawn.place.n_folds} folds, " if drawn.place.n_folds > 1 else ""
     notes = [
         f"{LEAKAGE}: clips were split at random, on purpose (data.split = random-windows): of "
-        f"{int((drawn.fold >= 0).sum())} validation clips "
+        f"{int((drawn.fold >= 0).sum())} validation clips {in_folds}"
         f"{' and '.join(f'{n} share a {column}' for column, n in shared.items())} with "
         "training; scores are of single clips, and too high for new recordings"
     ]
