@@ -23,7 +23,7 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.dataset import Dataset, groups_of, prepare
+from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.feature_store import channel_statistics
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.training.batches import ClipBatches
@@ -104,7 +104,7 @@ def main() -> None:
         whole = {"training.train_on": "train+val", "training.patience": 0, "seed": 0}
         config = config.override(whole)
         dataset = Dataset.open(prepare(manifest, config))
-        groups = groups_of(manifest, dataset)
+        groups = dataset.group
         fold_of_clip = folds(dataset, groups)
         parts = [predicted(config, in_fold(dataset, fold_of_clip, fold)) for fold in range(N_FOLDS)]
         found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

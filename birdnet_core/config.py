@@ -17,6 +17,7 @@ from typing import Any, Literal, get_type_hints
 from birdnet_core import conventions, registry
 from birdnet_core.errors import ConfigError, check_range, did_you_mean
 from birdnet_core.records.metrics import METRICS, metric_direction
+from birdnet_core.records.trial import trial_id
 
 Flat = Mapping[str, Any]
 
@@ -53,8 +54,11 @@ class DataConfig:
         split: ``grouped`` keeps recordings, and where known recordists and sites, in one split.
             ``random-windows`` splits clips at random, so that clips of one recording are in several splits
             and are scored one by one: leakage on purpose, to measure how much it adds to a score.
-        val_fraction, test_fraction: shares of the recordings of a species, or of its clips.
-        split_seed: draws the split; not the training seed, so that all seeds share one split.
+        folds: the recordings that are not of the test split are dealt into so many folds, and each repeat
+            validates on another; 1 is one fixed validation split of `val_fraction`.
+        val_fraction, test_fraction: shares of the recordings of a species, or of its clips; that for
+            validation holds for a single fold only.
+        split_seed: draws the test split and the folds; not the training seed, so that all seeds share them.
     """
 
     sample_rate: int = 22_050
@@ -62,6 +66,7 @@ class DataConfig:
     windows_per_recording: int = 1
     highpass_hz: float = 500.0
     split: Literal["grouped", "random-windows"] = "grouped"
+    folds: int = 5
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     split_seed: int = 0
@@ -77,6 +82,7 @@ class DataConfig:
             self.highpass_hz,
             f"0 (off) to below {self.sample_rate / 2:g}, half the sample rate",
         )
+        check_range("data.folds", self.folds, 1, 100)
         _require(0 < self.val_fraction < 0.5, "data.val_fraction", self.val_fraction, "above 0, below 0.5")
         _require(0 <= self.test_fraction < 0.5, "data.test_fraction", self.test_fraction, "0 to below 0.5")
         check_range("data.split_seed", self.split_seed, 0, LARGEST_SEED)
@@ -256,7 +262,8 @@ def _no_augmentation() -> tuple[Component, ...]:
 
 
 COMPONENTS = {"features": registry.features, "model": registry.models, "loss": registry.losses}
-RUNTIME_FIELDS = ("seed", "runtime.")
+RUNTIME_FIELDS = ("seed", "repeat", "runtime.")
+NUMBERS = ("seed", "repeat")  # settings without a section
 # Settings that may name a folder or a file: trials run elsewhere, so whoever reads them makes those absolute.
 FOLDER_SETTINGS = ("model.pretrained", "features.weights", "augment.noise.folder")
 # What a backbone or the filter bank of a checkpoint decides unless it is given.
@@ -267,7 +274,11 @@ CLIP_SETTINGS = ("data.sample_rate", "data.window_s", "data.highpass_hz")
 class TrainConfig:
     """One training run, complete. The defaults are the settings of the first experiment.
 
-    `augment` holds every registered augmentation, in the order of names; those with p = 0 are off.
+    Args:
+        augment: every registered augmentation, in the order of names; those with p = 0 are off.
+        seed: draws initial weights, batches and augmentation.
+        repeat: repeat r validates on fold ``r mod data.folds``; after every fold has been validated once, the
+            next repeat deals the recordings anew.
     """
 
     data: DataConfig = DataConfig()
@@ -279,10 +290,12 @@ class TrainConfig:
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     seed: int = 0
+    repeat: int = 0
 
     def __post_init__(self) -> None:
-        registry.checked_value(self.seed, int, "seed")
-        check_range("seed", self.seed, 0, LARGEST_SEED)
+        for name in NUMBERS:
+            registry.checked_value(getattr(self, name), int, name)
+            check_range(name, getattr(self, name), 0, LARGEST_SEED)
         if self.optim.schedule == "plateau" and not self.training.is_validated:
             raise ConfigError(
                 "optim.schedule = 'plateau' follows a validation metric, and training.train_on = "
@@ -305,10 +318,10 @@ class TrainConfig:
         known = {f.name for f in fields(self)}
         for key, value in flat.items():
             group, _, name = key.partition(".")
-            if group not in known or (group == "seed") == bool(name):
+            if group not in known or (group in NUMBERS) == bool(name):
                 faults.append(f"unknown setting {key!r}{did_you_mean(key, self.flat())}")
-            elif group == "seed":
-                changes["seed"] = _collect(faults, registry.checked_value, value, int, "seed")
+            elif group in NUMBERS:
+                changes[group] = _collect(faults, registry.checked_value, value, int, group)
             else:
                 groups.setdefault(group, {})[name] = value
         for group, values in groups.items():
@@ -496,7 +509,7 @@ class TrainConfig:
         return flatten(self.to_dict())
 
     def difference(self) -> dict[str, Any]:
-        """Return the dotted settings that differ from the defaults, without seed and runtime.
+        """Return the dotted settings that differ from the defaults, without seed, repeat and runtime.
 
         Options of a component count against the defaults of that component, and those of an augmentation
         only when it is on.
@@ -512,7 +525,7 @@ class TrainConfig:
         return {key: value for key, value in self._settings().items() if value != defaults[key]}
 
     def _settings(self) -> dict[str, Any]:
-        """Return the dotted settings of a result: without seed, runtime and augmentations that are off."""
+        """Return the dotted settings of a result: without `RUNTIME_FIELDS` and augmentations that are off."""
         left_out = (*RUNTIME_FIELDS, *(f"augment.{c.name}." for c in self.augment if not c.kwargs["p"]))
         # `features.weights_hash` says which weights they are, wherever they lie.
         settings = {key: value for key, value in self.flat().items() if key != "features.weights"}
@@ -520,7 +533,7 @@ class TrainConfig:
 
     @property
     def config_id(self) -> str:
-        """Ten hex digits that name this config whatever its seed and where it runs.
+        """Ten hex digits that name this config whatever its seed and repeat and where it runs.
 
         A hash of every setting with its value, defaults included: under another default, results of the old
         one are those of another config.
@@ -530,8 +543,8 @@ class TrainConfig:
 
     @property
     def trial_id(self) -> str:
-        """The config_id with the seed; a run folder holds each trial_id once."""
-        return f"{self.config_id}-s{self.seed}"
+        """The config_id with repeat and seed (`records.trial.trial_id`); a run folder holds each once."""
+        return trial_id(self.config_id, self.repeat, self.seed)
 
 
 def _source(features: Component, model: Component) -> tuple[Any, ...] | None:

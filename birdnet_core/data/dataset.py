@@ -6,7 +6,7 @@ import functools
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature, input_shape
-from birdnet_core.config import DataConfig, TrainConfig
+from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import (
     Progress,
     Workers,
@@ -37,17 +37,25 @@ from birdnet_core.data.feature_store import (
     store_folder,
 )
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import Split, assign_splits, crossing, groups, scatter_clips
+from birdnet_core.data.splits import (
+    Split,
+    assign_splits,
+    crossing,
+    groups,
+    part_names,
+    place_of,
+    scatter_clips,
+)
 from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records.files import read_json, write_json
 from birdnet_core.records.trial import Validation
 
-FORMAT = 3  # of a dataset's folder
+FORMAT = 4  # of a dataset's folder
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The clips of one manifest under one config.
+    """The clips of one manifest under one config, split as in its repeat.
 
     Args:
         features: the store that holds those of every clip, mapped and shared by all who open it; None where
@@ -57,6 +65,8 @@ class Dataset:
         labels, recording: class index and recording index of every clip.
         sha256: the content of every recording of the manifest; "" for one that could not be read.
         splits: ``train``, ``val`` or ``test`` of every clip.
+        fold: of every clip, from 0; -1 of those in training in every repeat, and of the test split.
+        group: the number of the group of every clip's recording (`splits.groups`), the same in every repeat.
         species: the name of each class.
         mean, std: of every channel, or value of an embedding, over the training clips; 0 and 1 where the
             feature is not to be standardised by them.
@@ -72,6 +82,8 @@ class Dataset:
     recording: np.ndarray
     sha256: tuple[str, ...]
     splits: np.ndarray
+    fold: np.ndarray
+    group: np.ndarray
     species: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
@@ -96,6 +108,7 @@ class Dataset:
             with np.load(folder / "clips.npz") as arrays:
                 in_store, labels, recording = arrays["in_store"], arrays["labels"], arrays["recording"]
                 splits, sha256, clip_ids = arrays["splits"], arrays["sha256"], arrays["clip_ids"]
+                fold, group = arrays["fold"], arrays["group"]
             shape = tuple(map(int, meta["input_shape"]))
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{fault}: clips.npz: {error}; prepare the recordings again") from None
@@ -117,6 +130,8 @@ class Dataset:
             recording,
             tuple(sha.decode() for sha in sha256.tolist()),
             np.array(SPLITS)[splits],
+            fold,
+            group,
             tuple(meta["species"]),
             np.array(meta["mean"], dtype=np.float32),
             np.array(meta["std"], dtype=np.float32),
@@ -216,7 +231,10 @@ def prepare(
     data_id = short_hash(recordings.drop(columns="path").to_numpy().tolist())
     left_out = np.flatnonzero(~stored.clips.is_usable).tolist()
     options = config.data
-    drawn = [options.split, options.split_seed, options.val_fraction, options.test_fraction]
+    # Another repeat may be the same split: of a single fold, or where the folds are given.
+    place = place_of(recordings[stored.clips.is_usable], options, config.repeat)
+    drawn = [options.split, options.split_seed, options.test_fraction, *astuple(place)]
+    drawn += [options.val_fraction] if place.n_folds == 1 else []
     folder = cache / "datasets" / short_hash([FORMAT, data_id, left_out, stored.features.name, *drawn])
     if _is_made(folder, stored.is_stored):
         return folder
@@ -226,7 +244,7 @@ def prepare(
             meta["is_stored"] = stored.is_stored or meta["is_stored"]
             write_json(folder / "dataset.json", meta)
         else:
-            split = _split(recordings, stored, options)
+            split = _split(recordings, stored, config)
             _write(folder, recordings, config, stored, split, data_id)
     return folder
 
@@ -266,32 +284,36 @@ def _build_stores(
 
 @dataclass(frozen=True)
 class _Split:
-    """The split of a dataset: `scored` has a row and a `split` for each recording or clip that is scored."""
+    """The split of a dataset.
+
+    `scored` has the row of each recording or clip that is scored, with its `split`, `fold` and `group`, and
+    `of_clip` these three of each clip.
+    """
 
     drawn: Split
     scored: pd.DataFrame
-    of_clip: np.ndarray
+    of_clip: pd.DataFrame
     split_id: str
 
 
-def _split(recordings: pd.DataFrame, stored: _Stored, options: DataConfig) -> _Split:
+def _split(recordings: pd.DataFrame, stored: _Stored, config: TrainConfig) -> _Split:
     """Draw the split over the recordings that were decoded, or over their clips (``random-windows``)."""
-    fractions = {"val_fraction": options.val_fraction, "test_fraction": options.test_fraction}
-    if options.split == "random-windows":
-        scored = recordings.iloc[stored.recording]
-        drawn = scatter_clips(scored, **fractions, seed=options.split_seed)
-        of_clip = drawn.assigned
-        identity = [stored.recording.tolist(), of_clip.tolist()]
+    usable = stored.clips.is_usable
+    recordings = recordings.reset_index(drop=True)
+    scored = recordings[usable]
+    scored = scored.assign(group=groups(scored)[0])
+    if config.data.split == "random-windows":
+        of_clip = scored.loc[stored.recording]
+        drawn = scatter_clips(of_clip, config.data, config.repeat)
+        scored = of_clip = of_clip.assign(split=drawn.assigned, fold=drawn.fold)
+        identity = [stored.recording.tolist(), of_clip["split"].tolist()]
     else:
-        usable = stored.clips.is_usable
-        scored = recordings[usable]
-        drawn = assign_splits(scored.reset_index(drop=True), **fractions, seed=options.split_seed)
-        of_recording = np.full(len(recordings), "", dtype="<U5")
-        of_recording[usable] = drawn.assigned
-        of_clip = of_recording[stored.recording]
-        identity = [of_recording.tolist()]
+        drawn = assign_splits(scored, config.data, config.repeat)
+        scored = scored.assign(split=drawn.assigned, fold=drawn.fold)
+        of_clip = scored.loc[stored.recording]
+        identity = [scored["split"].reindex(recordings.index, fill_value="").tolist()]
     split_id = short_hash([recordings["sha256"].tolist(), *identity])
-    return _Split(drawn, scored.assign(split=drawn.assigned), of_clip, split_id)
+    return _Split(drawn, scored, of_clip, split_id)
 
 
 def _write(
@@ -303,7 +325,7 @@ def _write(
     mean, std = [0.0], [1.0]
     feature = build_feature(config.features, config.data.sample_rate, config.data.n_samples)
     if getattr(feature, "standardise", None) == "train":
-        of_train = stored.in_store[split.of_clip == "train"]
+        of_train = stored.in_store[split.of_clip["split"] == "train"]
         features = stored.features if stored.is_stored else None
         mean, std = channel_statistics(_stored_features(clips.store, features, config, of_train))
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,7 +337,9 @@ def _write(
             clip_ids=clips.store.windows["clip_id"][stored.in_store],
             labels=labels[stored.recording],
             recording=stored.recording,
-            splits=np.array([SPLITS.index(name) for name in split.of_clip], dtype=np.int8),
+            splits=np.array([SPLITS.index(name) for name in split.of_clip["split"]], dtype=np.int8),
+            fold=split.of_clip["fold"].to_numpy(dtype=np.int8),
+            group=split.of_clip["group"].to_numpy(dtype=np.int32),
             sha256=np.array(clips.sha256, dtype="S64"),
         )
         to_disk(file)
@@ -365,52 +389,46 @@ def _stored_features(
 
 
 def scored_rows(manifest: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the manifest's row and the `split` of every recording, or clip, that a dataset scores.
+    """Return the manifest's row of every recording, or clip, that a dataset scores, and how it is split.
 
-    Recordings that were left out have no row.
+    `split`, `fold` and `group` are those of `Dataset`. Recordings that were left out have no row.
     """
     dataset = Dataset.open(folder)
     first = np.unique(dataset.scored_ids, return_index=True)[1]
-    return manifest.iloc[dataset.recording[first]].assign(split=dataset.splits[first])
+    rows = manifest.iloc[dataset.recording[first]]
+    return rows.assign(split=dataset.splits[first], fold=dataset.fold[first], group=dataset.group[first])
 
 
 def validation_split(manifest: pd.DataFrame, folder: Path) -> Validation:
     """Return the validation split of a dataset, in the order in which a `Session` predicts it."""
-    scored = scored_rows(manifest, folder)
+    number = pd.factorize(manifest["recording_id"])[0]
+    scored = scored_rows(manifest.assign(number=number), folder)
     scored = scored[scored["split"] == "val"]
     species = list(Dataset.open(folder).species)
     return Validation(
         species=species,
         truth=pd.Categorical(scored["species"], categories=species).codes.tolist(),
-        recording=pd.factorize(scored["recording_id"])[0].tolist(),
+        recording=scored["number"].tolist(),
+        group=scored["group"].tolist(),
     )
 
 
-def groups_of(manifest: pd.DataFrame, dataset: Dataset) -> np.ndarray:
-    """Return the group of every clip of `dataset`, which was made of `manifest` (`splits.groups`).
-
-    A split keeps groups together, because their recordings are not independent of each other.
-    """
-    usable = np.isin(np.arange(len(manifest)), dataset.recording)
-    recordings = manifest.assign(sha256=dataset.sha256)[usable]
-    of_recording = np.full(len(manifest), -1)
-    of_recording[usable] = groups(recordings.reset_index(drop=True))[0]
-    of_clip: np.ndarray = of_recording[dataset.recording]
-    return of_clip
-
-
 def proof_of_split(manifest: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Return how many groups the split of a dataset separates, and every value found in two splits.
+    """Return how many groups the split of a dataset separates, and every value found in two of its parts.
 
-    For each of recording_id, recordist and site that the manifest names: ``n`` distinct values and the
-    ``crossing`` ones, [] where the split separates them.
+    For the groups, and each of recording_id, recordist and site that the manifest names: ``n`` distinct
+    values and the ``crossing`` ones, found in two folds, or in a fold and in training in every repeat or the
+    test split; [] where the split separates them.
     """
     scored = scored_rows(manifest, folder)
+    scored["group"] = scored["group"].astype(str)
+    n_folds = Dataset.open(folder).facts["folds"]["n"]
+    parts = part_names(scored["fold"].to_numpy(), (scored["split"] == "test").to_numpy(), n_folds)
     return {
         column: {
             "n": int(scored.loc[scored[column] != "", column].nunique()),
-            "crossing": crossing(scored, scored["split"].to_numpy(), column),
+            "crossing": crossing(scored, parts, column),
         }
-        for column in ("recording_id", "recordist", "site")
+        for column in ("group", "recording_id", "recordist", "site")
         if (scored[column] != "").any()
     }

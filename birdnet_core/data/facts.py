@@ -9,22 +9,24 @@ import pandas as pd
 
 from birdnet_core.data.clip_store import Clips
 from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import Split, strata
+from birdnet_core.data.splits import Split, part_names, strata
 from birdnet_core.records.trial import LEAKAGE
 
 
 def gather(
     recordings: pd.DataFrame, clips: Clips, split: Split, scored: pd.DataFrame, species: list[str]
 ) -> dict[str, Any]:
-    """Return the facts of a dataset: counts, durations, copies, strata, notes, and skipped files.
+    """Return the facts of a dataset: counts, durations, copies, folds, strata, notes, and skipped files.
 
-    `recordings` is the manifest with its `sha256`; `scored` has the row and the `split` of each recording, or
-    of each clip where clips are scored. ``n_train``, ``n_val``, ``n_test`` and ``train_counts`` of each
-    species count these. ``duplicates`` has the paths, species and splits of files with the same content.
+    `recordings` is the manifest with its `sha256`; `scored` has the row of each recording, or of each clip
+    where clips are scored, and its `split`, `fold` and `group`. ``n_train``, ``n_val``, ``n_test`` and
+    ``train_counts`` of each species count these in the repeat of the dataset. ``strata`` are by all that are
+    not of the test split, so that they are the same in every repeat. ``duplicates`` has the paths, species
+    and splits of files with the same content. ``folds``: see `_folds`.
     """
     duplicates = _duplicates(scored)
-    counts = scored["species"][scored["split"] == "train"].value_counts()
-    train_counts = {name: int(counts.get(name, 0)) for name in species}
+    train_counts = _counts_of(scored[scored["split"] == "train"], species)
+    folds = _folds(split, scored, species)
     n_usable = int(clips.is_usable.sum())
     return {
         "n_recordings": n_usable,
@@ -35,12 +37,59 @@ def gather(
         "sample_rates": _counts_by_rate(clips.recordings["sample_rate"]),
         "duplicates": duplicates,
         "train_counts": train_counts,
-        "strata": strata(train_counts),
+        "strata": strata(_counts_of(scored[scored["split"] != "test"], species)),
+        "folds": folds,
         "grouped_by": list(split.grouped_by),
-        "notes": [*split.notes, *_mislabelled(duplicates), *_absences(scored, species)],
+        "notes": [*split.notes, *_mislabelled(duplicates), *_absences(folds, scored, species)],
         "skipped": [
             {"path": recordings["path"].iloc[i], "error": error} for i, error in clips.errors.items()
         ],
+    }
+
+
+def _counts_of(rows: pd.DataFrame, species: list[str]) -> dict[str, int]:
+    counts = rows["species"].value_counts()
+    return {name: int(counts.get(name, 0)) for name in species}
+
+
+def _folds(split: Split, scored: pd.DataFrame, species: list[str]) -> dict[str, Any]:
+    """Return what every repeat is validated on, and what is never.
+
+    ``n`` folds in the deal of number ``deal``, of which the dataset validates on ``fold``; both count from 0.
+    ``given`` is the manifest's column that decides, if any, and ``labels`` are those of given folds.
+    ``parts`` counts recordings (or clips), species and groups of each fold, of what is in training in every
+    repeat, and of the test split. Of the species, ``never_scored`` have no recording in a fold,
+    ``scored_in_part`` have some in training in every repeat, and ``untrained`` have none in training in the
+    repeat of one of the folds.
+    """
+    n = split.place.n_folds
+    parts = part_names(scored["fold"].to_numpy(), (scored["split"] == "test").to_numpy(), n)
+    by_part = scored.groupby(parts)
+    order = [*(f"fold {i}" for i in range(n)), "train", "val", "test"]
+    known = scored[scored["split"] != "test"].groupby("species")["fold"]
+    first, last, n_parts = known.min(), known.max(), known.nunique()
+
+    def named(which: pd.Series[bool]) -> list[str]:
+        return sorted(which.index[which])
+
+    return {
+        "n": n,
+        "deal": split.place.deal,
+        "fold": split.place.fold,
+        "given": split.given,
+        "labels": list(split.labels),
+        "parts": {
+            part: {
+                "n": len(by_part.get_group(part)),
+                "n_species": int(by_part.get_group(part)["species"].nunique()),
+                "n_groups": int(by_part.get_group(part)["group"].nunique()),
+            }
+            for part in order
+            if part in by_part.groups
+        },
+        "never_scored": sorted(set(species) - set(named(last >= 0))),
+        "scored_in_part": named((first < 0) & (last >= 0)) if n > 1 else [],
+        "untrained": sorted({*named((n_parts == 1) & (last >= 0)), *(set(species) - set(known.groups))}),
     }
 
 
@@ -84,13 +133,27 @@ def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _absences(scored: pd.DataFrame, species: list[str]) -> list[str]:
-    """Return a note for each split on which species are missing."""
-    notes = []
-    for split in SPLITS:
-        there = scored["species"][scored["split"] == split]
-        missing = sorted(set(species) - set(there))
-        if missing and len(there):
-            named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            notes.append(f"{len(missing)} of {len(species)} species have no recording in {split}: {named}")
-    return notes
+def _absences(folds: dict[str, Any], scored: pd.DataFrame, species: list[str]) -> list[str]:
+    """Return notes on the species that are not in training, not scored, scored in part, or not tested."""
+    tested = set(scored["species"][scored["split"] == "test"])
+    untrained = "train" if folds["n"] == 1 else "train when one of the folds is validated"
+    found = {
+        f"have no recording in {untrained}": folds["untrained"],
+        f"have no recording in {'val' if folds['n'] == 1 else 'a fold, and are never scored'}": folds[
+            "never_scored"
+        ],
+        "are scored in part: the rest of their recordings are in training in every repeat": folds[
+            "scored_in_part"
+        ],
+        "have no recording in test": sorted(set(species) - tested) if tested else [],
+    }
+    return [
+        f"{len(names)} of {len(species)} species {what}: {few(names)}"
+        for what, names in found.items()
+        if names
+    ]
+
+
+def few(names: list[str]) -> str:
+    """Return the first five names, in words."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

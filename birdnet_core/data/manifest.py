@@ -1,8 +1,8 @@
 """Manifests: tables of recordings with their species, recordist, site and split.
 
-A manifest is a CSV with the columns `path` and `species`, and optionally `recording_id`, `recordist`, `site`
-and `split` (train, val, test). Paths are taken relative to the CSV. In memory it is a frame with all six
-columns as text, absolute paths, and "" where nothing is known.
+A manifest is a CSV with the columns `path` and `species`, and optionally `recording_id`, `recordist`,
+`site`, `split` (train, val, test) and `fold` (any label). Paths are taken relative to the CSV. In memory it
+is a frame with all seven columns as text, absolute paths, and "" where nothing is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from birdnet_core.records.files import write_text
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 
-COLUMNS = ("path", "species", "recording_id", "recordist", "site", "split")
+COLUMNS = ("path", "species", "recording_id", "recordist", "site", "split", "fold")
 SPLITS = ("train", "val", "test")
 
 
@@ -27,8 +27,8 @@ def read_manifest(
     """Return the manifest in a CSV, checked.
 
     Whether the audio files exist and decode is not checked here: `data prepare` lists those that do not.
-    Raises DataError for an absent file, a missing column, empty cells, a recording named twice, or an
-    unknown split.
+    Raises DataError for an absent file, a missing column, empty cells, a recording named twice, an
+    unknown split, or folds that contradict the splits.
     """
     path = Path(path)
     frame = read_csv(path)
@@ -120,7 +120,9 @@ def checked(frame: pd.DataFrame, source: Path, *, folder: Path) -> pd.DataFrame:
             f"{str(source)!r} line {wrong[0] + 2}: split {frame['split'][wrong[0]]!r} is unknown; "
             f"use {', '.join(SPLITS)}"
         )
-    if (frame["split"] == "").any() and (frame["split"] != "").any():
+    if (frame["fold"] != "").any():
+        _check_folds(frame, source)
+    elif (frame["split"] == "").any() and (frame["split"] != "").any():
         raise DataError(
             f"{str(source)!r}: {int((frame['split'] == '').sum())} of {len(frame)} recordings have no split; "
             "give all of them one, or none and let birdtune split"
@@ -130,3 +132,26 @@ def checked(frame: pd.DataFrame, source: Path, *, folder: Path) -> pd.DataFrame:
     top = str(folder.absolute())
     frame["path"] = [os.path.normpath(os.path.join(top, p)) for p in frame["path"]]
     return frame
+
+
+def _check_folds(frame: pd.DataFrame, source: Path) -> None:
+    """Raise DataError unless each recording has either a fold or the split test."""
+    is_folded, is_test = frame["fold"] != "", frame["split"] == "test"
+    for wrong, fault in (
+        (~is_folded & ~is_test, "the fold is empty; give one, or split = test for a recording of no fold"),
+        (is_folded & is_test, "a recording of the test split has no fold; empty its fold or its split"),
+        (
+            ~is_test & (frame["split"] != ""),
+            "the split {split!r} and the fold {fold!r} are both given; keep the column fold for "
+            "cross-validation, with no split but test, or the column split for a single split",
+        ),
+    ):
+        if wrong.any():
+            i = int(wrong.to_numpy().argmax())
+            fault = fault.format(**frame.loc[i, ["split", "fold"]])
+            raise DataError(f"{str(source)!r} line {i + 2}: {fault}")
+    if frame["fold"][is_folded].nunique() == 1:
+        raise DataError(
+            f"{str(source)!r}: the column fold has one fold, {frame['fold'][is_folded].iloc[0]!r}; it takes "
+            "two or more, or leave it out"
+        )

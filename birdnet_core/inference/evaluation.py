@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature
-from birdnet_core.data.dataset import Dataset, groups_of
+from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.seen import Seen, seen_before
 from birdnet_core.errors import DataError
 from birdnet_core.features.embedding import Embedding
@@ -114,8 +114,7 @@ def evaluate(
     members = {f"seed {m.seed}": p for m, p in zip(model.members, of_members, strict=True)}
     baselines, notes = _baselines(model, dataset) if with_baselines else ({}, [])
     rows = {**members, ENSEMBLE: ensemble, CALIBRATED: calibrated, **baselines}
-    groups = groups_of(manifest, dataset)
-    group = dict(zip(dataset.scored_ids.tolist(), groups.tolist(), strict=True))
+    group = dict(zip(dataset.scored_ids.tolist(), dataset.group.tolist(), strict=True))
     group_of = np.array([group[scored_id] for scored_id in scored_ids.tolist()])
     compared = _Compared(rows, truth, group_of, dataset.strata(), n_resamples)
     before = seen_before(manifest, dataset, model.config)

@@ -207,13 +207,17 @@ class RunFolder:
             return None
         content = read_json(path)
         species = content.get("species")
-        truth, recording = (_whole_numbers(path, content, key) for key in ("truth", "recording"))
+        truth, recording, group = (
+            _whole_numbers(path, content, key) for key in ("truth", "recording", "group")
+        )
         if not isinstance(species, list) or not all(isinstance(name, str) for name in species):
             raise RunFolderError(f"{str(path)!r}: 'species' is {species!r:.80}; it takes a list of names")
-        if len(truth) != len(recording) or not all(0 <= number < len(species) for number in truth):
+        if len({len(truth), len(recording), len(group)}) > 1 or not all(
+            0 <= number < len(species) for number in truth
+        ):
             raise RunFolderError(
                 f"{str(path)!r}: 'truth' takes the class of each of {len(recording)} recordings, from 0 to "
-                f"{len(species) - 1}"
+                f"{len(species) - 1}, and 'group' its group"
             )
         known = content.get("seen", {})
         if not isinstance(known, dict):
@@ -225,7 +229,7 @@ class RunFolder:
                     f"{str(path)!r}: 'seen' takes a number from 0 to {len(SEEN) - 1} for each of "
                     f"{len(truth)} recordings"
                 )
-        return Validation(species=species, truth=truth, recording=recording, seen=seen)
+        return Validation(species=species, truth=truth, recording=recording, group=group, seen=seen)
 
     def append(self, *events: dict[str, Any]) -> list[dict[str, Any]]:
         """Add events to the journal, for the operating system to keep, and return them as written."""

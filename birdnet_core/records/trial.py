@@ -6,13 +6,25 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-SCHEMA = 3
+SCHEMA = 4
 
 Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEAKAGE = "LEAKAGE"
 """The first word of a note on a split that makes scores too high; reports print it before any score."""
+
+
+def trial_id(config_id: str, repeat: int, seed: int) -> str:
+    """Return ``<config_id>-r<repeat>``, and ``-s<seed>`` after it where the seed is another number."""
+    return f"{config_id}-r{repeat}" + (f"-s{seed}" if seed != repeat else "")
+
+
+def parts_of(trial_id: str) -> tuple[str, int, int]:
+    """Return config_id, repeat and seed of a `trial_id`."""
+    config_id, _, numbers = trial_id.rpartition("-r")
+    repeat, _, seed = numbers.partition("-s")
+    return config_id, int(repeat), int(seed or repeat)
 
 
 @dataclass(kw_only=True)
@@ -32,6 +44,7 @@ class TrialRecord:
 
     trial_id: str
     config_id: str
+    repeat: int
     seed: int
     status: Status
     config: dict[str, Any]
@@ -79,12 +92,15 @@ class Validation:
     Args:
         species: the name of each class.
         truth: the class of each scored recording (or clip, where these were split at random).
-        recording: the number of its recording_id; entries of one number are not independent samples.
+        recording: the number of its recording_id in the manifest, the same in every fold.
+        group: the number of the group of recordings that the split keeps together, the same in every fold;
+            entries of one group are not independent samples.
         seen: by the hash of a backbone's weights, the place in `records.seen.SEEN` of each.
     """
 
     species: list[str]
     truth: list[int]
     recording: list[int]
+    group: list[int]
     # Runs of one split may know of different backbones.
     seen: dict[str, list[int]] = field(default_factory=dict, compare=False)

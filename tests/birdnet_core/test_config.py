@@ -13,6 +13,7 @@ from birdnet_core.build import rehearse
 from birdnet_core.config import DataConfig, OptimConfig, TrainConfig
 from birdnet_core.errors import ConfigError
 from birdnet_core.presets import PRESETS, preset
+from birdnet_core.records.trial import parts_of
 
 
 def test_round_trips_through_json():
@@ -33,12 +34,13 @@ def test_a_new_name_starts_from_its_own_defaults_and_the_same_name_keeps_options
     assert config.override({"loss.name": "focal", "loss.alpha": 0.5}).loss.kwargs["gamma"] == 3.0
 
 
-def test_config_id_is_of_the_settings_without_seed_and_runtime():
+def test_config_id_is_of_the_settings_without_seed_repeat_and_runtime():
     base = TrainConfig()
     assert base.difference() == {}
-    assert (
-        base.override({"seed": 5, "runtime.threads": 4, "runtime.device": "cpu"}).config_id == base.config_id
-    )
+    moved = {"seed": 5, "repeat": 3, "runtime.threads": 4, "runtime.device": "cpu"}
+    assert base.override(moved).config_id == base.config_id
+    assert base.override(moved).difference() == {}
+    assert base.override({"data.folds": 3}).config_id != base.config_id
     changed = base.override({"optim.lr": 3e-4})
     assert changed.difference() == {"optim.lr": 3e-4}
     assert changed.config_id != base.config_id
@@ -60,9 +62,14 @@ def test_an_augmentation_counts_only_when_it_is_on():
     assert TrainConfig.from_dict(mixed.to_dict()) == mixed
 
 
-def test_trial_id_holds_config_and_seed():
-    config = TrainConfig().override({"seed": 7})
-    assert config.trial_id == f"{config.config_id}-s7"
+@pytest.mark.parametrize(
+    ("repeat", "seed", "ending"), [(0, 0, "-r0"), (12, 12, "-r12"), (0, 7, "-r0-s7"), (3, 0, "-r3-s0")]
+)
+def test_trial_id_holds_config_and_repeat_and_a_seed_that_differs_from_it(repeat, seed, ending):
+    config = TrainConfig().override({"seed": seed, "repeat": repeat})
+    assert config.trial_id == f"{config.config_id}{ending}"
+    assert parts_of(config.trial_id) == (config.config_id, repeat, seed)
+    assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 def test_configs_hash_and_compare_as_values():
@@ -77,6 +84,10 @@ def test_configs_hash_and_compare_as_values():
         ({"optim.lrr": 1e-3}, ["optim.lrr", "did you mean 'lr'"]),
         ({"optimm.lr": 1e-3}, ["optimm.lr", "did you mean 'optim.lr'"]),
         ({"seed.x": 1}, ["seed.x"]),
+        ({"repeat.x": 1}, ["repeat.x"]),
+        ({"repeat": -1}, ["repeat", "-1", "0 to"]),
+        ({"repeat": "first"}, ["repeat", "'first'", "int"]),
+        ({"data.folds": 0}, ["data.folds", "0", "1 to 100"]),
         ({"optim.lr": "fast"}, ["optim.lr", "'fast'", "float"]),
         ({"optim.lr": -1.0}, ["optim.lr", "-1.0", "above 0"]),
         ({"training.epochs": 2.5}, ["training.epochs", "2.5", "int"]),
@@ -219,7 +230,7 @@ def test_no_number_is_nan_or_infinite_or_no_number(key, value):
 
 
 @pytest.mark.parametrize(
-    "key", [k for k in NUMBERS if k.startswith(("data.", "optim.", "training.", "run", "seed"))]
+    "key", [k for k in NUMBERS if k.startswith(("data.", "optim.", "training.", "run", "seed", "repeat"))]
 )
 def test_every_number_of_a_section_has_a_range(key):
     taken = 0

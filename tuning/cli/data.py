@@ -119,11 +119,11 @@ def data_describe(
     plugin: opt.Plugins = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Print counts, imbalance, durations, and the split, with proof of what its splits share."""
+    """Print counts, imbalance, durations, and the split and its folds, with proof of what they share."""
     from birdnet_core.config import TrainConfig
     from birdnet_core.data.dataset import Dataset, proof_of_split
+    from birdnet_core.data.facts import few
     from birdnet_core.data.seen import seen_before
-    from birdnet_core.data.splits import RARE_RULE
     from birdnet_core.records.seen import seen_caution, seen_text
 
     manifest, facts, folder = prepared(source, settings, None)
@@ -153,15 +153,17 @@ def data_describe(
         f"{counts.index[-1]} ({counts.max() / counts.min():.0f} : 1)"
     )
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
-    p(f"strata         {sizes} species, by training {facts['scored']}")
+    p(f"strata         {sizes} species, by {facts['scored']} outside the test split")
     splits = ", ".join(f"{facts[f'n_{split}']} {split}" for split in ("train", "val", "test"))
     p(f"split          {splits} {facts['scored']}")
-    p(f"rule           {RARE_RULE}")
+    for line in _folds(facts):
+        p(line)
     for column, found in proof.items():
         crossed = found["crossing"]
-        few = ", ".join(crossed[:5]) + (", ..." if len(crossed) > 5 else "")
         verdict = (
-            f"NOT separated: {len(crossed)} in several splits: {few}" if crossed else "none in two splits"
+            f"NOT separated: {len(crossed)} in several folds or splits: {few(crossed)}"
+            if crossed
+            else "none in two folds or splits"
         )
         p(f"proof          {found['n']} {column}s, {verdict}")
     if seen:
@@ -186,6 +188,32 @@ def data_describe(
         p(f"plot           {file}")
 
 
+def _folds(facts: dict[str, Any]) -> list[str]:
+    """Return the lines on the folds: what each holds, which one the repeat validates on, and the rule."""
+    from birdnet_core.data.splits import RARE_RULE
+
+    folds, n_species = facts["folds"], facts["n_species"]
+    n, labels = folds["n"], folds["labels"]
+    if n > 1:
+        origin = f"as given by the manifest ({', '.join(labels)})" if labels else f"deal {folds['deal']}"
+        head = f"{n}, {origin}; repeat r validates on fold r mod {n}, this one on fold {folds['fold']}"
+    else:
+        head = "1: all repeats validate on the same " + facts["scored"]
+    lines = [f"folds          {head}"]
+    for part, counts in folds["parts"].items():
+        name = "always in train" if part == "train" and n > 1 else part
+        lines.append(
+            f"               {name}: {counts['n']} {facts['scored']} of {counts['n_species']} species in "
+            f"{counts['n_groups']} groups"
+        )
+    if not folds["given"]:
+        lines.append(f"rule           {RARE_RULE}")
+    never, in_part = len(folds["never_scored"]), len(folds["scored_in_part"])
+    in_full = f" in full, {in_part} in part, {never} never (see the notes)" if n > 1 else ""
+    lines.append(f"scored         {n_species - never - in_part} of {n_species} species{in_full}")
+    return lines
+
+
 def _draw_collection(
     manifest: pd.DataFrame, facts: dict[str, Any], folder: Path, settings: list[str] | None, plot: Path
 ) -> list[Path]:
@@ -199,18 +227,19 @@ def _draw_collection(
     config = TrainConfig().override(opt.parse_settings(settings)).data
     scored = scored_rows(manifest, folder)
     save(counts_figure(species_counts(scored), of=facts["scored"]), counts_stem)
+    seen = scored[scored["split"] != "test"]  # nobody looks at the test split
+    counts = seen["species"].value_counts(ascending=True)
     examples = []
     for name, species in facts["strata"].items():
         if not species:
             continue
-        # By training recordings: the commonest of the common, the rarest of the rare, one in the middle.
-        ranked = sorted(species, key=lambda s: facts["train_counts"][s])
+        # The commonest of the common, the rarest of the rare, one in the middle.
+        ranked = counts[counts.index.isin(species)].index.tolist()
         chosen = ranked[{"rare": 0, "medium": len(ranked) // 2, "common": -1}[name]]
         mine = scored[scored["species"] == chosen]
         n = mine["path"].nunique()
         title = f"{chosen}\n{name}, {n} recording{'s' if n > 1 else ''}"
-        trained = mine[mine["split"] == "train"]  # nobody looks at the test split
-        examples.append((title, _spectrogram(trained["path"].iloc[0], config)))
+        examples.append((title, _spectrogram(seen[seen["species"] == chosen]["path"].iloc[0], config)))
     examples.reverse()
     spectrograms_stem = counts_stem.with_name(f"{counts_stem.name}_spectrograms")
     figure = spectrograms_figure(examples, seconds=config.window_s, sample_rate=config.sample_rate)

@@ -18,7 +18,7 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data import building, clip_store, feature_store
 from birdnet_core.data.building import Workers, content_hashes
 from birdnet_core.data.clip_store import build_clips
-from birdnet_core.data.dataset import Dataset, is_whole, prepare, proof_of_split
+from birdnet_core.data.dataset import Dataset, is_whole, prepare, proof_of_split, validation_split
 from birdnet_core.data.manifest import index_folder, read_manifest, write_manifest
 from birdnet_core.errors import DataError, MachineError
 from tests.birdnet_core.data import faulty
@@ -215,6 +215,8 @@ def test_of_three_processes_that_prepare_the_same_one_builds_with_all_its_worker
 def test_recordings_that_end_their_process_or_fill_the_memory_are_skipped_by_name(
     birds, small_config, tmp_path, monkeypatch, workers
 ):
+    # With these recordings the groups are too few for five folds.
+    small_config = small_config.override({"data.folds": 1})
     manifest = copied(read_manifest(birds), tmp_path / "birds")
     bad = ["segfault-1.wav", "exit-1.wav", "segfault-2.wav", "memory-1.wav"]
     rows = []
@@ -420,9 +422,111 @@ def test_dataset_splits_agree_with_the_facts_and_the_proof(birds, small_config, 
         assert len(np.unique(small_dataset.recording[small_dataset.rows(split)])) == facts[f"n_{split}"]
     assert sum(facts["train_counts"].values()) == facts["n_train"]
     proof = proof_of_split(manifest, small_dataset.folder)
-    assert set(proof) == {"recording_id", "recordist", "site"}
-    for column in facts["grouped_by"]:
+    assert set(proof) == {"group", "recording_id", "recordist", "site"}
+    for column in ("group", *facts["grouped_by"]):
         assert proof[column]["crossing"] == []
+
+
+def of_repeats(manifest, config, cache, repeats, **changes):
+    """Return the dataset of each repeat."""
+    changed = [config.override({**changes, "repeat": repeat}) for repeat in repeats]
+    return [Dataset.open(prepare(manifest, each, cache=cache, workers=1)) for each in changed]
+
+
+def test_a_dataset_is_of_one_repeat_and_shares_clips_and_features(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    *deal, next_deal = of_repeats(manifest, small_config, tmp_path, range(6))
+    first = deal[0]
+    assert len({dataset.folder for dataset in (*deal, next_deal)}) == 6
+    assert len({dataset.facts["split_id"] for dataset in deal}) == 5
+    for repeat, dataset in enumerate(deal):
+        assert (dataset.clips_folder, dataset.features.folder) == (first.clips_folder, first.features.folder)
+        folds, facts = dataset.facts["folds"], dataset.facts
+        assert (folds["n"], folds["deal"], folds["fold"]) == (5, 0, repeat)
+        assert folds["parts"][f"fold {repeat}"]["n"] == facts["n_val"]
+        np.testing.assert_array_equal(dataset.fold, first.fold)
+        np.testing.assert_array_equal(dataset.group, first.group)
+        np.testing.assert_array_equal(dataset.splits == "val", first.fold == repeat)
+        np.testing.assert_array_equal(dataset.splits == "test", first.splits == "test")
+        assert facts["strata"] == first.facts["strata"] and facts["notes"] == first.facts["notes"]
+        assert {**folds, "fold": 0} == first.facts["folds"]
+        train = manifest["species"].iloc[np.unique(dataset.recording[dataset.rows("train")])]
+        assert facts["train_counts"] == train.value_counts().sort_index().to_dict()
+    assert next_deal.facts["folds"]["deal"] == 1 and (next_deal.fold != first.fold).any()
+    assert of_repeats(manifest, small_config.override({"seed": 9}), tmp_path, [3])[0].folder == deal[3].folder
+
+
+def test_the_folds_decide_the_folder_and_a_single_one_is_the_same_for_all_repeats(
+    birds, small_config, tmp_path
+):
+    manifest = read_manifest(birds)
+
+    def folders(manifest, **changes):
+        return [each.folder for each in of_repeats(manifest, small_config, tmp_path, range(4), **changes)]
+
+    assert len(set(folders(manifest, **{"data.folds": 1}))) == 1
+    assert len({*folders(manifest, **{"data.folds": 3}), *folders(manifest)}) == 8
+    # With several folds nothing is of val_fraction.
+    assert folders(manifest, **{"data.val_fraction": 0.2}) == folders(manifest)
+    a, b = (folders(manifest, **{"data.folds": 1, "data.val_fraction": x})[0] for x in (0.2, 0.3))
+    assert a != b
+    split = manifest.assign(split=["train", "val", "test", "train"] * 10)
+    assert len(set(folders(split))) == 1
+    given = folders(manifest.assign(fold=["a", "b"] * 20))
+    assert given[:2] == given[2:] and given[0] != given[1]
+
+
+def test_validation_numbers_recordings_and_groups_by_the_manifest(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    manifest.loc[5, "path"] = str(tmp_path / "absent.wav")
+    datasets = of_repeats(manifest, small_config, tmp_path, range(5))
+    number = {name: i for i, name in enumerate(dict.fromkeys(manifest["recording_id"]))}
+    seen = []
+    for dataset in datasets:
+        found = validation_split(manifest, dataset.folder)
+        rows = np.unique(dataset.recording[dataset.rows("val")])
+        assert found.recording == [number[name] for name in manifest["recording_id"].iloc[rows]]
+        assert [found.species[i] for i in found.truth] == manifest["species"].iloc[rows].tolist()
+        group_of_row = dict(zip(dataset.recording.tolist(), dataset.group.tolist(), strict=True))
+        assert found.group == [group_of_row[row] for row in rows.tolist()]
+        seen += rows.tolist()
+    # Put together, the folds are the recordings that are not test, once each, and no group is in two folds.
+    first = datasets[0]
+    assert sorted(seen) == np.unique(first.recording[first.fold >= 0]).tolist()
+    by_group = pd.Series(first.fold).groupby(first.group).nunique()
+    assert by_group.max() == 1
+    recordists = manifest["recordist"].iloc[first.recording].to_numpy()
+    assert pd.Series(first.group).groupby(recordists).nunique().max() == 1
+
+
+def test_given_folds_with_all_of_a_species_in_one_are_allowed_and_noted(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    first = manifest["species"].unique()[0]
+    fold = np.where(manifest["species"] == first, "1", np.array(["1", "2"] * 20))
+    facts = of_repeats(manifest.assign(fold=fold), small_config, tmp_path, [0])[0].facts
+    assert facts["folds"]["untrained"] == [first] and facts["train_counts"][first] == 0
+    assert facts["folds"]["labels"] == ["1", "2"] and facts["n_test"] == 0
+    (note,) = [note for note in facts["notes"] if "no recording in train when" in note]
+    assert note.startswith("1 of 4 species") and first in note
+
+
+def test_facts_name_the_species_that_are_never_scored_and_those_scored_in_part(birds, small_config, tmp_path):
+    manifest = read_manifest(birds)
+    species = manifest["species"].value_counts(ascending=True).index
+    manifest["recordist"] = [f"r{i}" for i in range(40)]
+    mine = manifest.index[manifest["species"] == species[0]]
+    # One recordist has the only recordings of one species, and one of another.
+    other = manifest.index[manifest["species"] == species[1]][0]
+    manifest.loc[[*mine, other], "recordist"] = "ann"
+    manifest["site"] = ""
+    facts = of_repeats(manifest, small_config, tmp_path, [0])[0].facts
+    assert facts["folds"]["never_scored"] == [species[0]]
+    assert facts["folds"]["scored_in_part"] == [species[1]]
+    assert facts["folds"]["parts"]["train"] == {"n": len(mine) + 1, "n_species": 2, "n_groups": 1}
+    assert sum(part["n"] for part in facts["folds"]["parts"].values()) == 40
+    notes = " ".join(facts["notes"])
+    assert f"1 of 4 species have no recording in a fold, and are never scored: {species[0]}" in notes
+    assert f"in training in every repeat: {species[1]}" in notes
 
 
 def test_features_are_mapped_not_loaded(small_dataset):

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from sklearn.neighbors import KNeighborsClassifier
 
-from birdnet_core.config import TrainConfig, cautions
+from birdnet_core.config import DataConfig, TrainConfig, cautions
 from birdnet_core.data.building import short_hash
 from birdnet_core.data.dataset import Dataset, prepare, proof_of_split
 from birdnet_core.data.manifest import index_folder, read_manifest
@@ -77,7 +77,7 @@ def test_the_two_splits_are_other_datasets_of_the_same_clips(tones, cache):
 
 def test_a_grouped_split_is_what_it_was(birds, small_config, small_dataset):
     manifest = read_manifest(birds).assign(sha256=list(small_dataset.sha256))
-    drawn = assign_splits(manifest, val_fraction=0.15, test_fraction=0.15, seed=0)
+    drawn = assign_splits(manifest, small_config.data)
     np.testing.assert_array_equal(small_dataset.splits, drawn.assigned[small_dataset.recording])
     facts = small_dataset.facts
     assert facts["split_id"] == short_hash([manifest["sha256"].tolist(), drawn.assigned.tolist()])
@@ -101,16 +101,19 @@ def test_the_note_and_the_proof_count_what_is_in_two_splits(birds, cache):
     manifest = read_manifest(birds)
     dataset = dataset_of(manifest, cache, **RANDOM)
     clips = manifest.iloc[dataset.recording].assign(split=dataset.splits)
-    val, train = clips[clips["split"] == "val"], clips[clips["split"] == "train"]
+    clips["part"] = np.where(clips["split"] == "test", 99, dataset.fold)
+    n_val = int((dataset.fold >= 0).sum())
+    repeats = [(clips[dataset.fold == f], clips[(dataset.fold != f) & (clips["split"] != "test")])
+               for f in range(5)]  # fmt: skip
     (note,) = [note for note in dataset.facts["notes"] if note.startswith("LEAKAGE")]
     proof = proof_of_split(manifest, dataset.folder)
     for column in ("recording_id", "recordist"):
-        n = sum(value in set(train[column]) for value in val[column])
-        assert n > len(val) / 2
+        n = sum(value in set(train[column]) for val, train in repeats for value in val[column])
+        assert n > n_val / 2
         assert f"{n} share a {column}" in note
-        crossing = [v for v, splits in clips.groupby(column)["split"] if splits.nunique() > 1]
+        crossing = [v for v, parts in clips.groupby(column)["part"] if parts.nunique() > 1]
         assert proof[column] == {"n": manifest[column].nunique(), "crossing": sorted(crossing)}
-    assert f"of {len(val)} validation clips" in note and "data.split = random-windows" in note
+    assert f"of {n_val} validation clips in 5 folds, " in note and "data.split = random-windows" in note
     assert dataset.facts["grouped_by"] == []
 
 
@@ -119,14 +122,14 @@ def test_clips_are_split_at_random_within_each_species(birds, cache):
     for label in range(len(dataset.species)):
         splits = pd.Series(dataset.splits[dataset.labels == label]).value_counts()
         n = splits.sum()
-        assert splits["val"] == pytest.approx(0.15 * n, abs=1)
+        assert splits["val"] == pytest.approx(0.85 / 5 * n, abs=1)
         assert splits["test"] == pytest.approx(0.15 * n, abs=1)
     again = dataset_of(read_manifest(birds), cache, **RANDOM, **{"data.split_seed": 1})
     assert (again.splits != dataset.splits).any()
 
 
 def scattered(manifest):
-    return scatter_clips(manifest, val_fraction=0.15, test_fraction=0.15, seed=0)
+    return scatter_clips(manifest, DataConfig())
 
 
 def test_one_window_a_recording_is_a_random_split_of_recordings_and_said_so(birds):
@@ -144,6 +147,27 @@ def test_a_split_column_is_not_used_and_said_so(birds):
     assert (split.assigned != manifest["split"]).any()
     assert "the manifest's split column was not used" in split.notes
     assert not any("split column" in note for note in scattered(manifest.assign(split="")).notes)
+    folded = scattered(manifest.assign(split="", fold=["1", "2"] * 20))
+    assert "the manifest's fold column was not used" in folded.notes
+    assert folded.place.n_folds == 5 and folded.labels == ()
+
+
+def test_clips_are_dealt_into_folds_at_random_and_each_is_validated_once(tones, cache):
+    config = TrainConfig().override({**WINDOWS, **RANDOM})
+    datasets = [
+        Dataset.open(prepare(tones, config.override({"repeat": repeat}), cache=cache, workers=1))
+        for repeat in (0, 1, 2, 3, 4, 5)
+    ]
+    *deal, again = datasets
+    validated = sum((dataset.splits == "val").astype(int) for dataset in deal)
+    np.testing.assert_array_equal(validated, deal[0].splits != "test")
+    assert (again.splits != deal[0].splits).any()
+    for dataset in datasets:
+        np.testing.assert_array_equal(dataset.splits == "test", deal[0].splits == "test")
+        assert 0.2 < dataset.facts["n_val"] / (dataset.splits == "train").sum() < 0.3
+        # Most recordings have windows in training and in validation.
+        val = dataset.recording[dataset.rows("val")]
+        assert np.isin(val, dataset.recording[dataset.rows("train")]).mean() > 0.8
 
 
 def test_a_config_with_leakage_is_cautioned_of():

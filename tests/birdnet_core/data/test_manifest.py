@@ -20,6 +20,7 @@ def test_paths_are_relative_to_the_csv_and_what_is_unknown_is_empty(tmp_path):
         "recordist": "",
         "site": "",
         "split": "",
+        "fold": "",
     }
 
 
@@ -37,6 +38,16 @@ def test_a_species_named_NA_or_null_is_a_name(tmp_path):
         ("path,species\nx.wav,a\nx.wav,b\n", ["line 3", "x.wav", "second time"]),
         ("path,species,split\nx.wav,a,dev\n", ["line 2", "'dev'", "train, val, test"]),
         ("path,species,split\nx.wav,a,train\ny.wav,a,\n", ["1 of 2", "no split"]),
+        ("path,species,fold\nx.wav,a,1\ny.wav,a,2\nz.wav,a,\n", ["line 4", "fold is empty", "split = test"]),
+        ("path,species,fold\nx.wav,a,1\ny.wav,a,1\n", ["one fold, '1'", "two or more"]),
+        (
+            "path,species,fold,split\nx.wav,a,1,\ny.wav,a,2,test\n",
+            ["line 3", "of the test split has no fold"],
+        ),
+        (
+            "path,species,fold,split\nx.wav,a,1,\ny.wav,a,2,val\n",
+            ["line 3", "'val'", "fold '2'", "no split but test"],
+        ),
         ("path,species\n", ["no recordings"]),
         ("", ["CSV"]),
     ],
@@ -46,6 +57,15 @@ def test_a_bad_manifest_is_refused_with_the_line_and_the_remedy(tmp_path, text, 
         read_manifest(written(tmp_path, text))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_folds_are_kept_when_a_manifest_is_written_and_read_again(tmp_path):
+    text = "path,species,fold,split\nx.wav,a,1,\ny.wav,a,2,\nz.wav,b,,test\n"
+    frame = read_manifest(written(tmp_path, text))
+    assert frame["fold"].tolist() == ["1", "2", ""]
+    assert frame["split"].tolist() == ["", "", "test"]
+    write_manifest(frame, tmp_path / "again.csv")
+    assert read_manifest(tmp_path / "again.csv").equals(frame)
 
 
 def test_an_absent_manifest_is_refused_by_name(tmp_path):

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from birdnet_core.config import DataConfig
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.data.splits import assign_splits, crossing, strata
+from birdnet_core.data.splits import assign_splits, crossing, groups, part_names, strata
 from birdnet_core.errors import DataError
 
 
 def manifest(rows):
     frame = pd.DataFrame(rows, columns=["species", "recording_id", "recordist"])
-    return frame.assign(path=frame.index.astype(str), site="", split="")
+    return frame.assign(path=frame.index.astype(str), site="", split="", fold="")
 
 
 def collection(n_species=8, seed=0):
@@ -26,8 +27,9 @@ def collection(n_species=8, seed=0):
     return manifest(rows)
 
 
-def split(frame, seed=0, val=0.15, test=0.15):
-    return assign_splits(frame, val_fraction=val, test_fraction=test, seed=seed)
+def split(frame, seed=0, val=0.15, test=0.15, folds=1, repeat=0):
+    options = DataConfig(split_seed=seed, val_fraction=val, test_fraction=test, folds=folds)
+    return assign_splits(frame, options, repeat)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -152,6 +154,241 @@ def test_strata_are_terciles_and_equal_counts_stay_together():
     counts = {"a": 1, "b": 1, "c": 1, "d": 5, "e": 6, "f": 50, "g": 60}
     assert strata(counts) == {"rare": ["a", "b", "c"], "medium": ["d", "e"], "common": ["f", "g"]}
     assert strata({"a": 3, "b": 3}) == {"rare": ["a", "b"], "medium": [], "common": []}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_of_a_hundred_recordings_of_one_group_each_are_met_exactly(seed):
+    frame = manifest([("a", str(i), "") for i in range(100)])
+    result = split(frame, seed, test=0.2, folds=4)
+    assert (result.fold == -1).sum() == result.is_test.sum() == 20
+    assert np.bincount(result.fold[result.fold >= 0]).tolist() == [20] * 4
+
+
+# ------------------------------------------------------------------------------------------- folds
+
+
+def scattered(seed):
+    """Return a random manifest: a long tail of species, some recordists and sites, recordings in two files.
+
+    Prolific recordists have many species, so that groups hold several.
+    """
+    rng = np.random.default_rng(seed)
+    n_species, n_recordists, n_sites = int(rng.integers(5, 40)), int(rng.integers(20, 80)), 60
+    rows = []
+    for species in range(n_species):
+        for n in range(int(rng.integers(1, 2 + 80 // (species + 1)))):
+            recordist = f"r{int(rng.zipf(1.6)) % n_recordists}" if rng.random() < 0.7 else ""
+            site = f"x{rng.integers(n_sites)}" if seed % 2 and rng.random() < 0.2 else ""
+            rows += [(f"s{species}", f"{species}-{n}", recordist, site)] * (1 + (rng.random() < 0.2))
+    frame = pd.DataFrame(rows, columns=["species", "recording_id", "recordist", "site"])
+    return frame.assign(path=frame.index.astype(str), split="", fold="")
+
+
+def assert_nothing_is_shared(frame, result):
+    """Assert that no value is in two of the folds, what is always in training, and the test split."""
+    parts = part_names(result.fold, result.is_test, result.place.n_folds)
+    group = groups(frame)[0]
+    assert crossing(frame.assign(group=group), parts, "group") == []
+    for column in result.grouped_by:
+        assert crossing(frame, parts, column) == []
+
+
+def assert_rule(frame, result):
+    """Assert the rule for rare species, derived from the groups alone."""
+    frame = frame.assign(group=groups(frame)[0], fold=result.fold, is_test=result.is_test)
+    n_groups = frame.groupby("species")["group"].nunique()
+    single = n_groups.index[n_groups == 1]
+    bound = frame["group"].isin(frame.loc[frame["species"].isin(single), "group"])
+    assert (frame.loc[bound, "fold"] == -1).all() and not frame.loc[bound, "is_test"].any()
+    # All other recordings are either tested, or validated in one fold of the deal.
+    assert ((frame["fold"] >= 0) == ~frame["is_test"])[~bound].all()
+    for species, mine in frame.groupby("species"):
+        kept = mine[~mine["is_test"]]
+        assert kept["group"].nunique() >= min(2, n_groups[species])
+        # In training whatever fold is validated.
+        for fold in range(result.place.n_folds):
+            assert (kept["fold"] != fold).any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("folds", [2, 5])
+def test_folds_share_nothing_and_score_each_species_of_two_groups_once_and_always_train_on_it(seed, folds):
+    frame = scattered(seed)
+    result = split(frame, seed, folds=folds)
+    assert result.place.n_folds == folds == len(set(result.fold[result.fold >= 0]))
+    assert_nothing_is_shared(frame, result)
+    assert_rule(frame, result)
+    val = np.zeros(len(frame), dtype=int)
+    for repeat in range(folds):
+        assigned = split(frame, seed, folds=folds, repeat=repeat).assigned
+        np.testing.assert_array_equal(assigned == "val", result.fold == repeat)
+        np.testing.assert_array_equal(assigned == "test", result.is_test)
+        val += assigned == "val"
+    np.testing.assert_array_equal(val, result.fold >= 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_test_split_is_the_same_for_all_folds_and_repeats_and_a_new_deal_is_another(seed):
+    frame = scattered(seed)
+    first = split(frame, seed, folds=5)
+    for folds, repeat in ((1, 0), (1, 3), (2, 0), (3, 7), (5, 4), (5, 5), (5, 23)):
+        other = split(frame, seed, folds=folds, repeat=repeat)
+        np.testing.assert_array_equal(other.is_test, first.is_test)
+        assert other.notes == first.notes
+    deals = [split(frame, seed, folds=5, repeat=5 * deal) for deal in range(3)]
+    for deal, result in enumerate(deals):
+        assert (result.place.deal, result.place.fold) == (deal, 0)
+        assert_nothing_is_shared(frame, result)
+        assert_rule(frame, result)
+
+    def together(result):
+        """Return which pairs of recordings are in one fold, whatever its number."""
+        return (result.fold[:, None] == result.fold) & (result.fold >= 0)
+
+    assert (together(deals[0]) != together(deals[1])).any()
+    assert (together(deals[1]) != together(deals[2])).any()
+    np.testing.assert_array_equal(split(frame, seed, folds=5, repeat=7).fold, deals[1].fold)
+
+
+def test_one_fold_is_the_same_split_for_every_repeat():
+    frame = collection()
+    np.testing.assert_array_equal(split(frame, folds=1, repeat=9).assigned, split(frame, folds=1).assigned)
+
+
+def test_rare_species_are_in_two_folds_and_the_commoner_in_test_too():
+    frame = manifest(
+        [("once", "1", "")]
+        + [("twice", f"t{i}", "") for i in range(2)]
+        + [("thrice", f"h{i}", "") for i in range(3)]
+        + [("often", f"o{i}", "") for i in range(60)]
+    )
+    for seed in range(5):
+        result = split(frame, seed, folds=5)
+        fold = {name: result.fold[(frame["species"] == name).to_numpy()] for name in set(frame["species"])}
+        tested = {name: int((result.is_test & (frame["species"] == name)).sum()) for name in fold}
+        assert fold["once"].tolist() == [-1] and tested["once"] == 0
+        assert len(set(fold["twice"])) == 2 and min(fold["twice"]) >= 0 and tested["twice"] == 0
+        assert tested["thrice"] == 1 and len(set(fold["thrice"][fold["thrice"] >= 0])) == 2
+        assert tested["often"] == 9
+        of_fold = np.bincount(fold["often"][fold["often"] >= 0], minlength=5)
+        assert of_fold.max() - of_fold.min() <= 1 and of_fold.sum() == 51
+        sizes = np.bincount(result.fold[result.fold >= 0])
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_a_group_with_a_species_of_a_single_group_stays_in_training_with_all_it_holds():
+    rows = [("only here", "1", "ann"), ("robin", "2", "ann")]
+    frame = manifest(rows + [("robin", f"r{i}", f"p{i}") for i in range(8)])
+    result = split(frame, folds=4, test=0.0)
+    assert result.fold[:2].tolist() == [-1, -1]
+    assert sorted(result.fold[2:]) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_species_that_no_deal_can_separate_stay_in_training_in_part():
+    # Of three groups, each two share a species: in two folds, two of them are together.
+    rows = [
+        ("ab", "1", "a"),
+        ("ab", "2", "b"),
+        ("bc", "3", "b"),
+        ("bc", "4", "c"),
+        ("ca", "5", "c"),
+        ("ca", "6", "a"),
+    ]
+    frame = manifest(rows)
+    for seed in range(5):
+        result = split(frame, seed, folds=2, test=0.0)
+        assert (result.fold == -1).sum() == 2
+        assert_nothing_is_shared(frame, result)
+        for species in ("ab", "bc", "ca"):
+            assert len(set(result.fold[(frame["species"] == species).to_numpy()])) == 2
+        three = split(frame, seed, folds=3, test=0.0)
+        assert sorted(set(three.fold)) == [0, 1, 2]
+
+
+def test_more_folds_than_groups_are_refused_with_the_number_that_can_be():
+    frame = manifest([("a", str(i), f"r{i}") for i in range(4)])
+    assert set(split(frame, folds=4, test=0.0).fold) == {0, 1, 2, 3}
+    with pytest.raises(DataError, match=r"in 1 of 5 folds .*set data\.folds to at most 4"):
+        split(frame, folds=5, test=0.0)
+    with pytest.raises(DataError, match="leave nothing to validate on \\(species"):
+        split(manifest([("a", "1", ""), ("b", "2", "")]), folds=5)
+
+
+def esc_10(seed=0):
+    """Return a manifest like that of ESC-10: 10 classes of 8 clips in each of 5 published folds."""
+    rows = [
+        (f"class{c}", f"{c}-{f}-{n}", "", str(f)) for c in range(10) for f in range(1, 6) for n in range(8)
+    ]
+    frame = pd.DataFrame(rows, columns=["species", "recording_id", "recordist", "fold"])
+    frame = frame.sample(frac=1, random_state=seed, ignore_index=True)
+    return frame.assign(path=frame.index.astype(str), site="", split="")
+
+
+def test_published_folds_are_cross_validated_as_published():
+    frame = esc_10()
+    for repeat in range(12):
+        result = split(frame, repeat=repeat, folds=3)
+        of_fold = (frame["fold"] == str(repeat % 5 + 1)).to_numpy()
+        np.testing.assert_array_equal(result.assigned, np.where(of_fold, "val", "train"))
+        assert (result.place.n_folds, result.place.deal, result.place.fold) == (5, 0, repeat % 5)
+    assert result.labels == ("1", "2", "3", "4", "5") and result.given == "fold"
+    assert "5 folds were given by the manifest" in result.notes[0]
+    assert not any("LEAKAGE" in note for note in result.notes)
+
+
+def test_given_folds_are_in_natural_order_and_leave_out_the_test_split():
+    frame = manifest([("a", str(i), "") for i in range(6)])
+    frame["fold"] = ["fold10", "fold2", "fold1", "fold10", "", ""]
+    frame["split"] = ["", "", "", "", "test", "test"]
+    result = split(frame, folds=1, repeat=2)
+    assert result.labels == ("fold1", "fold2", "fold10")
+    assert result.fold.tolist() == [2, 1, 0, 2, -1, -1]
+    assert result.assigned.tolist() == ["val", "train", "train", "val", "test", "test"]
+
+
+def test_given_folds_that_share_a_recordist_leak():
+    frame = esc_10().assign(recordist=["ann", "bo"] * 200)
+    (note,) = [note for note in split(frame).notes if "LEAKAGE" in note]
+    assert "the given folds have the same recordist in several folds" in note
+    assert split(frame).grouped_by == ("recording_id",)
+
+
+def test_a_given_split_is_one_fold_and_said_so():
+    frame = manifest([("a", str(i), "") for i in range(4)])
+    frame["split"] = ["train", "val", "test", "train"]
+    results = [split(frame, folds=5, repeat=repeat) for repeat in range(3)]
+    for result in results:
+        assert result.assigned.tolist() == ["train", "val", "test", "train"]
+        assert (result.place.n_folds, result.place.fold, result.given) == (1, 0, "split")
+        assert any("all repeats validate on the same recordings" in note for note in result.notes)
+
+
+def test_eleven_thousand_recordings_of_nine_hundred_species_are_dealt_in_seconds():
+    rng = np.random.default_rng(0)
+    p = (1 / np.arange(1, 901)) / (1 / np.arange(1, 901)).sum()
+    species = np.concatenate([np.arange(900), rng.choice(900, 10_100, p=p)])
+    frame = manifest([(f"s{s}", str(i), f"r{i // 3}") for i, s in enumerate(species)])
+    start = time.perf_counter()
+    result = split(frame, folds=5)
+    assert time.perf_counter() - start < 10
+    sizes = np.bincount(result.fold[result.fold >= 0])
+    assert sizes.max() - sizes.min() <= 5
+    commonest = np.bincount(result.fold[(frame["species"] == "s0").to_numpy() & (result.fold >= 0)])
+    assert commonest.max() - commonest.min() <= 4
+    assert_rule(frame, result)
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest_min3.csv"])
+@pytest.mark.parametrize("folds", [1, 3, 5])
+def test_folds_of_real_recordings_share_nothing_and_follow_the_rule(shared, name, folds):
+    frame = read_manifest(shared / "birds" / name)
+    for repeat in (0, folds):
+        result = split(frame, folds=folds, repeat=repeat)
+        assert_nothing_is_shared(frame, result)
+        if folds > 1:
+            assert_rule(frame, result)
+            sizes = np.bincount(result.fold[result.fold >= 0])
+            assert len(sizes) == folds and sizes.max() < 1.2 * sizes.min()
 
 
 def test_real_recordings_keep_every_species_in_training_and_separate_recordists(shared):

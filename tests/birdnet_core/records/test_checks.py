@@ -220,12 +220,14 @@ def test_foreign_predictions_are_named(run, content):
     "content",
     [
         {},
-        {"species": ["wren"], "truth": [0], "recording": [0, 1]},
-        {"species": ["wren"], "truth": [1], "recording": [0]},
-        {"species": "wren", "truth": [0], "recording": [0]},
-        {"species": ["wren"], "truth": [0], "recording": [0], "seen": [0]},
-        {"species": ["wren"], "truth": [0], "recording": [0], "seen": {"h": [0, 1]}},
-        {"species": ["wren"], "truth": [0], "recording": [0], "seen": {"h": [3]}},
+        {"species": ["wren"], "truth": [0], "recording": [0]},
+        {"species": ["wren"], "truth": [0], "recording": [0, 1], "group": [0, 0]},
+        {"species": ["wren"], "truth": [0], "recording": [0], "group": [0, 1]},
+        {"species": ["wren"], "truth": [1], "recording": [0], "group": [0]},
+        {"species": "wren", "truth": [0], "recording": [0], "group": [0]},
+        {"species": ["wren"], "truth": [0], "recording": [0], "group": [0], "seen": [0]},
+        {"species": ["wren"], "truth": [0], "recording": [0], "group": [0], "seen": {"h": [0, 1]}},
+        {"species": ["wren"], "truth": [0], "recording": [0], "group": [0], "seen": {"h": [3]}},
     ],
 )
 def test_a_foreign_validation_split_is_named(run, content):
