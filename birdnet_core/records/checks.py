@@ -23,7 +23,7 @@ A_NAME = (
 """The rest of a message that begins "a name holds"."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-s[0-9]{1,10}")
+_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-r[0-9]{1,10}(-s[0-9]{1,10})?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -33,7 +33,7 @@ def is_name(name: Any) -> bool:
 
 
 def is_trial_id(name: Any) -> bool:
-    """Return whether `name` is ``<config_id>-s<seed>``."""
+    """Return whether `name` is ``<config_id>-r<repeat>`` or ``<config_id>-r<repeat>-s<seed>``."""
     return isinstance(name, str) and _TRIAL_ID.fullmatch(name) is not None
 
 
@@ -147,7 +147,7 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
     if trial_id is not None and trial_id not in known_ids:
         if not is_trial_id(trial_id):
             raise RunFolderError(
-                f"{where}, {kind!r}, has trial_id = {trial_id!r:.120}; it takes <config_id>-s<seed>"
+                f"{where}, {kind!r}, has trial_id = {trial_id!r:.120}; it takes <config_id>-r<repeat>"
             )
         known_ids.add(trial_id)
     if kind == "trial":

@@ -1,12 +1,12 @@
 """The files of a run folder, and the only code that reads or writes them.
 
-`tuning` writes them and `reports` reads them; neither imports the other. Everything is JSON, so that another
-tool can read a run without birdtune:
+`tuning` writes them and `reports` reads them; neither imports the other. Everything is JSON or arrays of
+numpy, so that another tool can read a run without birdtune:
 
     RUN/studies/<study>.json      a study: question, metric, design, data, versions, command line
     RUN/journal.jsonl             the events of the run, one a line, appended by its one driver
     RUN/trials/<trial_id>.json    how each trial ended
-    RUN/predictions/<trial_id>.json   the class that a completed trial predicted for each validation recording
+    RUN/predictions/<trial_id>.npz    what a completed trial predicted for each validation recording
     RUN/validation/<split_id>.json    the true classes of these recordings
     RUN/optuna.db                 the Optuna studies of the searches
     RUN/checkpoints/<trial_id>/   where an unfinished trial continues, and the best trials' weights
@@ -26,11 +26,13 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.checks import (
@@ -42,7 +44,15 @@ from birdnet_core.records.checks import (
     is_trial_id,
     local_path,
 )
-from birdnet_core.records.files import drop_unfinished_line, read_json, without_nan, write_json, write_text
+from birdnet_core.records.files import (
+    drop_unfinished_line,
+    read_json,
+    without_nan,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from birdnet_core.records.predictions import Predictions
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import SCHEMA, TrialRecord, Validation
 
@@ -133,12 +143,12 @@ class RunFolder:
             raise RunFolderError(
                 f"{str(self.path)!r}: {name!r:.120} cannot name a file in {folder}/; a name holds {A_NAME}"
             )
-        return self.path / folder / f"{name}.json"
+        return self.path / folder / f"{name}{_suffix(folder)}"
 
     def _files(self, folder: str) -> list[Path]:
         """Return the files of a folder that are named like ours."""
         fits = is_trial_id if folder in ("trials", "predictions") else is_name
-        return sorted(p for p in (self.path / folder).glob("*.json") if fits(p.stem))
+        return sorted(p for p in (self.path / folder).glob(f"*{_suffix(folder)}") if fits(p.stem))
 
     def strays(self) -> list[Path]:
         """Return the entries of the run's folders that are not named like its files; they are never read."""
@@ -187,15 +197,20 @@ class RunFolder:
             for path, value in zip(paths, values, strict=True)
         }
 
-    def write_predictions(self, trial_id: str, predicted: Sequence[int]) -> None:
-        """Write the class that a completed trial predicted for each validation recording, in their order."""
-        content = json.dumps({"predicted": list(predicted)})
-        write_text(self._file("predictions", trial_id), content + "\n")
+    def write_predictions(self, trial_id: str, predictions: Predictions | bytes) -> None:
+        """Write what a completed trial predicted, as it is or as `Predictions.to_bytes` gives it."""
+        content = predictions if isinstance(predictions, bytes) else predictions.to_bytes()
+        write_bytes(self._file("predictions", trial_id), content)
 
-    def predictions(self, trial_id: str) -> list[int] | None:
-        """Return what `write_predictions` kept; None for a trial without, such as one of an older version."""
+    def predictions(self, trial_id: str) -> Predictions | None:
+        """Return what `write_predictions` kept, None for a trial without."""
         path = self._file("predictions", trial_id)
-        return _whole_numbers(path, read_json(path), "predicted") if path.exists() else None
+        return Predictions.read(path) if path.exists() else None
+
+    def predicted_classes(self, trial_id: str) -> np.ndarray | None:
+        """Return `Predictions.classes` alone [epochs, recordings], which is faster to read."""
+        path = self._file("predictions", trial_id)
+        return Predictions.read_classes(path) if path.exists() else None
 
     def write_validation(self, split_id: str, validation: Validation) -> None:
         write_text(self._file("validation", split_id), json.dumps(asdict(validation)) + "\n")
@@ -277,6 +292,10 @@ class RunFolder:
                     "the journal was altered: remove that line to read the rest"
                 ) from None
         return [json.loads(line) for line in lines]
+
+
+def _suffix(folder: str) -> str:
+    return ".npz" if folder == "predictions" else ".json"
 
 
 def _read_together(paths: list[Path]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import torch
 
 from birdnet_core.errors import DataError
 
-FORMAT = 6
+FORMAT = 7
 
 
 class Stateful(Protocol):
@@ -92,8 +92,8 @@ class Progress:
         best_epoch: the epoch with the best monitored metric, from 1; the newest where nothing is validated.
         best_metrics, best_weights: of the best epoch; the weights lie on the CPU.
         f1_per_species: in validation at the best epoch, of the species that it has.
-        predicted: class predicted for each validation recording at the best epoch, in the order of
-            `dataset.scored_rows`.
+        classes, top, probability: those of `records.predictions`, of the epochs so far and of the best one;
+            empty where nothing is validated.
         stop_best, stop_epoch: best value so far of the metric that patience waits for, and its epoch.
         history: what `Session.step` returned, epoch by epoch.
     """
@@ -105,7 +105,10 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     f1_per_species: dict[str, float] = field(default_factory=dict)
-    predicted: list[int] = field(default_factory=list)
+    # Tensors, which torch.load accepts with weights_only
+    classes: torch.Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.uint16))
+    top: torch.Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.uint16))
+    probability: torch.Tensor = field(default_factory=lambda: torch.empty((0, 0), dtype=torch.float16))
     stop_best: float | None = None
     stop_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from birdnet_core.inference.calibration import calibration_error
 from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.predictions import N_TOP
 
 
 def average_windows(probabilities: np.ndarray, recording: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +35,18 @@ def score(probabilities: np.ndarray, truth: np.ndarray, strata: Mapping[str, np.
     """
     scores = Scores(probabilities, truth, strata)()
     return {name: value for name, value in scores.items() if f"val/{name}" in METRICS}
+
+
+def likeliest(probabilities: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `N_TOP` likeliest classes of each recording, uint16, and their probabilities, float16.
+
+    The class of `predicted` [recordings] comes first: another may be as likely.
+    """
+    first = predicted[:, None]
+    ranked = probabilities.copy()
+    np.put_along_axis(ranked, first, 2, axis=1)
+    top = torch.from_numpy(ranked).topk(min(N_TOP, ranked.shape[1])).indices.numpy()
+    return top.astype(np.uint16), np.take_along_axis(probabilities, top, axis=1).astype(np.float16)
 
 
 def f1_per_class(

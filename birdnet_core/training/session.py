@@ -25,6 +25,7 @@ from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.records.metrics import is_better, metric_direction
+from birdnet_core.records.predictions import Predictions
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.trial import Status, TrialRecord
 from birdnet_core.training.batches import SCORING_BATCH, Raw, epoch_order, train_and_val_clips
@@ -46,7 +47,7 @@ from birdnet_core.training.device import (
     seed_everything,
 )
 from birdnet_core.training.memory import PeakMemory, give_back_memory, is_out_of_memory, may_run_out
-from birdnet_core.training.metrics import average_windows, f1_per_class, score
+from birdnet_core.training.metrics import average_windows, f1_per_class, likeliest, score
 from birdnet_core.training.optim import Plateau, is_open_ended, lr_share, moving_average
 
 log = logging.getLogger(__name__)
@@ -192,6 +193,9 @@ class Session:
         probabilities, truth = self._predicted("val")
         self._check_predicted(probabilities)
         progress.epoch += 1
+        predicted = probabilities.argmax(1)
+        row = torch.from_numpy(predicted[None].astype(np.uint16))
+        progress.classes = torch.cat([progress.classes, row]) if len(progress.classes) else row
         scores = score(probabilities, truth, self.strata)
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         monitored, stop_on = training.monitor, training.stop_on or training.monitor
@@ -200,10 +204,10 @@ class Session:
             progress.stop_best, progress.stop_epoch = metrics[stop_on], progress.epoch
         if is_better(metrics[monitored], progress.best_metrics.get(monitored), metric_direction(monitored)):
             self._keep(metrics)
-            predicted, species = probabilities.argmax(1), self.dataset.species
+            species = self.dataset.species
             f1 = f1_per_class(predicted, truth, len(species))
             progress.f1_per_species = {species[c]: float(f1[c]) for c in np.unique(truth)}
-            progress.predicted = predicted.tolist()
+            progress.top, progress.probability = map(torch.from_numpy, likeliest(probabilities, predicted))
         return metrics
 
     def _keep(self, metrics: dict[str, float]) -> None:
@@ -211,6 +215,14 @@ class Session:
         self.progress.best_epoch = self.progress.epoch
         self.progress.best_metrics = dict(metrics)
         self.progress.best_weights = copied(self.scored_model.state_dict())
+
+    @property
+    def predictions(self) -> Predictions | None:
+        """The predictions of the validation recordings so far; None before an epoch was validated."""
+        progress = self.progress
+        if progress.best_epoch is None or not len(progress.classes):
+            return None
+        return Predictions(progress.classes.numpy(), progress.top.numpy(), progress.probability.numpy())
 
     @torch.inference_mode()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:

@@ -52,11 +52,18 @@ def predictions_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> Predictions | 
     """
     mine = trials[trials["trial_id"].isin(cell["trial_ids"])]
     found = []
-    for run, trial_id, provenance in zip(mine["run"], mine["trial_id"], mine["provenance"], strict=True):
-        predicted = RunFolder(run).predictions(trial_id)
+    facts = (mine[name] for name in ("run", "trial_id", "best_epoch", "provenance"))
+    for run, trial_id, best_epoch, provenance in zip(*facts, strict=True):
+        classes = RunFolder(run).predicted_classes(trial_id)
         split = RunFolder(run).validation(str(provenance.get("split_id")))
-        if predicted is None or split is None:
+        if classes is None or split is None:
             return None
+        if not 1 <= best_epoch <= len(classes):
+            raise RunFolderError(
+                f"{run}: predictions of {trial_id} are of {len(classes)} epochs, and its best epoch is "
+                f"{best_epoch:g}; one of its files was altered"
+            )
+        predicted = classes[int(best_epoch) - 1]
         if len(predicted) != len(split.truth):
             raise RunFolderError(
                 f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation split "

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -187,7 +187,7 @@ class Journal(tune.Callback):
             if name in self.interrupted:
                 self.interrupt(record, trial.config)
             else:
-                self.settle(record, trial.config, json.loads(result["predicted"]))
+                self.settle(record, trial.config, result["predictions"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         drop_results(trial)
@@ -252,7 +252,7 @@ class Journal(tune.Callback):
         self.write({"event": "trial", **line, "cpus": 0.0, "gpus": 0.0, "reused": False})
         self.settle(record, {"journal": line, "resources": nothing})
 
-    def settle(self, record: TrialRecord, payload: Event, predicted: Sequence[int] = ()) -> None:
+    def settle(self, record: TrialRecord, payload: Event, predictions: bytes | None = None) -> None:
         """Write how a trial ended, and drop the checkpoint that nobody will continue from.
 
         Where that cannot be done the sweep halts, and the trial stays unfinished: it is not in `settled`,
@@ -265,8 +265,8 @@ class Journal(tune.Callback):
         if self.halt.is_fault:
             return
         try:
-            if predicted:
-                self.run.write_predictions(record.trial_id, predicted)
+            if predictions:
+                self.run.write_predictions(record.trial_id, predictions)
             self.run.write_record(record)
         except OSError as error:
             self.halt.ask(f"cannot write into {self.run.path}: {error.strerror}", is_fault=True)

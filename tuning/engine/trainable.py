@@ -27,7 +27,7 @@ from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import BirdtuneError, ConfigError, TrialDiverged
 from birdnet_core.records.provenance import provenance
-from birdnet_core.records.trial import Status, TrialRecord
+from birdnet_core.records.trial import Status, TrialRecord, parts_of
 from birdnet_core.training.memory import give_back_memory, is_out_of_memory
 from birdnet_core.training.session import Session
 from tuning.engine.nodes import AtFault, TrialFault, is_of_the_node, placed
@@ -68,7 +68,7 @@ class TrainTrial(tune.Trainable):
     driver has loaded), ``decisions`` (the epochs after which the driver may stop the trial). A step returns
     the metrics of its last epoch, the ``node`` it was trained on, under ``earlier`` those of the epochs
     before, and under ``record`` the trial's record as it stands, each as one JSON string so that Ray does not
-    take it apart; the last also ``predicted``, the classes predicted of validation, as JSON.
+    take it apart; that of a completed trial also ``predictions``, the content of their file.
     `journal.epochs_of` reads the epochs of a result.
 
     The session is saved after every step, before the driver hears of it. A trial whose process was killed
@@ -199,15 +199,14 @@ class TrainTrial(tune.Trainable):
         self.may_go_on = ran_out or fault is not None or is_kept
         record = self._record(status or "killed", error, trace)
         has_ended_well = status in (None, "completed")
+        predictions = self.session.predictions if self.session else None
         last = epochs.pop() if has_ended_well else {"epoch": self.n_reported, "replayed": False}
         return {
             **last,
             "earlier": json.dumps(epochs),
             "status": status,
             "record": json.dumps(record.to_dict()),
-            "predicted": json.dumps(
-                self.session.progress.predicted if self.session and status == "completed" else []
-            ),
+            "predictions": predictions.to_bytes() if predictions and status == "completed" else None,
             "fault": fault,
             "node": _node(),
             "out_of_memory": ran_out,
@@ -409,10 +408,12 @@ def bare_record(
 ) -> TrialRecord:
     """Return the record of a trial that never got as far as a session; it may name what is not here."""
     trial_id: str = payload["journal"]["trial_id"]
+    config_id, repeat, seed = parts_of(trial_id)
     return TrialRecord(
         trial_id=trial_id,
-        config_id=trial_id.rpartition("-s")[0],
-        seed=payload["config"]["seed"],
+        config_id=config_id,
+        repeat=repeat,
+        seed=seed,
         status=status,
         config=payload["config"],
         error=error,

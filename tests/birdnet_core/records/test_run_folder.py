@@ -13,24 +13,24 @@ from birdnet_core.records.usage import Usage
 
 
 def record(**changes):
-    values = {"trial_id": "ab-s0", "config_id": "ab", "seed": 0, "status": "completed", "config": {}}
-    return TrialRecord(**{**values, **changes})
+    ids = {"trial_id": "ab-r0", "config_id": "ab", "repeat": 0, "seed": 0}
+    return TrialRecord(**{**ids, "status": "completed", "config": {}, **changes})
 
 
 def test_record_round_trips_with_nan(tmp_path):
     run = RunFolder(tmp_path)
     run.write_record(record(metrics={"val/f1_rare": math.nan, "val/f1_macro": 0.5}))
-    text = (tmp_path / "trials" / "ab-s0.json").read_text()
+    text = (tmp_path / "trials" / "ab-r0.json").read_text()
     assert json.loads(text)["metrics"]["val/f1_rare"] is None
-    back = run.records()["ab-s0"]
+    back = run.records()["ab-r0"]
     assert math.isnan(back.metrics["val/f1_rare"])
     assert back.metrics["val/f1_macro"] == 0.5
-    assert set(run.records()) == {"ab-s0"}
+    assert set(run.records()) == {"ab-r0"}
 
 
 def test_many_records_are_read_and_a_broken_one_among_them_is_named(tmp_path):
     run = RunFolder(tmp_path)
-    names = [f"{n:03d}-s0" for n in range(250)]
+    names = [f"{n:03d}-r0" for n in range(250)]
     for name in names:
         run.write_record(record(trial_id=name))
     assert list(run.records()) == names
@@ -41,8 +41,8 @@ def test_many_records_are_read_and_a_broken_one_among_them_is_named(tmp_path):
         ("", "not JSON"),
         ("{}, {}", "not JSON"),
     ):
-        (tmp_path / "trials" / "120-s0.json").write_text(content)
-        with pytest.raises(RunFolderError, match=rf"120-s0\.json' .*{words}"):
+        (tmp_path / "trials" / "120-r0.json").write_text(content)
+        with pytest.raises(RunFolderError, match=rf"120-r0\.json' .*{words}"):
             run.records()
 
 
@@ -50,7 +50,7 @@ def test_fields_of_a_later_version_are_left_out():
     assert TrialRecord.from_dict({**record().to_dict(), "mood": "good"}) == record()
 
 
-def epoch(n, trial_id="ab-s0"):
+def epoch(n, trial_id="ab-r0"):
     return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": {"val/loss": 0.5}, "epoch_s": 1.5}
 
 

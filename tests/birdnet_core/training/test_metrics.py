@@ -7,7 +7,7 @@ from sklearn import metrics as sklearn_metrics
 
 from birdnet_core.inference.calibration import calibration_error
 from birdnet_core.records.metrics import METRICS, TEST_METRICS
-from birdnet_core.training.metrics import Scores, average_windows, f1_per_class, score
+from birdnet_core.training.metrics import Scores, average_windows, f1_per_class, likeliest, score
 
 RNG = np.random.default_rng(0)
 STRATA = {"rare": np.array([3, 4]), "medium": np.array([2]), "common": np.array([0, 1])}
@@ -21,6 +21,24 @@ def some(n=80, n_classes=6, decimals=None):
         probabilities /= probabilities.sum(1, keepdims=True)
         probabilities = probabilities.round(2)
     return probabilities, RNG.integers(0, 5, n)
+
+
+@pytest.mark.parametrize("decimals", [None, 1])
+def test_the_likeliest_classes_are_those_of_a_sort(decimals):
+    probabilities, _ = some(n_classes=30, decimals=decimals)
+    predicted = probabilities.argmax(1)
+    top, probability = likeliest(probabilities, predicted)
+    assert top.shape == probability.shape == (80, 10)
+    assert top[:, 0].tolist() == predicted.tolist()  # of equal ones too
+    assert all(len(set(classes)) == 10 for classes in top.tolist())
+    expected = np.sort(probabilities, axis=1)[:, ::-1][:, :10].astype(np.float16)
+    np.testing.assert_array_equal(probability, expected)
+    np.testing.assert_array_equal(probability, np.take_along_axis(probabilities, top, 1).astype(np.float16))
+
+
+def test_classes_that_are_equally_likely_keep_the_predicted_one_first():
+    top, probability = likeliest(np.full((3, 20), 0.05), np.array([0, 7, 19]))
+    assert top[:, 0].tolist() == [0, 7, 19] and np.ptp(probability) == 0
 
 
 @pytest.mark.parametrize("decimals", [None, 1])

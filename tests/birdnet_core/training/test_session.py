@@ -79,6 +79,43 @@ def test_the_best_epoch_is_the_monitors_and_its_weights_are_kept(small_config, s
     assert scores["loss"] == pytest.approx(min(values), rel=1e-6)
 
 
+def test_predictions_are_those_of_every_epoch_and_the_likeliest_of_the_best(small_config, small_dataset):
+    config = small_config.override({"training.epochs": 4, "training.patience": 0})
+    session, rows = Session(config, small_dataset), []
+    assert session.predictions is None
+    while not session.finished:
+        metrics = session.step()
+        probabilities, truth = session._predicted("val")
+        rows.append(probabilities.argmax(1))
+        assert metrics["val/accuracy"] == pytest.approx(np.mean(rows[-1] == truth))
+    kept, best = session.predictions, session.predict("val")[0]
+    assert kept.classes.dtype == kept.top.dtype == np.uint16 and kept.probability.dtype == np.float16
+    assert kept.classes.tolist() == np.array(rows).tolist()
+    assert kept.top[:, 0].tolist() == kept.classes[session.progress.best_epoch - 1].tolist()
+    # Of four species all are kept.
+    np.testing.assert_array_equal(np.sort(kept.top, axis=1), np.tile(np.arange(4), (len(best), 1)))
+    np.testing.assert_allclose(kept.probability, np.sort(best, axis=1)[:, ::-1], rtol=1e-3)
+
+
+def test_a_run_that_is_not_validated_has_no_predictions(small_config, small_dataset):
+    session = train(small_config.override({"training.train_on": "train+val"}), small_dataset)
+    assert session.progress.best_epoch == 2 and session.predictions is None
+
+
+def test_a_session_of_an_earlier_epoch_drops_the_predictions_after_it(small_config, small_dataset, tmp_path):
+    config = small_config.override({"training.epochs": 4, "training.patience": 0})
+    session = Session(config, small_dataset)
+    for _ in range(2):
+        session.step()
+    session.save(tmp_path / "session.pt")
+    whole = train(config, small_dataset).predictions
+    for n_epochs in (2, 3, 4):
+        session = Session.load(tmp_path / "session.pt", small_dataset)
+        while session.progress.epoch < n_epochs:
+            session.step()
+        np.testing.assert_array_equal(session.predictions.classes, whole.classes[:n_epochs])
+
+
 def test_patience_ends_a_run_that_does_not_get_better(small_config, small_dataset, monkeypatch):
     config = small_config.override({"training.epochs": 20, "training.patience": 3})
     scores = iter([0.1, 0.3, 0.2, 0.3, 0.1, 0.9])
@@ -367,8 +404,8 @@ def resumed_equals_whole(config, dataset, tmp_path):
     assert rest.progress.epoch == whole.progress.epoch > 1
     assert json.dumps(rest.progress.best_metrics) == json.dumps(whole.progress.best_metrics)
     assert rest.progress.best_epoch == whole.progress.best_epoch
-    for kind in ("stop_best", "stop_epoch", "f1_per_species", "predicted"):
-        assert getattr(rest.progress, kind) == getattr(whole.progress, kind), kind
+    for kind in ("stop_best", "stop_epoch", "f1_per_species", "classes", "top", "probability"):
+        assert is_same(getattr(rest.progress, kind), getattr(whole.progress, kind)), kind
     assert rest.parts.keys() == whole.parts.keys()
     for kind, part in whole.parts.items():
         assert is_same(rest.parts[kind].state_dict(), part.state_dict()), kind

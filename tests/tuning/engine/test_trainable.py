@@ -10,12 +10,14 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from birdnet_core.data.dataset import Dataset, is_whole
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.training.session import Session
 from tests.spellings import OUT_OF_MEMORY
 from tuning.engine import trainable
@@ -70,6 +72,18 @@ def test_a_trial_in_a_new_process_reports_the_epochs_before_and_continues(payloa
     was, now = (json.loads(r[-1]["record"]) for r in (whole, again))
     for fact in ("metrics", "f1_per_species", "best_epoch", "epochs"):
         assert was[fact] == now[fact]
+    assert again[-1]["predictions"] == whole[-1]["predictions"]
+
+
+def test_a_completed_trial_hands_over_what_it_predicted_after_every_epoch(payload, tmp_path):
+    trial = TrainTrial(payload)
+    results = steps(trial)
+    assert [result["predictions"] is None for result in results] == [True, False]
+    run = RunFolder(tmp_path)
+    run.write_predictions("ab-r0", results[-1]["predictions"])
+    predictions, truth = run.predictions("ab-r0"), trial.session.predict("val")[1]
+    for classes, metrics in zip(predictions.classes, epochs(results), strict=True):
+        assert np.mean(classes == truth) == pytest.approx(metrics["val/accuracy"])
 
 
 def test_a_damaged_checkpoint_starts_the_trial_anew_and_says_so(payload, small_config, tmp_path, caplog):
@@ -428,7 +442,7 @@ def test_short_epochs_are_trained_several_a_step_with_the_same_numbers(long, tmp
     was, now = (json.loads(results[-1]["record"]) for results in (one_by_one, together))
     for fact in ("status", "metrics", "f1_per_species", "best_epoch", "epochs"):
         assert was[fact] == now[fact]
-    assert together[-1]["predicted"] == one_by_one[-1]["predicted"]
+    assert together[-1]["predictions"] == one_by_one[-1]["predictions"]
 
 
 def test_no_step_goes_beyond_an_epoch_at_which_the_trial_may_be_stopped(long, monkeypatch):

@@ -1,0 +1,153 @@
+import io
+import random
+
+import numpy as np
+import pytest
+
+from birdnet_core.errors import RunFolderError
+from birdnet_core.records.predictions import Predictions
+from birdnet_core.records.run_folder import RunFolder
+
+NAMES = ("classes", "top", "probability")
+NAME = "ab-r0"
+
+
+def made(n_epochs=5, n_val=40, k=3):
+    rng = np.random.default_rng(0)
+    probability = np.sort(rng.random((n_val, k)))[:, ::-1]
+    classes, top = (rng.integers(90, size=shape) for shape in ((n_epochs, n_val), (n_val, k)))
+    return Predictions(
+        classes.astype(np.uint16), top.astype(np.uint16), np.ascontiguousarray(probability, dtype=np.float16)
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_predictions(NAME, made())
+    return run
+
+
+def file_of(run):
+    (file,) = (run.path / "predictions").iterdir()
+    assert file.name == f"{NAME}.npz"
+    return file
+
+
+def is_equal(one, other):
+    return all(
+        getattr(one, name).dtype == getattr(other, name).dtype
+        and np.array_equal(getattr(one, name), getattr(other, name))
+        for name in NAMES
+    )
+
+
+def test_predictions_are_read_as_they_were_written(run):
+    assert is_equal(run.predictions(NAME), made())
+    assert np.array_equal(run.predicted_classes(NAME), made().classes)
+    assert run.predictions("cd-r0") is run.predicted_classes("cd-r0") is None
+    assert run.strays() == []
+
+
+def test_a_trial_hands_over_the_content_of_the_file(run):
+    content = file_of(run).read_bytes()
+    run.write_predictions(NAME, made(n_epochs=1).to_bytes())
+    assert run.predicted_classes(NAME).shape == (1, 40)
+    assert made().to_bytes() == content
+
+
+def test_classes_alone_are_read_without_the_rest(run):
+    """A reader of many trials passes over the probabilities, which may be as long as fifty epochs."""
+    altered = bytearray(file_of(run).read_bytes())
+    altered[altered.index(b"probability.npy") + 60] ^= 1  # in its content
+    file_of(run).write_bytes(altered)
+    assert np.array_equal(run.predicted_classes(NAME), made().classes)
+    with pytest.raises(RunFolderError, match=r"ab-r0\.npz' holds no predictions"):
+        run.predictions(NAME)
+
+
+def test_a_trial_of_fifty_epochs_and_a_hundred_recordings_takes_14_kilobytes_at_most():
+    assert len(made(50, 100, 10).to_bytes()) < 2 * 50 * 100 + 4 * 100 * 10 + 1000
+
+
+def archive(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def plain(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+WHOLE = {name: getattr(made(), name) for name in NAMES}
+
+
+def archive_with(**changes):
+    return archive(**WHOLE | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "holds no predictions"),
+        (b'{"predicted": [0]}', "holds no predictions"),
+        (made().to_bytes()[:-30], "holds no predictions"),
+        (plain(WHOLE["classes"]), "holds no predictions"),
+        (archive(classes=WHOLE["classes"]), "holds no predictions: .*top"),
+        (archive_with(classes=np.array([{}])), "holds no predictions: Object arrays cannot"),
+        (
+            archive_with(classes=WHOLE["classes"].astype(int)),
+            r"classes is int64 \[5, 40\]; it takes uint16",
+        ),
+        (
+            archive_with(classes=WHOLE["classes"][0]),
+            r"classes is uint16 \[40\]; it takes .* two dim",
+        ),
+        (archive_with(classes=WHOLE["classes"][:, :7]), r"classes \[5, 7\], top \[40, 3\]"),
+        (archive_with(top=WHOLE["top"][:, :2]), r"top \[40, 2\] and probability \[40, 3\]"),
+    ],
+)
+def test_a_file_that_is_cut_or_foreign_is_refused_by_name(run, content, expected):
+    file_of(run).write_bytes(content)
+    with pytest.raises(RunFolderError, match=rf"predictions/ab-r0\.npz' .*{expected}"):
+        run.predictions(NAME)
+
+
+def test_no_object_is_unpickled(run):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("it was unpickled",)
+
+    array = np.array([[Trap()]], dtype=object)
+    for content in (plain(array), archive(classes=array, top=array, probability=array)):
+        file_of(run).write_bytes(content)
+        for reads in (run.predictions, run.predicted_classes):
+            with pytest.raises(RunFolderError, match="holds no predictions"):
+                reads(NAME)
+
+
+def test_altered_bytes_are_noticed_or_change_nothing(run):
+    whole, file, rng = made().to_bytes(), file_of(run), random.Random(0)
+    for _ in range(1000):
+        altered = bytearray(whole)
+        altered[rng.randrange(len(whole))] = rng.randrange(256)
+        file.write_bytes(altered)
+        try:
+            found = run.predictions(NAME)
+        except RunFolderError:
+            continue
+        assert is_equal(found, made())
+
+
+def test_a_full_disk_leaves_the_file_before(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("birdnet_core.records.files.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.write_predictions(NAME, made(n_epochs=1))
+    assert run.predicted_classes(NAME).shape == (5, 40)
+    assert file_of(run).exists()
