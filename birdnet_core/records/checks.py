@@ -23,7 +23,7 @@ A_NAME = (
 """The rest of a message that begins "a name holds"."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-s[0-9]{1,10}")
+_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}-r[0-9]{1,10}(-s[0-9]{1,10})?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -33,7 +33,7 @@ def is_name(name: Any) -> bool:
 
 
 def is_trial_id(name: Any) -> bool:
-    """Return whether `name` is ``<config_id>-s<seed>``."""
+    """Return whether `name` is ``<config_id>-r<repeat>``, or that and ``-s<seed>`` (`trial.trial_id`)."""
     return isinstance(name, str) and _TRIAL_ID.fullmatch(name) is not None
 
 
@@ -73,7 +73,8 @@ def _has_default(field: Field[Any]) -> bool:
 
 
 _STUDY: Mapping[str, Types] = {
-    "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,), "seeds": (list,),
+    "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,),
+    "repeats": (list,), "seed": (int,),
 }  # fmt: skip
 _STUDY_MAY: Mapping[str, Types] = {
     "question": (str,), "base": (dict,), "data": (dict,), "provenance": (dict,), "gates": (list,),
@@ -108,8 +109,8 @@ def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
     needed = "cells" if study["kind"] == "ablation" else "n_trials"
     if study.get(needed) is None:
         raise RunFolderError(f"{where}: it lacks {needed!r}, which a study of kind {study['kind']!r} has")
-    if not all(type(seed) is int for seed in study["seeds"]):
-        raise RunFolderError(f"{where}: seeds = {study['seeds']!r:.80}; they are whole numbers")
+    if not all(type(repeat) is int for repeat in study["repeats"]):
+        raise RunFolderError(f"{where}: repeats = {study['repeats']!r:.80}; they are whole numbers")
     for cell in study.get("cells") or ():
         check_fields(f"{where}: a cell", cell, _CELL, {})
     return study
@@ -147,7 +148,7 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
     if trial_id is not None and trial_id not in known_ids:
         if not is_trial_id(trial_id):
             raise RunFolderError(
-                f"{where}, {kind!r}, has trial_id = {trial_id!r:.120}; it takes <config_id>-s<seed>"
+                f"{where}, {kind!r}, has trial_id = {trial_id!r:.120}; it takes <config_id>-r<repeat>"
             )
         known_ids.add(trial_id)
     if kind == "trial":

@@ -266,6 +266,7 @@ class Session:
         return TrialRecord(
             trial_id=self.config.trial_id,
             config_id=self.config.config_id,
+            repeat=self.config.repeat,
             seed=self.config.seed,
             status=status,
             config=self.config.to_dict(),

@@ -27,7 +27,7 @@ from birdnet_core.data.building import default_cache
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.errors import BirdtuneError, ConfigError, TrialDiverged
 from birdnet_core.records.provenance import provenance
-from birdnet_core.records.trial import Status, TrialRecord
+from birdnet_core.records.trial import Status, TrialRecord, parts_of
 from birdnet_core.training.memory import give_back_memory, is_out_of_memory
 from birdnet_core.training.session import Session
 from tuning.engine.nodes import AtFault, TrialFault, is_of_the_node, placed
@@ -409,10 +409,12 @@ def bare_record(
 ) -> TrialRecord:
     """Return the record of a trial that never got as far as a session; it may name what is not here."""
     trial_id: str = payload["journal"]["trial_id"]
+    config_id, repeat, seed = parts_of(trial_id)
     return TrialRecord(
         trial_id=trial_id,
-        config_id=trial_id.rpartition("-s")[0],
-        seed=payload["config"]["seed"],
+        config_id=config_id,
+        repeat=repeat,
+        seed=seed,
         status=status,
         config=payload["config"],
         error=error,
