@@ -318,8 +318,8 @@ def recordings_note(scored: str) -> str:
     return (
         f"F1 at the best epoch, on the validation {scored} of a cell's first completed repeat; mean over the "
         f"repeats with the same ones. The interval is a bootstrap over the {scored}, those of one "
-        "recording_id together: it covers the choice of recordings, not the randomness of training. For a species with "
-        "fewer than five of them it is too narrow, and F1 is too low on average."
+        "recording_id together: it covers the choice of recordings, not the randomness of training. For a "
+        "species with fewer than five of them it is too narrow, and F1 is too low on average."
     )
 
 
