@@ -20,7 +20,7 @@ import pandas as pd
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
-from birdnet_core.records.trial import TrialRecord
+from birdnet_core.records.trial import TrialRecord, parts_of
 from birdnet_core.records.usage import Usage
 
 RUNNING = "running"
@@ -31,9 +31,9 @@ OTHER_TRAINING = "out of memory: other training"
 """The status of a trial that completed with smaller micro-batches than its config has, under batch norm."""
 
 TRIAL_COLUMNS = (
-    "run", "study", "trial_id", "number", "config_id", "seed", "status", "reused", "factors", "epochs",
-    "best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started", "error", "traceback",
-    "config", "f1_per_species", "provenance",
+    "run", "study", "trial_id", "number", "config_id", "repeat", "seed", "status", "reused", "factors",
+    "epochs", "best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started", "error",
+    "traceback", "config", "f1_per_species", "provenance",
 )  # fmt: skip
 N_PACKED = 50_000
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
@@ -158,12 +158,12 @@ def _read_journal(
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     """Mark the trials that were trained on other data or another split, and return notes on them.
 
-    The split follows from the recordings and the settings of the data, so trials that share these settings
+    The split follows from the recordings, the settings of the data and the repeat, so trials that share these
     share their split: the study's, where any has it, else the commonest.
     """
     data = study.get("data") or {}
     foreign: dict[str, list[str]] = {"recordings": [], "split": []}
-    by_settings: dict[str, list[dict[str, Any]]] = {}
+    by_settings: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         given = row["provenance"].get("data_id")
         if given is not None and data.get("data_id") not in (None, given):
@@ -171,7 +171,7 @@ def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
             foreign["recordings"].append(row["trial_id"])
         elif row["provenance"].get("split_id") is not None:
             settings = json.dumps(row["config"].get("data", {}), sort_keys=True)
-            by_settings.setdefault(settings, []).append(row)
+            by_settings.setdefault((settings, row["repeat"]), []).append(row)
     for alike in by_settings.values():
         counts = Counter(row["provenance"]["split_id"] for row in alike)
         own = data.get("split_id")
@@ -197,14 +197,15 @@ def _trial_row(
     last_epoch: int,
 ) -> dict[str, Any]:
     trial_id = event["trial_id"]
-    config_id, _, seed = trial_id.rpartition("-s")
+    config_id, repeat, seed = parts_of(trial_id)
     row = {
         "run": run,
         "study": event["study"],
         "trial_id": trial_id,
         "number": event["number"],
         "config_id": config_id,
-        "seed": int(seed),
+        "repeat": repeat,
+        "seed": seed,
         "reused": bool(event["reused"]),
         "factors": event.get("factors") or {},
     }
@@ -230,7 +231,7 @@ def _frame(rows: list[dict[str, Any]], metrics: list[str]) -> pd.DataFrame:
     """Return the trial rows as a frame in which an absent number is nan and an absent text is None."""
     frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metrics], dtype=object)
     floats = ("best_epoch", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", *metrics)
-    whole = dict.fromkeys(("number", "seed", "epochs"), "int64")
+    whole = dict.fromkeys(("number", "repeat", "seed", "epochs"), "int64")
     frame = frame.astype(whole | dict.fromkeys(floats, "float64"))
     for column in ("error", "traceback", "started"):
         frame[column] = frame[column].where(frame[column].notna(), None)

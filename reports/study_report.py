@@ -118,6 +118,13 @@ def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
+def _of_one_split(trials: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:
+    """Return the trials of a cell that were validated on the recordings of its first completed repeat."""
+    mine = trials[trials["trial_id"].isin(cell["trial_ids"])].sort_values("repeat", kind="stable")
+    splits = [provenance.get("split_id") for provenance in mine["provenance"]]
+    return mine[[split == splits[0] for split in splits]]
+
+
 def _predictions(
     trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None
 ) -> dict[str, Predictions]:
@@ -131,6 +138,6 @@ def _predictions(
     found = {}
     for config_id, names in roles.items():
         cell = cells[cells["config_id"] == config_id].iloc[0]
-        if predictions := predictions_of(trials, cell):
+        if predictions := predictions_of(_of_one_split(trials, cell), cell):
             found[f"{cell['label']} ({', '.join(names)})"] = predictions
     return found

@@ -1,7 +1,7 @@
 """Which combinations of the factors' levels an ablation trains.
 
 A design takes the levels of each factor and a baseline cell, and returns cells, each with one level of every
-factor. It knows neither configs nor seeds; every cell is crossed with the same seeds later. Its `facts`
+factor. It knows neither configs nor repeats; every cell is crossed with the same repeats later. Its `facts`
 describe what the cells can estimate, for the study's file, the summary before a sweep, and reports.
 """
 
@@ -89,7 +89,7 @@ class Design(ABC):
 
 @dataclass(frozen=True)
 class SingleConfig(Design):
-    """One config, compared with nothing: only the seeds differ."""
+    """One config, compared with nothing: only its repeats, or seeds, differ."""
 
     kind = "single config"
     has_factors = False

@@ -1,7 +1,7 @@
 """A question, and the configs that answer it.
 
 An `Ablation` answers whether a choice matters: a design over named factors, each of its cells trained on the
-same seeds for the same budget. A `Search` finds the best config: an Optuna space, sampled trial by trial.
+same repeats for the same budget. A `Search` finds the best config: an Optuna space, sampled trial by trial.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import optuna
 from optuna.trial import BaseTrial
 
-from birdnet_core.config import TrainConfig
+from birdnet_core.config import NUMBERS, TrainConfig
 from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.checks import A_NAME, is_name
@@ -26,6 +26,7 @@ from search_spaces.factors import Factors, faults_of, levels_of
 from search_spaces.faults import Fault, StudyError
 
 Overrides = dict[str, Any]
+Varied = Literal["repeat", "seed"]
 
 
 # Few epochs of many small steps, over several windows a recording: enough to see differences in minutes.
@@ -42,7 +43,7 @@ class Gate:
     """What the best cell of a study has to reach.
 
     Args:
-        metric: of the best cell, the mean over its seeds.
+        metric: of the best cell, the mean over its repeats.
         target: passes at this value or better.
         stretch: a still better value to aim for; None for none.
         investigate: short of `target`, but at this value or better, the outcome is INVESTIGATE and not
@@ -113,7 +114,7 @@ class _Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation(_Common):
-    """The cells of a `design` over `factors`, crossed with seeds.
+    """The cells of a `design` over `factors`, crossed with repeats.
 
     Args:
         factors: what is varied. A dotted setting with the values to compare, or, for a `LatinHypercube`, a
@@ -127,7 +128,9 @@ class Ablation(_Common):
         base: settings of every trial, which replace those of the user's base config.
         quick: further settings under ``--quick``.
         quick_factors: under ``--quick``, the levels of the factors that it names.
-        n_seeds, quick_seeds: default number of seeds of every cell; the second under ``--quick``.
+        n_repeats, quick_repeats: default number of repeats of every cell; the second under ``--quick``.
+        vary: what distinguishes the trials of a cell. Of a ``repeat`` validation fold and seed are fresh; a
+            ``seed`` is fresh on the same fold, as the members of an ensemble need it.
     """
 
     kind = "ablation"
@@ -138,11 +141,13 @@ class Ablation(_Common):
     design: Design = field(default_factory=FullFactorial)
     baseline: Cell = field(default_factory=dict)
     quick_factors: Factors = field(default_factory=dict)
-    n_seeds: int = 3
-    quick_seeds: int = 2
+    n_repeats: int = 5
+    quick_repeats: int = 2
+    vary: Varied = "repeat"
 
     def __post_init__(self) -> None:
-        self._check(n_seeds=1, quick_seeds=1)
+        self._check(n_repeats=1, quick_repeats=1)
+        checked_value(self.vary, Varied, "vary")
 
     def levels(self) -> Levels:
         """Return the levels of each factor: its values, the names of its sets of settings, or its range."""
@@ -171,6 +176,11 @@ class Ablation(_Common):
             "n_cells": len(self.cells()),
             **self.design.facts(self.levels(), self.baseline_cell() or {}),
         }
+
+    def repeats(self, first: TrainConfig) -> list[Overrides]:
+        """Return `repeat` and `seed` of each trial of a cell, those of `first` first."""
+        step = int(self.vary == "repeat")
+        return [{"repeat": first.repeat + step * i, "seed": first.seed + i} for i in range(self.n_repeats)]
 
     def overrides(self, cell: Cell) -> Overrides:
         """Return the settings of a cell."""
@@ -228,11 +238,11 @@ class Search(_Common):
 Study = Ablation | Search
 
 
-def in_size(study: Study, n_seeds: int | None, n_trials: int | None) -> Study:
-    """Return `study` with other numbers of seeds, of an ablation, or of trials, of a search."""
+def in_size(study: Study, n_repeats: int | None, n_trials: int | None) -> Study:
+    """Return `study` with another number of repeats, of an ablation, or of trials, of a search."""
     if isinstance(study, Search):
         return replace(study, n_trials=n_trials or study.n_trials)
-    return replace(study, n_seeds=n_seeds or study.n_seeds)
+    return replace(study, n_repeats=n_repeats or study.n_repeats)
 
 
 def in_quick_size(study: Study) -> Study:
@@ -242,17 +252,17 @@ def in_quick_size(study: Study) -> Study:
         space = study.quick_space or study.space
         return replace(study, base=base, n_trials=study.quick_trials, space=space)
     factors = {**study.factors, **study.quick_factors}
-    return replace(study, base=base, n_seeds=study.quick_seeds, factors=factors)
+    return replace(study, base=base, n_repeats=study.quick_repeats, factors=factors)
 
 
 def base_config(study: Study, base: TrainConfig, settings: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the config from which every trial of `study` starts: the user's base with the study's settings.
 
-    Of the user's `settings` it takes ``seed``, the first of an ablation's seeds, and that of a search and its
-    sampler; `trial_config` applies the others.
+    Of the user's `settings` it takes ``repeat`` and ``seed``, the first of an ablation's, and those of a
+    search and its sampler; `trial_config` applies the others.
     """
-    seed = {key: value for key, value in (settings or {}).items() if key == "seed"}
-    return base.override({**study.base, "training.monitor": study.metric, **seed})
+    first = {key: value for key, value in (settings or {}).items() if key in NUMBERS}
+    return base.override({**study.base, "training.monitor": study.metric, **first})
 
 
 def trial_config(base: TrainConfig, settings: Mapping[str, Any], choices: Overrides) -> TrainConfig:

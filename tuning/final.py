@@ -58,11 +58,11 @@ def train_final(
 ) -> dict[str, Any]:
     """Train the members of a model, write the folder `out`, and return what its evidence.json holds.
 
-    Seeds are `n_seeds` from the config's own. With `keep_val` nothing is trained in the validation split: the
-    members are the best epochs of the first sweep. `chosen` is how the config was chosen, for the record.
-    An interrupted call continues from the run in `out`; a finished one trains nothing again. Raises
-    ModelFolderError where `out` holds another model, and RunFolderError where training stopped or failed
-    before every seed was trained.
+    Seeds are `n_seeds` from the config's own; all validate on the fold of its repeat. With `keep_val` nothing
+    is trained in the validation split: the members are the best epochs of the first sweep. `chosen` is how
+    the config was chosen, for the record. An interrupted call continues from the run in `out`; a finished one
+    trains nothing again. Raises ModelFolderError where `out` holds another model, and RunFolderError where
+    training stopped or failed before every seed was trained.
     """
     config = config.override({"training.train_on": "train", "training.stop_after": 0})
     final = config if keep_val else config.override({"training.train_on": "train+val"})
@@ -88,7 +88,8 @@ def train_final(
             factors={},
             design=SingleConfig(),
             metric=each.training.monitor,
-            n_seeds=n_seeds,
+            n_repeats=n_seeds,
+            vary="seed",
         )
         # Failed seeds are retried: else one bad seed would be the end of the model.
         summary = sweep(

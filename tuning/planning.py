@@ -384,10 +384,9 @@ def _ablation_trials(
 
     In the order in which a sweep trains them. Cells with equal configs are one trial.
     """
-    seeds = range(config.seed, config.seed + study.n_seeds)
     trials: dict[str, TrainConfig] = {}
-    for seed, cell in product(seeds, study.cells()):
-        each = trial_config(config, settings, study.overrides(cell)).override({"seed": seed})
+    for repeat, cell in product(study.repeats(config), study.cells()):
+        each = trial_config(config, settings, study.overrides(cell)).override(repeat)
         trials.setdefault(each.trial_id, each)
     done = {name for name, record in folder.records().items() if record.status == "completed"}
     return len(trials), [each for name, each in trials.items() if name not in done]

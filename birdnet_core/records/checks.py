@@ -73,7 +73,8 @@ def _has_default(field: Field[Any]) -> bool:
 
 
 _STUDY: Mapping[str, Types] = {
-    "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,), "seeds": (list,),
+    "name": (str,), "kind": (str,), "metric": (str,), "direction": (str,), "epochs": (int,),
+    "repeats": (list,), "seed": (int,),
 }  # fmt: skip
 _STUDY_MAY: Mapping[str, Types] = {
     "question": (str,), "base": (dict,), "data": (dict,), "provenance": (dict,), "gates": (list,),
@@ -108,8 +109,8 @@ def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
     needed = "cells" if study["kind"] == "ablation" else "n_trials"
     if study.get(needed) is None:
         raise RunFolderError(f"{where}: it lacks {needed!r}, which a study of kind {study['kind']!r} has")
-    if not all(type(seed) is int for seed in study["seeds"]):
-        raise RunFolderError(f"{where}: seeds = {study['seeds']!r:.80}; they are whole numbers")
+    if not all(type(repeat) is int for repeat in study["repeats"]):
+        raise RunFolderError(f"{where}: repeats = {study['repeats']!r:.80}; they are whole numbers")
     for cell in study.get("cells") or ():
         check_fields(f"{where}: a cell", cell, _CELL, {})
     return study

@@ -29,7 +29,7 @@ N_STEPS = 5
 
 # Settings that do not change the time or memory of a step. AdamW keeps two values a
 # weight under every schedule, and the gradient's norm is computed whether it is clipped or not.
-_NEUTRAL = ("seed", "optim.", "training.epochs", "training.stop_after", "training.patience",
+_NEUTRAL = ("seed", "repeat", "optim.", "training.epochs", "training.stop_after", "training.patience",
             "training.monitor", "training.stop_on", "training.sampling")  # fmt: skip
 
 
@@ -73,9 +73,9 @@ class Probe:
 def arm_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that time and memory of a step depend on.
 
-    Two configs are one arm if they differ only in the seed, in `optim.*`, in how long they train, what they
-    monitor and how clips are sampled; in numbers of the loss; in numbers of an augmentation that is on in
-    both; and in rates of the model's options named drop..., and `training.ema_decay`, that are above 0 in
+    Two configs are one arm if they differ only in seed and repeat, in `optim.*`, in how long they train, what
+    they monitor and how clips are sampled; in numbers of the loss; in numbers of an augmentation that is on
+    in both; and in rates of the model's options named drop..., and `training.ema_decay`, that are above 0 in
     both. Everything else may change a step: data, features, sizes, names, batches, precision, threads.
     """
     kept: dict[str, Any] = {}

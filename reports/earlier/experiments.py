@@ -32,8 +32,8 @@ COLUMNS = (
 )  # fmt: skip
 
 NOTES = (
-    "An imported experiment is one run (n = 1): its variation over seeds is unknown. It has no interval and "
-    "enters no test, no Holm correction and no choice of the best.",
+    "An imported experiment is one run (n = 1): its variation over repeats is unknown. It has no interval "
+    "and enters no test, no Holm correction and no choice of the best.",
     "Every row is at its first epoch of highest val/accuracy, also in studies of another metric; of a "
     "search, the best config is listed. Epochs count from 1.",
     GAP,
@@ -208,5 +208,5 @@ def _interval(row: pd.Series[Any]) -> str:
     if row["imported"]:
         return "none: one run"
     if math.isnan(row["low"]) and row["n"] == 1:
-        return "none: one seed"
+        return "none: one repeat"
     return interval({key: row[key] * 100 for key in ("low", "high")}, "{:.2f} %")

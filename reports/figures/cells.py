@@ -23,7 +23,7 @@ from reports.figures.drawing import (
     line_style,
     wrapped,
 )
-from reports.page.sentences import OVER_SEEDS
+from reports.page.sentences import OVER_REPEATS
 from reports.statistics import compare
 from reports.statistics.aggregate import show
 from reports.study_report import StudyReport
@@ -32,7 +32,7 @@ from reports.study_report import StudyReport
 def mean_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_ROWS)
     caption = (
-        f"{report.metric} by cell. Diamond: mean; line: {OVER_SEEDS}; open diamond: trained unequal epochs."
+        f"{report.metric} by cell. Diamond: mean; line: {OVER_REPEATS}; open diamond: trained unequal epochs."
         f"{left_out}"
     )
     draw = partial(cell_intervals, cells=cells, metric=report.metric)
@@ -44,7 +44,7 @@ def difference_figures(report: StudyReport) -> Iterator[Drawn]:
     if not rows["diff"].notna().any():
         return
     caption = (
-        f"Difference in {report.metric} from the baseline, paired by seed; {OVER_SEEDS}. Filled: p below "
+        f"Difference in {report.metric} from the baseline, paired by repeat; {OVER_REPEATS}. Filled: p below "
         "0.05 after Holm."
     )
     if len(rows) > N_ROWS:
@@ -62,7 +62,9 @@ def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
     if not points["mean"].notna().all():
         return
     a, b = report.interaction["factors"]
-    caption = f"{report.metric} over {a}, a line a level of {b}; parallel: no interaction. Bar: {OVER_SEEDS}."
+    caption = (
+        f"{report.metric} over {a}, a line a level of {b}; parallel: no interaction. Bar: {OVER_REPEATS}."
+    )
     draw = partial(interaction_lines, points=points, metric=report.metric, factors=(a, b))
     yield Drawn("interaction", caption, figure(draw))
 
@@ -85,7 +87,7 @@ def some_cells(report: StudyReport, n: int) -> tuple[pd.DataFrame, str]:
 
 
 def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
-    """Draw one row a cell: the mean with its interval, and a small dot a seed. No bar where n is 1."""
+    """Draw one row a cell: the mean with its interval, and a small dot a repeat. No bar where n is 1."""
     height = len(cells)
     for row, (_, cell) in enumerate(cells.iterrows()):
         y = height - 1 - row
@@ -107,7 +109,7 @@ def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
     ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in cells["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: mean and 95 % interval; grey: single seeds")
+    ax.set_xlabel(f"{metric}: mean and 95 % interval; grey: single repeats")
 
 
 def difference_intervals(ax: Axes, comparisons: pd.DataFrame, metric: str) -> None:

@@ -65,7 +65,7 @@ def curve_points(epochs: pd.DataFrame, cells: pd.DataFrame, metric: str) -> pd.D
 
 
 def learning_curves(ax: Axes, points: pd.DataFrame, metric: str) -> None:
-    """Draw one line a cell over epochs, with a band from the lowest to the highest seed."""
+    """Draw one line a cell over epochs, with a band from the lowest to the highest repeat."""
     for i, (name, line) in enumerate(points.groupby("label", sort=False)):
         colour, dash = line_style(i)
         ax.plot(line["epoch"], line["mean"], dash, color=colour, label=str(name))

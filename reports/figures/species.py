@@ -28,8 +28,8 @@ def long_tail_figures(report: StudyReport) -> Iterator[Drawn]:
         for cell, mine in report.by_recording.groupby("cell", sort=False)
     ]
     caption = (
-        f"F1 of every validation species against its training {scored}, mean over seeds. Line: 95 % "
-        f"bootstrap interval over {scored}, none with one of them."
+        f"F1 of every validation species against its training {scored}, mean over repeats on the "
+        f"same ones. Line: 95 % bootstrap interval over {scored}, none with one of them."
     )
     draw = partial(long_tail, points=pd.concat(points, ignore_index=True), scored=scored)
     yield Drawn("long-tail", caption, figure(draw, 3.4))

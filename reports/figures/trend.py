@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from reports.figures.drawing import DASHES, OKABE_ITO, STYLE, Drawn
 from reports.page.formats import file_name
-from reports.page.sentences import OVER_SEEDS
+from reports.page.sentences import OVER_REPEATS
 from reports.statistics.aggregate import show
 from reports.statistics.trend import STRATA, axis_title
 from reports.study_report import StudyReport
@@ -43,8 +43,8 @@ def trend_figures(report: StudyReport) -> Iterator[Drawn]:
             continue
         strata = ", and F1 of the rare, medium and common species" if mine["metric"].nunique() > 1 else ""
         caption = (
-            f"{metric} against {factor}{strata}. Mark: mean over completed trials; band: {OVER_SEEDS}. Cells "
-            "trained unequal epochs are left out."
+            f"{metric} against {factor}{strata}. Mark: mean over completed trials; band: {OVER_REPEATS}. "
+            "Cells trained unequal epochs are left out."
         )
         if (n_groups := mine["group"].nunique()) > N_GROUPS:
             ranked = of_metric.groupby("group")["mean"].mean()
@@ -61,7 +61,7 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
     """Return a panel of `metric` with a line a group, and below it a panel a group with F1 of each stratum.
 
     `means` are the rows of `trend.level_means` of one factor. A line is named at its end. Its band is the
-    interval at each level, which a level of one seed does not have.
+    interval at each level, which a level of one repeat does not have.
     """
     groups = [str(group) for group in means["group"].drop_duplicates()]
     has_strata = bool(means["metric"].isin(STRATA).any())
@@ -109,7 +109,7 @@ def draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame], styles: Mapping[str,
         colour, dash, mark = styles[name]
         ax.plot(line["level"], line["mean"], dash, color=colour, marker=mark, markersize=5, label=name)
         ax.fill_between(line["level"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
-        # A level between two of one seed has an interval and no band.
+        # A level between two of one repeat has an interval and no band.
         known = line[line["low"].notna()]
         ax.vlines(known["level"], known["low"], known["high"], color=colour, alpha=0.4, linewidth=0.8)
 

@@ -78,8 +78,8 @@ def results(r: StudyReport) -> list[Table]:
               sentences.importance_note(r.importance)),
         Table("recordings", f"F1 over {r.scored}", recordings, r.by_recording,
               sentences.recordings_note(r.scored)),
-        Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions, "Means over seeds.",
-              is_folded=True),
+        Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions,
+              "Means over repeats on the same recordings.", is_folded=True),
         Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
               r.gate_results, sentences.GATES),
     )  # fmt: skip
@@ -101,10 +101,10 @@ def details(r: StudyReport) -> list[Table]:
 
 
 def confirmed(best: dict[str, Any]) -> Table:
-    """Return the shortlist of a choice that was confirmed on fresh seeds."""
+    """Return the shortlist of a choice that was confirmed on fresh repeats."""
     shortlist = tables.choice_table(best)
     return Table(
-        "confirmed", "The shortlist on fresh seeds", shortlist, shortlist, sentences.confirmed_note(best)
+        "confirmed", "The shortlist on fresh repeats", shortlist, shortlist, sentences.confirmed_note(best)
     )
 
 

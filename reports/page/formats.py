@@ -148,7 +148,7 @@ def span(low: float, high: float) -> str:
 
 
 def n_of(n: int, noun: str) -> str:
-    """Return ``1 seed``, ``3 seeds``."""
+    """Return ``1 repeat``, ``3 repeats``."""
     return f"{n} {noun}{'s' * (n != 1)}"
 
 

@@ -88,7 +88,7 @@ def write_report(
     for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
         slug = file_name(f"confirmed-{best['study']}", confirmed)
         confirmed[slug] = best
-        tables.confirmed(best).write(out / "tables" / slug, f"{best['study']}: on fresh seeds")
+        tables.confirmed(best).write(out / "tables" / slug, f"{best['study']}: on fresh repeats")
     imported = None if earlier is None else _earlier_work(earlier, [s.report for s in sections], out)
     content = {
         "schema": SCHEMA,
@@ -151,7 +151,7 @@ def _content(r: StudyReport) -> dict[str, Any]:
     cells = []
     for cell in r.cells.to_dict("records"):
         same = ("factors", "n", "n_failed", "n_other", "n_pruned", "epochs_to_best", "hours", "gpu_hours",
-                "seeds", "trial_ids", "unequal_epochs")  # fmt: skip
+                "repeats", "trial_ids", "unequal_epochs")  # fmt: skip
         scores = {
             m: {"mean": cell[m], **{key: cell[f"{m}:{key}"] for key in ("low", "high", "values")}}
             for m in metrics

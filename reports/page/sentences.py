@@ -17,33 +17,33 @@ from reports.page.formats import count, interval, n_of, number, p_value, signed,
 from reports.statistics import aggregate
 from reports.study_report import StudyReport
 
-OVER_SEEDS = "95 % t interval over seeds, none with one seed"
+OVER_REPEATS = "95 % t interval over repeats, none with one"
 OPTIMISTIC = (
     "Scores are of the validation split, which also chose each trial's best epoch and the best config: they "
     "are too high on average."
 )
 CELLS = (
-    f"Means over completed trials, each at its best epoch; {OVER_SEEDS}. With few seeds an interval may "
+    f"Means over completed trials, each at its best epoch; {OVER_REPEATS}. With few repeats an interval may "
     "extend beyond the range of the score. Failed and pruned trials are counted and enter no mean. Hours "
     "are of one completed trial."
 )
 COMPARISONS = (
-    "Mean of the differences on shared seeds, its t interval and the paired t-test; p (Holm) is adjusted "
+    "Mean of the differences on shared repeats, its t interval and the paired t-test; p (Holm) is adjusted "
     "for all comparisons with the baseline. The sign-flip test is exact and assumes no normal distribution; "
-    "its p is at least 2/2^n with n shared seeds (0.25 with 3, 0.063 with 5, 0.031 with 6) and is not "
-    "adjusted. g is d_z with Hedges' exact small-sample correction; it needs three shared seeds. Simple "
+    "its p is at least 2/2^n with n shared repeats (0.25 with 3, 0.063 with 5, 0.031 with 6) and is not "
+    "adjusted. g is d_z with Hedges' exact small-sample correction; it needs three shared repeats. Simple "
     "effects and the interaction are not adjusted."
 )
 TRENDS = (
     "Linear: the change along a straight line from the first level to the last. Quadratic: how far the "
     "curve lies above the straight line between its ends, in the middle of the range. Both are fitted for "
-    "each seed, over the seeds that completed at each level; mean and t interval over seeds, one-sample "
+    "each repeat, over those that completed at each level; mean and t interval over repeats, one-sample "
     "t-test, Holm over all rows. (log): over the logarithm of the levels, where that spaces them more "
     "evenly."
 )
-LEVELS = f"Means over completed trials; {OVER_SEEDS}."
+LEVELS = f"Means over completed trials; {OVER_REPEATS}."
 GATES = (
-    "The targets of the study, compared with the best cell's mean over seeds. GO: all pass. NO-GO: one "
+    "The targets of the study, compared with the best cell's mean over repeats. GO: all pass. NO-GO: one "
     "fails and is not close. INVESTIGATE: otherwise."
 )
 RESOURCES = (
@@ -67,8 +67,8 @@ _TERMINATION: dict[str | None, str] = {
 
 
 def design(study: dict[str, Any]) -> str:
-    """Return what was varied, for how many epochs and seeds, the baseline, and which way is better."""
-    trained = f"{study['epochs']} epochs at most, {n_of(len(study['seeds']), 'seed')}"
+    """Return what was varied, for how many epochs and repeats, the baseline, and which way is better."""
+    trained = f"{study['epochs']} epochs at most, {n_of(len(study['repeats']), 'repeat')}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))
     if study["kind"] == "search":
@@ -116,9 +116,9 @@ def _best(report: StudyReport) -> str:
     if best is None:
         return f"No answer yet: {report.no_best}."
     row = report.cells[report.cells["config_id"] == best["config_id"]].iloc[0]
-    how = "one seed, so its uncertainty is unknown"
+    how = "one repeat, so its uncertainty is unknown"
     if best["low"] is not None:
-        how = f"95 % interval {interval(best)}, {n_of(best['n'], 'seed')}"
+        how = f"95 % interval {interval(best)}, {n_of(best['n'], 'repeat')}"
     is_search = report.kind == "search"
     of = f"{len(report.trials)} trials" if is_search else f"{len(report.cells)} cells"
     name = row["label"]
@@ -201,9 +201,9 @@ def main_effects(effects: pd.DataFrame) -> str:
 def effects_note(effects: pd.DataFrame) -> str:
     """Return how to read the table of main effects."""
     text = (
-        "Mean of the cells at the second level minus mean of those at the first, for each seed that "
-        "completed in every cell; t interval over seeds, one-sample t-test, Holm over the factors, g as for "
-        "differences."
+        "Mean of the cells at the second level minus mean of those at the first, for each repeat that "
+        "completed in every cell; t interval over repeats, one-sample t-test, Holm over the factors, g as "
+        "for differences."
     )
     if effects["letter"].notna().any():
         text += " Each effect is the sum of its own and of those that it is aliased with, with their signs."
@@ -316,8 +316,9 @@ def _of_group(row: pd.Series[Any]) -> str:
 def recordings_note(scored: str) -> str:
     """Return how to read F1 over recordings (or clips)."""
     return (
-        f"F1 at the best epoch, mean over seeds. The interval is a bootstrap over the validation {scored}, "
-        "those of one recording_id together: it covers the choice of recordings, not of seeds. For a "
+        f"F1 at the best epoch, on the validation {scored} of a cell's first completed repeat; mean over the "
+        f"repeats with the same ones. The interval is a bootstrap over the {scored}, those of one "
+        "recording_id together: it covers the choice of recordings, not the randomness of training. For a "
         "species with fewer than five of them it is too narrow, and F1 is too low on average."
     )
 
@@ -341,19 +342,19 @@ def usage(costs: dict[str, float | None]) -> str:
 
 
 def confirmed_choice(best: dict[str, Any]) -> str:
-    """Return the result of a race on fresh seeds (`confirmation.confirmed`), and the score before it."""
+    """Return the result of a race on fresh repeats (`confirmation.confirmed`), and the score before it."""
     metric, before = best["metric"], best["confirmed"]["before"]
     text = f"{aggregate.label(best['factors'])} with {metric} {number(best['mean'])}"
     if best["low"] is not None:
-        text += f" (95 % interval {interval(best)}, {n_of(best['n'], 'seed')})"
+        text += f" (95 % interval {interval(best)}, {n_of(best['n'], 'repeat')})"
     return (
-        f"{text}. In {best['study']}, with {n_of(before['n'], 'seed')}, it had {number(before['mean'])}. "
+        f"{text}. In {best['study']}, with {n_of(before['n'], 'repeat')}, it had {number(before['mean'])}. "
         f"{best['how_sure']}"
     )
 
 
 def confirmed_note(best: dict[str, Any]) -> str:
-    """Return the rule of a race on fresh seeds, and where its trials are."""
+    """Return the rule of a race on fresh repeats, and where its trials are."""
     return (
         f"Rule: {best['rule']} p(best): the probability that a config is the best of those in the race. "
         f"Every trial: birdtune report {best['confirmed']['run']}"
@@ -377,7 +378,7 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     out = []
     completed = cells[cells["n"] > 0]
     if single := int((completed["n"] == 1).sum()):
-        out.append(f"{single} of {len(cells)} rows have one seed: their differences may be chance.")
+        out.append(f"{single} of {len(cells)} rows have one repeat: their differences may be chance.")
     if n := int(cells["n_failed"].sum()):
         out.append(
             f"{n_of(n, 'trial')} failed, diverged or killed: left out of means, which this may bias upward "
@@ -415,9 +416,11 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
         out.append(f"The best epoch of a trial was chosen by {', '.join(sorted(monitors))}.")
     out.append(f"{OPTIMISTIC} This report does not open the test split.")
     if (completed["n"] > 1).any():
+        of_training = "Intervals and p values cover the randomness of training"
         out.append(
-            "Intervals and p values cover the randomness of training on this one split, not the choice of "
-            "recordings, sites or splits."
+            f"{of_training} and of the validation folds of the repeats; sites and the test split are fixed."
+            if _n_splits(done) > 1
+            else f"{of_training} on this one split, not the choice of recordings, sites or splits."
         )
     out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
     for seen in (study.get("data") or {}).get("seen") or []:
@@ -427,6 +430,12 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     if factors:
         out.append(f"Only {', '.join(factors)} varied; other values and other settings were not tested.")
     return out
+
+
+def _n_splits(done: pd.DataFrame) -> int:
+    """Return the largest number of validation splits that one config was scored on."""
+    splits = pd.Series([provenance.get("split_id") for provenance in done["provenance"]], dtype=object)
+    return int(splits.groupby(done["config_id"].to_numpy()).nunique().max())
 
 
 def limits(report: StudyReport) -> list[str]:

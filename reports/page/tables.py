@@ -66,7 +66,7 @@ def _cell_interval(cell: Mapping[Hashable, Any], metric: str) -> str:
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
-        return "none: one seed" if cell["n"] == 1 else "none: fewer than two finite values"
+        return "none: one repeat" if cell["n"] == 1 else "none: fewer than two finite values"
     return f"{number(cell[f'{metric}:low'])} to {number(cell[f'{metric}:high'])}"
 
 
@@ -78,7 +78,7 @@ def choice_table(best: dict[str, Any]) -> pd.DataFrame:
             + (" (chosen)" if each["config_id"] == best["config_id"] else ""),
             best["metric"]: number(_nan(each["mean"])),
             "95 % interval": interval({key: _nan(each[key]) for key in ("low", "high")}),
-            "fresh seeds": str(each["n"]),
+            "fresh repeats": str(each["n"]),
             "p(best)": _share(each["p_best"]),
             "parameters": count(_nan(each["n_params"])),
         }
@@ -106,7 +106,7 @@ def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | No
         for row in interaction["simple_effects"]:
             found.append((f"simple effect of {row['factor']}: {row['label']}", row))
         name = f"interaction {' × '.join(interaction['factors'])}"
-        found.append((name, {**interaction, "n_shared": len(interaction["seeds"])}))
+        found.append((name, {**interaction, "n_shared": len(interaction["repeats"])}))
     return _frame(
         {"difference": name, "diff": signed(row["diff"]), **_test(row), "note": row["note"]}
         for name, row in found
@@ -126,12 +126,12 @@ def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _test(row: dict[Any, Any], form: str = "{:+.4f}") -> dict[str, str]:
-    """Return the cells of interval, p values, g and number of seeds of a row that has them."""
+    """Return the cells of interval, p values, g and number of repeats of a row that has them."""
     out = {"95 % interval": signed_interval(row, form)}
     for title, key in (("p", "p"), ("p (sign flip)", "p_sign_flip"), ("p (Holm)", "p_holm")):
         out |= {title: p_value(row[key])} if key in row else {}
     out |= {"g": signed(row["g"], "{:+.2f}")} if "g" in row else {}
-    return out | ({"shared seeds": str(row["n_shared"])} if "n_shared" in row else {})
+    return out | ({"shared repeats": str(row["n_shared"])} if "n_shared" in row else {})
 
 
 def gate_table(gate_results: pd.DataFrame) -> pd.DataFrame:
@@ -181,10 +181,10 @@ def level_table(means: pd.DataFrame) -> pd.DataFrame:
                 "factor": row["factor"],
                 "level": aggregate.show(row["level"]),
                 **({"with": row["group"]} if has_groups else {}),
-                "seeds": 0,
+                "repeats": 0,
             },
         )
-        cell["seeds"] = max(cell["seeds"], row["n"])
+        cell["repeats"] = max(cell["repeats"], row["n"])
         cell[row["metric"]] = f"{number(row['mean'])} ({interval(row)})"
     return _frame(rows.values(), "–").astype(str)
 
@@ -261,6 +261,7 @@ def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "trial": trial["trial_id"],
             "number": str(trial["number"]),
             "cell": aggregate.label(trial["factors"]),
+            "repeat": str(trial["repeat"]),
             "seed": str(trial["seed"]),
             "status": trial["status"] + (" (reused)" if trial["reused"] else ""),
             metric: number(trial.get(metric, math.nan)),

@@ -1,1 +1,1 @@
-"""The choice of a config, its confirmation on fresh seeds, and gates."""
+"""The choice of a config, its confirmation on fresh repeats, and gates."""

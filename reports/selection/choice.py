@@ -16,14 +16,14 @@ from scipy import stats
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from reports.runs import Runs
 from reports.statistics import aggregate
-from reports.statistics.compare import by_seed
+from reports.statistics.compare import by_repeat
 
-SCHEMA = 1
+SCHEMA = 2
 RULES = {
-    "mean": "the {best} mean over seeds of {metric}",
-    "lower-bound": "the {best} {bound} bound of the 95 % interval of {metric} over seeds",
-    "one-se": "the fewest parameters among the cells within one standard error of the {best} mean over seeds "
-    "of {metric}, of equal ones the {best} mean",
+    "mean": "the {best} mean over repeats of {metric}",
+    "lower-bound": "the {best} {bound} bound of the 95 % interval of {metric} over repeats",
+    "one-se": "the fewest parameters among the cells within one standard error of the {best} mean over "
+    "repeats of {metric}, of equal ones the {best} mean",
 }
 """What may decide; `one-se` is the rule of Breiman, Friedman, Olshen and Stone (1984, section 3.4.3)."""
 N_SHOWN = 10
@@ -32,10 +32,11 @@ N_SHOWN = 10
 def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, Any]:
     """Return the content of best.json: the chosen config with its scores, the rule and the runner-up.
 
-    Without `study` the cells of all studies compete, if their kind, metric, split, epochs and number of seeds
-    are equal: the best of many single trials is chance compared with a mean of three. `by` is one of `RULES`.
+    Without `study` the cells of all studies compete, if their kind, metric, split, epochs and number of
+    repeats are equal: the best of many single trials is chance compared with a mean of three. `by` is one of
+    `RULES`.
     Raises RunFolderError for an unknown study, for studies that cannot be compared, when no trial completed,
-    and for a rule that needs two seeds where no cell has them; ConfigError for an unknown rule.
+    and for a rule that needs two repeats where no cell has them; ConfigError for an unknown rule.
     """
     check_rule(by)
     return choose_among(runs, comparable(runs, study), by)
@@ -65,7 +66,7 @@ def comparable(runs: Runs, study: str | None = None) -> list[dict[str, Any]]:
 
 _COMPARABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "kind": lambda s: s.get("kind"),
-    "number of seeds": lambda s: len(s["seeds"]),
+    "number of repeats": lambda s: len(s["repeats"]),
     "metric": lambda s: s["metric"],
     "direction": lambda s: s["direction"],
     "epochs": lambda s: s["epochs"],
@@ -78,7 +79,7 @@ def rule(metric: str, direction: str, by: str = "mean") -> str:
     best, bound = ("highest", "lower") if direction == "maximize" else ("lowest", "upper")
     return (
         f"By {by}: {RULES[by].format(best=best, bound=bound, metric=metric)}, each trial read at its best "
-        "epoch, among the cells with no missing seed if there are any, else among all with a completed "
+        "epoch, among the cells with no missing repeat if there are any, else among all with a completed "
         "trial; a cell whose split leaks only if all do."
     )
 
@@ -111,12 +112,12 @@ def content(
     """Return the content of best.json for the row `best` of `rows`, which were compared, the leaders first.
 
     `study` is one of those compared, `rule_text` the rule as a sentence, `candidates` all rows before any was
-    left out. `confirmed` describes the race on fresh seeds that `rows` are the result of.
+    left out. `confirmed` describes the race on fresh repeats that `rows` are the result of.
     """
     metric, direction = study["metric"], study["direction"]
     others = rows[rows["config_id"] != best["config_id"]]
     second = others.iloc[0] if len(others) else None
-    chances = probabilities_of_best([by_seed(cell, metric) for cell in rows.to_dict("records")], direction)
+    chances = probabilities_of_best([by_repeat(cell, metric) for cell in rows.to_dict("records")], direction)
     p_best = chances[list(rows["config_id"]).index(best["config_id"])] if chances else None
     sure = _how_sure(best, second, metric, candidates, is_fresh=confirmed is not None)
     return {
@@ -131,7 +132,7 @@ def content(
         "p_best": p_best,
         **_scores(best, metric),
         "values": [_null(v) for v in best[f"{metric}:values"]],
-        "seeds": best["seeds"],
+        "repeats": best["repeats"],
         "trial_ids": best["trial_ids"],
         "factors": best["factors"],
         "runner_up": None if second is None else brief(second, metric) | {"study": second["study"]},
@@ -168,7 +169,7 @@ def ranked_candidates(
 
 
 def config_of(runs: Runs, cell: pd.Series[Any]) -> dict[str, Any]:
-    """Return the config of a cell, with the seed of its first completed trial."""
+    """Return the config of a cell, with repeat and seed of its first completed trial."""
     trials = runs.trials[(runs.trials["run"] == cell["run"]) & (runs.trials["study"] == cell["study"])]
     config: dict[str, Any] = trials.loc[trials["trial_id"] == cell["trial_ids"][0], "config"].iloc[0]
     return config
@@ -186,15 +187,15 @@ def chosen_by(ranked: pd.DataFrame, metric: str, direction: str, by: str) -> pd.
     bounded = ranked[ranked[bound].notna()]
     if bounded.empty:
         raise RunFolderError(
-            f"the rule {by!r} needs a cell with two completed seeds or more, and there is none; "
-            "choose by 'mean', or train more seeds (birdtune extend RUN --seeds +2)"
+            f"the rule {by!r} needs a cell with two completed repeats or more, and there is none; "
+            "choose by 'mean', or train more repeats (birdtune extend RUN --repeats +2)"
         )
     if by == "lower-bound":
         bounded = bounded.sort_values(bound, ascending=direction == "minimize", kind="stable")
     lead: pd.Series[Any] = bounded.iloc[0]
     if by == "lower-bound":
         return lead
-    values = list(by_seed(lead, metric).values())
+    values = list(by_repeat(lead, metric).values())
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     near = bounded[(bounded[metric] - lead[metric]).abs() <= error]
     smallest: pd.Series[Any] = near.sort_values("n_params", kind="stable").iloc[0]
@@ -206,14 +207,14 @@ def probabilities_of_best(
 ) -> list[float] | None:
     """Return for each cell the probability that its true mean is the best of them.
 
-    A cell is its values by seed. Values are normal around mean + effect of the seed, with one variance for
-    all cells: where all have the same seeds these effects are removed (two-way layout, residual degrees of
-    freedom (k - 1)(n - 1)), else the variance is pooled within cells. True means are normal around a common
-    one, as in Gelman et al. (2013, Bayesian Data Analysis, section 5.4), with a flat prior on it and on their
-    spread tau: without this shrinkage the leader of many noisy cells would look surer than it is. The
+    A cell is its values by repeat. Values are normal around mean + effect of the repeat, with one variance
+    for all cells: where all have the same repeats these effects are removed (two-way layout, residual degrees
+    of freedom (k - 1)(n - 1)), else the variance is pooled within cells. True means are normal around a
+    common one, as in Gelman et al. (2013, Bayesian Data Analysis, section 5.4), with a flat prior on it and
+    on their spread tau: without this shrinkage the leader of many noisy cells would look surer than it is. The
     probability is the share of 10,000 draws in which a cell leads; the variance is drawn by its own
-    posterior, s^2 df / chi2(df), tau on a grid. None for fewer than two cells, one seed each, or values that
-    do not vary.
+    posterior, s^2 df / chi2(df), tau on a grid. None for fewer than two cells, one repeat each, or values
+    that do not vary.
     """
     n = np.array([len(cell) for cell in cells], dtype=float)
     if len(cells) < 2 or n.min() < 1:
@@ -273,7 +274,7 @@ def candidates_of(
     if metric not in table:
         return table.iloc[:0]
     table = table[table[metric].notna()].assign(run=study["run"], study=study["name"])
-    complete = [set(study["seeds"]) <= set(by_seed(cell, metric)) for cell in table.to_dict("records")]
+    complete = [set(study["repeats"]) <= set(by_repeat(cell, metric)) for cell in table.to_dict("records")]
     if study.get("kind") == "search":
         complete = [True] * len(table)
     return table.assign(is_complete=pd.Series(complete, index=table.index, dtype=bool))
@@ -290,20 +291,22 @@ def _how_sure(
     """Return how certain the choice is, in a sentence or two."""
     biased = "As the best of several, its validation score is too high on average."
     if is_fresh:
-        biased = "Its score is of fresh seeds on the same validation recordings."
+        biased = "Its score is of fresh repeats."
     marked = ""
     if best["is_leaky"]:
         marked = f" Its split leaks ({aggregate.LEAKY_SPLIT}): it will score lower on new recordings."
     if second is None:
-        only = "a completed trial" if len(candidates) == 1 else "no missing seed"
+        only = "a completed trial" if len(candidates) == 1 else "no missing repeat"
         if candidates["is_leaky"].any() and not best["is_leaky"]:
             only = "a completed trial and a split that does not leak"
         return f"Not compared: it is the only config with {only}.{marked}"
     if best["unequal_epochs"] or second["unequal_epochs"]:
         marked += " It and the runner-up were not trained for the same number of epochs."
     # A completed trial may have no finite value, and then adds nothing to the spread.
-    if min(len(by_seed(best, metric)), len(by_seed(second, metric))) < 2:
-        return f"Uncertain: with one seed, the difference from the runner-up may be chance. {biased}{marked}"
+    if min(len(by_repeat(best, metric)), len(by_repeat(second, metric))) < 2:
+        return (
+            f"Uncertain: with one repeat, the difference from the runner-up may be chance. {biased}{marked}"
+        )
     low, high = f"{metric}:low", f"{metric}:high"
     if best[low] <= second[high] and second[low] <= best[high]:
         return f"Uncertain: its 95 % interval overlaps that of the runner-up. {biased}{marked}"
@@ -312,7 +315,8 @@ def _how_sure(
 
 def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
     out = {"mean": cell[metric], "low": cell[f"{metric}:low"], "high": cell[f"{metric}:high"]}
-    return {key: _null(float(value)) for key, value in out.items()} | {"n": len(by_seed(cell, metric))}
+    n = sum(map(math.isfinite, cell[f"{metric}:values"]))
+    return {key: _null(float(value)) for key, value in out.items()} | {"n": n}
 
 
 def _null(value: float) -> float | None:

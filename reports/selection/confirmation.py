@@ -1,7 +1,7 @@
-"""A choice confirmed on fresh seeds: the shortlist of a search races, and the last configs are compared.
+"""A choice confirmed on fresh repeats: the shortlist of a search races, and the last configs are compared.
 
-The highest score of a search is partly chance, and too high on average; scores on fresh seeds are not.
-Nothing is trained here: `birdtune best --confirm-seeds` trains round by round.
+The highest score of a search is partly chance, and too high on average; scores on fresh repeats are not.
+Nothing is trained here: `birdtune best --confirm` trains round by round.
 """
 
 from __future__ import annotations
@@ -29,37 +29,36 @@ from reports.selection.choice import (
     rule,
 )
 
-FIRST_FRESH_SEED = 10_000
-"""Of the trials that confirm a choice: above what users type, so that a run that is extended meets none."""
+FIRST_FRESH = 10_000
+"""Repeat and seed of the first trials that confirm a choice: above what users type, so that a run that is
+extended meets none."""
 FOLDER = "confirm"
-"""Within a run folder, the run folder of the race on fresh seeds; CHOICE_FILE in it is its result."""
+"""Within a run folder, the run folder of the race on fresh repeats; CHOICE_FILE in it is its result."""
 CHOICE_FILE = "best.json"
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round of a race: so many configs have so many fresh seeds when it ends."""
+    """A round of a race: so many configs have so many fresh repeats when it ends."""
 
     n_configs: int
-    n_seeds: int
+    n_repeats: int
 
 
-def racing_rounds(n_configs: int, n_seeds: int) -> list[Round]:
-    """Return the rounds that find the best of `n_configs`, the last of which have `n_seeds` each.
+def racing_rounds(n_configs: int, n_repeats: int) -> list[Round]:
+    """Return the rounds that find the best of `n_configs`, the last of which have `n_repeats` each.
 
-    Sequential halving (Karnin, Koren and Somekh 2013, PMLR 28(3):1238-1246): two seeds for every config, then
-    the better half continues with twice as many, until two are left or the number is reached. ConfigError for
-    fewer than two seeds, which have no interval.
+    Sequential halving (Karnin, Koren and Somekh 2013, PMLR 28(3):1238-1246): two repeats for every config,
+    then the better half continues with twice as many, until two are left or the number is reached.
+    ConfigError for fewer than two repeats, which have no interval.
     """
-    if n_seeds < 2:
-        raise ConfigError(
-            f"--confirm-seeds {n_seeds} is out of range; it takes 2 or more, 5 is a good number"
-        )
-    rounds = [Round(n_configs, 2 if n_configs > 2 else n_seeds)]
-    while rounds[-1].n_seeds < n_seeds:
+    if n_repeats < 2:
+        raise ConfigError(f"--confirm {n_repeats} is out of range; it takes 2 or more, 5 is a good number")
+    rounds = [Round(n_configs, 2 if n_configs > 2 else n_repeats)]
+    while rounds[-1].n_repeats < n_repeats:
         half = max(2, math.ceil(rounds[-1].n_configs / 2))
-        doubled = min(n_seeds, 2 * rounds[-1].n_seeds)
-        rounds.append(Round(half, n_seeds if half == 2 else doubled))
+        doubled = min(n_repeats, 2 * rounds[-1].n_repeats)
+        rounds.append(Round(half, n_repeats if half == 2 else doubled))
     return rounds
 
 
@@ -84,17 +83,17 @@ def survivors(runs: Runs, study: str, n: int) -> list[str]:
 def confirmed(
     runs: Runs, rounds: Sequence[str], candidates: Sequence[dict[str, Any]], by: str = "mean"
 ) -> dict[str, Any]:
-    """Return the content of best.json for `candidates` (`shortlist`) that raced on fresh seeds.
+    """Return the content of best.json for `candidates` (`shortlist`) that raced on fresh repeats.
 
     `rounds` names the studies of the rounds in `runs`, in their order. The rule chooses among the configs of
-    the last round, by their fresh seeds alone: the values that made the shortlist are too high on average.
+    the last round, by their fresh repeats alone: the values that made the shortlist are too high on average.
     """
     studies = [next(s for s in runs.studies if s["name"] == name) for name in rounds]
     metric, direction = studies[0]["metric"], studies[0]["direction"]
     known = {candidate["config_id"]: candidate for candidate in candidates}
     _, finalists = ranked_candidates(runs, studies[-1:])
     config_id = chosen_by(finalists, metric, direction, by)["config_id"]
-    # Each config with all its fresh seeds: those of the last round that it ran in.
+    # Each config with all its fresh repeats: those of the last round that it ran in.
     rows = pd.concat([candidates_of(runs, study, metric) for study in reversed(studies)], ignore_index=True)
     rows = rows.drop_duplicates("config_id")
     rows = rows.sort_values(
@@ -105,7 +104,9 @@ def confirmed(
     best, origin = rows[rows["config_id"] == config_id].iloc[0], known[config_id]
     race = {
         "run": studies[0]["run"],
-        "rounds": [{"study": s["name"], "configs": len(s["cells"]), "seeds": s["seeds"]} for s in studies],
+        "rounds": [
+            {"study": s["name"], "configs": len(s["cells"]), "repeats": s["repeats"]} for s in studies
+        ],
         "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
     }
     sentence = f"{rule(metric, direction, by)} {race_in_words(studies)}"
@@ -113,19 +114,19 @@ def confirmed(
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
-    """Return how many configs of the rounds' studies had how many seeds, in a sentence."""
+    """Return how many configs of the rounds' studies had how many repeats, in a sentence."""
     steps = ", ".join(
-        f"{len(s['cells'])} config{'' if len(s['cells']) == 1 else 's'} with {len(s['seeds'])} seeds"
+        f"{len(s['cells'])} config{'' if len(s['cells']) == 1 else 's'} with {len(s['repeats'])} repeats"
         for s in studies
     )
     return (
-        "Among the last of a race on fresh seeds, in which the better half continues with twice as many: "
+        "Among the last of a race on fresh repeats, in which the better half continues with twice as many: "
         f"{steps}."
     )
 
 
 def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Return the content of best.json of each run folder whose choice was confirmed on fresh seeds."""
+    """Return the content of best.json of each run folder whose choice was confirmed on fresh repeats."""
     files = [Path(run) / FOLDER / CHOICE_FILE for run in runs]
     found = [(file, read_json(file)) for file in files if file.is_file()]
     for file, choice in found:
@@ -136,5 +137,5 @@ def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
 _CHOICE: dict[str, tuple[type, ...]] = {
     "config": (dict,), "config_id": (str,), "study": (str,), "metric": (str,), "direction": (str,),
     "rule": (str,), "how_sure": (str,), "mean": (int, float), "n": (int,), "values": (list,),
-    "seeds": (list,), "factors": (dict,), "shortlist": (list,), "confirmed": (dict,), "run": (str,),
+    "repeats": (list,), "factors": (dict,), "shortlist": (list,), "confirmed": (dict,), "run": (str,),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Gates: targets of a study, whether its best cell reaches them, and the decision that follows.
 
-The value of a gate is the mean over seeds of the cell that `choice` chooses. Its status is UNKNOWN instead of
-FAIL while there is no such value, or while missing trials may still reach the target.
+The value of a gate is the mean over repeats of the cell that `choice` chooses. Its status is UNKNOWN instead
+of FAIL while there is no such value, or while missing trials may still reach the target.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DECISIONS = ("GO", "INVESTIGATE", "NO-GO")
 def gate_results(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
     """Return one row a gate of the study, empty for a study without.
 
-    `criterion` is the gate in words. `value` is the best cell's mean over its `n` seeds, `low` and `high` the
-    t interval. `status`: PASS at `target` or better, FAIL short of it; UNKNOWN where the best cell has no
+    `criterion` is the gate in words. `value` is the best cell's mean over its `n` repeats, `low` and `high`
+    the t interval. `status`: PASS at `target` or better, FAIL short of it; UNKNOWN where the best cell has no
     finite value, where its split leaks, and short of the target while trials are missing. `is_close`: short
     of the target, but not of `investigate`. `note` names what weakens the result.
     """
@@ -115,7 +115,7 @@ def _status(
 
 def _weakness(row: dict[str, Any]) -> str:
     if not math.isfinite(row["low"]):
-        return "one seed: it may be chance"
+        return "one repeat: it may be chance"
     if row["low"] < row["target"] < row["high"]:
         return "the target lies within the interval: it may be chance"
     return ""

@@ -1,4 +1,4 @@
-"""Trials of a study become cells: one row a configuration, with its mean over seeds and its interval.
+"""Trials of a study become cells: one row a configuration, with its mean over repeats and its interval.
 
 Functions take the frames of `runs` and return frames. Only completed trials enter a mean; all others are
 counted in the row of their cell.
@@ -28,7 +28,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     """Return mean, low and high of Student's t interval, mean -+ t(n - 1) * s / sqrt(n).
 
     `s` is the sample standard deviation (n - 1 in the denominator). nan values are left out. With one value
-    low and high are nan, since one seed has no spread; with none all three are.
+    low and high are nan, since one repeat has no spread; with none all three are.
     """
     finite = np.array([v for v in values if math.isfinite(v)], dtype=float)
     if finite.size == 0:
@@ -51,8 +51,8 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
     `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_other` (completed, but no
     sample of the config: `runs.OTHER_TRAINING`), `n_pruned`, `n_running` and `n_missing` (planned, never
-    started) do not. `seeds`, `trial_ids` and ``<metric>:values`` are lists over
-    the completed trials, by seed. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
+    started) do not. `repeats`, `trial_ids` and ``<metric>:values`` are lists over
+    the completed trials, by repeat. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best`, `hours` and `gpu_hours`
     are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and unique: all
     factors, or of more than three those that differ from the baseline's, or a number where
@@ -90,7 +90,7 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
 _CELL_COLUMNS = (
     "label", "factors", "config_id", "number", "n", "n_failed", "n_other", "n_pruned", "n_running",
-    "n_missing", "unequal_epochs", "is_leaky", "seeds", "trial_ids", "n_params", "epochs_to_best",
+    "n_missing", "unequal_epochs", "is_leaky", "repeats", "trial_ids", "n_params", "epochs_to_best",
     "epochs_min", "epochs_max", "hours", "gpu_hours",
 )  # fmt: skip
 
@@ -199,8 +199,8 @@ class _Group:
 
 
 def _by_config(trials: pd.DataFrame) -> dict[str, _Group]:
-    """Return the trials of each config by seed, configs in the order of their first trial."""
-    ordered = trials.sort_values("seed", kind="stable")
+    """Return the trials of each config by repeat, configs in the order of their first trial."""
+    ordered = trials.sort_values(["repeat", "seed"], kind="stable")
     everything = _Group(ordered)
     places = ordered.groupby("config_id", sort=False).indices
     return {
@@ -221,14 +221,14 @@ def _lengths(done: _Group, study: dict[str, Any]) -> list[int]:
 
 def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
     status = Counter(group["status"])
-    planned = set(study["seeds"]) if study.get("kind") == "ablation" else set()
+    planned = set(enumerate(study["repeats"], study["seed"])) if study.get("kind") == "ablation" else set()
     return {
         "n": status["completed"],
         "n_failed": sum(status[s] for s in FAILED),
         "n_other": status[OTHER_TRAINING],
         "n_pruned": status["pruned"],
         "n_running": status[RUNNING],
-        "n_missing": len(planned - set(group["seed"])),
+        "n_missing": len(planned - set(zip(group["seed"], group["repeat"], strict=True))),
     }
 
 
@@ -238,7 +238,7 @@ def _or_nan(summary: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
 
 def _summary(done: _Group, metrics: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "seeds": [int(seed) for seed in done["seed"]],
+        "repeats": [int(repeat) for repeat in done["repeat"]],
         "trial_ids": [str(trial_id) for trial_id in done["trial_id"]],
         "n_params": _or_nan(np.nanmax, done["n_params"]),
         "epochs_to_best": _or_nan(np.nanmean, done["best_epoch"]),

@@ -1,7 +1,7 @@
-"""Differences between cells of an ablation, on the seeds that they share.
+"""Differences between cells of an ablation, on the repeats that they share.
 
-Two cells with one seed have the same split, initial draw and order of batches, so their difference is taken
-seed by seed. Cells that were not trained equally long are marked and not compared.
+Two cells have the same split, initial draw and order of batches in one repeat, so their difference is taken
+repeat by repeat. Cells that were not trained equally long are marked and not compared.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ N_DRAWN = 9_999  # patterns of signs where there are more
 
 
 def to_baseline(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
-    """Return one row a cell other than the baseline: cell minus baseline, on their shared seeds.
+    """Return one row a cell other than the baseline: cell minus baseline, on their shared repeats.
 
     `diff` is the mean of the paired differences d, `low` and `high` its t interval, `p` the two-sided paired
     t-test, `p_sign_flip` that of `sign_flip`, which assumes no normal distribution, `p_holm` is `p` corrected
     over the rows, `g` as in `hedges_g`. What cannot be computed is nan, and `note` is the reason: fewer than
-    two shared seeds, differences that do not vary, cells trained unequally long. The frame is empty for a
+    two shared repeats, differences that do not vary, cells trained unequally long. The frame is empty for a
     search and for a design without a baseline.
     """
     metric = study["metric"]
@@ -67,8 +67,8 @@ def paired(baseline: pd.Series[Any], cell: pd.Series[Any], metric: str) -> dict[
     out |= {"n_shared": 0, "note": ""}
     if baseline["unequal_epochs"] or cell["unequal_epochs"]:
         return out | {"note": "not compared: trained unequal epochs"}
-    before, after = by_seed(baseline, metric), by_seed(cell, metric)
-    d = [after[seed] - before[seed] for seed in before if seed in after]
+    before, after = by_repeat(baseline, metric), by_repeat(cell, metric)
+    d = [after[repeat] - before[repeat] for repeat in before if repeat in after]
     scale = max((abs(v) for v in (*before.values(), *after.values())), default=0.0)
     out |= {"n_shared": len(d)} | statistics_of(d, scale)
     if baseline["is_leaky"] != cell["is_leaky"]:
@@ -153,10 +153,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | None:
     """Return the interaction and the simple effects of a 2x2 ablation, or None for another design.
 
-    With levels 0 (the baseline's, or the first named) and 1 of factors a and b, the interaction of a seed is
-    (y11 - y01) - (y10 - y00), y_ab: how much more a changes the metric when b is at level 1. `diff`, `low`,
-    `high` and `p` are over the seeds that all four cells share, without correction. A simple effect is one
-    factor's paired difference at one level of the other.
+    With levels 0 (the baseline's, or the first named) and 1 of factors a and b, the interaction in a repeat
+    is (y11 - y01) - (y10 - y00), y_ab: how much more a changes the metric when b is at level 1. `diff`,
+    `low`, `high` and `p` are over the repeats that all four cells share, without correction. A simple effect is
+    one factor's paired difference at one level of the other.
     """
     factors = study.get("factors") or {}
     metric = study["metric"]
@@ -174,12 +174,12 @@ def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | 
                 corners[i, j] = cell
     if len(corners) < 4:
         return None
-    values = {at: by_seed(cell, metric) for at, cell in corners.items()}
-    seeds = sorted(set.intersection(*(set(of_cell) for of_cell in values.values())))
+    values = {at: by_repeat(cell, metric) for at, cell in corners.items()}
+    repeats = sorted(set.intersection(*(set(of_cell) for of_cell in values.values())))
     is_unequal = any(bool(cell["unequal_epochs"]) for cell in corners.values())
-    per_seed = [values[1, 1][s] - values[0, 1][s] - (values[1, 0][s] - values[0, 0][s]) for s in seeds]
+    per_repeat = [values[1, 1][r] - values[0, 1][r] - (values[1, 0][r] - values[0, 0][r]) for r in repeats]
     scale = max((abs(v) for of_cell in values.values() for v in of_cell.values()), default=0.0)
-    statistics = statistics_of([] if is_unequal else per_seed, scale)
+    statistics = statistics_of([] if is_unequal else per_repeat, scale)
     if is_unequal:
         statistics["note"] = "not computed: trained unequal epochs"
     pairs = [(a, (0, j), (1, j)) for j in (0, 1)] + [(b, (i, 0), (i, 1)) for i in (0, 1)]
@@ -187,8 +187,8 @@ def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | 
         "metric": metric,
         "factors": [a, b],
         "levels": [list(levels_a), list(levels_b)],
-        "seeds": [] if is_unequal else seeds,
-        "values": [] if is_unequal else per_seed,
+        "repeats": [] if is_unequal else repeats,
+        "values": [] if is_unequal else per_repeat,
         **{key: statistics[key] for key in ("diff", "low", "high", "p", "p_sign_flip", "note")},
         "simple_effects": [
             {"factor": factor, "from": corners[start]["factors"], "to": corners[end]["factors"]}
@@ -208,7 +208,7 @@ def statistics_of(d: Sequence[float], scale: float) -> dict[str, Any]:
     out: dict[str, Any] = dict.fromkeys(_STATISTICS, math.nan)
     if len(d) < 2:
         out["diff"] = d[0] if d else math.nan
-        return out | {"note": "one shared seed: no interval" if d else "no shared seed"}
+        return out | {"note": "one shared repeat: no interval" if d else "no shared repeat"}
     mean, low, high = t_interval(d)
     out |= {"diff": mean, "p_sign_flip": sign_flip(d)}
     # Differences equal up to rounding would give t = infinity and p = 0.
@@ -217,10 +217,10 @@ def statistics_of(d: Sequence[float], scale: float) -> dict[str, Any]:
     return out | {"low": low, "high": high, "p": paired_t(d), "g": hedges_g(d), "note": ""}
 
 
-def by_seed(cell: pd.Series[Any] | Mapping[Hashable, Any], metric: str) -> dict[int, float]:
+def by_repeat(cell: pd.Series[Any] | Mapping[Hashable, Any], metric: str) -> dict[int, float]:
     """Return the finite values of a row of a cell table."""
-    pairs = zip(cell["seeds"], cell[f"{metric}:values"], strict=True)
-    return {seed: value for seed, value in pairs if math.isfinite(value)}
+    pairs = zip(cell["repeats"], cell[f"{metric}:values"], strict=True)
+    return {repeat: value for repeat, value in pairs if math.isfinite(value)}
 
 
 def _baseline_first(levels: Sequence[Any], first: Any) -> list[Any]:

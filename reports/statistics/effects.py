@@ -17,7 +17,7 @@ from scipy import stats
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.aggregate import is_screen
-from reports.statistics.compare import by_seed, holm, statistics_of
+from reports.statistics.compare import by_repeat, holm, statistics_of
 
 EFFECT_COLUMNS = (
     "metric", "factor", "letter", "minus", "plus", "aliases", "n_shared", "diff", "low", "high", "p",
@@ -29,8 +29,8 @@ CORRELATION_COLUMNS = ("metric", "factor", "n_cells", "rho", "low", "high", "p",
 def main_effects(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return one row a factor of a full or fractional two-level design of two factors or more.
 
-    The effect of a seed is the mean of the cells at level `plus` minus the mean of those at `minus`, the
-    baseline's; `diff` is its mean over the seeds that completed in every cell, with the statistics of
+    The effect in a repeat is the mean of the cells at level `plus` minus the mean of those at `minus`, the
+    baseline's; `diff` is its mean over the repeats that completed in every cell, with the statistics of
     `compare.to_baseline` and `p_holm` over the factors. In a fractional design `letter` names the factor, and
     `aliases` are the two-factor interactions whose effects `diff` contains, with their signs. The frame is
     empty for other designs: those whose factors are not balanced over each other's levels.
@@ -42,22 +42,22 @@ def main_effects(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(EFFECT_COLUMNS))
     design = study.get("design") or {}
     letters = {name: letter for letter, name in design.get("letters", {}).items()}
-    of_cell = [by_seed(cell, metric) for _, cell in cells.iterrows()]
-    seeds = sorted(set.intersection(*map(set, of_cell)))
+    of_cell = [by_repeat(cell, metric) for _, cell in cells.iterrows()]
+    repeats = sorted(set.intersection(*map(set, of_cell)))
     is_unequal = bool(cells["unequal_epochs"].any())
-    values = np.array([[one[seed] for seed in seeds] for one in of_cell], dtype=float)
+    values = np.array([[one[repeat] for repeat in repeats] for one in of_cell], dtype=float)
     rows = []
     for (name, (minus, plus)), sign in zip(pairs.items(), signs.T, strict=True):
-        by_seed_effect = values[sign > 0].mean(axis=0) - values[sign < 0].mean(axis=0)
+        effect = values[sign > 0].mean(axis=0) - values[sign < 0].mean(axis=0)
         scale = float(np.abs(values).max(initial=0.0))
-        found = statistics_of([] if is_unequal else [float(d) for d in by_seed_effect], scale)
+        found = statistics_of([] if is_unequal else [float(d) for d in effect], scale)
         if is_unequal:
             found["note"] = "not computed: trained unequal epochs"
         letter = letters.get(name)
         row = {"metric": metric, "factor": name, "letter": letter, "minus": minus, "plus": plus}
         row |= {
             "aliases": design.get("aliases", {}).get(letter, []),
-            "n_shared": 0 if is_unequal else len(seeds),
+            "n_shared": 0 if is_unequal else len(repeats),
         }
         rows.append(row | found)
     frame = pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))

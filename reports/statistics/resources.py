@@ -56,7 +56,7 @@ def by_arm(
     if study["kind"] == "ablation":
         frame = frame.reindex(list(dict.fromkeys(cells["label"])))
         frame[list(SUMS)] = frame[list(SUMS)].fillna(0)
-        planned = len(study["seeds"]) * study["epochs"] - frame["n_reused"] * study["epochs"]
+        planned = len(study["repeats"]) * study["epochs"] - frame["n_reused"] * study["epochs"]
         frame["full_epochs"] = np.maximum(frame["full_epochs"], planned)
     return frame.astype(dict.fromkeys(COUNTS, "int64")).rename_axis("arm").reset_index()[list(COLUMNS)]
 

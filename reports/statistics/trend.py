@@ -1,7 +1,7 @@
 """Linear and quadratic trends of a metric over the levels of a numeric factor, such as a focal loss's gamma.
 
-Comparisons with the baseline look at one level at a time, a trend at all of them. Each seed is fitted by
-itself, and the spread of the fits over seeds is the uncertainty: the effect of a seed on all levels drops
+Comparisons with the baseline look at one level at a time, a trend at all of them. Each repeat is fitted by
+itself, and the spread of the fits over repeats is the uncertainty: the effect of one on all levels drops
 out, and levels need not be equally noisy. (Summary measures: Matthews et al. 1990, BMJ 300:230-235.)
 """
 
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reports.statistics.aggregate import is_screen, labels, show
-from reports.statistics.compare import by_seed, holm, statistics_of
+from reports.statistics.compare import by_repeat, holm, statistics_of
 
 RARE = "val/f1_rare"
 STRATA = {RARE: "rare", "val/f1_medium": "medium", "val/f1_common": "common"}
@@ -72,7 +72,7 @@ def contrasts(x: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float
     - quadratic: -q / sum(q^2), where q is c^2 less its regression on 1 and c: how far the least-squares
       parabola lies, in the middle between first and last place, above the straight line between its own ends.
 
-    Both sum to zero, so that a seed that is better at every level changes neither.
+    Both sum to zero, so that a repeat that is better at every level changes neither.
     """
     places = np.asarray(x, dtype=float)
     u = 2 * (places - places.min()) / (places.max() - places.min()) - 1
@@ -85,16 +85,16 @@ def level_means(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return one row a numeric factor, combination of the others (`group`), metric and level.
 
     `mean`, `low` and `high` are those of the cell: its completed trials with their t interval, nan with one
-    seed. Metrics are the study's, and F1 of the rare, medium and common species where they were scored. Cells
-    trained unequal epochs are left out, and so are combinations that the design crosses with fewer than three
-    levels, as a design of one factor at a time does.
+    repeat. Metrics are the study's, and F1 of the rare, medium and common species where they were scored.
+    Cells trained unequal epochs are left out, and so are combinations that the design crosses with fewer
+    than three levels, as a design of one factor at a time does.
     """
     metrics = [m for m in dict.fromkeys([study["metric"], *STRATA]) if m in cells]
     rows = []
     for factor, group, _, scale, mine in _groups(cells, study):
         for metric in metrics:
             for level, cell in mine.items():
-                values = by_seed(cell, metric)
+                values = by_repeat(cell, metric)
                 if not values or cell["unequal_epochs"]:
                     continue
                 interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
@@ -107,10 +107,10 @@ def trends(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return the linear and the quadratic trend of the study's metric and of rare F1, a row each.
 
     A row each for every numeric factor and combination of the others (`others`, in short `group`). `diff` is
-    the mean over seeds of the contrast (`contrasts`) of each seed's values, with its t interval and the `p`
+    the mean over repeats of the contrast (`contrasts`) of each one's values, with its t interval and the `p`
     of a one-sample t-test; `p_holm` is corrected over all rows. Places are the levels or their logarithms,
     `scale_of` the levels of the factor. `levels` are those that entered: cells without a completed trial or
-    trained unequal epochs are left out, and named in `note`, which also has the reason for a nan. Seeds are
+    trained unequal epochs are left out, and named in `note`, which also has the reason for a nan. Repeats are
     those that completed at each of these levels.
     """
     metrics = [m for m in dict.fromkeys([study["metric"], RARE]) if m in cells]
@@ -118,16 +118,18 @@ def trends(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     for factor, group, others, scale, mine in _groups(cells, study):
         for metric in metrics:
             used = {
-                level: by_seed(cell, metric) for level, cell in mine.items() if not cell["unequal_epochs"]
+                level: by_repeat(cell, metric) for level, cell in mine.items() if not cell["unequal_epochs"]
             }
             used = {level: values for level, values in used.items() if values}
-            seeds = sorted(set.intersection(*map(set, used.values()))) if len(used) >= 3 else []
+            repeats = sorted(set.intersection(*map(set, used.values()))) if len(used) >= 3 else []
             row = {"metric": metric, "factor": factor, "group": group, "others": others, "scale": scale}
-            row |= {"levels": list(used), "n_shared": len(seeds)}
-            values = np.array([[of_level[s] for of_level in used.values()] for s in seeds], dtype=float)
-            left_out = _left_out(mine, used, len(seeds))
+            row |= {"levels": list(used), "n_shared": len(repeats)}
+            values = np.array([[of_level[r] for of_level in used.values()] for r in repeats], dtype=float)
+            left_out = _left_out(mine, used, len(repeats))
             for term, weights in _terms(list(used), scale).items():
-                found = statistics_of([float(d) for d in values @ weights] if seeds else [], _largest(values))
+                found = statistics_of(
+                    [float(d) for d in values @ weights] if repeats else [], _largest(values)
+                )
                 why = found["note"] if len(used) >= 3 else "fewer than three levels are left"
                 note = "; ".join(filter(None, [why, *left_out]))
                 rows.append({**row, **found, "term": term, "note": note})
@@ -168,7 +170,7 @@ def _terms(levels: list[float], scale: str) -> dict[str, NDArray[np.float64]]:
 def _left_out(
     mine: dict[float, pd.Series[Any]], used: dict[float, dict[int, float]], n_shared: int
 ) -> list[str]:
-    """Return which levels and how many seeds do not enter a trend, and why."""
+    """Return which levels and how many repeats do not enter a trend, and why."""
     unequal = [show(level) for level, cell in mine.items() if cell["unequal_epochs"]]
     empty = [show(v) for v, cell in mine.items() if v not in used and not cell["unequal_epochs"]]
     out = []
@@ -176,9 +178,9 @@ def _left_out(
         out.append(f"without {', '.join(unequal)}: trained unequal epochs")
     if empty:
         out.append(f"without {', '.join(empty)}: no completed trial")
-    seeds = {seed for values in used.values() for seed in values}
-    if len(used) >= 3 and len(seeds) > n_shared:
-        out.append(f"seeds that lack a level: {len(seeds) - n_shared} of {len(seeds)}")
+    repeats = {repeat for values in used.values() for repeat in values}
+    if len(used) >= 3 and len(repeats) > n_shared:
+        out.append(f"repeats that lack a level: {len(repeats) - n_shared} of {len(repeats)}")
     return out
 
 

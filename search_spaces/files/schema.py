@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
-from birdnet_core.config import COMPONENTS, TrainConfig
+from birdnet_core.config import COMPONENTS, NUMBERS, TrainConfig
 from birdnet_core.records.checks import A_NAME, NAME
 from birdnet_core.records.metrics import COSTS, METRICS
 from birdnet_core.registry import augmentations
@@ -45,8 +45,8 @@ KINDS = {"ablation": "factors", "search": "space"}
 OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
 """The keys of a file that are fields of `Search`."""
 
-OWN_NAME = r"^(?!seed$)[^.]+$"
-SIZES = ("seeds", "factors", "trials", "space")
+OWN_NAME = r"^(?!(seed|repeat)$)[^.]+$"
+SIZES = ("repeats", "factors", "trials", "space")
 """The keys of `quick` that are not settings."""
 
 _SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
@@ -54,7 +54,7 @@ _SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type
 
 def setting_types() -> dict[str, list[Any]]:
     """Return every dotted setting with its types: an option has one in each component that knows it."""
-    found: dict[str, list[Any]] = {"seed": [int]}
+    found: dict[str, list[Any]] = {name: [int] for name in NUMBERS}
 
     def add(setting: str, annotation: Any) -> None:
         known = found.setdefault(setting, [])
@@ -142,7 +142,8 @@ def study_schema() -> Schema:
     # Not part of a config's identity: cells that differ in it would be one config.
     fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
              if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
-    fixed["seed"] = _refused("every cell is trained on the same seeds; `seeds` is how many")
+    for name in NUMBERS:
+        fixed[name] = _refused("every cell has the same repeats and seeds; `repeats` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}
 
     def of_kind(kind: str, own: dict[str, Schema]) -> Schema:
@@ -221,7 +222,7 @@ def _of_ablation(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> d
             varied, patternProperties={OWN_NAME: {"type": ["string", "number", "boolean", "null"]}},
             description="factors with the level that the others are compared with, the first if left out",
         ),
-        "seeds": _count("the seeds of every cell"),
+        "repeats": _count("the repeats of every cell"),
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
+from birdnet_core.config import NUMBERS
 from birdnet_core.errors import did_you_mean
 from search_spaces.faults import Fault
 from search_spaces.files.schema import KINDS, Schema, setting_types, study_schema
@@ -65,7 +66,7 @@ def _faults(error: ValidationError) -> list[Fault]:
 
 def _unknown(key: str, schema: Schema) -> str:
     settings = [name for name in schema["properties"] if "." in name]
-    others = [name for name in schema["properties"] if "." not in name and name != "seed"]
+    others = [name for name in schema["properties"] if "." not in name and name not in NUMBERS]
     if settings and ("." in key or not others or near_setting(key, settings)):
         near = near_setting(key, settings) or " (a setting is written group.name, such as optim.lr)"
         return f"unknown setting {key!r}{near}"

@@ -34,9 +34,9 @@ def to_plain(study: Study) -> dict[str, Any]:
             "factors": _plain_factors(study.factors),
             "design": _plain_design(study.design),
             "baseline": study.baseline_cell(),
-            "seeds": study.n_seeds,
+            "repeats": study.n_repeats,
         }
-        quick |= {"seeds": study.quick_seeds, "factors": _plain_factors(study.quick_factors)}
+        quick |= {"repeats": study.quick_repeats, "factors": _plain_factors(study.quick_factors)}
     else:
         own = {
             "space": plain_space(declared(study.space)),

@@ -174,7 +174,7 @@ def _ablation(
         faults.append(Fault(("quick", "factors", name), text))
     design = values.get("design", "full")
     kind, options = (design, {}) if isinstance(design, str) else next(iter(design.items()))
-    n_seeds = values.get("seeds", Ablation.n_seeds)
+    n_repeats = values.get("repeats", Ablation.n_repeats)
     study = Ablation(
         factors=factors,
         design=DESIGNS[kind](**options),
@@ -183,9 +183,9 @@ def _ablation(
             name: level if "." in name else file.texts.get(("baseline", name), level)
             for name, level in values.get("baseline", {}).items()
         },
-        n_seeds=n_seeds,
+        n_repeats=n_repeats,
         quick_factors=quick,
-        quick_seeds=values.get("quick", {}).get("seeds", min(n_seeds, Ablation.quick_seeds)),
+        quick_repeats=values.get("quick", {}).get("repeats", min(n_repeats, Ablation.quick_repeats)),
         **common,
     )
     together: list[Fault] = []

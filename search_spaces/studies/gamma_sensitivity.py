@@ -20,5 +20,5 @@ def gamma_sensitivity() -> Ablation:
         },
         gates=TARGETS,
         base={"loss.name": "focal", "training.epochs": 50, "training.patience": 0},
-        quick_seeds=1,
+        quick_repeats=1,
     )

@@ -1,4 +1,4 @@
-"""The earlier experiments, each of which was run once, in one table with intervals over seeds.
+"""The earlier experiments, each of which was run once, in one table with intervals over repeats.
 
 Best validation accuracies there: phase 0 39.4 %, phase 1 6.4 % (balanced) and 25.6 % (sqrt), phase 2A 33.0 %,
 phase 2B 42.2 %, phase 3 54.9 % (baseline) and 57.5 % (full), after 29, 23, 26, 23, 33, 11 and 17 epochs. All
@@ -30,5 +30,5 @@ def phases(*, ast: str | None = CHECKPOINTS["audio_ast"]) -> Ablation:
         metric="val/accuracy",
         gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 7},
-        quick_seeds=1,
+        quick_repeats=1,
     )

@@ -44,5 +44,5 @@ def transfer(
             "training.patience": 0,
         },
         quick={"training.epochs": 4, "training.batch_size": 16},
-        quick_seeds=1,
+        quick_repeats=1,
     )

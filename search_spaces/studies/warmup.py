@@ -38,5 +38,5 @@ def warmup(*, ast: str = CHECKPOINTS["audio_ast"]) -> Ablation:
             "optim.warmup_epochs": (0, 2),
             "weights": {"pretrained": pretrained, "scratch": {**scratch, "model.size": "tiny"}},
         },
-        quick_seeds=1,
+        quick_repeats=1,
     )

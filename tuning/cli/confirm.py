@@ -1,4 +1,4 @@
-"""What `birdtune best --confirm-seeds` trains: the shortlist of a run, with fresh seeds, round by round."""
+"""What `birdtune best --confirm` trains: the shortlist of a run, on fresh repeats, round by round."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def confirm(
     study: str | None,
     by: str,
     *,
-    n_seeds: int,
+    n_repeats: int,
     n: int,
     files: Sequence[str] = (),
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Train the `n` best configs of `run` with fresh seeds, and return the content of best.json.
+    """Train the `n` best configs of `run` on fresh repeats, and return the content of best.json.
 
     Into the run folder RUN/confirm, a study a round; what it holds is not trained again. The report of RUN
     shows what came out. Raises RunFolderError where the run has no request to take data and means from, or a
@@ -40,7 +40,7 @@ def confirm(
     from reports.selection.choice import check_rule, comparable
     from reports.selection.confirmation import (
         CHOICE_FILE,
-        FIRST_FRESH_SEED,
+        FIRST_FRESH,
         FOLDER,
         confirmed,
         racing_rounds,
@@ -52,7 +52,7 @@ def confirm(
     check_rule(by)
     studies = comparable(runs, study)
     candidates = shortlist(runs, studies, n)
-    rounds = racing_rounds(len(candidates), n_seeds)
+    rounds = racing_rounds(len(candidates), n_repeats)
     name = candidates[0]["study"]
     # The study itself is not run again; but its file may have registered what its configs name.
     made_with = next(s for s in studies if s["name"] == name).get("provenance") or {}
@@ -64,7 +64,8 @@ def confirm(
     names_of = {each["config_id"]: in_words(each["factors"]) for each in candidates}
     request = replace(
         request,
-        base=None, settings={"seed": FIRST_FRESH_SEED}, trials=None, budget=Budget(), tensorboard=False,
+        base=None, settings={"repeat": FIRST_FRESH, "seed": FIRST_FRESH}, trials=None, budget=Budget(),
+        tensorboard=False,
         resources=replace(request.resources, checkpoints=0),
     )  # fmt: skip
     folder, left, names = run / FOLDER, list(settings), list[str]()
@@ -75,16 +76,16 @@ def confirm(
         mark = hashlib.sha256(" ".join(sorted(left)).encode()).hexdigest()[:6]
         names.append(f"round-{number}-{mark}")
         err_console.print(
-            f"round {number} of {len(rounds)}: {len(left)} configs with {each.n_seeds} fresh seeds each:",
+            f"round {number} of {len(rounds)}: {len(left)} configs with {each.n_repeats} fresh repeats each:",
             *(f"  {config_id}  {names_of[config_id]}" for config_id in left),
             sep="\n",
         )
         of_round = Ablation(
             name=names[-1],
-            question="Which of the shortlist is best, by seeds that the search never saw?",
+            question="Which of the shortlist is best, by repeats that the choice of it never saw?",
             metric=studies[0]["metric"],
             factors={"config": {config_id: settings[config_id] for config_id in left}},
-            n_seeds=each.n_seeds,
+            n_repeats=each.n_repeats,
         )
         result = train_study(of_round, request, folder, is_kept=False)
         if result["halted"]:

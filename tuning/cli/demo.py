@@ -24,7 +24,7 @@ class _Story:
     question: str
     ablation: str
     of_ablation: str
-    seeds: int
+    repeats: int
     search: str
     of_search: str
     trials: int
@@ -32,12 +32,12 @@ class _Story:
 
 EMBEDDINGS = _Story(
     "how much does a network help that has heard birds before? Asked of synthetic birds.",
-    "backbones", "Ablation: BirdNET's embeddings or mel statistics, under a linear head, 3 seeds", 3,
+    "backbones", "Ablation: BirdNET's embeddings or mel statistics, under a linear head, 3 repeats", 3,
     "probe", "Search: which head, loss and learning rate, a few trials into the same run", 8,
 )  # fmt: skip
 FROM_SCRATCH = _Story(
     "is it the capacity, the loss, or both? Asked of synthetic birds.",
-    "capacity", "Ablation: 2 networks x 2 losses x 2 seeds", 2,
+    "capacity", "Ablation: 2 networks x 2 losses x 2 repeats", 2,
     "learning-rate", "Search: learning rate, schedule and loss, a few trials into the same run", 4,
 )  # fmt: skip
 
@@ -67,9 +67,9 @@ def demo_command(
         "Recordings: list them": f"data index {birds} --out {clips}",
         "Look at them: counts, the long tail, the split and its proof": f"data describe {clips} {size}",
         "What a sweep will take, from measured steps":
-            f"plan {story.ablation} --data {clips} --quick --seeds {story.seeds} {size} --out {run}",
+            f"plan {story.ablation} --data {clips} --quick --repeats {story.repeats} {size} --out {run}",
         story.of_ablation:
-            f"sweep {story.ablation} --data {clips} --quick --seeds {story.seeds} {size} --out {run}",
+            f"sweep {story.ablation} --data {clips} --quick --repeats {story.repeats} {size} --out {run}",
         story.of_search:
             f"sweep {story.search} --data {clips} --quick --trials {story.trials} {size} --out {run}",
         "Report: tables, figures, the answer in a sentence": f"report {run} --out {report}",

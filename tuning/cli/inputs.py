@@ -76,12 +76,12 @@ def find_study(
     *,
     quick: bool,
     options: dict[str, Any],
-    seeds: int | None = None,
+    repeats: int | None = None,
     trials: int | None = None,
     scheduler: str | None = None,
     source: str | None = None,
 ) -> Study:
-    """Return the study `name`; ConfigError for seeds of a search, or trials or a scheduler of an ablation."""
+    """Return the study `name`; ConfigError for repeats of a search, trials or a scheduler of an ablation."""
     from dataclasses import replace
 
     import optuna
@@ -92,13 +92,15 @@ def find_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study(name, quick=quick, options=options, source=source)
     if isinstance(study, Search):
-        if seeds is not None:
-            raise ConfigError(f"{name!r} is a search: it trains each config once; use --trials, not --seeds")
+        if repeats is not None:
+            raise ConfigError(
+                f"{name!r} is a search: each config has one repeat; use --trials, not --repeats"
+            )
         return in_size(replace(study, scheduler=scheduler or study.scheduler), None, trials)
     if trials is not None:
-        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --seeds, not --trials")
+        raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --repeats, not --trials")
     if scheduler is not None:
         raise ConfigError(
             f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
         )
-    return in_size(study, seeds, None)
+    return in_size(study, repeats, None)

@@ -63,7 +63,10 @@ OneStudy = Annotated[
 Base = Annotated[
     str | None, typer.Option(help="What to start from: a config file, such as best.json, or a preset.")
 ]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Seeds of every cell of an ablation.")]
+Repeats = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of every cell of an ablation: each a fresh validation fold and seed."),
+]
 Trials = Annotated[int | None, typer.Option(min=1, help="Trials of a search.")]
 Scheduler = Annotated[
     str | None,

@@ -28,7 +28,7 @@ def plan_command(
     base: opt.Base = None,
     settings: opt.Settings = None,
     options: opt.StudyOptions = None,
-    seeds: opt.Seeds = None,
+    repeats: opt.Repeats = None,
     trials: opt.Trials = None,
     quick: opt.Quick = False,
     cpus_per_trial: opt.Cpus = 1,
@@ -52,7 +52,7 @@ def plan_command(
         study,
         quick=quick,
         options=opt.parse_options(options),
-        seeds=seeds,
+        repeats=repeats,
         trials=trials,
         scheduler=scheduler,
     )
@@ -75,7 +75,7 @@ def plan_command(
             progress=bars,
         )
     given = {
-        "data": data, "out": out, "base": base, "seeds": seeds, "trials": trials,
+        "data": data, "out": out, "base": base, "repeats": repeats, "trials": trials,
         "cpus-per-trial": cpus_per_trial if cpus_per_trial > 1 else None, "gpus-per-trial": gpus_per_trial,
         "concurrent": concurrent, "scheduler": scheduler, "budget-hours": budget_hours,
         "budget-gpu-hours": budget_gpu_hours,

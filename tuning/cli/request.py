@@ -43,7 +43,7 @@ class Request:
     base: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    seeds: int | None = None
+    repeats: int | None = None
     trials: int | None = None
     quick: bool = False
     resources: Resources = field(default_factory=Resources)
@@ -91,7 +91,7 @@ class Request:
             self.study,
             quick=self.quick,
             options=self.options,
-            seeds=self.seeds,
+            repeats=self.repeats,
             trials=self.trials,
             scheduler=self.scheduler,
             source=self.source,

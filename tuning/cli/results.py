@@ -52,7 +52,7 @@ def report_command(
     report = write_report(runs, folder, imports=imports)
     page = str(folder / "report.html")
     result: dict[str, Any] = {"report": page, "studies": [s["name"] for s in report["studies"]]}
-    lines = [f"on fresh seeds: {confirmed_choice(best)}" for best in report["confirmed"]]
+    lines = [f"on fresh repeats: {confirmed_choice(best)}" for best in report["confirmed"]]
     for study in report["studies"]:
         lines.append(f"{study['name']}: {study['answer']}")
         for warning in study["warnings"]:
@@ -79,10 +79,11 @@ def best_command(
         str,
         typer.Option(help="What decides: mean, lower-bound, or one-se, which prefers the smaller network."),
     ] = "mean",
-    confirm_seeds: Annotated[
+    n_confirm: Annotated[
         int | None,
         typer.Option(
-            help="Train the best configs again with fresh seeds, so many for the last of a race, and choose "
+            "--confirm",
+            help="Train the best configs again on fresh repeats, so many for the last of a race, and choose "
             "by these alone.",
             metavar="N",
         ),
@@ -100,17 +101,17 @@ def best_command(
     from reports import choose, load
     from tuning.cli.sweeps import own_file, study_named
 
-    if shortlist is not None and confirm_seeds is None:
-        raise ConfigError("--shortlist is of the race that --confirm-seeds N asks for; give both, or neither")
+    if shortlist is not None and n_confirm is None:
+        raise ConfigError("--shortlist is of the race that --confirm N asks for; give both, or neither")
     runs = load([run])
     files, study = own_file(study), study_named(RunFolder(run), study)
-    if confirm_seeds is None:
+    if n_confirm is None:
         best = choose(runs, study, rule)
     else:
         from tuning.cli.confirm import confirm
 
         n = 8 if shortlist is None else shortlist
-        best = confirm(run, runs, study, rule, n_seeds=confirm_seeds, n=n, files=files, trust=trust)
+        best = confirm(run, runs, study, rule, n_repeats=n_confirm, n=n, files=files, trust=trust)
     file = out or run / "best.json"
     write_json(file, best)
     for note in dict.fromkeys(n for s in runs.studies if study in (None, s["name"]) for n in s["load_notes"]):

@@ -69,7 +69,7 @@ def _study_row(name: str) -> dict[str, Any]:
 
     study = load_study(name)
     if isinstance(study, Ablation):
-        trials = f"{len(study.cells())} cells x {study.n_seeds} seeds"
+        trials = f"{len(study.cells())} cells x {study.n_repeats} repeats"
     else:
         trials = f"{study.n_trials} trials"
     return {

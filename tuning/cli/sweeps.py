@@ -35,7 +35,7 @@ def sweep_command(
     base: opt.Base = None,
     settings: opt.Settings = None,
     options: opt.StudyOptions = None,
-    seeds: opt.Seeds = None,
+    repeats: opt.Repeats = None,
     trials: opt.Trials = None,
     quick: opt.Quick = False,
     cpus_per_trial: opt.Cpus = 1,
@@ -93,7 +93,7 @@ def sweep_command(
         base=read_config(base).to_dict() if base else None,
         settings=opt.parse_settings(settings),
         options=opt.parse_options(options),
-        seeds=seeds,
+        repeats=repeats,
         trials=trials,
         quick=quick,
         resources=Resources(
@@ -163,7 +163,7 @@ def rerun_command(
 def extend_command(
     run: opt.Run,
     study: opt.OneStudy = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds in all, or +N more; of an ablation.")] = None,
+    repeats: Annotated[str | None, typer.Option(help="Repeats in all, or +N more; of an ablation.")] = None,
     trials: Annotated[str | None, typer.Option(help="Trials in all, or +N more; of a search.")] = None,
     epochs: Annotated[
         str | None,
@@ -173,7 +173,7 @@ def extend_command(
     trust: opt.Trust = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Add seeds, trials or epochs to a study; what is trained already is kept, and not trained again."""
+    """Add repeats, trials or epochs to a study; what is trained already is kept, and not trained again."""
     from birdnet_core.records.run_folder import RunFolder
 
     folder = RunFolder.existing(run)
@@ -186,10 +186,10 @@ def extend_command(
         raise ConfigError(f"no study {name!r} in {str(run)!r}{did_you_mean(name, names)}: {', '.join(names)}")
     there, request = folder.read_study(name), trusted_request(run, name, files=files, trust=trust)
     shorter = None
-    if seeds is None and trials is None and epochs is None:
-        raise ConfigError("say what to add: --seeds, --trials or --epochs, each as a total or as +N")
-    if seeds is not None:
-        request = replace(request, seeds=_extended("--seeds", seeds, len(there["seeds"])))
+    if repeats is None and trials is None and epochs is None:
+        raise ConfigError("say what to add: --repeats, --trials or --epochs, each as a total or as +N")
+    if repeats is not None:
+        request = replace(request, repeats=_extended("--repeats", repeats, len(there["repeats"])))
     if trials is not None:
         request = replace(request, trials=_extended("--trials", trials, there["n_trials"] or 0))
     if epochs is not None:

@@ -8,7 +8,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -31,7 +31,7 @@ from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN, seen_caution
-from birdnet_core.records.trial import TrialRecord
+from birdnet_core.records.trial import TrialRecord, trial_id
 from birdnet_core.training.optim import is_open_ended
 from search_spaces.designs import Range
 from search_spaces.files.study_plain import space_facts
@@ -97,7 +97,7 @@ def sweep(
     *,
     base: TrainConfig | None = None,
     settings: Mapping[str, Any] | None = None,
-    n_seeds: int | None = None,
+    n_repeats: int | None = None,
     n_trials: int | None = None,
     resources: Resources | None = None,
     budget: Budget | None = None,
@@ -112,9 +112,9 @@ def sweep(
 ) -> Summary:
     """Train the trials of `study` that the run folder `out` does not hold yet.
 
-    A trial is known by its config and seed: one that completed, failed or diverged is not trained again, the
-    latter two unless `rerun_failed`; one that was interrupted or killed continues after its last epoch. With
-    `shorter`, trials continue from kept checkpoints of the same configs with that budget.
+    A trial is known by its config, repeat and seed: one that completed, failed or diverged is not trained
+    again, the latter two unless `rerun_failed`; one that was interrupted or killed continues after its last
+    epoch. With `shorter`, trials continue from kept checkpoints of the same configs with that budget.
     `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
     of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
@@ -123,7 +123,7 @@ def sweep(
     or this study with other settings, that another driver writes, or that cannot be written any more.
     """
     start = time.perf_counter()
-    study, resources = in_size(study, n_seeds, n_trials), resources or Resources()
+    study, resources = in_size(study, n_repeats, n_trials), resources or Resources()
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     configs = check(study, config, settings)
@@ -162,14 +162,14 @@ def sweep(
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:
-            observer({"event": "note", "text": _continuing(setup, definition["seeds"])})
+            observer({"event": "note", "text": _continuing(setup)})
         failed = sorted(journal.failed(study.name)) if rerun_failed else []
 
         searcher: PlannedSearcher | OptunaSearcher
         if isinstance(study, Ablation):
             for name in failed:
                 journal.rerun(name)
-            searcher, n_reused = setup.planned(definition["seeds"], journal)
+            searcher, n_reused = setup.planned(journal)
         else:
             n_reused = 0
             searcher = setup.sampled(study, journal, sampler)
@@ -208,6 +208,10 @@ def sweep(
                     ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})),
                     Preparation(data, halt) as preparation,
                 ):
+                    if isinstance(study, Ablation):  # the folds of later repeats, while the first train
+                        of_data = {(each.data, each.features): each for each in configs}.values()
+                        for repeat, each in product(setup.repeats, of_data):
+                            preparation.folder(each.override(repeat))
                     dispatcher = Dispatcher(
                         searcher,
                         journal,
@@ -248,14 +252,23 @@ class _Setup:
     rule: Rule
     _described: set[Path] = field(default_factory=set)
 
-    def trial(self, choices: Overrides, seed: int) -> TrainConfig:
-        return trial_config(self.config, self.settings, choices).override({"seed": seed})
+    def trial(self, choices: Overrides, repeat: Overrides) -> TrainConfig:
+        return trial_config(self.config, self.settings, choices).override(repeat)
+
+    @property
+    def repeats(self) -> list[Overrides]:
+        """`repeat` and `seed` of each trial of a cell; a search has one."""
+        if isinstance(self.study, Ablation):
+            return self.study.repeats(self.config)
+        return [{"repeat": self.config.repeat, "seed": self.config.seed}]
 
     def definition(self, first: TrainConfig) -> dict[str, Any]:
         """Return what the study's file says of the design; `first` is any trial's config."""
-        study, seed = self.study, self.config.seed
+        study, repeats = self.study, self.repeats
         common = {
             **study.facts(),
+            "repeats": [each["repeat"] for each in repeats],
+            "seed": self.config.seed,  # of the first; the next have the next
             "epochs": first.training.most_epochs,
             "base": {**self.config.difference(), **self.settings},
             "base_id": self.config.config_id,  # under other defaults the same `base` is another config
@@ -265,20 +278,19 @@ class _Setup:
         }
         if isinstance(study, Search):
             return {
-                **common, "seeds": [seed], "n_trials": study.n_trials, "also": list(study.also),
+                **common, "n_trials": study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
         return {
             **common,
-            "seeds": list(range(seed, seed + study.n_seeds)),
             "design": study.design_facts(),
             "factors": {
                 name: asdict(levels) if isinstance(levels, Range) else list(levels)
                 for name, levels in study.levels().items()
             },
             "cells": [
-                {"factors": cell, "config_id": self.trial(study.overrides(cell), seed).config_id}
+                {"factors": cell, "config_id": self.trial(study.overrides(cell), repeats[0]).config_id}
                 for cell in study.cells()
             ],
             "baseline": study.baseline_cell(),
@@ -339,17 +351,17 @@ class _Setup:
         """Return the trial of `config` with the shorter budget, "" where there is none."""
         return config.override({"training.epochs": self.shorter}).trial_id if self.shorter else ""
 
-    def planned(self, seeds: list[int], journal: Journal) -> tuple[PlannedSearcher, int]:
+    def planned(self, journal: Journal) -> tuple[PlannedSearcher, int]:
         """Return the searcher of an ablation's unfinished trials, and how many are finished.
 
-        Seeds are the outer loop, so that every cell is seen early. Cells with equal configs are trained once.
+        Repeats are the outer loop, so that every cell is seen early. Cells with equal configs are one trial.
         """
         assert isinstance(self.study, Ablation)
         todo, known = [], journal.members(self.study.name)
         n_reused = 0
         taken: set[str] = set()
-        for number, (seed, cell) in enumerate(product(seeds, self.study.cells())):
-            payload = self.payload(cell, self.trial(self.study.overrides(cell), seed), number)
+        for number, (repeat, cell) in enumerate(product(self.repeats, self.study.cells())):
+            payload = self.payload(cell, self.trial(self.study.overrides(cell), repeat), number)
             name = payload["journal"]["trial_id"]
             record = journal.settled.get(name)
             if record and record.status != "pruned":  # a search's: every cell trains its whole budget
@@ -363,13 +375,13 @@ class _Setup:
 
     def sampled(self, study: Search, journal: Journal, sampler: str) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
-        seed = self.config.seed
-        opened = open_study(journal.run, study, seed=seed, sampler=sampler, storage=self.storage)
+        repeat = self.repeats[0]
+        opened = open_study(journal.run, study, seed=self.config.seed, sampler=sampler, storage=self.storage)
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             try:
                 choices = study.space(trial)
-                config = self.trial(choices, seed)
+                config = self.trial(choices, repeat)
             except Exception as error:  # a trial's boundary too: `space` is the user's code
                 if is_of_storage(error):
                     raise  # the sweep halts, and no trial has failed
@@ -390,13 +402,13 @@ class _Setup:
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
     """Return the record of a trial whose choices make no config: it is known by its study and number."""
-    name = f"{UNFIT}{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}-s{base.seed}"
+    unfit = f"{UNFIT}{hashlib.sha256(f'{study} {number}'.encode()).hexdigest()[:8]}"
     if isinstance(error, ConfigError):
         why, trace = str(error), None
     else:
         why = f"the space of study {study!r} raised {type(error).__name__}: {error}"
         trace = traceback.format_exc()
-    payload = {"config": base.to_dict(), "journal": {"trial_id": name}}
+    payload = {"config": base.to_dict(), "journal": {"trial_id": trial_id(unfit, base.repeat, base.seed)}}
     return bare_record(payload, "failed", error=why, traceback=trace)
 
 
@@ -411,12 +423,12 @@ def _seen(data: Data, configs: list[TrainConfig]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _continuing(setup: _Setup, seeds: Sequence[int]) -> str:
+def _continuing(setup: _Setup) -> str:
     """Return in words how many trials of a longer budget continue from checkpoints of the shorter one."""
     if isinstance(setup.study, Search):
         return "configs that are sampled again continue from their checkpoints, where these are kept"
     cells = [setup.study.overrides(cell) for cell in setup.study.cells()]
-    trials = [setup.trial(cell, seed) for seed in seeds for cell in cells]
+    trials = [setup.trial(cell, repeat) for repeat in setup.repeats for cell in cells]
     kept = [
         trial
         for trial in trials
@@ -449,13 +461,14 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
         fixed = {
             "ablation": ("factors", "cells"),
             "search": (
-                "epochs", "base", "base_id", "seeds", "space", "scheduler", "grace_epochs",
+                "epochs", "base", "base_id", "space", "scheduler", "grace_epochs",
                 "reduction_factor", "asha_within", "also", "storage",
             ),
         }[definition["kind"]]  # fmt: skip
-        compared = ["kind", "metric", *fixed]
-        if any(there.get(key) != definition[key] for key in compared):
-            named = ["epochs", "base", *(key for key in compared if key != "cells")]
+        compared = ["kind", "metric", "seed", *fixed]
+        is_other = any(there.get(key) != definition[key] for key in compared)
+        if is_other or there["repeats"][:1] != definition["repeats"][:1]:  # there may be more
+            named = ["epochs", "base", "repeats", *(key for key in compared if key != "cells")]
             was, now = _differing(
                 {key: there.get(key) for key in named}, {key: definition[key] for key in named}
             )

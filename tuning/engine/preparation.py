@@ -6,7 +6,6 @@ import queue
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,7 +16,13 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import RunFolder
 from tuning.engine.halt import Halt
 
-Wanted = tuple[object, object]
+Wanted = tuple[object, ...]
+
+
+def _wanted(config: TrainConfig) -> Wanted:
+    """Return what a dataset depends on; `prepare` makes one folder where all repeats share their split."""
+    return config.data, config.features, config.repeat
+
 
 LEAVE_AFTER_S = 10.0
 """The thread ends at its next report of progress; while another process builds, there is none."""
@@ -32,7 +37,7 @@ class Data:
     cache: Path | None = None
     workers: int | None = None
     progress: Progress = no_progress
-    _folders: dict[tuple[Any, Any], Path] = field(default_factory=dict)
+    _folders: dict[Wanted, Path] = field(default_factory=dict)
 
     def folder(self, config: TrainConfig, progress: Progress | None = None) -> Path:
         """Return the dataset of `config`, made when first needed."""
@@ -45,12 +50,12 @@ class Data:
                 workers=self.workers,
                 progress=progress or self.progress,
             )
-            self._folders[config.data, config.features] = made
+            self._folders[_wanted(config)] = made
         return made
 
     def known(self, config: TrainConfig) -> Path | None:
         """Return the dataset of `config` if this sweep has made it."""
-        return self._folders.get((config.data, config.features))
+        return self._folders.get(_wanted(config))
 
 
 def check_data(run: RunFolder, dataset: Dataset, name: str = "this data") -> None:
@@ -96,7 +101,7 @@ class Preparation:
 
     def folder(self, config: TrainConfig) -> Path | None:
         """Return the dataset of `config`, None while it is being made; raises what its making raised."""
-        wanted = (config.data, config.features)
+        wanted = _wanted(config)
         if (made := self.data.known(config)) is not None:
             return made
         if wanted in self._failed:
@@ -113,7 +118,7 @@ class Preparation:
             except _Stopped:
                 return
             except BaseException as error:  # handed over to whoever asks for the dataset
-                self._failed[config.data, config.features] = error
+                self._failed[_wanted(config)] = error
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         if self._is_over or self.halt.reason is not None:

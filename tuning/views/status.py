@@ -21,6 +21,7 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.records.files import read_json
 from birdnet_core.records.metrics import is_better
 from birdnet_core.records.run_folder import RunFolder, is_held
+from birdnet_core.records.trial import trial_id
 from tuning.views.live import clock, describe, running_table
 
 Event = dict[str, Any]
@@ -221,7 +222,8 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) ->
     if study["kind"] == "search":
         n_trials = max(study["n_trials"], len(trials))
     else:
-        planned = {f"{cell['config_id']}-s{seed}" for cell in study["cells"] for seed in study["seeds"]}
+        repeats = [(repeat, study["seed"] + i) for i, repeat in enumerate(study["repeats"])]
+        planned = {trial_id(cell["config_id"], *each) for cell in study["cells"] for each in repeats}
         n_trials = len(planned | set(trials))
     counts = Counter(
         "interrupted" if is_dead and t.status == "running" else t.status for t in trials.values()

@@ -36,7 +36,7 @@ def design_of(study: Study) -> dict[str, Any]:
             {"factors": cell, "settings": study.overrides(cell), "is_baseline": cell == baseline}
             for cell in study.cells()
         ]
-        return {**common, "design": study.design_facts(), "n_seeds": study.n_seeds, "cells": cells}
+        return {**common, "design": study.design_facts(), "n_repeats": study.n_repeats, "cells": cells}
     try:
         space, no_yaml = plain_space(declared(study.space)), None
     except ConfigError as error:
@@ -73,14 +73,13 @@ def dry_run(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> dic
                 for choices in examples
             ],
         }  # fmt: skip
-    seeds = range(config.seed, config.seed + study.n_seeds)
     trials = [
-        {"trial_id": each.override({"seed": seed}).trial_id, "seed": seed, "factors": cell}
-        for seed, (cell, each) in product(seeds, zip(study.cells(), configs, strict=True))
+        {"trial_id": each.override(repeat).trial_id, **repeat, "factors": cell}
+        for repeat, (cell, each) in product(study.repeats(config), zip(study.cells(), configs, strict=True))
     ]
     return {
         **common, "n_trials": len({trial["trial_id"] for trial in trials}),
-        "design": study.design_facts(), "n_seeds": len(seeds), "trials": trials,
+        "design": study.design_facts(), "n_repeats": study.n_repeats, "trials": trials,
     }  # fmt: skip
 
 
@@ -91,7 +90,7 @@ def design_as_text(design: dict[str, Any]) -> Group:
     """Return what a person reads of `design_of`."""
     lines = _head(design)
     if design["kind"] == "ablation":
-        n = f"{design['design']['n_cells']} cells x {design['n_seeds']} seeds"
+        n = f"{design['design']['n_cells']} cells x {design['n_repeats']} repeats"
         lines += _rows({"design": f"{design['design']['kind']}, {n}", "": design["design"]["notes"]})
         return Group(*lines, Text(), *_cells_table(design["cells"]))
     lines += _rows(
@@ -116,7 +115,7 @@ def dry_run_as_text(plan: dict[str, Any]) -> Group:
             {
                 "design": [f"{plan['design']['kind']}, {n_cells} cells", *plan["design"]["notes"]],
                 "trials": f"{plan['n_trials']} of {plan['epochs']} epochs: "
-                f"{n_cells} cells x {plan['n_seeds']} seeds",
+                f"{n_cells} cells x {plan['n_repeats']} repeats",
                 "caution": plan["cautions"],
             }
         )
