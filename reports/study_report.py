@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from birdnet_core.intervals import LEVEL
 from reports.runs import Runs
 from reports.selection import choice, gates
-from reports.statistics import aggregate, compare, effects, importance, resources, trend
+from reports.statistics import aggregate, importance, levels, resources, screening
+from reports.statistics.analysis import Analysis, results
 from reports.statistics.predictions import Predictions, confusions, f1_intervals, predictions_of
 from reports.statistics.progress import progression
 
@@ -23,8 +25,8 @@ class StudyReport:
         trials, epochs: its rows of `runs.Runs`.
         cells: of `aggregate.cells`; of a search, best first, each named by the number of its trial.
         best: the content of best.json; None where `no_best` is the reason.
-        comparisons, interaction: of `compare`. main_effects, rank_correlations: of `effects`.
-        trends, level_means: of `trend`. importance: of `importance.importances`.
+        analysis: what its repeats say of the metric; None of a search.
+        rank_correlations: of `screening`. level_means: of `levels`. importance: of `importance.importances`.
         resources: of `resources.by_arm`. usage: of `resources.against_budget`.
         progression: of `progress.progression`. gate_results: of `gates.gate_results`.
         predictions: of the best cell and the baseline, by the cell's name; empty where the run holds none.
@@ -38,11 +40,8 @@ class StudyReport:
     cells: pd.DataFrame
     best: dict[str, Any] | None
     no_best: str
-    comparisons: pd.DataFrame
-    interaction: dict[str, Any] | None
-    main_effects: pd.DataFrame
+    analysis: Analysis | None
     rank_correlations: pd.DataFrame
-    trends: pd.DataFrame
     level_means: pd.DataFrame
     importance: pd.DataFrame
     resources: pd.DataFrame
@@ -74,11 +73,11 @@ class StudyReport:
         return str((self.study.get("data") or {}).get("scored", "recordings"))
 
 
-def study_report(runs: Runs, study: dict[str, Any]) -> StudyReport:
-    """Return the results of one of the studies of `runs`."""
-    trials, epochs = runs.trials_of(study), runs.epochs_of(study)
-    cells = aggregate.cells(trials, study)
-    best, no_best = choice.best_of(runs, study, cells)
+def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> StudyReport:
+    """Return the results of one of the studies of `runs`; claims and the best set hold at `level`."""
+    epochs = runs.epochs_of(study)
+    trials, cells, analysis = results(runs, study, level=level)
+    best, no_best = choice.best_of(runs, study, cells, analysis)
     if study["kind"] == "search":
         cells = _ranked(cells, study)
     predictions = _predictions(trials, cells, study, best)
@@ -91,12 +90,9 @@ def study_report(runs: Runs, study: dict[str, Any]) -> StudyReport:
         cells=cells,
         best=best,
         no_best=no_best,
-        comparisons=compare.to_baseline(cells, study),
-        interaction=compare.interaction(cells, study),
-        main_effects=effects.main_effects(cells, study),
-        rank_correlations=effects.rank_correlations(cells, study),
-        trends=trend.trends(cells, study),
-        level_means=trend.level_means(cells, study),
+        analysis=analysis,
+        rank_correlations=screening.rank_correlations(cells, study),
+        level_means=levels.level_means(cells, study),
         importance=importance.importances(trials, epochs, study),
         resources=resources.by_arm(trials, epochs, study, cells),
         usage=resources.against_budget(runs, study),
@@ -118,18 +114,11 @@ def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
-def _of_one_split(trials: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:
-    """Return the trials of a cell that were validated on the recordings of its first completed repeat."""
-    mine = trials[trials["trial_id"].isin(cell["trial_ids"])].sort_values("repeat", kind="stable")
-    splits = [provenance.get("split_id") for provenance in mine["provenance"]]
-    return mine[[split == splits[0] for split in splits]]
-
-
 def _predictions(
     trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None
 ) -> dict[str, Predictions]:
     """Return the predictions of the best cell and of the baseline, where the run holds them."""
-    baseline = compare.baseline_of(cells, study)
+    baseline = aggregate.baseline_of(cells, study)
     roles: dict[str, list[str]] = {}
     if best is not None:
         roles.setdefault(best["config_id"], []).append("best")
@@ -138,6 +127,6 @@ def _predictions(
     found = {}
     for config_id, names in roles.items():
         cell = cells[cells["config_id"] == config_id].iloc[0]
-        if predictions := predictions_of(_of_one_split(trials, cell), cell):
+        if predictions := predictions_of(trials, config_id, study):
             found[f"{cell['label']} ({', '.join(names)})"] = predictions
     return found

@@ -1,9 +1,9 @@
-"""Figures of an ablation's cells: means, differences from the baseline, and a 2x2 interaction."""
+"""Figures of an ablation's cells: means, the contrasts, and the four cells of a 2x2 design."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from birdnet_core.intervals import LEVEL
 from reports.figures.drawing import (
     FAINT,
     INK,
@@ -24,7 +23,7 @@ from reports.figures.drawing import (
     wrapped,
 )
 from reports.page.sentences import OVER_REPEATS
-from reports.statistics import compare
+from reports.statistics import aggregate
 from reports.statistics.aggregate import show
 from reports.study_report import StudyReport
 
@@ -40,28 +39,26 @@ def mean_figures(report: StudyReport) -> Iterator[Drawn]:
 
 
 def difference_figures(report: StudyReport) -> Iterator[Drawn]:
-    rows = report.comparisons
-    if not rows["diff"].notna().any():
+    if report.analysis is None or not report.analysis.contrasts["estimate"].notna().any():
         return
-    caption = (
-        f"Difference in {report.metric} from the baseline, paired by repeat; {OVER_REPEATS}. Filled: p below "
-        "0.05 after Holm."
-    )
+    rows = report.analysis.contrasts
+    caption = f"Differences in {report.metric} with simultaneous intervals. Filled: the interval excludes 0."
     if len(rows) > N_ROWS:
         caption += f" Of {len(rows)} differences, the {N_ROWS} largest."
-        largest = rows["diff"].abs().sort_values(ascending=False, kind="stable").index[:N_ROWS]
+        largest = rows["estimate"].abs().sort_values(ascending=False, kind="stable").index[:N_ROWS]
         rows = rows.loc[sorted(largest)]
-    draw = partial(difference_intervals, comparisons=rows, metric=report.metric)
+    draw = partial(difference_intervals, contrasts=rows, metric=report.metric)
     yield Drawn("differences", caption, figure(draw, height_of(rows["label"])))
 
 
 def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
-    if report.interaction is None:
+    factors = report.study.get("factors") or {}
+    if report.kind != "comparison" or [len(levels) for levels in factors.values()] != [2, 2]:
         return
-    points = interaction_points(report.cells, report.interaction)
-    if not points["mean"].notna().all():
+    points = interaction_points(report.cells, report.metric, factors)
+    if len(points) < 4 or not points["mean"].notna().all():
         return
-    a, b = report.interaction["factors"]
+    a, b = factors
     caption = (
         f"{report.metric} over {a}, a line a level of {b}; parallel: no interaction. Bar: {OVER_REPEATS}."
     )
@@ -79,7 +76,7 @@ def some_cells(report: StudyReport, n: int) -> tuple[pd.DataFrame, str]:
         return cells, ""
     is_up = report.study["direction"] == "minimize"
     ranked = cells[report.metric].sort_values(ascending=is_up, kind="stable")
-    baseline = compare.baseline_of(cells, report.study)
+    baseline = aggregate.baseline_of(cells, report.study)
     first = [] if baseline is None else [baseline.name]
     kept = list(dict.fromkeys([*first, *ranked.index]))[:n]
     also = "" if baseline is None else "the baseline and "
@@ -112,43 +109,45 @@ def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
     ax.set_xlabel(f"{metric}: mean and 95 % interval; grey: single repeats")
 
 
-def difference_intervals(ax: Axes, comparisons: pd.DataFrame, metric: str) -> None:
-    """Draw one row a comparison with the baseline: the difference with its interval, against a line at zero.
+def difference_intervals(ax: Axes, contrasts: pd.DataFrame, metric: str) -> None:
+    """Draw one row a contrast: the estimate with its interval, against a line at zero.
 
-    Filled where p after Holm is below 0.05, open elsewhere; a row without an interval has its mark alone.
+    Filled where the interval excludes zero, open elsewhere; a row without an interval has its mark alone.
     """
-    height = len(comparisons)
+    height = len(contrasts)
     ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
-    for row, (_, pair) in enumerate(comparisons.iterrows()):
+    for row, (_, each) in enumerate(contrasts.iterrows()):
         y = height - 1 - row
-        holds = pair["p_holm"] < 1 - LEVEL
-        colour = OKABE_ITO[0] if pair["diff"] >= 0 else OKABE_ITO[1]
-        if math.isfinite(pair["low"]):
-            ax.plot([pair["low"], pair["high"]], [y, y], "-", color=colour, zorder=3)
-        if math.isfinite(pair["diff"]):
-            ax.plot([pair["diff"]], [y], "D", color=colour, markerfacecolor=colour if holds else "white",
-                    markersize=6, zorder=4)  # fmt: skip
+        colour = OKABE_ITO[0] if each["estimate"] >= 0 else OKABE_ITO[1]
+        if math.isfinite(each["low"]):
+            ax.plot([each["low"], each["high"]], [y, y], "-", color=colour, zorder=3)
+        if math.isfinite(each["estimate"]):
+            fill = colour if each["verdict"] else "white"
+            ax.plot([each["estimate"]], [y], "D", color=colour, markerfacecolor=fill, markersize=6, zorder=4)
         else:
-            ax.text(0.02, y, str(pair["note"]), transform=ax.get_yaxis_transform(), va="center", color=INK)
-    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in comparisons["label"]])
+            ax.text(0.02, y, str(each["note"]), transform=ax.get_yaxis_transform(), va="center", color=INK)
+    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in contrasts["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: difference from the baseline")
+    ax.set_xlabel(f"{metric}: difference")
 
 
-def interaction_points(cells: pd.DataFrame, interaction: dict[str, Any]) -> pd.DataFrame:
+def interaction_points(
+    cells: pd.DataFrame, metric: str, factors: Mapping[str, Sequence[Any]]
+) -> pd.DataFrame:
     """Return the corners of a 2x2 design: `x` (0, 1), `line`, `level`, `mean`, `low` and `high`.
 
     Places are the levels of the first factor, lines those of the second.
     """
-    metric, (a, b), (levels_a, levels_b) = (interaction[k] for k in ("metric", "factors", "levels"))
+    (a, levels_a), (b, levels_b) = factors.items()
     rows = []
     for line in levels_b:
         for x, level in enumerate(levels_a):
-            at = [cell == {a: level, b: line} for cell in cells["factors"]]
-            cell = cells.loc[at].iloc[0]
-            interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
-            rows.append({"x": x, "level": show(level), "line": show(line), "mean": cell[metric], **interval})
+            for _, cell in cells.iterrows():
+                if cell["factors"] == {a: level, b: line}:
+                    interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
+                    corner = {"x": x, "level": show(level), "line": show(line), "mean": cell[metric]}
+                    rows.append({**corner, **interval})
     return pd.DataFrame(rows)
 
 

@@ -15,7 +15,7 @@ from reports.figures.drawing import DASHES, OKABE_ITO, STYLE, Drawn
 from reports.page.formats import file_name
 from reports.page.sentences import OVER_REPEATS
 from reports.statistics.aggregate import show
-from reports.statistics.trend import STRATA, axis_title
+from reports.statistics.levels import STRATA, axis_title
 from reports.study_report import StudyReport
 
 Style = tuple[str, str, str]  # colour, dash and mark of a line
@@ -60,7 +60,7 @@ def trend_figures(report: StudyReport) -> Iterator[Drawn]:
 def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
     """Return a panel of `metric` with a line a group, and below it a panel a group with F1 of each stratum.
 
-    `means` are the rows of `trend.level_means` of one factor. A line is named at its end. Its band is the
+    `means` are the rows of `levels.level_means` of one factor. A line is named at its end. Its band is the
     interval at each level, which a level of one repeat does not have.
     """
     groups = [str(group) for group in means["group"].drop_duplicates()]
@@ -104,7 +104,7 @@ def trend_figure(means: pd.DataFrame, metric: str) -> Figure:
 
 
 def draw_lines(ax: Axes, lines: Mapping[str, pd.DataFrame], styles: Mapping[str, Style]) -> None:
-    """Draw rows of `trend.level_means` as one line with its band for each name."""
+    """Draw rows of `levels.level_means` as one line with its band for each name."""
     for name, line in lines.items():
         colour, dash, mark = styles[name]
         ax.plot(line["level"], line["mean"], dash, color=colour, marker=mark, markersize=5, label=name)

@@ -19,8 +19,8 @@ from reports.selection import gates
 from reports.study_report import StudyReport
 
 WORDS = frozenset((
-    "aliased with", "cell", "change", "error", "from", "level", "levels", "note", "over", "predicted as",
-    "source", "species", "status", "stored as", "trend", "truth", "with",
+    "aliased with", "cell", "error", "kind", "level", "levels", "note", "predicted as", "source", "species",
+    "status", "stored as", "truth", "verdict", "with",
 ))  # fmt: skip
 """Columns of words, which are aligned left, as every first column is."""
 
@@ -58,18 +58,16 @@ def results(r: StudyReport) -> list[Table]:
     """Return the tables above the figures of a study; without those that have no row."""
     cells = tables.cell_table(r.cells, r.study, r.best)
     failures = tables.failure_table(r.trials)
-    effects, correlations = r.main_effects, r.rank_correlations
+    correlations = r.rank_correlations
+    contrasts = r.analysis.contrasts if r.analysis is not None else pd.DataFrame()
     confused = f"Most frequent confusions of {next(iter(r.predictions), '')}"
     cell_title = "Trials, best first" if r.kind == "search" else "Cells"
     recordings = tables.recording_table(r.by_recording)
     return _filled(
         Table("cells", cell_title, cells, tables.cell_numbers(r.cells), sentences.CELLS),
         Table("failures", "Failed or unfinished trials", failures, failures),
-        Table("comparisons", "Differences", tables.comparison_table(r.comparisons, r.interaction),
-              r.comparisons, sentences.COMPARISONS),
-        Table("effects", "Main effects", tables.effect_table(effects), effects,
-              sentences.effects_note(effects)),
-        Table("trends", "Trends", tables.trend_table(r.trends), r.trends, sentences.TRENDS),
+        Table("contrasts", "Differences", tables.contrast_table(contrasts) if len(contrasts) else contrasts,
+              contrasts, sentences.CONTRASTS),
         Table("levels", "Means at every level", tables.level_table(r.level_means), r.level_means,
               sentences.LEVELS, is_folded=True),
         Table("correlations", "Screening: rank correlations", tables.correlation_table(correlations),

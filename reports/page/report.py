@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.errors import RunFolderError
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records.files import write_text
 from birdnet_core.records.metrics import METRICS
 from reports.earlier import experiments, histories
@@ -32,7 +33,7 @@ from reports.selection import gates
 from reports.selection.confirmation import confirmed_choices
 from reports.study_report import StudyReport, study_report
 
-SCHEMA = 3
+SCHEMA = 4
 N_ROWS = 20  # of a table on the page; the others are folded there, and left to their file in report.md
 
 
@@ -81,9 +82,12 @@ def write_report(
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
     sections: list[Section] = []
+    # Claims of all studies of the page hold together, and so do those of one.
+    n_ablations = sum(study["kind"] == "ablation" for study in runs.studies)
+    level = 1 - (1 - LEVEL) / max(1, n_ablations)
     for study in runs.studies:
         slug = file_name(study["name"], {section.slug for section in sections})
-        sections.append(_section(study_report(runs, study), slug, out))
+        sections.append(_section(study_report(runs, study, level=level), slug, out))
     confirmed: dict[str, dict[str, Any]] = {}
     for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
         slug = file_name(f"confirmed-{best['study']}", confirmed)
@@ -158,17 +162,16 @@ def _content(r: StudyReport) -> dict[str, Any]:
         }
         n_params = int(cell["n_params"]) if math.isfinite(cell["n_params"]) else None
         cells.append({key: cell[key] for key in same} | {"metrics": scores, "n_params": n_params})
-    keys = ["metric", "baseline", "cell", "diff", "low", "high", "p", "p_sign_flip", "p_holm", "g"]
+    contrasts = [] if r.analysis is None else r.analysis.contrasts.to_dict("records")
     content: dict[str, Any] = plain(
         {
             **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
             "answer": sentences.answer(r),
             "warnings": sentences.warnings(study, r.cells),
             "cells": cells,
-            "comparisons": r.comparisons[keys].to_dict("records"),
-            "interaction": r.interaction,
-            "main_effects": r.main_effects.to_dict("records"),
-            "trends": r.trends.drop(columns="group").to_dict("records"),
+            "level": None if r.analysis is None else r.analysis.level,
+            "contrasts": [row | {"family": math.isfinite(row["low"])} for row in contrasts],
+            "claims": [row for row in contrasts if row["verdict"] is not None],
             "rank_correlations": r.rank_correlations.to_dict("records"),
             "importance": r.importance.to_dict("records"),
             "resources": {"arms": r.resources.to_dict("records"), "usage": r.usage},

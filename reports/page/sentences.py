@@ -5,46 +5,38 @@ A caveat is written once, here; HTML, Markdown, captions and the model card use 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
-from birdnet_core.intervals import LEVEL
 from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
-from reports.page.formats import count, interval, n_of, number, p_value, signed, signed_interval
+from reports.page.formats import count, interval, n_of, number, signed, signed_interval
 from reports.statistics import aggregate
+from reports.statistics.analysis import repeats_for
 from reports.study_report import StudyReport
 
-OVER_REPEATS = "95 % t interval over repeats, none with one"
+OVER_REPEATS = "95 % interval over repeats, from three on"
 OPTIMISTIC = (
     "Scores are of the validation split, which also chose each trial's best epoch and the best config: they "
     "are too high on average."
 )
 CELLS = (
-    f"Means over completed trials, each at its best epoch; {OVER_REPEATS}. With few repeats an interval may "
-    "extend beyond the range of the score. Failed and pruned trials are counted and enter no mean. Hours "
-    "are of one completed trial."
+    "Of completed trials, each read at the epoch that the other repeats of its cell are best at. Accuracy and "
+    "F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
+    f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
+    "are counted and enter no score. Hours are of one completed trial."
 )
-COMPARISONS = (
-    "Mean of the differences on shared repeats, its t interval and the paired t-test; p (Holm) is adjusted "
-    "for all comparisons with the baseline. The sign-flip test is exact and assumes no normal distribution; "
-    "its p is at least 2/2^n with n shared repeats (0.25 with 3, 0.063 with 5, 0.031 with 6) and is not "
-    "adjusted. g is d_z with Hedges' exact small-sample correction; it needs three shared repeats. Simple "
-    "effects and the interaction are not adjusted."
-)
-TRENDS = (
-    "Linear: the change along a straight line from the first level to the last. Quadratic: how far the "
-    "curve lies above the straight line between its ends, in the middle of the range. Both are fitted for "
-    "each repeat, over those that completed at each level; mean and t interval over repeats, one-sample "
-    "t-test, Holm over all rows. (log): over the logarithm of the levels, where that spaces them more "
-    "evenly."
+CONTRASTS = (
+    "All rows are one family: the intervals hold together, and p is adjusted for all of them. A difference "
+    "is one if its interval excludes 0. Errors are those of a linear model of cells and repeats, "
+    "with the recordings that each repeat validated. Trends: linear, the change along a straight line from "
+    "the first level to the last; curved, how far the curve lies above that line in the middle."
 )
 LEVELS = f"Means over completed trials; {OVER_REPEATS}."
 GATES = (
-    "The targets of the study, compared with the best cell's mean over repeats. GO: all pass. NO-GO: one "
-    "fails and is not close. INVESTIGATE: otherwise."
+    "PASS: the whole interval of the best cell reaches the target. FAIL: none of it does. GO: all pass. "
+    "NO-GO: one fails. INVESTIGATE: otherwise."
 )
 RESOURCES = (
     "Hours are the wall time of all trials, including those that did not complete; GPU-hours and CPU-hours "
@@ -56,7 +48,8 @@ GAP = (
     "Gap: train/accuracy minus val/accuracy of the same epoch, in percentage points. Training accuracy is of "
     "clips as augmented: augmentation lowers it, and the gap with it, even if validation does not improve."
 )
-N_NAMED = 4  # trends that are named although they are not significant
+N_NAMED = 4  # differences that the answer names
+DIFFERENCES = (0.05, 0.02)  # in a score, of which the answer says what they would take
 
 # The rule that stops trials early, by the study's scheduler; "fifo" stops none.
 _TERMINATION: dict[str | None, str] = {
@@ -95,139 +88,104 @@ def _levels(levels: list[Any] | dict[str, Any]) -> str:
 
 def answer(report: StudyReport) -> str:
     """Return the result of a study in a few sentences, with its uncertainty."""
+    if not aggregate.is_validated(report.study):
+        return (
+            "Not validated: these trials also trained on the validation split, so only the test split can "
+            "evaluate them."
+        )
+    if report.best is None:
+        return f"No answer yet: {report.no_best}."
     parts = [
-        _best(report),
-        # Of a 2x2 design `_best` has the interaction, which qualifies the main effects.
-        "" if report.interaction else main_effects(report.main_effects),
-        trends(report.trends),
+        claims(report),
+        _best(report, report.best),
         rank_correlations(report.rank_correlations, report.metric),
         importance(report.importance),
     ]
     return " ".join(filter(None, parts))
 
 
-def _best(report: StudyReport) -> str:
-    study, best, comparisons = report.study, report.best, report.comparisons
-    if not aggregate.is_validated(study):
+def claims(report: StudyReport) -> str:
+    """Return the differences that hold, the largest first, or that none does and what would show one."""
+    if report.analysis is None or report.analysis.contrasts.empty:
+        return ""
+    rows, found = report.analysis.contrasts, report.analysis.claims
+    tested = int(rows["low"].notna().sum())
+    if not tested:
+        why = next(filter(None, rows["note"]), "no contrast could be computed")
+        return f"No verdict on a difference: {why}."
+    if found.empty:
         return (
-            "Not validated: these trials also trained on the validation split, so only the test split can "
-            "evaluate them."
+            f"No difference in {report.metric} can be told, of {n_of(tested, 'contrast')}.{_effort(report)}"
         )
-    if best is None:
-        return f"No answer yet: {report.no_best}."
+    order = found["estimate"].abs().sort_values(ascending=False, kind="stable").index
+    named = "; ".join(
+        f"{row['label']}: {signed(row['estimate'], '{:+.3f}')} ({signed_interval(row, '{:+.3f}')})"
+        for _, row in found.loc[order[:N_NAMED]].iterrows()
+    )
+    more = f"; {len(found) - N_NAMED} more below" if len(found) > N_NAMED else ""
+    aliased = any(any(aliases) for aliases in found["aliases"])
+    alias = " A main effect may be due to an interaction that it is aliased with." if aliased else ""
+    return (
+        f"{len(found)} of {n_of(tested, 'contrast')} in {report.metric} are differences, by intervals that "
+        f"hold together at {percent_of(report.analysis.level)}: {named}{more}.{alias}"
+    )
+
+
+def percent_of(level: float) -> str:
+    """Return 95 % or 97.5 %."""
+    return f"{100 * level:.3g} %"
+
+
+def _effort(report: StudyReport) -> str:
+    """Return how many repeats would tell a difference that would matter; empty where that is unknown."""
+    assert report.analysis is not None
+    parts = []
+    for difference in DIFFERENCES:
+        needed = repeats_for(report.analysis, difference)
+        if needed is not None:
+            parts.append(f"{n_of(needed, 'repeat')} for a difference of {difference:g}")
+    if not parts:
+        return " No number of repeats would tell two cells apart here: it takes more recordings."
+    return f" By the spread of these repeats, two cells would take about {', '.join(parts)}."
+
+
+def _best(report: StudyReport, best: dict[str, Any]) -> str:
     row = report.cells[report.cells["config_id"] == best["config_id"]].iloc[0]
-    how = "one repeat, so its uncertainty is unknown"
-    if best["low"] is not None:
-        how = f"95 % interval {interval(best)}, {n_of(best['n'], 'repeat')}"
     is_search = report.kind == "search"
     of = f"{len(report.trials)} trials" if is_search else f"{len(report.cells)} cells"
     name = row["label"]
     if is_search and row["factors"]:
         name = f"trial {name} ({aggregate.label(row['factors'])})"
-    text = (
-        f"Best of {of} ({aggregate.status_counts(report.trials)}): {name} with {report.metric} "
-        f"{number(best['mean'])} ({how})."
+    how = n_of(best["n"], "repeat")
+    if best["low"] is not None:
+        how = f"95 % interval {interval(best, '{:.3f}')}, {how}"
+    first = f"Highest of {of} ({aggregate.status_counts(report.trials)})"
+    if report.study["direction"] == "minimize":
+        first = first.replace("Highest", "Lowest")
+    return (
+        f"{first}: {name} with {report.metric} {number(best['mean'], '{:.3f}')} ({how}). {best['how_sure']}"
     )
-    is_best = pd.Series([c == row["factors"] for c in comparisons["cell"]], comparisons.index, dtype=bool)
-    if is_best.any():
-        text += " " + _difference(comparisons[is_best].iloc[0])
-    elif len(comparisons) and study.get("baseline"):
-        text += " It is the baseline itself."
-    others = _other_differences(comparisons[~is_best])
-    return " ".join(filter(None, [text, others, interaction(report.interaction, report.metric)]))
-
-
-def _difference(comparison: pd.Series[Any]) -> str:
-    if math.isnan(comparison["diff"]):
-        return f"Difference from the baseline: {comparison['note']}."
-    text = f"Its difference from the baseline is {signed(comparison['diff'])}"
-    if math.isnan(comparison["p_holm"]):
-        return f"{text} ({comparison['note']})."
-    chance = "" if comparison["p_holm"] < 1 - LEVEL else ", which may be chance"
-    return f"{text} ({_uncertainty(comparison)}){chance}."
-
-
-def _other_differences(comparisons: pd.DataFrame) -> str:
-    significant = comparisons[comparisons["p_holm"] < 1 - LEVEL]
-    if significant.empty:
-        return ""
-    named = ", ".join(
-        f"{row['label']} {signed(row['diff'])} (p {p_value(row['p_holm'])})"
-        for _, row in significant.iterrows()
-    )
-    return f"Other significant differences from the baseline (Holm): {named}."
-
-
-def _uncertainty(row: pd.Series[Any]) -> str:
-    return f"95 % interval {signed_interval(row)}, p {p_value(row['p_holm'])} after Holm"
-
-
-def interaction(found: dict[str, Any] | None, metric: str) -> str:
-    """Return the interaction of a 2x2 design with its interval; empty for another design."""
-    if found is None:
-        return ""
-    a, b = found["factors"]
-    (_, _), (b0, b1) = found["levels"]
-    if math.isnan(found["diff"]):
-        return f"The interaction of {a} and {b} is unknown: {found['note']}."
-    text = (
-        f"Changing {a} changes {metric} by {signed(found['diff'])} more with {aggregate.show(b1)} than with "
-        f"{aggregate.show(b0)}"
-    )
-    if math.isnan(found["p"]):
-        return f"{text} ({found['note']})."
-    chance = "" if found["p"] < 1 - LEVEL else ", which may be chance"
-    return f"{text} (95 % interval {signed_interval(found)}, p {p_value(found['p'])}){chance}."
-
-
-def main_effects(effects: pd.DataFrame) -> str:
-    """Return the significant main effects; empty where there are no main effects."""
-    if not effects["diff"].notna().any():
-        return ""
-    significant = effects[effects["p_holm"] < 1 - LEVEL]
-    if not effects["p"].notna().any():
-        largest = effects.iloc[int(effects["diff"].abs().argmax())]
-        text = f"Largest main effect: {largest['factor']}, {signed(largest['diff'])} ({largest['note']})."
-    elif significant.empty:
-        text = "No main effect is significant (Holm)."
-    else:
-        named = ", ".join(f"{row['factor']} {signed(row['diff'])}" for _, row in significant.iterrows())
-        text = f"Significant main effects (Holm): {named}."
-    if any(effects["aliases"]):
-        text += " Each of them may be due to an interaction that it is aliased with."
-    return text
-
-
-def effects_note(effects: pd.DataFrame) -> str:
-    """Return how to read the table of main effects."""
-    text = (
-        "Mean of the cells at the second level minus mean of those at the first, for each repeat that "
-        "completed in every cell; t interval over repeats, one-sample t-test, Holm over the factors, g as "
-        "for differences."
-    )
-    if effects["letter"].notna().any():
-        text += " Each effect is the sum of its own and of those that it is aliased with, with their signs."
-    return text
 
 
 def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
-    """Return which factors of a screening design correlate with the metric; empty where that is unknown."""
-    if not correlations["p"].notna().any():
+    """Return which factors of a screening design go with the metric; empty where that is unknown."""
+    known = correlations[correlations["low"].notna()]
+    if known.empty:
         return ""
-    significant = correlations[correlations["p_holm"] < 1 - LEVEL]
-    if significant.empty:
-        return f"Screening: no rank correlation of a factor with {metric} is significant (Holm)."
-    named = ", ".join(f"{row['factor']} {signed(row['rho'], '{:+.2f}')}" for _, row in significant.iterrows())
-    return f"Screening: {metric} correlates with {named} (rank correlation, significant after Holm)."
+    order = known["rho"].abs().sort_values(ascending=False, kind="stable").index[:N_NAMED]
+    named = ", ".join(
+        f"{row['factor']} {signed(row['rho'], '{:+.2f}')} ({signed_interval(row, '{:+.2f}')})"
+        for _, row in known.loc[order].iterrows()
+    )
+    return f"Screening: rank correlations with {metric} are {named}; test them in a design of their own."
 
 
 def correlations_note(metric: str) -> str:
     """Return how to read the table of rank correlations."""
     return (
         f"Spearman's correlation of a factor's value with the mean of {metric} over the cells; interval of "
-        "Bonett and Wright (2000), permutation test, Holm over the factors. It finds monotonic relations "
-        "only: a factor that is best in the middle has none. Test what a screening finds in a design of its "
-        "own."
+        "Bonett and Wright (2000), of each factor alone. It finds monotonic relations only: a factor that is "
+        "best in the middle has none."
     )
 
 
@@ -263,54 +221,6 @@ def importance_note(importances: pd.DataFrame) -> str:
         "an importance above zero, and the sampler prefers good values: test important parameters in an "
         "ablation."
     )
-
-
-def trends(frame: pd.DataFrame) -> str:
-    """Return the linear trends and the significant curvatures over numeric factors; empty where unknown."""
-    known = frame[frame["diff"].notna()]
-    ranges = pd.Series([f"{levels[0]} to {levels[-1]}" for levels in known["levels"]], known.index, dtype=str)
-    out = []
-    for _, rows in known.groupby(["factor", ranges], sort=False):
-        factor, scale, levels = rows[["factor", "scale", "levels"]].iloc[0]
-        over = f"the logarithm of {factor}" if scale == "log" else str(factor)
-        ends = f"from {aggregate.show(levels[0])} to {aggregate.show(levels[-1])}"
-        changes = "; ".join(_changes(rows[rows["term"] == "linear"]))
-        out.append(f"Linear trend over {over} {ends}: {changes}.")
-        curved = rows[(rows["term"] == "quadratic") & (rows["p_holm"] < 1 - LEVEL)]
-        if len(curved):
-            named = "; ".join(
-                f"{_of_group(row)} by {signed(row['diff'])} ({_uncertainty(row)})"
-                for _, row in curved.iterrows()
-            )
-            out.append(f"In the middle of that range the curve departs from the straight line: {named}.")
-    return " ".join(out)
-
-
-def _changes(lines: pd.DataFrame) -> list[str]:
-    """Return the significant linear trends one by one; of more than `N_NAMED` others their number."""
-    is_significant = lines["p_holm"] < 1 - LEVEL
-    out = [
-        f"{_of_group(row)} {'rises' if row['diff'] > 0 else 'falls'} by {number(abs(row['diff']))} "
-        f"({_uncertainty(row)})"
-        for _, row in lines[is_significant].iterrows()
-    ]
-    others = lines[lines["p_holm"].notna() & ~is_significant]
-    if len(others):
-        named = f"{len(others)} of {len(lines)} trends"
-        if len(others) <= N_NAMED:
-            named = ", ".join(
-                f"{_of_group(row)} {signed(row['diff'])} ({_uncertainty(row)})"
-                for _, row in others.iterrows()
-            )
-        out.append(f"not significant: {named}")
-    for note, untested in lines[lines["p_holm"].isna()].groupby("note", sort=False):
-        named = ", ".join(f"{_of_group(row)} {signed(row['diff'])}" for _, row in untested.iterrows())
-        out.append(f"{named} ({note})")
-    return out
-
-
-def _of_group(row: pd.Series[Any]) -> str:
-    return f"{row['metric']} with {row['group']}" if row["group"] else str(row["metric"])
 
 
 def recordings_note(scored: str) -> str:
@@ -356,8 +266,8 @@ def confirmed_choice(best: dict[str, Any]) -> str:
 def confirmed_note(best: dict[str, Any]) -> str:
     """Return the rule of a race on fresh repeats, and where its trials are."""
     return (
-        f"Rule: {best['rule']} p(best): the probability that a config is the best of those in the race. "
-        f"Every trial: birdtune report {best['confirmed']['run']}"
+        f"Rule: {best['rule']} Looks at the race share the 5 % of their errors. Every trial: birdtune report "
+        f"{best['confirmed']['run']}"
     )
 
 
@@ -415,12 +325,16 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     if monitors - {study["metric"]}:
         out.append(f"The best epoch of a trial was chosen by {', '.join(sorted(monitors))}.")
     out.append(f"{OPTIMISTIC} This report does not open the test split.")
-    if (completed["n"] > 1).any():
-        of_training = "Intervals and p values cover the randomness of training"
+    n_folds = ((study.get("data") or {}).get("folds") or {}).get("n", 1)
+    if study["kind"] == "ablation" and n_folds == 1:
         out.append(
-            f"{of_training} and of the validation folds of the repeats; sites and the test split are fixed."
-            if _n_splits(done) > 1
-            else f"{of_training} on this one split, not the choice of recordings, sites or splits."
+            "All repeats were validated on the same recordings: intervals of accuracy and F1 cover which "
+            "recordings these are, those of other metrics do not."
+        )
+    elif study["kind"] == "ablation" and len(study["repeats"]) < n_folds:
+        out.append(
+            f"{n_of(len(study['repeats']), 'repeat')} validated {len(study['repeats'])} of {n_folds} folds: "
+            "the other recordings were never scored."
         )
     out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
     for seen in (study.get("data") or {}).get("seen") or []:

@@ -22,14 +22,14 @@ from reports.page.formats import (
     with_lists_as_text,
 )
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
-from reports.statistics import aggregate, compare, trend
+from reports.statistics import aggregate
 
 MOST_COLUMNS = 20  # cells side by side in a table
 
 
 def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
     metric = study["metric"]
-    baseline = compare.baseline_of(cells, study)
+    baseline = aggregate.baseline_of(cells, study)
     n_species = (study.get("data") or {}).get("n_species")
     scores = {m: METRICS[m].title for m in METRICS if m.startswith("val/") and m not in ("val/loss", metric)}
     rows = []
@@ -66,7 +66,7 @@ def _cell_interval(cell: Mapping[Hashable, Any], metric: str) -> str:
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
-        return "none: one repeat" if cell["n"] == 1 else "none: fewer than two finite values"
+        return "none: fewer than three repeats"
     return f"{number(cell[f'{metric}:low'])} to {number(cell[f'{metric}:high'])}"
 
 
@@ -79,95 +79,57 @@ def choice_table(best: dict[str, Any]) -> pd.DataFrame:
             best["metric"]: number(_nan(each["mean"])),
             "95 % interval": interval({key: _nan(each[key]) for key in ("low", "high")}),
             "fresh repeats": str(each["n"]),
-            "p(best)": _share(each["p_best"]),
+            "may be the best": _YES[each["may_be_best"]],
             "parameters": count(_nan(each["n_params"])),
         }
         for each in best["shortlist"]
     )
 
 
-def _share(probability: float | None) -> str:
-    if probability is None:
-        return "–"
-    if 0.005 <= probability <= 0.995:
-        return f"{probability:.0%}"
-    return "< 1%" if probability < 0.5 else "> 99%"
+_YES = {None: "–", True: "yes", False: "no"}
 
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def comparison_table(comparisons: pd.DataFrame, interaction: dict[str, Any] | None) -> pd.DataFrame:
-    found: list[tuple[str, dict[Any, Any]]] = [
-        (f"{row['label']} − baseline", row) for row in comparisons.to_dict("records")
-    ]
-    if interaction is not None:
-        for row in interaction["simple_effects"]:
-            found.append((f"simple effect of {row['factor']}: {row['label']}", row))
-        name = f"interaction {' × '.join(interaction['factors'])}"
-        found.append((name, {**interaction, "n_shared": len(interaction["repeats"])}))
+def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a contrast, what it is of and what may be claimed of it."""
+    has_aliases = any(contrasts["aliases"])
     return _frame(
-        {"difference": name, "diff": signed(row["diff"]), **_test(row), "note": row["note"]}
-        for name, row in found
+        {
+            "difference": row["label"],
+            "kind": row["kind"],
+            "estimate": signed(row["estimate"]),
+            "simultaneous interval": signed_interval(row),
+            "p (adjusted)": p_value(row["p"]),
+            "verdict": row["verdict"] or "–",
+            **({"aliased with": ", ".join(row["aliases"]) or "–"} if has_aliases else {}),
+            "note": row["note"],
+        }
+        for row in contrasts.to_dict("records")
     )
 
 
-def effect_table(effects: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for row in effects.to_dict("records"):
-        factor = f"{row['letter'] or ''} {row['factor']}".strip()
-        change = f"{aggregate.show(row['minus'])} → {aggregate.show(row['plus'])}"
-        cell = {"factor": factor, "change": change, "effect": signed(row["diff"]), **_test(row)}
-        if row["letter"]:
-            cell["aliased with"] = ", ".join(row["aliases"]) or "no two-factor interaction"
-        rows.append(cell | {"note": row["note"]})
-    return _frame(rows)
-
-
-def _test(row: dict[Any, Any], form: str = "{:+.4f}") -> dict[str, str]:
-    """Return the cells of interval, p values, g and number of repeats of a row that has them."""
-    out = {"95 % interval": signed_interval(row, form)}
-    for title, key in (("p", "p"), ("p (sign flip)", "p_sign_flip"), ("p (Holm)", "p_holm")):
-        out |= {title: p_value(row[key])} if key in row else {}
-    out |= {"g": signed(row["g"], "{:+.2f}")} if "g" in row else {}
-    return out | ({"shared repeats": str(row["n_shared"])} if "n_shared" in row else {})
-
-
 def gate_table(gate_results: pd.DataFrame) -> pd.DataFrame:
-    frame = _frame(
+    return _frame(
         {
             "criterion": row["criterion"],
             "status": row["status"],
             "value": number(row["value"]),
             "95 % interval": interval(row),
             "n": str(row["n"]),
-            "investigate from": number(row["investigate"], "{:g}"),
             "stretch": _stretch(row),
             "note": row["note"],
         }
         for _, row in gate_results.iterrows()
     )
-    has_investigate = bool(gate_results["investigate"].notna().any())
-    return frame if has_investigate else frame.drop(columns="investigate from", errors="ignore")
 
 
 def _stretch(row: Any) -> str:
     if not math.isfinite(row["stretch"]):
         return "–"
     return f"{row['stretch']:g}, {'reached' if row['is_stretch_reached'] else 'not reached'}"
-
-
-def trend_table(trends: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for row in trends.to_dict("records"):
-        cell = {"metric": row["metric"], "over": trend.axis_title(row["factor"], row["scale"])}
-        if trends["group"].any():
-            cell["with"] = row["group"]
-        ends = [aggregate.show(row["levels"][i]) for i in (0, -1)] if row["levels"] else ["none"]
-        cell |= {"levels": " to ".join(ends), "trend": row["term"], "effect": signed(row["diff"])}
-        rows.append(cell | _test(row) | {"note": row["note"]})
-    return _frame(rows)
 
 
 def level_table(means: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +156,7 @@ def correlation_table(correlations: pd.DataFrame) -> pd.DataFrame:
         {
             "factor": row["factor"],
             "rank correlation": signed(row["rho"], "{:+.2f}"),
-            **_test(row, "{:+.2f}"),
+            "95 % interval": signed_interval(row, "{:+.2f}"),
             "cells": str(row["n_cells"]),
             "note": row["note"],
         }
@@ -301,7 +263,7 @@ def species_table(
     """
     columns = cells[cells["n"] > 0].drop_duplicates("config_id")
     if study["kind"] == "search" or len(columns) > MOST_COLUMNS:
-        baseline = compare.baseline_of(cells, study)
+        baseline = aggregate.baseline_of(cells, study)
         named = {(best or {}).get("config_id"), None if baseline is None else baseline["config_id"]}
         columns = columns[columns["config_id"].isin(named)]
     frame = aggregate.species(trials, study, list(columns["config_id"]))

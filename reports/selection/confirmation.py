@@ -1,4 +1,4 @@
-"""A choice confirmed on fresh repeats: the shortlist of a search races, and the last configs are compared.
+"""A choice confirmed on fresh repeats: the leaders race, and who is clearly behind leaves.
 
 The highest score of a search is partly chance, and too high on average; scores on fresh repeats are not.
 Nothing is trained here: `birdtune best --confirm` trains round by round.
@@ -8,109 +8,122 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records.checks import check_fields
 from birdnet_core.records.files import read_json
 from reports.runs import Runs
 from reports.selection.choice import (
+    SCHEMA,
     brief,
-    candidates_of,
+    candidates,
     chosen_by,
-    comparable,
     config_of,
     content,
-    ranked_candidates,
+    one_study,
     rule,
 )
+from reports.statistics.analysis import results
+from reports.statistics.linear_model import LEAST_REPEATS
 
 FIRST_FRESH = 10_000
-"""Repeat and seed of the first trials that confirm a choice: above what users type, so that a run that is
-extended meets none."""
+"""Of the repeats that confirm a choice: above what users type, so that a run that is extended meets none."""
 FOLDER = "confirm"
 """Within a run folder, the run folder of the race on fresh repeats; CHOICE_FILE in it is its result."""
 CHOICE_FILE = "best.json"
+BLOCK = 2  # repeats that every config still in the race gets between two looks
 
 
-@dataclass(frozen=True)
-class Round:
-    """A round of a race: so many configs have so many fresh repeats when it ends."""
+def looks(n_repeats: int) -> list[int]:
+    """Return after how many repeats of each config the race is looked at, `n_repeats` at the last.
 
-    n_configs: int
-    n_repeats: int
-
-
-def racing_rounds(n_configs: int, n_repeats: int) -> list[Round]:
-    """Return the rounds that find the best of `n_configs`, the last of which have `n_repeats` each.
-
-    Sequential halving (Karnin, Koren and Somekh 2013, PMLR 28(3):1238-1246): two repeats for every config,
-    then the better half continues with twice as many, until two are left or the number is reached.
-    ConfigError for fewer than two repeats, which have no interval.
+    Blocks of repeats as in irace (Lopez-Ibanez et al. 2016, Operations Research Perspectives 3:43-58): every
+    config still in the race has the same ones. ConfigError for fewer than `LEAST_REPEATS`.
     """
-    if n_repeats < 2:
-        raise ConfigError(f"--confirm {n_repeats} is out of range; it takes 2 or more, 5 is a good number")
-    rounds = [Round(n_configs, 2 if n_configs > 2 else n_repeats)]
-    while rounds[-1].n_repeats < n_repeats:
-        half = max(2, math.ceil(rounds[-1].n_configs / 2))
-        doubled = min(n_repeats, 2 * rounds[-1].n_repeats)
-        rounds.append(Round(half, n_repeats if half == 2 else doubled))
-    return rounds
+    if n_repeats < LEAST_REPEATS:
+        raise ConfigError(
+            f"--confirm {n_repeats} is out of range; it takes {LEAST_REPEATS} or more, 10 is a good number"
+        )
+    return [*range(LEAST_REPEATS, n_repeats, BLOCK), n_repeats]
 
 
-def shortlist(runs: Runs, studies: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
-    """Return the `n` best means: `config`, `config_id`, `factors`, their scores, `study` and `run`."""
+def level_of(n_looks: int) -> float:
+    """Return the level of each look, so that those of a whole race hold together at 95 % (Bonferroni)."""
+    return 1 - (1 - LEVEL) / n_looks
+
+
+def shortlist(runs: Runs, study: str | None, n: int) -> list[dict[str, Any]]:
+    """Return the `n` best means of a study: `config`, `config_id`, `factors`, their scores."""
     if n < 1:
         raise ConfigError(f"--shortlist {n} is out of range; it takes 1 or more")
-    metric = studies[0]["metric"]
-    _, ranked = ranked_candidates(runs, studies)
+    chosen = one_study(runs, study)
+    trials, cells, analysis = results(runs, chosen)
+    ranked = candidates(trials, chosen, cells, analysis)
     return [
-        {"config": config_of(runs, cell), **brief(cell, metric), "study": cell["study"], "run": cell["run"]}
+        {"config": config_of(trials, cell), **brief(cell, chosen["metric"])}
         for _, cell in ranked.iloc[:n].iterrows()
     ]
 
 
-def survivors(runs: Runs, study: str, n: int) -> list[str]:
-    """Return the config_ids of the `n` best means of one round's study."""
-    _, ranked = ranked_candidates(runs, comparable(runs, study))
-    return [str(config_id) for config_id in ranked["config_id"].iloc[:n]]
+def survivors(runs: Runs, study: str, n_looks: int, tolerance: float) -> tuple[list[str], bool]:
+    """Return the configs that may still be the best after a look, and whether the race is decided.
+
+    It is where one is left, or where the leader cannot lose more than `tolerance` against the best.
+    """
+    of_round = one_study(runs, study)
+    trials, cells, analysis = results(runs, of_round, level=level_of(n_looks))
+    ranked = candidates(trials, of_round, cells, analysis)
+    if ranked["regret"].isna().any():  # they do not vary, or a trial failed: nobody is clearly behind
+        return list(ranked["config_id"]), len(ranked) < 2
+    left = ranked[ranked["may_be_best"].astype(bool)]
+    return list(left["config_id"]), len(left) < 2 or float(ranked["regret"].iloc[0]) <= tolerance
 
 
 def confirmed(
-    runs: Runs, rounds: Sequence[str], candidates: Sequence[dict[str, Any]], by: str = "mean"
+    runs: Runs,
+    rounds: Sequence[str],
+    origin: str,
+    shortlisted: Sequence[dict[str, Any]],
+    n_looks: int,
+    by: str = "mean",
 ) -> dict[str, Any]:
-    """Return the content of best.json for `candidates` (`shortlist`) that raced on fresh repeats.
+    """Return the content of best.json for the configs of the study `origin` that raced on fresh repeats.
 
     `rounds` names the studies of the rounds in `runs`, in their order. The rule chooses among the configs of
     the last round, by their fresh repeats alone: the values that made the shortlist are too high on average.
     """
-    studies = [next(s for s in runs.studies if s["name"] == name) for name in rounds]
-    metric, direction = studies[0]["metric"], studies[0]["direction"]
-    known = {candidate["config_id"]: candidate for candidate in candidates}
-    _, finalists = ranked_candidates(runs, studies[-1:])
-    config_id = chosen_by(finalists, metric, direction, by)["config_id"]
-    # Each config with all its fresh repeats: those of the last round that it ran in.
-    rows = pd.concat([candidates_of(runs, study, metric) for study in reversed(studies)], ignore_index=True)
-    rows = rows.drop_duplicates("config_id")
-    rows = rows.sort_values(
-        ["n", metric], ascending=[False, direction == "minimize"], kind="stable", ignore_index=True
-    )
-    for column in ("factors", "study", "run"):  # as they were called where they made the shortlist
-        rows[column] = [known[each][column] for each in rows["config_id"]]
-    best, origin = rows[rows["config_id"] == config_id].iloc[0], known[config_id]
+    studies = [one_study(runs, name) for name in rounds]
+    last = studies[-1]
+    known = {each["config_id"]: each for each in shortlisted}
+    trials, cells, analysis = results(runs, last, level=level_of(n_looks))
+    ranked = candidates(trials, last, cells, analysis)
+    ranked = ranked.assign(factors=[known[each]["factors"] for each in ranked["config_id"]])
+    best = chosen_by(ranked, last, by)
+    # Those that left, as they were when they did, after those of the last round.
+    left: list[pd.Series[Any]] = []
+    for study in reversed(studies[:-1]):
+        of_round, table, _ = results(runs, study)
+        rows = candidates(of_round, study, table, None).assign(may_be_best=False, regret=math.nan)
+        gone = {row["config_id"] for row in left} | set(ranked["config_id"])
+        left += [row for _, row in rows.iterrows() if row["config_id"] not in gone]
     race = {
-        "run": studies[0]["run"],
+        "run": last["run"],
         "rounds": [
             {"study": s["name"], "configs": len(s["cells"]), "repeats": s["repeats"]} for s in studies
         ],
-        "before": {key: origin[key] for key in ("mean", "low", "high", "n")},
+        "before": {key: known[best["config_id"]][key] for key in ("mean", "low", "high", "n")},
+        "left": [
+            brief(row, last["metric"]) | {"factors": known[row["config_id"]]["factors"]} for row in left
+        ],
     }
-    sentence = f"{rule(metric, direction, by)} {race_in_words(studies)}"
-    return content(best, rows, studies[0], sentence, origin["config"], rows, race)
+    sentence = f"{rule(last, by)} {race_in_words(studies)}"
+    choice = content(best, ranked, last, sentence, known[best["config_id"]]["config"], race)
+    return choice | {"study": origin}
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
@@ -119,10 +132,7 @@ def race_in_words(studies: Sequence[dict[str, Any]]) -> str:
         f"{len(s['cells'])} config{'' if len(s['cells']) == 1 else 's'} with {len(s['repeats'])} repeats"
         for s in studies
     )
-    return (
-        "Among the last of a race on fresh repeats, in which the better half continues with twice as many: "
-        f"{steps}."
-    )
+    return f"By a race on fresh repeats, which a config leaves when it cannot be the best: {steps}."
 
 
 def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -130,6 +140,11 @@ def confirmed_choices(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
     files = [Path(run) / FOLDER / CHOICE_FILE for run in runs]
     found = [(file, read_json(file)) for file in files if file.is_file()]
     for file, choice in found:
+        if choice.get("schema") != SCHEMA:
+            raise RunFolderError(
+                f"{str(file)!r} is of another version of birdtune; confirm the choice again "
+                "(birdtune best RUN --confirm N)"
+            )
         check_fields(f"{str(file)!r} is no choice of birdtune", choice, _CHOICE, {})
     return [choice for _, choice in found]
 
@@ -138,4 +153,5 @@ _CHOICE: dict[str, tuple[type, ...]] = {
     "config": (dict,), "config_id": (str,), "study": (str,), "metric": (str,), "direction": (str,),
     "rule": (str,), "how_sure": (str,), "mean": (int, float), "n": (int,), "values": (list,),
     "repeats": (list,), "factors": (dict,), "shortlist": (list,), "confirmed": (dict,), "run": (str,),
+    "not_worse": (list,),
 }  # fmt: skip

@@ -1,7 +1,6 @@
-"""Gates: targets of a study, whether its best cell reaches them, and the decision that follows.
+"""Gates: targets of a study, and whether the interval of its best cell lies above or below them.
 
-The value of a gate is the mean over repeats of the cell that `choice` chooses. Its status is UNKNOWN instead
-of FAIL while there is no such value, or while missing trials may still reach the target.
+A gate is open while the interval holds the target, while there is no interval, and while trials are missing.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from birdnet_core.records.metrics import Direction, is_better, metric_direction
 from reports.runs import Runs
 from reports.selection import choice
 from reports.statistics import aggregate
+from reports.statistics.analysis import results
 
 COLUMNS = (
-    "criterion", "metric", "target", "stretch", "investigate", "value", "low", "high", "n", "status",
-    "is_close", "is_stretch_reached", "note",
+    "criterion", "metric", "target", "stretch", "value", "low", "high", "n", "status", "is_stretch_reached",
+    "note",
 )  # fmt: skip
 
 DECISIONS = ("GO", "INVESTIGATE", "NO-GO")
@@ -29,10 +29,9 @@ DECISIONS = ("GO", "INVESTIGATE", "NO-GO")
 def gate_results(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
     """Return one row a gate of the study, empty for a study without.
 
-    `criterion` is the gate in words. `value` is the best cell's mean over its `n` repeats, `low` and `high`
-    the t interval. `status`: PASS at `target` or better, FAIL short of it; UNKNOWN where the best cell has no
-    finite value, where its split leaks, and short of the target while trials are missing. `is_close`: short
-    of the target, but not of `investigate`. `note` names what weakens the result.
+    `criterion` is the gate in words. `value`, `low` and `high` are of the best cell, over its `n` repeats.
+    `status`: PASS where the whole interval reaches the target, FAIL where none of it does, else OPEN, for
+    which `note` is the reason. `is_stretch_reached`: the whole interval reaches `stretch`.
     """
     rows = []
     chosen = cells[cells["config_id"] == best["config_id"]].iloc[0] if best else None
@@ -42,28 +41,26 @@ def gate_results(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any
         row = {
             **gate,
             "criterion": f"{metric} {'>=' if direction == 'maximize' else '<='} {gate['target']:g}",
-            "value": math.nan, "low": math.nan, "high": math.nan, "n": 0,
-            "is_close": False, "is_stretch_reached": False,
+            "value": math.nan, "low": math.nan, "high": math.nan, "n": 0, "is_stretch_reached": False,
         }  # fmt: skip
         if chosen is not None and metric in cells:
             row |= {"value": chosen[metric], "low": chosen[f"{metric}:low"], "high": chosen[f"{metric}:high"]}
             row["n"] = sum(map(math.isfinite, chosen[f"{metric}:values"]))
         rows.append(row | _status(row, direction, chosen, n_missing))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    numbers = ["target", "stretch", "investigate", "value", "low", "high"]
-    return frame.astype(dict.fromkeys(numbers, float))
+    return frame.astype(dict.fromkeys(("target", "stretch", "value", "low", "high"), float))
 
 
 def decision(gates: pd.DataFrame) -> str | None:
     """Return the decision on `gate_results`; None where there are none.
 
-    GO if all pass; NO-GO if one fails and is not close; else INVESTIGATE.
+    GO if all pass; NO-GO if one fails; else INVESTIGATE.
     """
     if gates.empty:
         return None
     if (gates["status"] == "PASS").all():
         return "GO"
-    return "NO-GO" if ((gates["status"] == "FAIL") & ~gates["is_close"]).any() else "INVESTIGATE"
+    return "NO-GO" if (gates["status"] == "FAIL").any() else "INVESTIGATE"
 
 
 def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
@@ -77,8 +74,8 @@ def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
         raise RunFolderError(f"there is no study {name!r} in this run; it holds {names}")
     found = []
     for study in studies:
-        cells = aggregate.cells(runs.trials_of(study), study)
-        gates = gate_results(cells, study, choice.best_of(runs, study, cells)[0])
+        _, cells, analysis = results(runs, study)
+        gates = gate_results(cells, study, choice.best_of(runs, study, cells, analysis)[0])
         if not gates.empty:
             rows = without_nan(gates.to_dict("records"))
             found.append({"study": study["name"], "decision": decision(gates), "gates": rows})
@@ -92,33 +89,28 @@ def verdicts(runs: Runs, name: str | None = None) -> list[dict[str, Any]]:
 def _status(
     row: dict[str, Any], direction: Direction, chosen: pd.Series[Any] | None, n_missing: int
 ) -> dict[str, Any]:
-    """Return status, flags and note of a gate, given its value."""
-    value = row["value"]
-    if chosen is None or not math.isfinite(value):
+    """Return status and note of a gate, and whether `stretch` is reached."""
+    if chosen is None or not math.isfinite(row["value"]):
         why = "no best cell yet" if chosen is None else "the best cell has no value of this metric"
-        return {"status": "UNKNOWN", "note": why}
-
-    def reaches(wanted: float | None) -> bool:
-        return wanted is not None and not is_better(wanted, value, direction)
-
-    flags = {"is_stretch_reached": reaches(row["stretch"])}
+        return {"status": "OPEN", "note": why}
     if chosen["is_leaky"]:
         note = f"the split leaks ({aggregate.LEAKY_SPLIT}), so the value does not hold for new recordings"
-        return {"status": "UNKNOWN", "note": note}
-    if not reaches(row["target"]):
-        flags["is_close"] = reaches(row["investigate"])
-        if n_missing:
-            return flags | {"status": "UNKNOWN", "note": f"not reached, and {_trials(n_missing)} missing"}
-        return flags | {"status": "FAIL", "note": _weakness(row)}
-    return flags | {"status": "PASS", "note": _weakness(row)}
-
-
-def _weakness(row: dict[str, Any]) -> str:
+        return {"status": "OPEN", "note": note}
     if not math.isfinite(row["low"]):
-        return "one repeat: it may be chance"
-    if row["low"] < row["target"] < row["high"]:
-        return "the target lies within the interval: it may be chance"
-    return ""
+        return {"status": "OPEN", "note": "fewer than three repeats: no interval"}
+    worst, best = ("low", "high") if direction == "maximize" else ("high", "low")
+
+    def reaches(bound: str, wanted: float | None) -> bool:
+        return wanted is not None and not is_better(wanted, row[bound], direction)
+
+    stretch = {"is_stretch_reached": reaches(worst, row["stretch"])}
+    if reaches(worst, row["target"]):
+        return stretch | {"status": "PASS", "note": ""}
+    if reaches(best, row["target"]):
+        return {"status": "OPEN", "note": "the interval holds the target"}
+    if n_missing:
+        return {"status": "OPEN", "note": f"not reached, and {_trials(n_missing)} missing"}
+    return {"status": "FAIL", "note": ""}
 
 
 def _n_missing(cells: pd.DataFrame, study: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,28 @@ def labels(cells: list[dict[str, Any]], study: dict[str, Any]) -> list[str]:
     if baseline and len(baseline) > 3:
         return [label({k: v for k, v in cell.items() if v != baseline.get(k)}) for cell in cells]
     return [label(cell) for cell in cells]
+
+
+def baseline_of(cells: pd.DataFrame, study: dict[str, Any]) -> pd.Series[Any] | None:
+    """Return the row of the cell that the study names as its baseline, or None."""
+    baseline = study.get("baseline")
+    if study.get("kind") != "ablation" or not baseline:
+        return None
+    for _, cell in cells.iterrows():
+        if is_at(cell["factors"], baseline):
+            return cell
+    return None
+
+
+def is_at(factors: dict[str, Any], levels: dict[str, Any]) -> bool:
+    """Return whether a cell with these `factors` has these `levels`."""
+    return all(name in factors and factors[name] == level for name, level in levels.items())
+
+
+def by_repeat(cell: pd.Series[Any] | Mapping[Hashable, Any], metric: str) -> dict[int, float]:
+    """Return the finite values of a row of a cell table."""
+    pairs = zip(cell["repeats"], cell[f"{metric}:values"], strict=True)
+    return {repeat: value for repeat, value in pairs if math.isfinite(value)}
 
 
 def is_screen(study: dict[str, Any]) -> bool:

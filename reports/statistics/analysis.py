@@ -11,11 +11,13 @@ import pandas as pd
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
+from reports.runs import Runs
+from reports.statistics import aggregate
 from reports.statistics import contrasts as design
 from reports.statistics.best_set import best_set
 from reports.statistics.family import joint
 from reports.statistics.linear_model import LEAST_REPEATS, Fit, fit
-from reports.statistics.repeats import Repeats, repeats_of
+from reports.statistics.repeats import Repeats, read, repeats_of
 
 CONTRAST_COLUMNS = (
     "kind", "metric", "label", "factors", "cell", "estimate", "low", "high", "p", "verdict", "aliases",
@@ -49,6 +51,21 @@ class Analysis:
         """The contrasts that are differences by their simultaneous interval."""
         found: pd.DataFrame = self.contrasts[self.contrasts["verdict"].notna()]
         return found
+
+
+def results(
+    runs: Runs, study: dict[str, Any], *, level: float = LEVEL
+) -> tuple[pd.DataFrame, pd.DataFrame, Analysis | None]:
+    """Return the trials of a study as they are read, its cells with their scores, and the analysis.
+
+    There is none of a search, whose trials are single.
+    """
+    trials = read(runs.trials_of(study), runs.epochs_of(study), study)
+    cells = aggregate.cells(trials, study)
+    if study["kind"] == "search":
+        return trials, cells, None
+    analysis = analyse(trials, cells, study, level=level)
+    return trials, scored(cells, analysis.repeats), analysis
 
 
 def analyse(
@@ -151,6 +168,29 @@ def _best(
             "regret": found.regret,
         }
     )
+
+
+def scored(cells: pd.DataFrame, repeats: Repeats) -> pd.DataFrame:
+    """Return `cells` with the score of every metric and its interval over repeats (`interval`).
+
+    A score that follows from predicted classes is of the recordings of all folds together, and the values of
+    its repeats are the pseudo-values of the jackknife; see `Repeats.score`.
+    """
+    place = {config_id: i for i, config_id in enumerate(repeats.config_ids)}
+    rows = [place[config_id] for config_id in cells["config_id"]]
+    cells = cells.copy()
+    for metric in repeats.metrics:
+        if metric not in cells or not np.isfinite(repeats.metrics[metric]).any():
+            continue
+        means, found = repeats.score(metric)
+        influence = found.influence
+        bounds = [
+            interval(found.values[i], None if influence is None else influence[i]) for i in range(len(means))
+        ]
+        cells[metric] = [float(means[i]) for i in rows]
+        cells[f"{metric}:low"] = [bounds[i][0] for i in rows]
+        cells[f"{metric}:high"] = [bounds[i][1] for i in rows]
+    return cells
 
 
 def interval(values: np.ndarray, influence: np.ndarray | None, level: float = LEVEL) -> tuple[float, float]:

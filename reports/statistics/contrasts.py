@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reports.statistics.aggregate import is_screen, labels, show
+from reports.statistics.aggregate import is_at, is_screen, labels, show
 
 Kind = Literal["baseline", "main", "interaction", "trend", "simple"]
 Cell = dict[str, Any]
@@ -74,11 +74,6 @@ def contrasts(cells: Sequence[Cell], study: dict[str, Any]) -> list[Contrast]:
         if name in levels:
             found += _trends(cells, levels, name, baseline, is_full=is_full)
     return _distinct(found)
-
-
-def is_at(cell: Cell, levels: dict[str, Any]) -> bool:
-    """Return whether a cell has these levels."""
-    return all(name in cell and cell[name] == level for name, level in levels.items())
 
 
 def numeric_factors(study: dict[str, Any]) -> dict[str, list[float]]:

@@ -72,4 +72,5 @@ def draws(covariance: np.ndarray, freedom: np.ndarray, n_draws: int) -> np.ndarr
     share = rng.uniform(size=n_draws)
     for of in np.unique(freedom):
         normal[:, freedom == of] /= np.sqrt(stats.chi2.ppf(share, of) / of)[:, None]
-    return normal
+    found: np.ndarray = normal
+    return found

@@ -89,7 +89,8 @@ class Fit:
         variance = self.variance(weights)
         total = uncertain + of_recordings
         found: np.ndarray = np.divide(variance**2, total, out=np.full(len(weights), 1e4), where=total > 0)
-        return np.clip(found, min(1.0, self.freedom.min()), 1e4)
+        bounded: np.ndarray = np.clip(found, min(1.0, float(self.freedom.min())), 1e4)
+        return bounded
 
 
 def fit(scores: RepeatedScores) -> Fit | None:

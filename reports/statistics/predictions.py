@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from birdnet_core.errors import RunFolderError
 from birdnet_core.intervals import bootstrap_interval
-from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
+from reports.statistics.repeats import repeats_of
 
 N_RESAMPLES = 2000
 N_PAIRS = 15
@@ -33,54 +32,35 @@ class Predictions:
     Args:
         species: the name of each class.
         truth: [recordings], classes.
-        recording: [recordings], a number a recording_id.
-        predicted: [trials, recordings], classes.
+        group: [recordings], a number a group of recordings that the split keeps together.
+        predicted: [deals, recordings], classes: each deal's folds together predict every recording once.
         seen: [recordings], a word of `records.seen` of the cell's backbone; None for a cell without one.
     """
 
     species: list[str]
     truth: np.ndarray
-    recording: np.ndarray
+    group: np.ndarray
     predicted: np.ndarray
     seen: np.ndarray | None = None
 
 
-def predictions_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> Predictions | None:
-    """Return the predictions of a cell's completed trials, None where one of them has none on disk.
+def predictions_of(trials: pd.DataFrame, config_id: str, study: dict[str, Any]) -> Predictions | None:
+    """Return the predictions of a config's completed trials, None where one of them has none on disk.
 
-    Raises RunFolderError for files that do not fit each other.
+    `trials` are of `repeats.read`. A deal whose recordings are not those of the first, because it is not
+    complete yet, is left out. Raises RunFolderError for files that do not fit each other.
     """
-    mine = trials[trials["trial_id"].isin(cell["trial_ids"])]
-    found = []
-    facts = (mine[name] for name in ("run", "trial_id", "best_epoch", "provenance"))
-    for run, trial_id, best_epoch, provenance in zip(*facts, strict=True):
-        classes = RunFolder(run).predicted_classes(trial_id)
-        split = RunFolder(run).validation(str(provenance.get("split_id")))
-        if classes is None or split is None:
-            return None
-        if not 1 <= best_epoch <= len(classes):
-            raise RunFolderError(
-                f"{run}: predictions of {trial_id} are of {len(classes)} epochs, and its best epoch is "
-                f"{best_epoch:g}; one of its files was altered"
-            )
-        predicted = classes[int(best_epoch) - 1]
-        if len(predicted) != len(split.truth):
-            raise RunFolderError(
-                f"{run}: predictions of {trial_id} are of {len(predicted)} recordings, the validation split "
-                f"of split {provenance.get('split_id')} holds {len(split.truth)}; one of them was altered"
-            )
-        found.append((predicted, split))
-    if not found or any(split != found[0][1] for _, split in found):
+    repeats = repeats_of(trials, [config_id], study)
+    parts = [part for deal in repeats.deals or () if (part := deal.of_cell(0)) is not None]
+    if not parts:
         return None
-    split = found[0][1]
-    weights = mine["config"].iloc[0].get("features", {}).get("weights_hash")
-    seen = split.seen.get(str(weights))
+    parts = [part.by_recording() for part in parts]
+    first = parts[0]
+    alike = [part for part in parts if np.array_equal(part.recording, first.recording)]
+    config = next(c for c, of in zip(trials["config"], trials["config_id"], strict=True) if of == config_id)
+    seen = first.seen_by(str(config.get("features", {}).get("weights_hash")))
     return Predictions(
-        split.species,
-        np.array(split.truth),
-        np.array(split.recording),
-        np.array([predicted for predicted, _ in found]),
-        None if seen is None else np.array(SEEN)[seen],
+        first.species, first.truth, first.group, np.array([part.predicted for part in alike]), seen
     )
 
 
@@ -100,12 +80,12 @@ def f1_intervals(
     `f1` (mean over the trials), `low`, `high`. The means over species are those of `records.METRICS`: macro
     over the species in truth or prediction, a stratum's over its species in truth.
 
-    The interval, `intervals.bootstrap_interval`, resamples recordings, those of one recording_id together;
-    the trials stay as they are. A species that a resample lacks in truth has no F1 there and enters no mean.
+    The interval, `intervals.bootstrap_interval`, resamples recordings, those of one group together; the
+    trials stay as they are. A species that a resample lacks in truth has no F1 there and enters no mean.
     With fewer than two recordings in truth the interval is nan. docs/statistics.md gives its coverage.
     """
     n_classes = len(predictions.species)
-    group = np.unique(predictions.recording, return_inverse=True)[1]
+    group = np.unique(predictions.group, return_inverse=True)[1]
     n_groups = int(group.max()) + 1
     chances = np.full(n_groups, 1 / n_groups)
     drawn = np.random.default_rng(seed).multinomial(n_groups, chances, size=n_resamples)

@@ -7,7 +7,7 @@ luckier. So repeat r is read at the epoch at which the other repeats of its cell
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
+from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
 from reports.statistics.jackknife import Pooled, Statistic, pooled, statistics
 from reports.statistics.linear_model import RepeatedScores
@@ -111,13 +112,33 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """What one cell predicted in the repeats `columns` of one deal, recording by recording."""
+    """What one cell predicted in the repeats `columns` of one deal, recording by recording.
 
+    `fold` is the place in `columns` of each recording's repeat, `seen` as in `Validation`.
+    """
+
+    species: list[str]
     columns: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+    recording: np.ndarray
     group: np.ndarray
-    fold: np.ndarray  # the place in `columns` of each recording's repeat
+    fold: np.ndarray
+    seen: dict[str, np.ndarray]
+
+    def by_recording(self) -> Part:
+        """Return the same in the order of recordings, whatever fold each is in."""
+        order = np.argsort(self.recording, kind="stable")
+        names = ("truth", "predicted", "recording", "group", "fold")
+        return replace(
+            self,
+            **{name: getattr(self, name)[order] for name in names},
+            seen={name: values[order] for name, values in self.seen.items()},
+        )
+
+    def seen_by(self, weights_hash: str) -> np.ndarray | None:
+        """Return the word of `records.seen` of each recording, None where it is not known of the weights."""
+        return None if weights_hash not in self.seen else np.array(SEEN)[self.seen[weights_hash]]
 
     def pooled(self, n_classes: int, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Pooled]:
         """Return the group and the place of the repeat of each influence, and the score."""
@@ -147,12 +168,16 @@ class Deal:
             return None
         of = [self.splits[cell, column] for column in columns]
         sizes = [len(split.truth) for split in of]
+        known = set.intersection(*(set(split.seen) for split in of))
         return Part(
+            of[0].species,
             np.array(columns),
             np.concatenate([split.truth for split in of]).astype(int),
             np.concatenate([self.predicted[cell, column] for column in columns]).astype(int),
+            np.concatenate([split.recording for split in of]).astype(int),
             np.concatenate([split.group for split in of]).astype(int),
             np.repeat(np.arange(len(columns)), sizes),
+            {name: np.concatenate([split.seen[name] for split in of]).astype(int) for name in sorted(known)},
         )
 
 

@@ -77,19 +77,25 @@ def best_command(
     ] = None,
     rule: Annotated[
         str,
-        typer.Option(help="What decides: mean, lower-bound, or one-se, which prefers the smaller network."),
+        typer.Option(help="What decides among the configs that may be the best: mean, or cheapest."),
     ] = "mean",
     n_confirm: Annotated[
         int | None,
         typer.Option(
             "--confirm",
-            help="Train the best configs again on fresh repeats, so many for the last of a race, and choose "
-            "by these alone.",
+            help="Race the best configs on fresh repeats, up to so many each, and choose by these alone.",
             metavar="N",
         ),
     ] = None,
     shortlist: Annotated[
         int | None, typer.Option(help="How many configs begin that race; 8 if left out.", metavar="N")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="The race ends when its leader can lose so much of the metric at most; 0 if left out.",
+            min=0.0,
+        ),
     ] = None,
     plugin: opt.Plugins = None,
     trust: opt.Trust = False,
@@ -101,8 +107,9 @@ def best_command(
     from reports import choose, load
     from tuning.cli.sweeps import own_file, study_named
 
-    if shortlist is not None and n_confirm is None:
-        raise ConfigError("--shortlist is of the race that --confirm N asks for; give both, or neither")
+    for name, given in (("--shortlist", shortlist), ("--tolerance", tolerance)):
+        if given is not None and n_confirm is None:
+            raise ConfigError(f"{name} is of the race that --confirm N asks for; give both, or neither")
     runs = load([run])
     files, study = own_file(study), study_named(RunFolder(run), study)
     if n_confirm is None:
@@ -111,7 +118,17 @@ def best_command(
         from tuning.cli.confirm import confirm
 
         n = 8 if shortlist is None else shortlist
-        best = confirm(run, runs, study, rule, n_repeats=n_confirm, n=n, files=files, trust=trust)
+        best = confirm(
+            run,
+            runs,
+            study,
+            rule,
+            n_repeats=n_confirm,
+            n=n,
+            tolerance=tolerance or 0.0,
+            files=files,
+            trust=trust,
+        )
     file = out or run / "best.json"
     write_json(file, best)
     for note in dict.fromkeys(n for s in runs.studies if study in (None, s["name"]) for n in s["load_notes"]):
