@@ -86,7 +86,9 @@ def fold_labels(manifest: pd.DataFrame) -> tuple[str, ...]:
     """Return the labels of the manifest's column `fold` in natural order, () where it gives none."""
 
     def natural(label: str) -> list[tuple[bool, int, str]]:
-        return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", label) if p]
+        return [
+            (not p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in re.split(r"(\d+)", label) if p
+        ]
 
     return tuple(sorted(set(manifest["fold"]) - {""}, key=natural))
 

@@ -342,6 +342,8 @@ def test_given_folds_are_in_natural_order_and_leave_out_the_test_split():
     frame["split"] = ["", "", "", "", "test", "test"]
     result = split(frame, folds=1, repeat=2)
     assert result.labels == ("fold1", "fold2", "fold10")
+    labels = split(frame.assign(fold=["a²", "9", "1e3", "01", "", ""])).labels
+    assert labels == ("01", "1e3", "9", "a²")
     assert result.fold.tolist() == [2, 1, 0, 2, -1, -1]
     assert result.assigned.tolist() == ["val", "train", "train", "val", "test", "test"]
 

@@ -265,7 +265,7 @@ def test_index_prepare_and_describe_a_folder_with_bad_files(birdtune, birds, tmp
 
     code, out, err = birdtune(f"data describe {tmp_path / 'clips.csv'} {SET}")
     assert code == 0
-    assert "none in two splits" in out
+    assert "none in two folds or splits" in out
     assert "imbalance" in out and "median" in out
 
     code, out, _ = birdtune(f"data describe {birds} {SET} --json")
@@ -294,12 +294,15 @@ def test_describe_tells_what_a_random_split_of_clips_leaves_on_two_splits(birdtu
     code, out, err = birdtune(f"{line} --plot {tmp_path / 'plots'}")
     assert code == 0, err
     assert "note           LEAKAGE: clips were split at random, on purpose" in out
-    assert out.count("NOT separated: ") == 3 and "none in two splits" not in out
+    assert out.count("NOT separated: ") == 4 and "none in two" not in out
     facts = json.loads(birdtune(f"{line} --json")[1])
     for column in ("recording_id", "recordist", "site"):
         crossing = facts["proof"][column]["crossing"]
         assert len(crossing) > 5
-        assert f"NOT separated: {len(crossing)} in several splits: {', '.join(crossing[:5])}, ..." in out
+        assert (
+            f"NOT separated: {len(crossing)} in several folds or splits: {', '.join(crossing[:5])}, ..."
+            in out
+        )
     splits = ", ".join(f"{facts[f'n_{split}']} {split}" for split in ("train", "val", "test"))
     assert f"split          {splits} clips" in out
 
