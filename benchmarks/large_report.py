@@ -24,6 +24,7 @@ import numpy as np
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.predictions import N_TOP, Predictions
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord, Validation
 
@@ -98,6 +99,9 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
     )  # fmt: skip
     truth = rng.choice(len(SPECIES), N_VAL, p=np.array(list(N_TRAIN.values())) / sum(N_TRAIN.values()))
     run.write_validation("s", Validation(species=SPECIES, truth=truth.tolist(), recording=list(range(N_VAL))))
+    # The same of all trials, whose classes differ.
+    top = rng.permuted(np.tile(np.arange(len(SPECIES)), (N_VAL, 1)), axis=1)[:, :N_TOP].astype("uint16")
+    probability = np.sort(rng.dirichlet(np.ones(N_TOP), N_VAL), axis=1)[:, ::-1].astype("float16")
     made_from = {
         "versions": {},
         "git_commit": None,
@@ -130,8 +134,8 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
             best = int(curves[:, list(METRICS).index("val/f1_macro")].argmax())
             run.write_record(
                 TrialRecord(
-                    trial_id=name, config_id=config.config_id, seed=trial_seed, status=status,
-                    config=config.to_dict(), epochs=n, best_epoch=best + 1, n_params=343801,
+                    trial_id=name, config_id=config.config_id, repeat=config.repeat, seed=trial_seed,
+                    status=status, config=config.to_dict(), epochs=n, best_epoch=best + 1, n_params=343801,
                     metrics=dict(zip(METRICS, curves[best].tolist(), strict=True)),
                     f1_per_species=dict(zip(SPECIES, rng.random(len(SPECIES)).tolist(), strict=True)),
                     started="2026-01-01T00:00:00+00:00", seconds=float(n), cpus=1.0, cpu_hours=n / 3600,
@@ -139,8 +143,9 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
                 )
             )  # fmt: skip
             if not is_pruned:
-                told = np.where(rng.random(N_VAL) < 0.4, truth, rng.integers(len(SPECIES), size=N_VAL))
-                run.write_predictions(name, told.tolist())
+                wrong = rng.integers(len(SPECIES), size=(n, N_VAL))
+                classes = np.where(rng.random(wrong.shape) < 0.4, truth, wrong).astype("uint16")
+                run.write_predictions(name, Predictions(classes, top, probability))
 
 
 def main() -> None:

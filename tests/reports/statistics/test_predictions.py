@@ -1,6 +1,5 @@
 """F1 of species and strata over validation recordings, with its intervals; confusions."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from birdnet_core.errors import RunFolderError
+from birdnet_core.records import predictions as records
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import Validation
 from reports import load, write_report
@@ -114,6 +114,14 @@ def test_confusions_are_the_off_diagonal_of_the_matrix_worst_first():
     assert predictions.confusions(perfect).empty
 
 
+def kept(predicted, n_epochs=4):
+    """Return the predictions of a trial that is best at its third epoch and predicts the other class in all others."""
+    classes = np.full((n_epochs, len(predicted)), 1 - np.array(predicted), dtype="uint16")
+    classes[2:3] = predicted
+    top = np.array([predicted, 1 - np.array(predicted)]).T
+    return records.Predictions(classes, top.astype("uint16"), np.full(top.shape, 0.5, dtype="float16"))
+
+
 @pytest.fixture
 def run(make_run):
     """A finished ablation of two cells and two seeds, whose predictions were kept."""
@@ -129,7 +137,7 @@ def run(make_run):
     split = Validation(species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4])
     folder.write_validation("s1", split)
     for name in folder.records():
-        folder.write_predictions(name, [0, 1, 1, 1, 1, 0])
+        folder.write_predictions(name, kept([0, 1, 1, 1, 1, 0]))
     return path
 
 
@@ -185,7 +193,7 @@ def test_the_report_says_how_much_of_the_validation_split_was_possibly_seen(make
     )  # fmt: skip
     folder.write_validation("s1", split)
     for name in folder.records():
-        folder.write_predictions(name, [0, 1, 1, 1, 1, 0])
+        folder.write_predictions(name, kept([0, 1, 1, 1, 1, 0]))
     content = write_report(path, tmp_path / "report")["studies"][0]
     rows = pd.DataFrame(content["by_recording"]).query("kind == 'seen'").set_index("name")
     assert rows["f1"].to_dict() == {"possibly seen": 1.0, "not seen": 0.0}
@@ -197,18 +205,25 @@ def test_the_report_says_how_much_of_the_validation_split_was_possibly_seen(make
 
 
 def test_a_run_without_predictions_has_a_report_without_them(run, tmp_path):
-    for file in (run / "predictions").glob("*.json"):
+    for file in (run / "predictions").glob("*.npz"):
         file.unlink()
     content = write_report(run, tmp_path / "report")["studies"][0]
     assert content["by_recording"] == content["confusions"] == []
     assert "F1 over recordings" not in (tmp_path / "report" / "report.html").read_text()
 
 
-def test_predictions_that_do_not_fit_the_split_are_refused(run):
-    file = next((run / "predictions").glob("*.json"))
-    file.write_text(json.dumps({"predicted": [0]}))
+@pytest.mark.parametrize(
+    ("altered", "expected"),
+    [
+        (kept([0]), "of 1 recordings, the validation split of split s1 holds 6"),
+        (kept([0] * 6, n_epochs=2), "are of 2 epochs, and its best epoch is 3"),
+    ],
+)
+def test_predictions_that_do_not_fit_the_trial_or_its_split_are_refused(run, altered, expected):
+    file = next((run / "predictions").glob("*.npz"))
+    RunFolder(run).write_predictions(file.stem, altered)
     runs = load(run)
     cells = aggregate.cells(runs.trials, runs.studies[0])
     mine = cells[[file.stem in ids for ids in cells["trial_ids"]]].iloc[0]
-    with pytest.raises(RunFolderError, match="of 1 recordings, the validation split of split s1 holds 6"):
+    with pytest.raises(RunFolderError, match=expected):
         predictions.predictions_of(runs.trials, mine)

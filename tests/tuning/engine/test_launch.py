@@ -76,7 +76,10 @@ def test_the_predictions_that_are_kept_are_those_that_the_record_scores(swept):
     run = RunFolder(swept[0])
     for name, record in run.records().items():
         validation = run.validation(record.provenance["split_id"])
-        predicted = np.array(run.predictions(name))
+        predictions = run.predictions(name)
+        assert len(predictions.classes) == record.epochs
+        predicted = predictions.classes[record.best_epoch - 1]
+        np.testing.assert_array_equal(predictions.top[:, 0], predicted)
         assert len(predicted) == len(validation.truth) == len(validation.recording)
         assert np.mean(predicted == validation.truth) == pytest.approx(record.metrics["val/accuracy"])
         f1 = f1_per_class(predicted, np.array(validation.truth), len(validation.species))
