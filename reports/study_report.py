@@ -121,8 +121,8 @@ def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 def _of_one_split(trials: pd.DataFrame, cell: pd.Series[Any]) -> pd.DataFrame:
     """Return the trials of a cell that were validated on the recordings of its first completed repeat."""
     mine = trials[trials["trial_id"].isin(cell["trial_ids"])].sort_values("repeat", kind="stable")
-    splits = [provenance.get("split_id") for provenance in mine["provenance"]]
-    return mine[[split == splits[0] for split in splits]]
+    splits = mine["provenance"].map(lambda provenance: provenance.get("split_id"))
+    return mine[splits.isin(splits.iloc[:1])]
 
 
 def _predictions(

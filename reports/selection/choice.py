@@ -211,8 +211,8 @@ def probabilities_of_best(
     for all cells: where all have the same repeats these effects are removed (two-way layout, residual degrees
     of freedom (k - 1)(n - 1)), else the variance is pooled within cells. True means are normal around a
     common one, as in Gelman et al. (2013, Bayesian Data Analysis, section 5.4), with a flat prior on it and
-    on their spread tau: without this shrinkage the leader of many noisy cells would look surer than it is. The
-    probability is the share of 10,000 draws in which a cell leads; the variance is drawn by its own
+    on their spread tau: without this shrinkage the leader of many noisy cells would look surer than it is.
+    The probability is the share of 10,000 draws in which a cell leads; the variance is drawn by its own
     posterior, s^2 df / chi2(df), tau on a grid. None for fewer than two cells, one repeat each, or values
     that do not vary.
     """

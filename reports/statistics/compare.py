@@ -155,8 +155,8 @@ def interaction(cells: pd.DataFrame, study: dict[str, Any]) -> dict[str, Any] | 
 
     With levels 0 (the baseline's, or the first named) and 1 of factors a and b, the interaction in a repeat
     is (y11 - y01) - (y10 - y00), y_ab: how much more a changes the metric when b is at level 1. `diff`,
-    `low`, `high` and `p` are over the repeats that all four cells share, without correction. A simple effect is
-    one factor's paired difference at one level of the other.
+    `low`, `high` and `p` are over the repeats that all four cells share, without correction. A simple effect
+    is one factor's paired difference at one level of the other.
     """
     factors = study.get("factors") or {}
     metric = study["metric"]

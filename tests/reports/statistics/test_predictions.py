@@ -116,7 +116,7 @@ def test_confusions_are_the_off_diagonal_of_the_matrix_worst_first():
 
 @pytest.fixture
 def run(make_run):
-    """A finished ablation of two cells and two seeds, whose predictions were kept."""
+    """A finished ablation of two cells and two repeats, whose predictions were kept."""
     facts = {"provenance": {"split_id": "s1"}, "metrics": {"val/f1_macro": 0.5, "val/accuracy": 0.5}}
     ending = {"status": "completed", **facts}
     better = ending | {"metrics": {"val/f1_macro": 0.6, "val/accuracy": 0.6}}

@@ -39,14 +39,16 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
 
 
 def record_of(name, status, **metrics):
-    return TrialRecord(trial_id=name, config_id=name[:-3], seed=0, status=status, config={}, metrics=metrics)
+    return TrialRecord(
+        trial_id=name, config_id=name[:-3], repeat=0, seed=0, status=status, config={}, metrics=metrics
+    )
 
 
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder(tmp_path)
     study = {"kind": "ablation", "metric": "val/loss", "direction": "minimize", "epochs": 1}
-    run.write_study({"name": "s", "question": "?", "seeds": [0], "cells": [], **study})
+    run.write_study({"name": "s", "question": "?", "repeats": [0], "seed": 0, "cells": [], **study})
     return run
 
 
@@ -68,46 +70,46 @@ def kept(run):
 def test_checkpoints_of_pruned_trials_are_kept_while_there_is_room_the_newest_first(run, monkeypatch):
     monkeypatch.setattr("tuning.engine.journal.PRUNED_CHECKPOINT_BYTES", 250)
     journal = Journal(run, lambda event: None)
-    for name in ("a-s0", "b-s0", "c-s0"):
+    for name in ("a-r0", "b-r0", "c-r0"):
         end(journal, name, "pruned", 100)
-    assert kept(run) == ["b-s0", "c-s0"]
+    assert kept(run) == ["b-r0", "c-r0"]
     resumed = Journal(run, lambda event: None)  # which counts what it finds
-    end(resumed, "d-s0", "pruned", 100)
-    assert len(kept(run)) == 2 and "d-s0" in kept(run)
+    end(resumed, "d-r0", "pruned", 100)
+    assert len(kept(run)) == 2 and "d-r0" in kept(run)
 
 
 def test_the_best_completed_trials_keep_their_checkpoints_over_sessions(run):
-    losses = {"a-s0": 0.5, "b-s0": 0.3, "c-s0": 0.4, "d-s0": 0.6}
+    losses = {"a-r0": 0.5, "b-r0": 0.3, "c-r0": 0.4, "d-r0": 0.6}
     journal = Journal(run, lambda event: None, keep=2)
     for name, loss in list(losses.items())[:2]:
         end(journal, name, "completed", 10, **{"val/loss": loss})
     resumed = Journal(run, lambda event: None, keep=2)
     for name, loss in list(losses.items())[2:]:
         end(resumed, name, "completed", 10, **{"val/loss": loss})
-    assert kept(run) == ["b-s0", "c-s0"]
-    end(resumed, "e-s0", "failed", 10)
-    assert kept(run) == ["b-s0", "c-s0"]
+    assert kept(run) == ["b-r0", "c-r0"]
+    end(resumed, "e-r0", "failed", 10)
+    assert kept(run) == ["b-r0", "c-r0"]
 
 
 def test_a_failed_trial_that_is_run_again_is_not_over_should_the_driver_die(run):
     journal = Journal(run, lambda event: None)
-    end(journal, "a-s0", "failed", 10)
-    assert journal.failed("s") == {"a-s0"}
-    journal.rerun("a-s0")
+    end(journal, "a-r0", "failed", 10)
+    assert journal.failed("s") == {"a-r0"}
+    journal.rerun("a-r0")
     assert Journal(run, lambda event: None).settled == {}
-    assert run.records()["a-s0"].error == "the trial is trained again"
+    assert run.records()["a-r0"].error == "the trial is trained again"
 
 
 def test_a_pruned_trial_is_over_for_its_own_study_and_to_be_trained_on_for_another(run):
     journal = Journal(run, lambda event: None)
-    end(journal, "a-s0", "pruned", 10)
-    assert journal.outcome("a-s0", "s").status == "pruned"
-    assert journal.outcome("a-s0", "other") is None
+    end(journal, "a-r0", "pruned", 10)
+    assert journal.outcome("a-r0", "s").status == "pruned"
+    assert journal.outcome("a-r0", "other") is None
 
 
 def test_every_epoch_of_a_step_is_entered_once_and_counts_for_a_goal(run):
     journal = Journal(run, lambda event: None, Halt(Budget(until="val/f1_macro>=0.5")))
-    trial = SimpleNamespace(trial_id="ray-1", config={"journal": {"trial_id": "a-s0"}})
+    trial = SimpleNamespace(trial_id="ray-1", config={"journal": {"trial_id": "a-r0"}})
     values = [0.1, 0.6, 0.2]
     made = [
         {"epoch": n, "val/f1_macro": value, "epoch_s": 0.01, "replayed": False}

@@ -156,7 +156,14 @@ def test_out_of_memory_on_a_share_is_retried_once_on_a_whole_gpu(tmp_path):
 
     def end(name, payload, **result):
         """Hand a result to the searcher and the journal in Ray's order."""
-        record = {"trial_id": SMALL_NET.trial_id, "config_id": "x", "seed": 0, "config": {}, **result}
+        record = {
+            "trial_id": SMALL_NET.trial_id,
+            "config_id": "x",
+            "repeat": 0,
+            "seed": 0,
+            "config": {},
+            **result,
+        }
         result = {
             "record": json.dumps(record), "done": True, "replayed": False, "earlier": "[]", "fault": None,
             "epoch": 0, "node": "n", "training_iteration": 1, "predicted": "[]", **result,
