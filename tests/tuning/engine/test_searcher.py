@@ -96,6 +96,7 @@ class Driver:
         record = TrialRecord(
             trial_id=self.searcher._trials[name][1]["journal"]["trial_id"],
             config_id="x",
+            repeat=0,
             seed=0,
             status=status,
             config={},
