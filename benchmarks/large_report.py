@@ -3,8 +3,8 @@
     python benchmarks/large_report.py [--trials 10000] [--epochs 50] [--keep DIR]
 
 Writes two run folders with invented scores of 89 species, in the form of docs/run-folder.md: a search of N
-trials under ASHA, and a grid of N / 20 cells x 20 seeds. Runs `python -m reports` on each. `--keep` keeps all
-in DIR.
+trials under ASHA, and a grid of N / 20 cells x 20 repeats. Runs `python -m reports` on each. `--keep` keeps
+all in DIR.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from birdnet_core.records.predictions import N_TOP, Predictions
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord, Validation
 
-N_SEEDS, N_VAL = 20, 1662
+N_REPEATS, N_VAL = 20, 1662
 SPECIES = [f"species {i:02d}" for i in range(89)]
 N_TRAIN = {name: max(1, int(1200 * 0.92**i)) for i, name in enumerate(SPECIES)}
 STRATA = {"rare": SPECIES[60:], "medium": SPECIES[20:60], "common": SPECIES[:20]}
 RUNGS = (3, 9, 27)
 
-Trial = tuple[dict[str, Any], int]  # factors and seed
+Trial = tuple[dict[str, Any], int]  # factors and repeat
 
 
 def search(n: int, rng: np.random.Generator) -> tuple[dict[str, Any], list[Trial]]:
@@ -53,30 +53,38 @@ def search(n: int, rng: np.random.Generator) -> tuple[dict[str, Any], list[Trial
             "loss.name": str(rng.choice(space["loss.name"])),
         }
         trials.append((factors, 0))
-    study = {"name": "search", "kind": "search", "seeds": [0], "design": None, "factors": None, "cells": None}
+    study = {
+        "name": "search",
+        "kind": "search",
+        "repeats": [0],
+        "seed": 0,
+        "design": None,
+        "factors": None,
+        "cells": None,
+    }
     return {**study, "baseline": None, "n_trials": n, "scheduler": "asha", "space": space}, trials
 
 
 def grid(n: int) -> tuple[dict[str, Any], list[Trial]]:
-    """Return what is particular to the study of a full factorial with 20 seeds, and its trials."""
+    """Return what is particular to the study of a full factorial with 20 repeats, and its trials."""
     factors: dict[str, list[Any]] = {
-        "optim.lr": [float(rate) for rate in np.geomspace(1e-5, 1e-1, max(2, n // N_SEEDS // 25))],
+        "optim.lr": [float(rate) for rate in np.geomspace(1e-5, 1e-1, max(2, n // N_REPEATS // 25))],
         "loss.gamma": [0.0, 1.0, 2.0, 3.0, 5.0],
         "model.width": [8, 16, 32, 64, 128],
     }
     cells = [dict(zip(factors, values, strict=True)) for values in product(*factors.values())]
     study = {
-        "name": "grid", "kind": "ablation", "seeds": list(range(N_SEEDS)), "factors": factors,
+        "name": "grid", "kind": "ablation", "repeats": list(range(N_REPEATS)), "seed": 0, "factors": factors,
         "design": {"kind": "full factorial", "n_cells": len(cells), "notes": []},
         "cells": [{"factors": cell, "config_id": config_of(cell).config_id} for cell in cells],
         "baseline": cells[0], "n_trials": None, "scheduler": "fifo", "space": None,
     }  # fmt: skip
-    return study, [(cell, seed) for seed in range(N_SEEDS) for cell in cells]
+    return study, [(cell, repeat) for repeat in range(N_REPEATS) for cell in cells]
 
 
-def config_of(factors: dict[str, Any], seed: int = 0) -> TrainConfig:
+def config_of(factors: dict[str, Any], repeat: int = 0) -> TrainConfig:
     loss = {"loss.name": "focal"} if "loss.gamma" in factors else {}
-    return TrainConfig().override({**loss, **factors, "seed": seed})
+    return TrainConfig().override({**loss, **factors, "repeat": repeat, "seed": repeat})
 
 
 def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epochs: int, seed: int) -> None:
@@ -117,8 +125,8 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
             journal.write(json.dumps({"event": event, **values, "time": now}) + "\n")
 
         say("session", pid=1, host="h", command="")
-        for number, (factors, trial_seed) in enumerate(trials):
-            config = config_of(factors, trial_seed)
+        for number, (factors, repeat) in enumerate(trials):
+            config = config_of(factors, repeat)
             is_pruned = particular["kind"] == "search" and rng.random() < 0.6
             n = int(rng.choice([rung for rung in RUNGS if rung < epochs])) if is_pruned else epochs
             name, status = config.trial_id, "pruned" if is_pruned else "completed"
@@ -134,8 +142,8 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
             best = int(curves[:, list(METRICS).index("val/f1_macro")].argmax())
             run.write_record(
                 TrialRecord(
-                    trial_id=name, config_id=config.config_id, repeat=config.repeat, seed=trial_seed,
-                    status=status, config=config.to_dict(), epochs=n, best_epoch=best + 1, n_params=343801,
+                    trial_id=name, config_id=config.config_id, repeat=repeat, seed=repeat, status=status,
+                    config=config.to_dict(), epochs=n, best_epoch=best + 1, n_params=343801,
                     metrics=dict(zip(METRICS, curves[best].tolist(), strict=True)),
                     f1_per_species=dict(zip(SPECIES, rng.random(len(SPECIES)).tolist(), strict=True)),
                     started="2026-01-01T00:00:00+00:00", seconds=float(n), cpus=1.0, cpu_hours=n / 3600,

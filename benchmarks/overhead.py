@@ -64,7 +64,7 @@ def ours(n: int, folder: Path) -> float:
         question="How long does a trial take?",
         factors={"optim.lr": tuple(1e-4 + i * 1e-6 for i in range(n))},
     )
-    sweep(study, data, folder / "run", settings=TINY, n_seeds=1)
+    sweep(study, data, folder / "run", settings=TINY, n_repeats=1)
     times = {"trial": [], "end": []}
     for event in RunFolder(folder / "run").events():
         if event["event"] in times:

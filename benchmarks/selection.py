@@ -1,4 +1,4 @@
-"""How often is the truly best of 20 configs chosen, and what is gained by `birdtune best --confirm-seeds`?
+"""How often is the truly best of 20 configs chosen, and what is gained by `birdtune best --confirm`?
 
     python benchmarks/selection.py [--figure FILE.png]
 
@@ -7,9 +7,9 @@ noise of `NOISE`, both in points of F1-macro as measured on real recordings (doc
 ablations of 4 to 12 configs and 3 seeds, residuals after the seed's own effect were 1.1 to 1.5 points, the
 spread of the true means 1.1 to 3.1. What a seed does to all configs alike does not matter here.
 
-Each method has its cost in trainings: the argmax of one seed each; the argmax of the mean of k seeds each;
-one seed each and then the race of `reports.selection.confirmation.racing_rounds` on fresh seeds; and, for as
-many trainings, one seed of more configs.
+Each method has its cost in trainings: the argmax of one repeat each; the argmax of the mean of k repeats
+each; one repeat each and then the race of `reports.selection.confirmation.racing_rounds` on fresh repeats;
+and, for as many trainings, one repeat of more configs.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ Found = tuple[float, float]
 """How often the truly best was chosen, and its true score above the mean config's, in points."""
 
 
-def argmax(rng: np.random.Generator, spread: float, n_seeds: int, n_configs: int = N_CONFIGS) -> Found:
-    """Choose by the mean of `n_seeds` each."""
+def argmax(rng: np.random.Generator, spread: float, n_repeats: int, n_configs: int = N_CONFIGS) -> Found:
+    """Choose by the mean of `n_repeats` each."""
     truth = spread * rng.standard_normal((N_STUDIES, n_configs))
-    seen = truth + NOISE / np.sqrt(n_seeds) * rng.standard_normal(truth.shape)
+    seen = truth + NOISE / np.sqrt(n_repeats) * rng.standard_normal(truth.shape)
     return _found(truth, seen.argmax(axis=1))
 
 
-def race(rng: np.random.Generator, spread: float, n_short: int, n_seeds: int) -> Found:
-    """Choose by one seed each, and a race of the best `n_short` on fresh seeds."""
+def race(rng: np.random.Generator, spread: float, n_short: int, n_repeats: int) -> Found:
+    """Choose by one repeat each, and a race of the best `n_short` on fresh repeats."""
     truth = spread * rng.standard_normal((N_STUDIES, N_CONFIGS))
     first = truth + NOISE * rng.standard_normal(truth.shape)
     kept = first.argsort(axis=1)[:, -n_short:]
     total: np.ndarray = np.zeros(kept.shape)
     n_drawn = 0
-    for each in racing_rounds(n_short, n_seeds):
+    for each in racing_rounds(n_short, n_repeats):
         leaders = total.argsort(axis=1)[:, -each.n_configs :]
         kept, total = (np.take_along_axis(values, leaders, axis=1) for values in (kept, total))
-        n_more = each.n_seeds - n_drawn
+        n_more = each.n_repeats - n_drawn
         total = total + n_more * np.take_along_axis(truth, kept, axis=1)
         total += np.sqrt(n_more) * NOISE * rng.standard_normal(total.shape)
-        n_drawn = each.n_seeds
+        n_drawn = each.n_repeats
     return _found(truth, np.take_along_axis(kept, total.argmax(axis=1)[:, None], axis=1)[:, 0])
 
 
-def cost_of_race(n_short: int, n_seeds: int) -> int:
+def cost_of_race(n_short: int, n_repeats: int) -> int:
     """Return the trainings of the search and of the race."""
     n_drawn, cost = 0, N_CONFIGS
-    for each in racing_rounds(n_short, n_seeds):
-        cost += each.n_configs * (each.n_seeds - n_drawn)
-        n_drawn = each.n_seeds
+    for each in racing_rounds(n_short, n_repeats):
+        cost += each.n_configs * (each.n_repeats - n_drawn)
+        n_drawn = each.n_repeats
     return cost
 
 
@@ -85,18 +85,18 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     rng = np.random.default_rng(0)
-    same, raced, more = "the same seeds for all 20", "one seed, then best --confirm-seeds", "more configs"
+    same, raced, more = "the same repeats for all 20", "one repeat, then best --confirm", "more configs"
     methods: list[tuple[int, str, str, Callable[[float], Found]]] = []
     for k in (1, 2, 3, 5):
-        name = "one seed" if k == 1 else f"{k} seeds each"
-        methods.append((k * N_CONFIGS, same, name, partial(argmax, rng, n_seeds=k)))
-    for n_short, n_seeds in RACES:
-        name = f"best --confirm-seeds {n_seeds} --shortlist {n_short}"
-        cost = cost_of_race(n_short, n_seeds)
-        methods.append((cost, raced, name, partial(race, rng, n_short=n_short, n_seeds=n_seeds)))
+        name = "one repeat" if k == 1 else f"{k} repeats each"
+        methods.append((k * N_CONFIGS, same, name, partial(argmax, rng, n_repeats=k)))
+    for n_short, n_repeats in RACES:
+        name = f"best --confirm {n_repeats} --shortlist {n_short}"
+        cost = cost_of_race(n_short, n_repeats)
+        methods.append((cost, raced, name, partial(race, rng, n_short=n_short, n_repeats=n_repeats)))
     for cost in (40, 60, 100):
-        name = f"one seed of {cost} configs"
-        methods.append((cost, more, name, partial(argmax, rng, n_seeds=1, n_configs=cost)))
+        name = f"one repeat of {cost} configs"
+        methods.append((cost, more, name, partial(argmax, rng, n_repeats=1, n_configs=cost)))
     heads = " | ".join(f"spread {s}: best found | above the mean" for s in SPREADS)
     print(f"| method | trainings | {heads} |\n|{'---|' * (2 + 2 * len(SPREADS))}")
     points: dict[str, list[tuple[int, float]]] = {same: [], raced: []}

@@ -22,8 +22,8 @@ OPTIMISTIC = (
     "are too high on average."
 )
 CELLS = (
-    "Of completed trials, each read at the epoch that the other repeats of its cell are best at. Accuracy and "
-    "F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
+    "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
+    "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
     f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
     "are counted and enter no score. Hours are of one completed trial."
 )

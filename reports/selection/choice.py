@@ -213,8 +213,8 @@ def how_sure(
     else:
         n_repeats = len(by_repeat(best, metric))
         out.append(
-            f"Uncertain: with {n_repeats} repeat{'s' * (n_repeats != 1)} its lead may be chance, and three are "
-            "the least that say more."
+            f"Uncertain: with {n_repeats} repeat{'s' * (n_repeats != 1)} its lead may be chance; from three "
+            "on it is known what may be as good."
         )
     if len(rows) > 1:
         on = "of fresh repeats, but it is the highest of the race" if is_fresh else "the best of several"

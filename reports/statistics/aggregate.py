@@ -243,14 +243,14 @@ def _lengths(done: _Group, study: dict[str, Any]) -> list[int]:
 
 def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
     status = Counter(group["status"])
-    planned = set(enumerate(study["repeats"], study["seed"])) if study.get("kind") == "ablation" else set()
+    planned = Counter(study["repeats"] if study.get("kind") == "ablation" else ())
     return {
         "n": status["completed"],
         "n_failed": sum(status[s] for s in FAILED),
         "n_other": status[OTHER_TRAINING],
         "n_pruned": status["pruned"],
         "n_running": status[RUNNING],
-        "n_missing": len(planned - set(zip(group["seed"], group["repeat"], strict=True))),
+        "n_missing": (planned - Counter(group["repeat"])).total(),
     }
 
 

@@ -35,16 +35,18 @@ def make_run(tmp_path: Path, write_run: MakeRun) -> MakeRun:
 def write_run() -> MakeRun:
     """Return a function that writes a study with its trials and returns the run folder.
 
-    `cells` pairs the factors of a cell with how each seed ended: a number is the value of a completed trial,
-    a word its status ("running" leaves no record, "missing" no trace), a dict changes fields of the record.
+    `cells` pairs the factors of a cell with how each repeat ended: a number is the value of a completed
+    trial, a word its status ("running" leaves no record, "missing" no trace), a dict changes fields of the
+    record.
     """
 
     def write(path: Path, cells: list[tuple[dict[str, Any], dict[int, Ending]]], **changes: Any) -> Path:
         run = RunFolder(path)
-        seeds = sorted({seed for _, endings in cells for seed in endings})
+        repeats = sorted({repeat for _, endings in cells for repeat in endings})
         study = {
             "name": "capacity", "question": "Is it the capacity or the loss?", "kind": "ablation",
-            "metric": "val/f1_macro", "direction": "maximize", "epochs": 4, "seeds": seeds, "n_trials": None,
+            "metric": "val/f1_macro", "direction": "maximize", "epochs": 4, "n_trials": None,
+            "repeats": repeats, "seed": repeats[0],
             "base": {}, "factors": None, "baseline": cells[0][0], "scheduler": "fifo",
             "cells": [{"factors": f, "config_id": config_id_of(f)} for f, _ in cells],
             "data": {
@@ -60,9 +62,9 @@ def write_run() -> MakeRun:
         run.write_study(study)
         number = 0
         for factors, endings in cells:
-            for seed, ending in endings.items():
+            for repeat, ending in endings.items():
                 if ending != "missing":
-                    write_trial(run, study, number, factors, seed, ending)
+                    write_trial(run, study, number, factors, repeat, ending)
                     number += 1
         return run.path
 
@@ -70,17 +72,17 @@ def write_run() -> MakeRun:
 
 
 def write_trial(
-    run: RunFolder, study: dict[str, Any], number: int, factors: dict[str, Any], seed: int, ending: Ending
+    run: RunFolder, study: dict[str, Any], number: int, factors: dict[str, Any], repeat: int, ending: Ending
 ) -> None:
     config_id = config_id_of(factors)
-    trial_id = f"{config_id}-s{seed}"
+    trial_id = f"{config_id}-r{repeat}"
     fields = ending if isinstance(ending, dict) else {"status": ending}
     if isinstance(ending, float):
         fields = {"status": "completed", "metrics": {study["metric"]: ending}}
     if fields["status"] == "completed":
         fields = {"epochs": study["epochs"], "best_epoch": study["epochs"] - 1, **fields}
     values = {
-        "config": {"model": dict(factors), "training": {"epochs": study["epochs"]}, "seed": seed},
+        "config": {"model": dict(factors), "training": {"epochs": study["epochs"]}, "seed": repeat},
         "seconds": 1800.0,
         "n_params": 343_801,
         **fields,
@@ -95,4 +97,6 @@ def write_trial(
     if values["status"] == "running":
         return
     run.append({"event": "end", "trial_id": trial_id, "status": values["status"]})
-    run.write_record(TrialRecord(trial_id=trial_id, config_id=config_id, seed=seed, **values))
+    run.write_record(
+        TrialRecord(trial_id=trial_id, config_id=config_id, repeat=repeat, seed=repeat, **values)
+    )

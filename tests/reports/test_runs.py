@@ -133,9 +133,18 @@ def test_a_trial_of_other_data_or_split_is_set_aside_by_name(of_one_split, facts
     assert list(runs.trials["status"]) == ["set aside", "completed", "completed", "completed"]
     assert runs.studies[0]["load_notes"] == [f"1 trial of {words} than the study, set aside: {trial_id}"]
     (mean, _) = reports.statistics.aggregate.cells(runs.trials, runs.studies[0])["val/f1_macro"]
-    assert mean == 0.4  # of the other seed alone
+    assert mean == 0.4  # of the other repeat alone
     page = reports.write_report([of_one_split], of_one_split.parent / "out")
     assert runs.studies[0]["load_notes"][0] in page["studies"][0]["warnings"]
+
+
+def test_each_repeat_has_a_split_of_its_own_and_another_one_in_it_is_set_aside(of_one_split):
+    rows = load([of_one_split]).trials
+    for trial_id in rows.loc[rows["repeat"] == 1, "trial_id"]:
+        altered(of_one_split, trial_id, split_id="s2")
+    assert list(load([of_one_split]).trials["status"]) == ["completed"] * 4
+    altered(of_one_split, rows["trial_id"].iloc[0], split_id="s2")
+    assert list(load([of_one_split]).trials["status"]) == ["set aside", *["completed"] * 3]
 
 
 def test_an_ablation_over_the_split_has_two_and_sets_nothing_aside(make_run):

@@ -71,11 +71,11 @@ def test_a_python_file_may_take_a_built_in_study_as_it_is(tmp_path):
         "from search_spaces import register_study\n"
         "@dataclass\nclass Kept:\n    n: 'int' = 5\n"
         "@register_study('more-seeds')\n"
-        "def more():\n    '''The same on five seeds?'''\n"
-        "    return replace(studies['capacity'].make(), n_seeds=Kept().n)\n",
+        "def more():\n    '''The same on five repeats?'''\n"
+        "    return replace(studies['capacity'].make(), n_repeats=Kept().n)\n",
     )
     assert study.cells() == load_study("capacity").cells()
-    assert study.n_seeds == 5
+    assert study.n_repeats == 5
 
 
 def test_what_a_file_held_before_is_loaded_in_its_place(tmp_path):

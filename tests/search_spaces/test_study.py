@@ -102,7 +102,7 @@ def test_quick_is_smaller(name):
     if isinstance(study, Search):
         assert quick.n_trials < study.n_trials
     else:
-        assert quick.n_seeds < study.n_seeds
+        assert quick.n_repeats < study.n_repeats
 
 
 def test_quick_factors_replace_the_levels_that_they_name():
@@ -433,9 +433,9 @@ def test_a_study_whose_name_cannot_name_files_is_refused_where_it_is_defined(nam
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        (Ablation, {"n_seeds": 3.0}, "n_seeds = 3.0 is not accepted; it takes int"),
-        (Ablation, {"quick_seeds": True}, "quick_seeds = True is not accepted; it takes int"),
-        (Ablation, {"n_seeds": 0}, "n_seeds = 0 is out of range; it takes 1 or more"),
+        (Ablation, {"n_repeats": 3.0}, "n_repeats = 3.0 is not accepted; it takes int"),
+        (Ablation, {"quick_repeats": True}, "quick_repeats = True is not accepted; it takes int"),
+        (Ablation, {"n_repeats": 0}, "n_repeats = 0 is out of range; it takes 1 or more"),
         (Search, {"n_trials": 1e2}, "n_trials = 100.0 is not accepted; it takes int"),
         (Search, {"grace_epochs": math.nan}, "grace_epochs = nan is not a finite number; it takes int"),
         (Search, {"reduction_factor": 1}, "reduction_factor = 1 is out of range; it takes 2 or more"),
@@ -444,6 +444,17 @@ def test_a_study_whose_name_cannot_name_files_is_refused_where_it_is_defined(nam
 def test_counts_of_a_study_are_whole_numbers(kind, given, message):
     with pytest.raises(ConfigError, match=message):
         kind(**{"factors": {}} if kind is Ablation else {"space": lambda trial: {}}, **given)
+
+
+def test_a_repeat_is_a_fresh_fold_and_seed_and_a_seed_a_fresh_seed_alone():
+    first = TrainConfig().override({"repeat": 2, "seed": 7})
+    study = Ablation(factors={}, n_repeats=3)
+    assert study.repeats(first) == [
+        {"repeat": 2, "seed": 7}, {"repeat": 3, "seed": 8}, {"repeat": 4, "seed": 9}
+    ]  # fmt: skip
+    assert replace(study, vary="seed").repeats(first) == [{"repeat": 2, "seed": 7 + i} for i in range(3)]
+    with pytest.raises(ConfigError, match="vary = 'fold' is not accepted; it takes 'repeat'"):
+        replace(study, vary="fold")
 
 
 def test_a_gate_takes_finite_numbers():

@@ -34,7 +34,7 @@ def made(cluster, birds, cache, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("final") / "model"
     data = Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)
-    chosen = {"study": "capacity", "rule": "By mean", "trial_ids": ["a-s0"], "seeds": [0]}
+    chosen = {"study": "capacity", "rule": "By mean", "trial_ids": ["a-r0"], "repeats": [0]}
     return out, train_final(CONFIG, data, out, n_seeds=2, chosen=chosen, command="birdtune train"), data
 
 
@@ -48,6 +48,7 @@ def test_the_members_are_the_last_weights_of_both_splits(made):
         {"training.train_on": "train+val", "training.stop_after": k, "seed": 1, "runtime.threads": 1}
     )
     assert [m.trial_id for m in model.members] == final_facts["trial_ids"]
+    assert [record.repeat for record in RunFolder(out / "run").records().values()] == [0] * 4  # on one fold
     assert (model.members[1].trial_id, model.members[1].epochs) == (config.trial_id, k)
     alone = train(config, Dataset.open(data.folder(config)))
     for name, value in alone.model.state_dict().items():

@@ -29,7 +29,7 @@ LOSSES = Ablation(
     question="?",
     factors={"loss.name": ("cross_entropy", "focal"), "optim.lr": (1e-3, 1e-2)},
     base={"training.patience": 0},
-    n_seeds=2,
+    n_repeats=2,
 )
 RATES = Search(
     name="rates",
@@ -78,7 +78,7 @@ def planned(data, tmp_path):
 
 def test_an_ablation_by_hand(planned, tmp_path):
     got = planned(LOSSES)
-    # 4 cells x 2 seeds; 2 epochs of 9 s and a second before, or of 18 s.
+    # 4 cells x 2 repeats; 2 epochs of 9 s and a second before, or of 18 s.
     assert (got.kind, got.n_trials, got.n_left, got.epochs_each, got.worst.epochs) == (
         "ablation",
         8,
@@ -130,8 +130,8 @@ def settle(run, study, config, status, number):
                 "factors": {}, "reused": False})  # fmt: skip
     run.write_record(
         TrialRecord(
-            trial_id=config.trial_id, config_id=config.config_id, seed=config.seed, status=status,
-            config=config.to_dict(),
+            trial_id=config.trial_id, config_id=config.config_id, repeat=config.repeat,
+            seed=config.seed, status=status, config=config.to_dict(),
         )
     )  # fmt: skip
 
@@ -154,20 +154,23 @@ def test_what_the_run_folder_holds_is_not_trained_again(planned, tmp_path):
     assert (none.n_left, none.arms, none.worst.hours, none.expected.hours) == (0, (), 0, 0)
 
 
-def test_seeds_begin_where_the_user_sets_them(planned, tmp_path):
+def test_repeats_and_seeds_begin_where_the_user_sets_them(planned, tmp_path):
     run = RunFolder(tmp_path / "run")
     for number, cell in enumerate(LOSSES.cells()):
-        config = trial_config(base_config(LOSSES, TrainConfig()), SMALL, cell).override({"seed": 1})
+        config = trial_config(base_config(LOSSES, TrainConfig()), SMALL, cell).override(
+            {"repeat": 1, "seed": 1}
+        )
         settle(run, "losses", config, "completed", number)
-    assert planned(LOSSES).n_left == 4  # seeds 0 and 1
-    assert planned(LOSSES, settings={**SMALL, "seed": 1}).n_left == 4  # seeds 1 and 2
-    assert planned(LOSSES, settings={**SMALL, "seed": 2}).n_left == 8  # seeds 2 and 3
+    assert planned(LOSSES).n_left == 4  # repeats 0 and 1
+    assert planned(LOSSES, settings={**SMALL, "repeat": 1, "seed": 1}).n_left == 4  # repeats 1 and 2
+    assert planned(LOSSES, settings={**SMALL, "repeat": 2, "seed": 2}).n_left == 8  # repeats 2 and 3
+    assert planned(LOSSES, settings={**SMALL, "seed": 1}).n_left == 8  # the same repeats with other seeds
 
 
 def test_a_run_folder_on_other_data_is_refused(planned, tmp_path):
     RunFolder(tmp_path / "run").write_study(
         {"name": "x", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-         "seeds": [0], "n_trials": 3, "data": {"name": "owls", "data_id": "other"}}
+         "repeats": [0], "seed": 0, "n_trials": 3, "data": {"name": "owls", "data_id": "other"}}
     )  # fmt: skip
     with pytest.raises(RunFolderError, match=r"'owls' \(data other\).*another --out"):
         planned(LOSSES)
@@ -219,7 +222,7 @@ def test_what_is_trained_already_sets_the_bar_for_what_is_left(planned, tmp_path
 def test_of_many_arms_the_ends_of_each_network_are_measured_and_the_others_lie_between(planned):
     sizes = (8, 16, 24, 32, 40, 48)
     wide = Ablation(
-        name="wide", question="?", n_seeds=1, base={"training.patience": 0},
+        name="wide", question="?", n_repeats=1, base={"training.patience": 0},
         factors={"model.width": sizes, "training.micro_batch_size": (4, 8)},
     )  # fmt: skip
     measured = []
@@ -397,7 +400,7 @@ def test_hyperband_is_the_mean_of_its_brackets_by_their_weights():
 
 
 def test_searches_that_were_measured_are_within_what_is_expected():
-    # benchmarks/RESULTS.md: 2,000 epochs of three seeds, so many times fewer under each rule. Ranks that do
+    # benchmarks/RESULTS.md: 2,000 epochs of three repeats, so many times fewer under each rule. Ranks that do
     # not last make real searches under ASHA and HyperBand shorter.
     measured = {"asha": (4.90, 4.41), "hyperband": (2.48, 2.38), "median": (1.87, 1.12)}
     for scheduler, (most, least) in measured.items():

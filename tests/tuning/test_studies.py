@@ -18,9 +18,9 @@ def train(cluster, data, tmp_path):
     def trained(name, *, n_trials=None, **options):
         study = load_study(name, quick=True, options=options)
         run = RunFolder(tmp_path / name)
-        n_seeds = 1 if isinstance(study, Ablation) else None
+        n_repeats = 1 if isinstance(study, Ablation) else None
         epochs = {"training.epochs": 2}
-        summary = sweep(study, data, run.path, settings=epochs, n_seeds=n_seeds, n_trials=n_trials)
+        summary = sweep(study, data, run.path, settings=epochs, n_repeats=n_repeats, n_trials=n_trials)
         assert set(summary.counts) <= {"completed", "pruned"}, [r.error for r in run.records().values()]
         return study, run.read_study(name), run.records()
 

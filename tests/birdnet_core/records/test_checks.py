@@ -10,7 +10,7 @@ from birdnet_core.records.trial import SCHEMA, TrialRecord
 
 STUDY = {
     "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-    "seeds": [0], "n_trials": 3,
+    "repeats": [0], "seed": 0, "n_trials": 3,
 }  # fmt: skip
 NOW = {"schema": SCHEMA}
 TRIAL = {
@@ -106,7 +106,7 @@ def test_an_address_is_refused_by_name(given, named, tmp_path, monkeypatch):
             {**STUDY, **NOW, "epochs": "four"},
             "epochs = 'four' is not accepted; it takes a whole number",
         ),
-        ({**STUDY, **NOW, "seeds": ["a"]}, r"seeds = \['a'\]"),
+        ({**STUDY, **NOW, "repeats": ["a"]}, r"repeats = \['a'\]"),
         (
             {**STUDY, **NOW, "n_trials": None},
             "lacks 'n_trials', which a study of kind 'search' has",

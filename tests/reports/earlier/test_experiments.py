@@ -91,7 +91,7 @@ def test_hardly_any_honest_experiment_is_a_contradiction():
     assert len(contradictions(frame)) <= 2
 
 
-def test_new_rows_are_means_over_seeds_by_the_same_rule(make_run, earlier, tmp_path):
+def test_new_rows_are_means_over_repeats_by_the_same_rule(make_run, earlier, tmp_path):
     run = make_run([(CE, {0: 0.4, 1: 0.8})])
     trials = load([run]).trials["trial_id"].tolist()
     for trial_id, best in zip(trials, (0.5, 0.7), strict=True):

@@ -17,7 +17,7 @@ def frames(path):
     return cells(runs.trials_of(study), study), study
 
 
-def test_one_seed_draws_no_interval(make_run, ax):
+def test_one_repeat_draws_no_interval(make_run, ax):
     table, _ = frames(make_run([(CE, {0: 0.4, 1: 0.8}), (FOCAL, {0: 0.5})]))
     cell_intervals(ax, table, "val/f1_macro")
     bars = [line for line in ax.lines if line.get_linestyle() == "-"]

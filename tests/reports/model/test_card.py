@@ -23,7 +23,7 @@ def write(folder, name, content):
 
 @pytest.fixture
 def model(tmp_path):
-    member = {"file": "member-0.safetensors", "seed": 3, "epochs": 12, "trial_id": "abc-s3"}
+    member = {"file": "member-0.safetensors", "seed": 3, "epochs": 12, "trial_id": "abc-r3"}
     provenance = {
         "versions": {"torch": "2.13"}, "git_commit": None, "device": "cpu", "precision": "fp32",
         "data_id": "d", "split_id": "s",
@@ -73,7 +73,7 @@ def test_the_card_of_a_single_training_names_what_is_not_known(model):
     text = write_card(model).read_text()
     for words in (
         "which of 2 species", "windows of 4 s at 22050 Hz, high-pass at 500 Hz", "343,801 parameters",
-        "Not recorded: training started from a config", "| member-0.safetensors | 3 | 12 | abc-s3 |",
+        "Not recorded: training started from a config", "| member-0.safetensors | 3 | 12 | abc-r3 |",
         "The test split has not been opened", "Not calibrated", "a_wren\\|x",
     ):  # fmt: skip
         assert words in text, words

@@ -140,10 +140,10 @@ def sorted_by_script(page, column, *, clicks):
         (["10", "9", "–", "1,000"], ["9", "10", "1,000", "–"]),
         (["+0.0100", "−0.2000", "none", "−0.0300"], ["−0.2000", "−0.0300", "+0.0100", "none"]),
         (["0.020", "< 0.001", "1e-05"], ["1e-05", "< 0.001", "0.020"]),
-        (["39.35 %", "6.44 %", "none: one seed"], ["6.44 %", "39.35 %", "none: one seed"]),
+        (["39.35 %", "6.44 %", "none: one repeat"], ["6.44 %", "39.35 %", "none: one repeat"]),
         (["0.2 to 0.3", "0.1 to 0.4"], ["0.1 to 0.4", "0.2 to 0.3"]),
         (["#10", "#9 (best)", ""], ["#9 (best)", "#10", ""]),
-        (["3e10ab-s0", "12cd-s0", "1ab-s0"], ["1ab-s0", "3e10ab-s0", "12cd-s0"]),
+        (["3e10ab-r0", "12cd-r0", "1ab-r0"], ["1ab-r0", "3e10ab-r0", "12cd-r0"]),
     ],
 )
 def test_a_click_sorts_numbers_as_numbers_with_what_is_absent_last(page, column, rising):

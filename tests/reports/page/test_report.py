@@ -74,7 +74,7 @@ def test_json_has_schema_3_and_nothing_else(two_by_two):
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
-        "gpu_hours", "seeds", "trial_ids", "unequal_epochs",
+        "gpu_hours", "repeats", "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
@@ -134,13 +134,13 @@ def test_figures_of_the_markdown_exist(two_by_two):
     assert len(paths) == 6 and all((out / path).is_file() for path in paths)
 
 
-def test_one_seed_has_null_intervals_and_the_page_says_why(written):
+def test_one_repeat_has_null_intervals_and_the_page_says_why(written):
     study, page, _ = written([(CE, {0: 0.1}), (FOCAL, {0: 0.2})])
     score = study["cells"][0]["metrics"]["val/f1_macro"]
     assert (score["mean"], score["low"], score["high"]) == (0.1, None, None)
     comparison = study["comparisons"][0]
     assert comparison["diff"] == pytest.approx(0.1) and comparison["p"] is None and comparison["g"] is None
-    assert "none: one seed" in page.text and "so its uncertainty is unknown" in page.text
+    assert "none: one repeat" in page.text and "so its uncertainty is unknown" in page.text
 
 
 def test_unequal_epochs_are_marked_and_not_compared(written):
@@ -388,6 +388,22 @@ def test_where_every_split_leaks_the_best_says_so(written):
     assert "Its split leaks (random-windows)" in study["best"]["how_sure"]
     assert "This concerns" not in page.text
     assert page.text.count("(leaky split") + page.text.count("leaky split)") >= 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"), [(("s1", "s1"), "on this one split"), (("s1", "s2"), "of the validation folds")]
+)
+def test_the_page_says_whether_intervals_cover_the_validation_fold(written, splits, words):
+    ends = {
+        repeat: {
+            "status": "completed",
+            "metrics": {"val/f1_macro": 0.2 + repeat / 10},
+            "provenance": {"split_id": split},
+        }
+        for repeat, split in enumerate(splits)
+    }
+    _, page, _ = written([(CE, ends), (FOCAL, ends)])
+    assert "cover the randomness of training" in page.text and words in page.text
 
 
 def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(written):

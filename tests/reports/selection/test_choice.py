@@ -16,7 +16,7 @@ CE, FOCAL, LOGIT = ({"loss.name": name} for name in ("cross_entropy", "focal", "
 def test_highest_mean_wins_with_the_config_of_its_record(make_run):
     best = choose(load([make_run([(CE, {0: 0.5, 1: 0.1}), (FOCAL, {0: 0.3, 1: 0.4})])]))
     assert best["factors"] == FOCAL
-    assert (best["mean"], best["n"], best["values"], best["seeds"]) == (
+    assert (best["mean"], best["n"], best["values"], best["repeats"]) == (
         pytest.approx(0.35),
         2,
         [0.3, 0.4],
@@ -31,10 +31,10 @@ def test_lowest_wins_when_the_metric_is_minimized(make_run):
     path = make_run([(CE, {0: 2.0}), (FOCAL, {0: 1.5})], metric="val/loss", direction="minimize")
     best = choose(load([path]))
     assert best["factors"] == FOCAL
-    assert best["rule"].startswith("By mean: the lowest mean over seeds of val/loss, each trial")
+    assert best["rule"].startswith("By mean: the lowest mean over repeats of val/loss, each trial")
 
 
-def test_cell_with_a_missing_seed_does_not_beat_a_complete_one(make_run):
+def test_cell_with_a_missing_repeat_does_not_beat_a_complete_one(make_run):
     best = choose(load([make_run([(CE, {0: 0.2, 1: 0.2}), (FOCAL, {0: 0.9, 1: "failed"})])]))
     assert best["factors"] == CE
 
@@ -64,9 +64,9 @@ def test_how_sure_follows_from_the_intervals(make_run, second, expected):
     assert best["how_sure"].startswith(expected)
 
 
-def test_one_seed_is_never_sure(make_run):
+def test_one_repeat_is_never_sure(make_run):
     best = choose(load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])]))
-    assert best["how_sure"].startswith("Uncertain: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one repeat")
 
 
 THREE = [
@@ -108,7 +108,7 @@ def test_the_highest_upper_bound_of_a_loss_is_avoided(make_run):
 
 def test_a_rule_that_cannot_be_applied_says_what_it_needs(make_run):
     runs = load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])])
-    with pytest.raises(RunFolderError, match="'one-se' needs a cell with two completed seeds"):
+    with pytest.raises(RunFolderError, match="'one-se' needs a cell with two completed repeats"):
         choose(runs, by="one-se")
     with pytest.raises(ConfigError, match="unknown rule 'men'; did you mean 'mean'"):
         choose(runs, by="men")
@@ -187,7 +187,7 @@ def test_a_cell_with_one_finite_value_is_never_sure(make_run):
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: half, 1: half})])]))
     assert best["how_sure"].startswith("Not compared")
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: half})], folder="both")]))
-    assert best["how_sure"].startswith("Uncertain: with one seed")
+    assert best["how_sure"].startswith("Uncertain: with one repeat")
     assert best["n"] == 1
 
 
@@ -206,8 +206,8 @@ def test_single_trials_of_a_search_do_not_compete_with_repeated_cells(make_run):
     assert choose(load([ablation, search]), "rates")["factors"] == {"optim.lr": 0.1}
 
 
-def test_cells_of_one_seed_do_not_compete_with_cells_of_three(make_run):
+def test_cells_of_one_repeat_do_not_compete_with_cells_of_three(make_run):
     many = make_run([(CE, {0: 0.3, 1: 0.3, 2: 0.3})])
     one = make_run([(FOCAL, {0: 0.9})], folder="one", name="other")
-    with pytest.raises(RunFolderError, match=r"differ in their number of seeds \(capacity: 3, other: 1\)"):
+    with pytest.raises(RunFolderError, match=r"differ in their number of repeats \(capacity: 3, other: 1\)"):
         choose(load([many, one]))

@@ -14,7 +14,7 @@ def gate(metric="val/f1_macro", target=0.2, stretch=None, investigate=None):
 
 
 def scores(f1, loss, seed_step=0.01):
-    """Return three seeds that completed, around the given scores."""
+    """Return three repeats that completed, around the given scores."""
     return {
         seed: {
             "status": "completed",
@@ -35,7 +35,7 @@ def results_of(make_run):
     return verdict_of
 
 
-def test_the_best_cells_mean_over_seeds_is_what_counts(results_of):
+def test_the_best_cells_mean_over_repeats_is_what_counts(results_of):
     cells = [(SMALL, scores(0.1, 2.0)), (BIG, scores(0.3, 1.5))]
     decision, rows = results_of(cells, gate(stretch=0.31), gate("val/loss", 1.6, stretch=1.5))
     assert decision == "GO"
@@ -97,7 +97,7 @@ def test_a_leaking_split_passes_no_gate(results_of):
 
 def test_results_that_may_be_chance_are_marked(results_of):
     _, rows = results_of([(SMALL, {0: 0.3})], gate())
-    assert rows["val/f1_macro >= 0.2"]["note"] == "one seed: it may be chance"
+    assert rows["val/f1_macro >= 0.2"]["note"] == "one repeat: it may be chance"
     _, rows = results_of([(SMALL, scores(0.21, 1.5, seed_step=0.05))], gate(), folder="wide")
     assert rows["val/f1_macro >= 0.2"]["note"].startswith("the target lies within the interval")
 

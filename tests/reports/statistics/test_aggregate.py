@@ -47,7 +47,7 @@ def test_interval_covers_the_truth_in_about_95_percent_of_samples():
     assert 0.935 < covered < 0.965
 
 
-def test_one_seed_has_no_interval(make_run):
+def test_one_repeat_has_no_interval(make_run):
     row = table(make_run([(CE, {0: 0.3})])).iloc[0]
     assert row["val/f1_macro"] == 0.3
     assert math.isnan(row["val/f1_macro:low"]) and math.isnan(row["val/f1_macro:high"])
@@ -64,9 +64,9 @@ def test_only_completed_trials_enter_the_mean_and_the_others_are_counted(make_ru
 
 def test_values_are_in_the_order_of_seeds(make_run):
     row = table(make_run([(CE, {2: 0.3, 0: 0.1, 1: 0.2})])).iloc[0]
-    assert row["seeds"] == [0, 1, 2]
+    assert row["repeats"] == [0, 1, 2]
     assert row["val/f1_macro:values"] == [0.1, 0.2, 0.3]
-    assert [trial_id[-3:] for trial_id in row["trial_ids"]] == ["-s0", "-s1", "-s2"]
+    assert [trial_id[-3:] for trial_id in row["trial_ids"]] == ["-r0", "-r1", "-r2"]
 
 
 def test_every_metric_that_occurs_has_columns(make_run):
@@ -80,6 +80,11 @@ def test_cell_that_never_started_still_has_a_row(make_run):
     frame = table(make_run([(CE, {0: 0.1}), (FOCAL, {0: "missing"})]))
     assert frame["n"].tolist() == [1, 0]
     assert frame["label"].tolist() == ["cross_entropy", "focal"]
+
+
+def test_seeds_of_one_repeat_that_never_started_are_missing(make_run):
+    study = {"repeats": [0, 0, 0], "seed": 0}
+    assert table(make_run([(CE, {0: 0.1})], **study)).iloc[0]["n_missing"] == 2
 
 
 def test_costs_are_means_over_completed_trials(make_run):
@@ -127,7 +132,7 @@ def test_cells_of_one_length_are_not_marked(make_run):
     assert not frame["unequal_epochs"].any()
 
 
-def test_species_are_means_over_seeds_rarest_first(make_run):
+def test_species_are_means_over_repeats_rarest_first(make_run):
     def scored(owl, wren):
         f1 = {"wren": wren, "owl": owl}
         return {"status": "completed", "metrics": {"val/f1_macro": 0.1}, "f1_per_species": f1}
@@ -177,7 +182,7 @@ def test_a_trial_under_smaller_micro_batches_than_configured_is_counted_and_no_p
     trials = runs.trials_of(study)
     frame = cells(trials, study)
     assert frame["n"].tolist() == [2, 3] and frame["n_other"].tolist() == [1, 0]
-    assert frame["seeds"].tolist() == [[0, 1], [0, 1, 2]]
+    assert frame["repeats"].tolist() == [[0, 1], [0, 1, 2]]
     assert frame["val/f1_macro"].tolist() == pytest.approx([0.55, 0.8])
     assert "1 out of memory: other training" in status_counts(trials)
     # Compared on the seeds that both cells have a sample of.

@@ -7,20 +7,20 @@ from reports.statistics.aggregate import t_interval
 from reports.statistics.compare import holm, statistics_of
 
 
-@pytest.mark.parametrize("n_seeds", [2, 3, 5, 10])
-def test_an_interval_covers_the_truth_in_95_of_100_studies(n_seeds):
-    draws = np.random.default_rng(n_seeds).normal(0.3, 0.02, (4000, n_seeds))
+@pytest.mark.parametrize("n_repeats", [2, 3, 5, 10])
+def test_an_interval_covers_the_truth_in_95_of_100_studies(n_repeats):
+    draws = np.random.default_rng(n_repeats).normal(0.3, 0.02, (4000, n_repeats))
     covered = [low <= 0.3 <= high for _, low, high in map(t_interval, draws)]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize("n_seeds", [3, 5])
-def test_a_table_without_a_true_difference_claims_one_in_at_most_5_of_100_studies(n_seeds):
+@pytest.mark.parametrize("n_repeats", [3, 5])
+def test_a_table_without_a_true_difference_claims_one_in_at_most_5_of_100_studies(n_repeats):
     """Five cells that are all alike; seeds differ, as initial weights do, and cells share them."""
     rng = np.random.default_rng(7)
     n_studies, claimed = 2000, 0
     for _ in range(n_studies):
-        values = rng.normal(0.2, 0.03, n_seeds) + rng.normal(0, 0.02, (5, n_seeds))
+        values = rng.normal(0.2, 0.03, n_repeats) + rng.normal(0, 0.02, (5, n_repeats))
         p = [statistics_of(list(cell - values[0]), 0.2)["p"] for cell in values[1:]]
         claimed += min(holm(p)) < 0.05
     assert 0.02 < claimed / n_studies <= 0.05

@@ -29,22 +29,22 @@ def test_paired_difference_agrees_with_scipy(make_run):
     assert row["p"] == row["p_holm"] == pytest.approx(expected.pvalue)
 
 
-def test_only_shared_seeds_are_compared(make_run):
+def test_only_shared_repeats_are_compared(make_run):
     row = compared(make_run([(CE, {0: 0.1, 1: 0.2, 2: 0.9}), (FOCAL, {0: 0.2, 1: 0.4, 2: "failed"})])).iloc[0]
     assert row["n_shared"] == 2
     assert row["diff"] == pytest.approx(0.15)
 
 
-def test_one_shared_seed_gives_the_difference_only(make_run):
+def test_one_shared_repeat_gives_the_difference_only(make_run):
     row = compared(make_run([(CE, {0: 0.1}), (FOCAL, {0: 0.3})])).iloc[0]
     assert row["diff"] == pytest.approx(0.2)
     assert row[["low", "high", "p", "p_holm", "g"]].isna().all()
-    assert "one shared seed" in row["note"]
+    assert "one shared repeat" in row["note"]
 
 
-def test_no_shared_seed_gives_nothing(make_run):
+def test_no_shared_repeat_gives_nothing(make_run):
     row = compared(make_run([(CE, {0: 0.1, 1: "failed"}), (FOCAL, {0: "failed", 1: 0.3})])).iloc[0]
-    assert math.isnan(row["diff"]) and row["note"] == "no shared seed"
+    assert math.isnan(row["diff"]) and row["note"] == "no shared repeat"
 
 
 def test_cells_trained_unequally_long_are_not_compared(make_run):

@@ -25,7 +25,7 @@ def signs_of(cell, factors):
     return np.array([1 if cell[name] == levels[1] else -1 for name, levels in factors.items()])
 
 
-def simulated(design, factors, main, *, interaction=0.0, n_seeds=4, noise=0.003):
+def simulated(design, factors, main, *, interaction=0.0, n_repeats=4, noise=0.003):
     """Return cells with values at each seed: half of each effect up or down, and half of A x B's."""
     rng = np.random.default_rng(3)
     baseline = {name: levels[0] for name, levels in factors.items()}
@@ -33,7 +33,7 @@ def simulated(design, factors, main, *, interaction=0.0, n_seeds=4, noise=0.003)
     for cell in design.cells(factors, baseline):
         signs = signs_of(cell, factors)
         mean = 0.4 + signs @ np.array(list(main.values())) / 2 + interaction * signs[:2].prod() / 2
-        out.append((cell, {seed: float(mean + noise * rng.normal()) for seed in range(n_seeds)}))
+        out.append((cell, {seed: float(mean + noise * rng.normal()) for seed in range(n_repeats)}))
     return out
 
 
@@ -108,7 +108,7 @@ def test_in_resolution_four_main_effects_are_free_of_two_factor_interactions(mak
 
 
 def test_only_seeds_that_completed_in_every_cell_count(make_run):
-    found = simulated(FullFactorial(), FACTORS, MAIN, n_seeds=3)
+    found = simulated(FullFactorial(), FACTORS, MAIN, n_repeats=3)
     values = np.array([list(endings.values()) for _, endings in found])
     found[5][1][2] = "failed"
     frame, _ = effects_of(make_run(found, factors=listed(FACTORS)))
@@ -122,20 +122,20 @@ def test_a_cell_without_a_completed_trial_leaves_no_main_effect(make_run):
     found = simulated(FullFactorial(), FACTORS, MAIN)
     found[3] = (found[3][0], dict.fromkeys(range(4), "failed"))
     frame, _ = effects_of(make_run(found, factors=listed(FACTORS)))
-    assert frame["diff"].isna().all() and set(frame["note"]) == {"no shared seed"}
+    assert frame["diff"].isna().all() and set(frame["note"]) == {"no shared repeat"}
 
 
-def test_one_seed_gives_main_effects_without_intervals(make_run):
+def test_one_repeat_gives_main_effects_without_intervals(make_run):
     frame, _ = effects_of(
-        make_run(simulated(FullFactorial(), FACTORS, MAIN, n_seeds=1), factors=listed(FACTORS))
+        make_run(simulated(FullFactorial(), FACTORS, MAIN, n_repeats=1), factors=listed(FACTORS))
     )
     assert frame["diff"].notna().all()
     assert frame[["low", "high", "p", "p_holm"]].isna().all(axis=None)
-    assert set(frame["note"]) == {"one shared seed: no interval"}
+    assert set(frame["note"]) == {"one shared repeat: no interval"}
 
 
 def test_main_effects_are_not_computed_over_cells_trained_unequally_long(make_run):
-    found = simulated(FullFactorial(), FACTORS, MAIN, n_seeds=2)
+    found = simulated(FullFactorial(), FACTORS, MAIN, n_repeats=2)
     short = {"status": "completed", "epochs": 2, "best_epoch": 2, "metrics": {"val/f1_macro": 0.9}}
     found[0][1][0] = short
     frame, _ = effects_of(make_run(found, factors=listed(FACTORS)))

@@ -124,7 +124,7 @@ def kept(predicted, n_epochs=4):
 
 @pytest.fixture
 def run(make_run):
-    """A finished ablation of two cells and two seeds, whose predictions were kept."""
+    """A finished ablation of two cells and two repeats, whose predictions were kept."""
     facts = {"provenance": {"split_id": "s1"}, "metrics": {"val/f1_macro": 0.5, "val/accuracy": 0.5}}
     ending = {"status": "completed", **facts}
     better = ending | {"metrics": {"val/f1_macro": 0.6, "val/accuracy": 0.6}}

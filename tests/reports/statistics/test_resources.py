@@ -35,7 +35,7 @@ def test_an_arm_of_an_ablation_is_a_cell_with_its_failed_trials(make_run):
     assert (ce["arm"], ce["n_trials"], ce["n_completed"], ce["epochs"]) == ("ce", 2, 1, 5)
     assert (ce["hours"], ce["lost_hours"], ce["gpu_hours"], ce["cpu_hours"]) == (1.5, 0.5, 0.75, 3.0)
     assert ce["peak_memory_mb"] == 360
-    assert ce["full_epochs"] == focal["full_epochs"] == 8, "two seeds of four epochs each are planned"
+    assert ce["full_epochs"] == focal["full_epochs"] == 8, "two repeats of four epochs each are planned"
 
 
 def test_arms_of_a_search_are_how_its_trials_ended_or_what_they_compete_within(make_run):

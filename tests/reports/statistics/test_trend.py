@@ -27,15 +27,15 @@ def scored(**metrics):
     return {"status": "completed", "metrics": {f"val/{name}": float(v) for name, v in metrics.items()}}
 
 
-def of_gamma(slope=0.0, bend=0.0, *, rare=0.0, n_seeds=4, networks=NETWORKS, noise=0.004, seed=1):
+def of_gamma(slope=0.0, bend=0.0, *, rare=0.0, n_repeats=4, networks=NETWORKS, noise=0.004, seed=1):
     """Return cells of gamma x network: a parabola in gamma, and a level of its own for each seed."""
     rng = np.random.default_rng(seed)
-    of_seed = rng.normal(0, 0.05, n_seeds)
+    of_seed = rng.normal(0, 0.05, n_repeats)
     out = []
     for gamma in GAMMAS:
         for name in networks:
             endings = {}
-            for i in range(n_seeds):
+            for i in range(n_repeats):
                 e = noise * rng.normal(size=3)
                 macro = 0.4 + slope * gamma + bend * gamma**2 + of_seed[i] + e[0]
                 endings[i] = scored(
@@ -152,12 +152,12 @@ def test_trend_over_a_logarithm_is_linear_in_it(make_run):
     assert set(frame["scale"]) == {"log"} and set(frame["group"]) == {""}
 
 
-def test_one_seed_has_a_trend_without_an_interval_and_says_why(make_run):
-    means, frame = analysed(make_run(of_gamma(slope=-0.01, n_seeds=1), factors=FACTORS))
+def test_one_repeat_has_a_trend_without_an_interval_and_says_why(make_run):
+    means, frame = analysed(make_run(of_gamma(slope=-0.01, n_repeats=1), factors=FACTORS))
     assert frame["diff"].notna().all() and frame[["low", "high", "p", "p_holm"]].isna().all(axis=None)
-    assert set(frame["note"]) == {"one shared seed: no interval"}
+    assert set(frame["note"]) == {"one shared repeat: no interval"}
     assert means["mean"].notna().all() and means[["low", "high"]].isna().all(axis=None)
-    assert "(one shared seed: no interval)" in sentence(frame) and "rises" not in sentence(frame)
+    assert "(one shared repeat: no interval)" in sentence(frame) and "rises" not in sentence(frame)
 
 
 def test_levels_trained_unequally_long_or_never_are_left_out_and_named(make_run):
@@ -180,12 +180,12 @@ def test_levels_trained_unequally_long_or_never_are_left_out_and_named(make_run)
     assert row["note"] == "without 5: trained unequal epochs; without 0: no completed trial"
     assert means.loc[means["group"] == "small", "level"].unique().tolist() == [0.5, 1.0, 2.0, 3.0]
     other = row_of(frame, "linear", "big")
-    assert other["n_shared"] == 3 and other["note"] == "seeds that lack a level: 1 of 4"
+    assert other["n_shared"] == 3 and other["note"] == "repeats that lack a level: 1 of 4"
     assert "from 0.5 to 3" in sentence(frame) and "from 0 to 5" in sentence(frame)
 
 
 def test_two_levels_that_are_left_make_no_trend(make_run):
-    cells = of_gamma(n_seeds=2, networks=["small"])
+    cells = of_gamma(n_repeats=2, networks=["small"])
     cells = [(f, e if f["loss.gamma"] < 1 else dict.fromkeys(e, "failed")) for f, e in cells]
     means, frame = analysed(make_run(cells, factors=FACTORS))
     assert frame["diff"].isna().all() and sentence(frame) == ""
@@ -196,7 +196,7 @@ def test_two_levels_that_are_left_make_no_trend(make_run):
 def test_seeds_that_share_no_level_make_no_trend(make_run):
     cells = [({"g": g}, {seed: 0.1 if seed == g else "failed" for seed in (1, 2, 3)}) for g in (1, 2, 3)]
     _, frame = analysed(make_run(cells, factors={"g": [1, 2, 3]}))
-    assert set(frame["note"]) == {"no shared seed; seeds that lack a level: 3 of 3"}
+    assert set(frame["note"]) == {"no shared repeat; repeats that lack a level: 3 of 3"}
 
 
 def test_a_design_of_one_factor_at_a_time_has_a_trend_where_the_levels_are(make_run):
@@ -221,17 +221,17 @@ def test_every_numeric_factor_has_its_trends(make_run):
     assert lines["diff"].iloc[:3].tolist() == pytest.approx([0.2] * 3)
 
 
-def simulated(rng, n_seeds=5):
+def simulated(rng, n_repeats=5):
     """Return a cell table without any trend: two networks, levels of unequal noise, seeds that differ."""
     rows = []
     for network in NETWORKS:
-        of_seed = rng.normal(0, 0.05, n_seeds)
+        of_seed = rng.normal(0, 0.05, n_repeats)
         for i, gamma in enumerate(GAMMAS):
             row = {"factors": {"loss.gamma": gamma, "model.name": network}, "unequal_epochs": False}
             for metric in (METRIC, RARE):
-                values = list(0.4 + of_seed + 0.01 * (1 + i) * rng.normal(size=n_seeds))
+                values = list(0.4 + of_seed + 0.01 * (1 + i) * rng.normal(size=n_repeats))
                 row |= {metric: np.mean(values), f"{metric}:values": values}
-            rows.append({**row, "seeds": list(range(n_seeds))})
+            rows.append({**row, "repeats": list(range(n_repeats))})
     return pd.DataFrame(rows)
 
 
@@ -252,7 +252,7 @@ def test_without_a_trend_at_most_five_percent_of_studies_claim_one():
 
 
 def test_level_means_are_those_of_the_cells_with_their_t_intervals(make_run):
-    cells = of_gamma(n_seeds=3)
+    cells = of_gamma(n_repeats=3)
     means, _ = analysed(make_run(cells, factors=FACTORS))
     values = values_of(cells, "big", RARE)[:, 3]
     row = means[(means["group"] == "big") & (means["metric"] == RARE) & (means["level"] == 2.0)].iloc[0]
@@ -340,8 +340,8 @@ def test_numbers_of_levels_do_not_touch(make_run):
         assert all(left.x1 < right.x0 for left, right in pairwise(shown))
 
 
-def test_figure_of_one_seed_has_no_band(make_run):
-    means, _ = analysed(make_run(of_gamma(n_seeds=1), factors=FACTORS))
+def test_figure_of_one_repeat_has_no_band(make_run):
+    means, _ = analysed(make_run(of_gamma(n_repeats=1), factors=FACTORS))
     drawn = [path for c in trend_figure(means, METRIC).axes[0].collections for path in c.get_paths()]
     assert not any(len(path.vertices) for path in drawn)
 

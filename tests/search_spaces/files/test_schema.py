@@ -48,7 +48,7 @@ GOOD_FACTORS = "factors: {optim.lr: [0.1, 0.2]}"
         f"question: Is it?\n{GOOD_FACTORS}\nspace: {{optim.lr: [0.1, 0.2]}}",
         f"question: Is it?\n{GOOD_FACTORS}\nsedes: 3",
         f"question: Is it?\n{GOOD_FACTORS}\ntrials: 3",
-        f"question: Is it?\n{GOOD_FACTORS}\nseeds: 0",
+        f"question: Is it?\n{GOOD_FACTORS}\nrepeats: 0",
         f"question: Is it?\n{GOOD_FACTORS}\nkind: search",
         f"question: Is it?\n{GOOD_FACTORS}\nname: my study",
         f"question: Is it?\n{GOOD_FACTORS}\nmetric: train/loss",

@@ -33,7 +33,7 @@ factors:
     on: {augment.mixup.p: 0.6, augment.mixup.alpha: 0.2}
 baseline: {mixup: on, optim.lr: 1e-4}
 design: one-at-a-time
-seeds: 5
+repeats: 5
 metric: val/map
 gates:
   - {metric: val/map, target: 0.4}
@@ -82,7 +82,7 @@ def test_an_ablation_is_read_as_written():
         },
         baseline={"mixup": "on", "optim.lr": 0.0001},
         design=OneAtATime(),
-        n_seeds=5,
+        n_repeats=5,
         metric="val/map",
         gates=(
             Gate(metric="val/map", target=0.4),
@@ -94,13 +94,13 @@ def test_an_ablation_is_read_as_written():
 
 def test_quick_changes_settings_seeds_and_levels_of_an_ablation():
     study = parse(
-        "question: Is it?\nfactors: {optim.lr: [1, 2, 3], loss.name: [focal, cross_entropy]}\nseeds: 4\n"
-        "quick: {training.epochs: 2, seeds: 1, factors: {optim.lr: [1, 3]}}"
+        "question: Is it?\nfactors: {optim.lr: [1, 2, 3], loss.name: [focal, cross_entropy]}\nrepeats: 4\n"
+        "quick: {training.epochs: 2, repeats: 1, factors: {optim.lr: [1, 3]}}"
     )
     assert isinstance(study, Ablation)
     assert study.quick == {"training.epochs": 2}
     quick = in_quick_size(study)
-    assert (quick.base, quick.n_seeds) == ({"training.epochs": 2}, 1)
+    assert (quick.base, quick.n_repeats) == ({"training.epochs": 2}, 1)
     assert [cell["optim.lr"] for cell in quick.cells()] == [1, 1, 3, 3]
     assert in_quick_size(parse(to_yaml(study))).cells() == quick.cells()
 
@@ -118,9 +118,9 @@ def test_quick_changes_settings_trials_and_space_of_a_search():
 
 
 def test_quick_is_never_larger_than_the_study():
-    ablation = parse("question: Is it?\nfactors: {optim.lr: [1, 2]}\nseeds: 1")
+    ablation = parse("question: Is it?\nfactors: {optim.lr: [1, 2]}\nrepeats: 1")
     search = parse("question: Which?\nspace: {optim.lr: [1, 2]}\ntrials: 5")
-    assert (in_quick_size(ablation).n_seeds, in_quick_size(search).n_trials) == (1, 5)
+    assert (in_quick_size(ablation).n_repeats, in_quick_size(search).n_trials) == (1, 5)
 
 
 def test_a_parameter_that_is_not_sampled_is_left_as_it_is_or_set_to_else():
@@ -304,7 +304,7 @@ SPACE = "question: Which?\nspace:\n"
             f"{FACTORS}  optim.lr: [1, 2]\nspace: {{optim.lr: [1, 2]}}",
             "4: unknown key 'space' of the ablation (known: name, question, kind, base, epochs, "
             "metric, gates, "
-            "quick, factors, design, baseline, seeds)",
+            "quick, factors, design, baseline, repeats)",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ntrials: 20",
@@ -312,8 +312,8 @@ SPACE = "question: Which?\nspace:\n"
             "metric, gates,",
         ),
         (
-            f"{SPACE}  optim.lr: [1, 2]\nseeds: 3",
-            "4: unknown key 'seeds' of the search (known: name, question, kind, base, epochs, "
+            f"{SPACE}  optim.lr: [1, 2]\nrepeats: 3",
+            "4: unknown key 'repeats' of the search (known: name, question, kind, base, epochs, "
             "metric, gates, quick,",
         ),
         (
@@ -321,16 +321,16 @@ SPACE = "question: Which?\nspace:\n"
             "4: kind = 'ablation' is not accepted; it takes 'search'",
         ),
         (
-            f"{FACTORS}  optim.lr: [1, 2]\nseeds: three",
-            "4: seeds = 'three' is not accepted; it takes a whole number",
+            f"{FACTORS}  optim.lr: [1, 2]\nrepeats: three",
+            "4: repeats = 'three' is not accepted; it takes a whole number",
         ),
         (
-            f"{FACTORS}  optim.lr: [1, 2]\nseeds: 0",
-            "4: seeds = 0 is not accepted; it takes a whole number of 1 or more",
+            f"{FACTORS}  optim.lr: [1, 2]\nrepeats: 0",
+            "4: repeats = 0 is not accepted; it takes a whole number of 1 or more",
         ),
         (
-            f"{FACTORS}  optim.lr: [1, 2]\nseeds: 3.0",
-            "4: seeds = 3.0 is not accepted; it takes a whole number of 1 or more: the seeds of "
+            f"{FACTORS}  optim.lr: [1, 2]\nrepeats: 3.0",
+            "4: repeats = 3.0 is not accepted; it takes a whole number of 1 or more: the repeats of "
             "every cell; write 3",
         ),
         (
@@ -338,16 +338,16 @@ SPACE = "question: Which?\nspace:\n"
             "4: epochs = 5.5 is not accepted; it takes a whole number",
         ),
         (
-            f"{FACTORS}  optim.lr: [1, 2]\nseeds: true",
-            "4: seeds = true is not accepted; it takes a whole number",
+            f"{FACTORS}  optim.lr: [1, 2]\nrepeats: true",
+            "4: repeats = true is not accepted; it takes a whole number",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ndesign: {{latin-hypercube: {{n: 4.0}}}}",
             "4: n = 4.0 is not accepted; it takes a whole number; write 4",
         ),
         (
-            f"{FACTORS}  optim.lr: [1, 2]\nquick: {{seeds: 2.0}}",
-            "4: seeds = 2.0 is not accepted; it takes a whole number of 1 or more: the seeds of "
+            f"{FACTORS}  optim.lr: [1, 2]\nquick: {{repeats: 2.0}}",
+            "4: repeats = 2.0 is not accepted; it takes a whole number of 1 or more: the repeats of "
             "every cell; write 2",
         ),
         (
@@ -464,7 +464,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  seed: [1, 2]",
-            "3: seed is not accepted here: every cell is trained on the same seeds; `seeds` is how many",
+            "3: seed is not accepted here: every cell has the same repeats and seeds; `repeats` is how many",
         ),
         (
             f"{FACTORS}  runtime.device: [cpu, cuda]",
@@ -621,7 +621,7 @@ SPACE = "question: Which?\nspace:\n"
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\nquick: {{trials: 3}}",
-            "4: unknown key 'trials' (known: seeds, factors, and settings such as optim.lr)",
+            "4: unknown key 'trials' (known: repeats, factors, and settings such as optim.lr)",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nquick:\n  space:\n    optim.lr: [1, 20]",
@@ -658,7 +658,7 @@ def test_a_fault_has_its_line_the_value_given_and_what_is_accepted(text, message
 def test_all_faults_are_listed_at_once_in_the_order_of_their_lines():
     text = """
 question: Is it?
-sedes: 3
+repaets: 3
 base:
   optim.lr: fast
   optim.lr: 0.1
@@ -673,7 +673,7 @@ gates:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert [line.split(": ")[:2] for line in str(caught.value).split("\n")] == [
-        ["mine.yaml:2", "unknown key 'sedes'; did you mean 'seeds'? (known"],
+        ["mine.yaml:2", "unknown key 'repaets'; did you mean 'repeats'? (known"],
         ["mine.yaml:4", "optim.lr = 'fast' is not accepted; it takes a number"],
         ["mine.yaml:5", "'optim.lr' is given twice, first in line 4; leave one out"],
         ["mine.yaml:10", "the baseline's mixup = 'maybe' is no level of that factor (it has 'on', 'off')"],

@@ -26,9 +26,9 @@ def _capacity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def capacity_run(_capacity, cluster, birdtune, birds, tmp_path) -> Path:
-    """A copy of a run folder: four cells that `sweep` trained, with one seed and a dropout of 0.4."""
+    """A copy of a run folder: four cells that `sweep` trained, with one repeat and a dropout of 0.4."""
     if not _capacity.exists():
-        line = f"sweep capacity --data {birds} --seeds 1 --out {_capacity} {SET} --set model.dropout=0.4"
+        line = f"sweep capacity --data {birds} --repeats 1 --out {_capacity} {SET} --set model.dropout=0.4"
         code, out, err = birdtune(f"{line} --json")
         assert code == 0, err
         assert json.loads(out)["counts"] == {"completed": 4}

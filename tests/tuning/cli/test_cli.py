@@ -68,13 +68,13 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
             "sweep warmup --set model.pretrained={tmp} --out {tmp}/r",
             ["model.pretrained cannot be set", "--option"],
         ),
-        ("sweep capacity --trials 3 --out {tmp}/r", ["--seeds, not --trials"]),
-        ("sweep learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
+        ("sweep capacity --trials 3 --out {tmp}/r", ["--repeats, not --trials"]),
+        ("sweep learning-rate --repeats 3 --out {tmp}/r", ["--trials, not --repeats"]),
         ("sweep capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
         ("sweep capacity --base {tmp}/none.json --out {tmp}/r", ["none.json"]),
         ("plan capacty --out {tmp}/r", ["'capacty'", "did you mean 'capacity'"]),
-        ("plan capacity --trials 3 --out {tmp}/r", ["--seeds, not --trials"]),
-        ("plan learning-rate --seeds 3 --out {tmp}/r", ["--trials, not --seeds"]),
+        ("plan capacity --trials 3 --out {tmp}/r", ["--repeats, not --trials"]),
+        ("plan learning-rate --repeats 3 --out {tmp}/r", ["--trials, not --repeats"]),
         ("plan capacity --set model.widht=3 --out {tmp}/r", ["'widht'", "audio_cnn", "dropout"]),
         ("plan capacity --cpus-per-trial 4096 --out {tmp}/r", ["4096 CPUs", "lower --cpus-per-trial"]),
         ("plan capacity --gpus-per-trial all --out {tmp}/r", ["'all'", "a number from 0, or 'auto'"]),
@@ -94,7 +94,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ),
         ("best {tmp}", ["not a run folder"]),
         ("resume {tmp}/nowhere", ["nowhere"]),
-        ("extend {tmp}/nowhere --seeds 5", ["nowhere"]),
+        ("extend {tmp}/nowhere --repeats 5", ["nowhere"]),
         ("rerun {tmp}/nowhere --failed", ["nowhere"]),
         ("rerun {tmp}/nowhere", ["birdtune rerun RUN --failed"]),
         ("sweep learning-rate --sampler tpo --out {tmp}/r", ["'tpo'", "did you mean 'tpe'"]),
@@ -219,7 +219,7 @@ def test_list_studies_tells_size_and_options(birdtune):
         "options": {"backbone": False},
     }
     assert rows["phases"]["metric"] == "val/accuracy"
-    assert rows["transfer"]["trials"] == "4 cells x 3 seeds"
+    assert rows["transfer"]["trials"] == "4 cells x 5 repeats"
     code, out, _ = birdtune("list studies")
     assert "search, 40 trials, 50 epochs, val/f1_macro; options backbone" in out
 
@@ -380,7 +380,7 @@ def test_plan_prints_resolution_and_aliases_of_a_fraction(birdtune, birds, tmp_p
     def thirds():
         """Which of three?"""
         factors = {"optim.lr": (1e-3, 1e-2), "optim.weight_decay": (0.0, 0.1), "optim.warmup_epochs": (0, 1)}
-        return Ablation(factors=factors, design=FractionalFactorial("III"), n_seeds=1)
+        return Ablation(factors=factors, design=FractionalFactorial("III"), n_repeats=1)
 
     registry.studies.names()
     monkeypatch.setitem(registry.studies._entries, "thirds", registry.Entry("thirds", thirds, "Which?", {}))
@@ -395,7 +395,7 @@ def test_plan_prints_resolution_and_aliases_of_a_fraction(birdtune, birds, tmp_p
 
 def test_plan_tells_what_a_sweep_will_take_and_writes_no_run_folder(birdtune, birds, tmp_path):
     run = tmp_path / "my run"
-    line = f"plan capacity --data {birds} --out '{run}' --seeds 2 --budget-hours 1e-6 {SET}"
+    line = f"plan capacity --data {birds} --out '{run}' --repeats 2 --budget-hours 1e-6 {SET}"
     code, out, err = birdtune(line)
     assert code == 0, err
     assert "8; 8 to train" in out and "16, 2 a trial" in out
@@ -461,7 +461,7 @@ def test_options_of_a_study_are_kept_for_resume(cluster, birdtune, birds, checkp
     options = (
         "--option ast=none --option vit=none --option efficientnet=efficientnet --option convnext=convnext"
     )
-    line = f"transfer --data {birds} --seeds 1 --out {run} --set training.epochs=1 {options}"
+    line = f"transfer --data {birds} --repeats 1 --out {run} --set training.epochs=1 {options}"
     code, out, err = birdtune(f"plan {line}")
     assert code == 0, err
     assert options in out.splitlines()[-1] and "2; 2 to train" in out
@@ -478,7 +478,7 @@ def test_options_of_a_study_are_kept_for_resume(cluster, birdtune, birds, checkp
 @pytest.mark.ray
 def test_the_main_job_from_recordings_to_a_trained_model(capacity_run, birdtune, birds, tmp_path):
     run = capacity_run
-    line = f"sweep capacity --data {birds} --seeds 1 --out {run} {SET} --set model.dropout=0.4"
+    line = f"sweep capacity --data {birds} --repeats 1 --out {run} {SET} --set model.dropout=0.4"
     code, out, _ = birdtune(line)
     assert "4 were there already" in out
 
@@ -518,7 +518,7 @@ def test_the_main_job_from_recordings_to_a_trained_model(capacity_run, birdtune,
 
     # The best config as the base of another sweep: its dropout is AudioCNN's, not the other network's; the
     # epochs are the study's own.
-    based = f"sweep capacity --data {birds} --seeds 1 --base {tmp_path / 'best.json'} --out {run} --json"
+    based = f"sweep capacity --data {birds} --repeats 1 --base {tmp_path / 'best.json'} --out {run} --json"
     code, out, err = birdtune(based)
     assert code == 1
     assert "other settings" in err
@@ -527,26 +527,27 @@ def test_the_main_job_from_recordings_to_a_trained_model(capacity_run, birdtune,
     assert json.loads(out)["n_reused"] == 4, err
 
     n_epochs = (run / "journal.jsonl").read_text().count('"event": "epoch"')
-    code, out, err = birdtune(f"extend {run} --seeds +1 --json")
+    code, out, err = birdtune(f"extend {run} --repeats +1 --json")
     assert json.loads(out)["n_reused"] == 4, err
     assert json.loads(out)["counts"] == {"completed": 8}
     added = (run / "journal.jsonl").read_text().count('"event": "epoch"') - n_epochs
     assert added == 4 * SMALL["training.epochs"]
-    code, _, err = birdtune(f"extend {run} --seeds 2")
+    code, _, err = birdtune(f"extend {run} --repeats 2")
     assert code == 1 and "adds nothing: the study has 2" in err
-    assert "'phony'" in birdtune(f"extend {run} --study phony --seeds 3")[2]
+    assert "'phony'" in birdtune(f"extend {run} --study phony --repeats 3")[2]
 
 
 @pytest.mark.ray
-def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(capacity_run, birdtune, birds):
+def test_the_best_of_a_shortlist_is_confirmed_on_fresh_repeats(capacity_run, birdtune, birds):
     run = capacity_run
-    line = f"best {run} --confirm-seeds 2 --shortlist 3 --json"
+    line = f"best {run} --confirm 2 --shortlist 3 --json"
     code, out, err = birdtune(line)
     assert code == 0, err
     best = json.loads(out)
     records = RunFolder(run / "confirm").records()
-    assert sorted(r.seed for r in records.values()) == [10_000] * 3 + [10_001] * 3
-    assert best["seeds"] == [10_000, 10_001] and best["n"] == 2
+    assert sorted(r.repeat for r in records.values()) == [10_000] * 3 + [10_001] * 3
+    assert all(r.seed == r.repeat for r in records.values())
+    assert best["repeats"] == [10_000, 10_001] and best["n"] == 2
     scores = [records[name].metrics["val/f1_macro"] for name in best["trial_ids"]]
     assert best["values"] == scores
     assert best["mean"] == max(each["mean"] for each in best["shortlist"])
@@ -563,8 +564,8 @@ def test_the_best_of_a_shortlist_is_confirmed_on_fresh_seeds(capacity_run, birdt
     assert out.splitlines()[-1].startswith(f"next: birdtune train {run / 'best.json'} --data {birds} ")
     code, _, err = birdtune(f"resume {run / 'confirm'}")
     assert code == 1 and "was not started by `birdtune sweep`; repeat `birdtune best" in err
-    code, _, err = birdtune(f"best {run} --confirm-seeds 1")
-    assert code == 1 and "--confirm-seeds 1 is out of range; it takes 2 or more" in err
+    code, _, err = birdtune(f"best {run} --confirm 1")
+    assert code == 1 and "--confirm 1 is out of range; it takes 2 or more" in err
     code, _, err = birdtune(f"best {run} --shortlist 4")
     assert code == 1 and "give both, or neither" in err
 
@@ -582,7 +583,7 @@ def test_fractions_of_a_declared_gpu_are_scheduled_where_torch_has_none(birds, c
         "birds, out, settings = sys.argv[1:]\n"
         "seen = []\n"
         "sweep(study, Data(name='few', manifest=read_manifest(birds), workers=1), out,\n"
-        "      settings=json.loads(settings), n_seeds=1, resources=Resources(gpus=0.5),\n"
+        "      settings=json.loads(settings), n_repeats=1, resources=Resources(gpus=0.5),\n"
         "      observer=seen.append)\n"
         "print(json.dumps(seen[0]))\n"
     )
@@ -651,16 +652,16 @@ def test_gate_tells_scripts_by_its_exit_code(birdtune, tmp_path, targets, code, 
     ]
     run.write_study(
         {"name": "one", "kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 1,
-         "question": "?", "n_trials": None, "seeds": [0], "factors": {}, "baseline": {}, "gates": gates,
-         "cells": [{"factors": {}, "config_id": "a"}], "data": {}}
+         "question": "?", "n_trials": None, "repeats": [0], "seed": 0, "factors": {}, "baseline": {},
+         "gates": gates, "cells": [{"factors": {}, "config_id": "a"}], "data": {}}
     )  # fmt: skip
     run.append(
-        {"event": "trial", "study": "one", "trial_id": "a-s0", "number": 0, "factors": {}, "reused": False}
+        {"event": "trial", "study": "one", "trial_id": "a-r0", "number": 0, "factors": {}, "reused": False}
     )
     run.write_record(
         TrialRecord(
-            trial_id="a-s0", config_id="a", seed=0, status="completed", config={}, epochs=1, best_epoch=1,
-            metrics={"val/f1_macro": 0.3},
+            trial_id="a-r0", config_id="a", repeat=0, seed=0, status="completed", config={}, epochs=1,
+            best_epoch=1, metrics={"val/f1_macro": 0.3},
         )
     )  # fmt: skip
     exit_code, out, err = birdtune(f"gate {run.path}")
@@ -687,18 +688,18 @@ def begun(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.write_study(
         {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-         "n_trials": 2, "cells": None, "seeds": [0]}
+         "n_trials": 2, "cells": None, "repeats": [0], "seed": 0}
     )  # fmt: skip
     trial = {
         "study": "rates",
-        "trial_id": "a-s0",
+        "trial_id": "a-r0",
         "number": 0,
         "factors": {"optim.lr": 0.01},
         "reused": False,
     }
     run.append({"event": "trial", **trial, "cpus": 1, "gpus": 0.5})
     run.append(
-        {"event": "epoch", "trial_id": "a-s0", "epoch": 1, "metrics": {"val/loss": 0.5}, "epoch_s": 7.2}
+        {"event": "epoch", "trial_id": "a-r0", "epoch": 1, "metrics": {"val/loss": 0.5}, "epoch_s": 7.2}
     )
     return run.path
 

@@ -59,14 +59,14 @@ def run(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.write_study(
         {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
-         "question": "?", "n_trials": 1, "seeds": [0], "cells": None, "data": {}}
+         "question": "?", "n_trials": 1, "repeats": [0], "seed": 0, "cells": None, "data": {}}
     )  # fmt: skip
-    trial = {"study": "rates", "trial_id": "a-s0", "number": 0, "factors": {}, "reused": False}
+    trial = {"study": "rates", "trial_id": "a-r0", "number": 0, "factors": {}, "reused": False}
     run.append({"event": "trial", **trial})
     run.write_record(
         TrialRecord(
-            trial_id="a-s0", config_id="a", seed=0, status="completed", config={}, epochs=1, best_epoch=1,
-            metrics={"val/loss": 0.3},
+            trial_id="a-r0", config_id="a", repeat=0, seed=0, status="completed", config={}, epochs=1,
+            best_epoch=1, metrics={"val/loss": 0.3},
         )
     )  # fmt: skip
     return run
@@ -89,7 +89,7 @@ FOREIGN = [
     ("studies/poem.json", '{"hello": 1}'),
     ("journal.jsonl", '{"event": "epoch", "time": 1}\n'),
     ("journal.jsonl", "[]\n"),
-    ("trials/a-s0.json", '{"hello": 1}'),
+    ("trials/a-r0.json", '{"hello": 1}'),
 ]
 
 

@@ -28,7 +28,7 @@ def model(tmp_path_factory, small_config):
     for seed in (0, 1):
         torch.manual_seed(seed)
         network = build_model(config.model, input_shape(config), len(SPECIES))
-        members.append(Member(network.state_dict(), seed, 1, f"abc-s{seed}"))
+        members.append(Member(network.state_dict(), seed, 1, f"abc-r{seed}"))
     write_model(
         folder,
         config=config,

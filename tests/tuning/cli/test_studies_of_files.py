@@ -20,7 +20,7 @@ SET = shlex.join(word for key, value in SMALL.items() for word in ("--set", f"{k
 MINE = """question: Which rate?
 factors:
   optim.lr: [1e-3, 1e-4]
-seeds: 2
+repeats: 2
 """
 
 
@@ -111,22 +111,23 @@ def test_schema_accepts_what_study_show_prints(birdtune):
 def test_a_dry_run_prints_every_trial_and_writes_nothing(birdtune, mine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = birdtune(f"sweep {mine} --seeds 3 --set optim.weight_decay=0.5 --dry-run --json")
+    code, out, err = birdtune(f"sweep {mine} --repeats 3 --set optim.weight_decay=0.5 --dry-run --json")
     assert code == 0, err
     printed = json.loads(out)
     base = TrainConfig().override({"optim.weight_decay": 0.5})
     expected = [
-        (base.override({"optim.lr": lr, "seed": seed}).trial_id, seed, {"optim.lr": lr})
-        for seed in range(3)
+        (base.override({"optim.lr": lr, "repeat": r, "seed": r}).trial_id, r, r, {"optim.lr": lr})
+        for r in range(3)
         for lr in (1e-3, 1e-4)
     ]
-    assert [(t["trial_id"], t["seed"], t["factors"]) for t in printed["trials"]] == expected
+    columns = ("trial_id", "repeat", "seed", "factors")
+    assert [tuple(t[column] for column in columns) for t in printed["trials"]] == expected
     assert (printed["n_trials"], printed["epochs"], printed["study"]) == (6, 50, "mine")
-    _, out, _ = birdtune(f"sweep {mine} --seeds 2 --set seed=4 --dry-run --json")
-    assert [t["seed"] for t in json.loads(out)["trials"]] == [4, 4, 5, 5]
+    _, out, _ = birdtune(f"sweep {mine} --repeats 2 --set seed=4 --dry-run --json")
+    assert [(t["repeat"], t["seed"]) for t in json.loads(out)["trials"]] == [(0, 4), (0, 4), (1, 5), (1, 5)]
     code, out, err = birdtune(f"sweep {mine} --dry-run --out {tmp_path / 'run'}")
     assert code == 0, err
-    assert "trials    4 of 50 epochs: 2 cells x 2 seeds" in out
+    assert "trials    4 of 50 epochs: 2 cells x 2 repeats" in out
     assert "nothing was trained or written" in out
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -146,15 +147,15 @@ def test_a_dry_run_of_a_search_prints_ten_of_its_configs(birdtune):
 def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("question: Is it?\nfactors: {own: {a: {}, b: {optim.lr: 1e-3}, c: {optim.lr: 1e-2}}}\n")
-    _, out, _ = birdtune(f"sweep {file} --dry-run --seeds 1")
+    _, out, _ = birdtune(f"sweep {file} --dry-run --repeats 1")
     assert "caution   3 cells are only 2 configs" in out
-    assert "trials    2 of 50 epochs: 3 cells x 1 seeds" in out
+    assert "trials    2 of 50 epochs: 3 cells x 1 repeats" in out
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sweep {mine} --dry-run --trials 3", "--seeds, not --trials"),
+        ("sweep {mine} --dry-run --trials 3", "--repeats, not --trials"),
         ("sweep {mine} --dry-run --set optim.lr=0.1", "optim.lr cannot be set here: the study varies it"),
         ("sweep {mine} --dry-run --set optim.lrr=0.1", "unknown setting 'optim.lrr'"),
         ("sweep {tmp}/none.yaml --dry-run", "none.yaml': No such file or directory"),
@@ -191,7 +192,7 @@ def test_a_run_that_was_started_from_a_file_is_resumed_as_it_was_started(
     cluster, birdtune, birds, mine, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    line = f"sweep mine.yaml --data {birds} --seeds 1 {SET} --set training.epochs=1 --json"
+    line = f"sweep mine.yaml --data {birds} --repeats 1 {SET} --set training.epochs=1 --json"
     code, out, err = birdtune(line)
     assert code == 0, err
     assert json.loads(out)["run"] == "runs/mine"

@@ -143,7 +143,7 @@ def test_what_is_in_the_test_recordings_changes_nothing_before_the_test(cluster,
     for name, recordings in (("one", manifest), ("other", noisy)):
         run = tmp_path / name
         data = Data(name="birds", manifest=recordings, cache=cache, workers=1)
-        sweep(study, data, run, settings={**SMALL, "training.epochs": 1}, n_seeds=1)
+        sweep(study, data, run, settings={**SMALL, "training.epochs": 1}, n_repeats=1)
         (section,) = write_report([run], tmp_path / f"{name}-report")["studies"]
         cells = [{k: v for k, v in cell.items() if k != "hours"} for cell in section["cells"]]
         best = {k: v for k, v in choose(load([run])).items() if k != "run"}

@@ -55,7 +55,7 @@ def run(out: Path, birds: Path, epochs: int = EPOCHS, **options: Any) -> None:
     options = {"observer": print_note} | options
     data = Data(name="few", manifest=read_manifest(birds), workers=1)
     settings = {**SMALL, "training.epochs": epochs}
-    summary = sweep(TWELVE, data, out, settings=settings, n_seeds=1, resources=Resources(), **options)
+    summary = sweep(TWELVE, data, out, settings=settings, n_repeats=1, resources=Resources(), **options)
     print(summary.counts, summary.halted)
 
 

@@ -102,7 +102,7 @@ if __name__ == "__main__":
                 Data(name="few", manifest=read_manifest(birds), workers=1),
                 run,
                 settings={**SMALL, "runtime.device": "cpu"},
-                n_seeds=1,
+                n_repeats=1,
                 resources=Resources(gpus=0.5 if scene == "shared" else None),
             )
             print(summary.counts)

@@ -32,7 +32,7 @@ class Sweep:
     def __init__(self, run, n=3, restarts=3, nodes=("a", "b"), prepare=lambda payload: True):
         self.run = RunFolder(run)
         study = {"kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 1}
-        self.run.write_study({"name": "s", "question": "?", "seeds": [0], "cells": [], **study})
+        self.run.write_study({"name": "s", "question": "?", "repeats": [0], "seed": 0, "cells": [], **study})
         self.seen = []
         self.journal = Journal(self.run, self.seen.append, Halt())
         self.nodes = [node(name) for name in nodes]
@@ -68,6 +68,7 @@ class Sweep:
         record = TrialRecord(
             trial_id=config.trial_id,
             config_id=config.config_id,
+            repeat=config.repeat,
             seed=config.seed,
             status=status or "killed",
             config=config.to_dict(),

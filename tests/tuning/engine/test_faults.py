@@ -222,14 +222,14 @@ def test_a_budget_ends_the_sweep_within_an_epoch_and_holds_over_sessions(cluster
     run, settings = tmp_path / "run", {**SMALL, "training.epochs": 3}
     one = Resources(concurrent=1)
     budget = Budget(until="train/loss<=100")
-    summary = sweep(TWELVE, data, run, settings=settings, n_seeds=1, resources=one, budget=budget)
+    summary = sweep(TWELVE, data, run, settings=settings, n_repeats=1, resources=one, budget=budget)
     assert summary.halted.startswith("train/loss <= 100 is reached")
     assert summary.counts == {"killed": 1}
     assert len(events(run, "epoch")) == 1
     usage = Usage.of(RunFolder(run).events())
     assert usage.n_epochs == 1 and usage.hours > 0 and usage.cpu_hours > 0
     used_up = Budget(hours=usage.hours / 2)
-    summary = sweep(TWELVE, data, run, settings=settings, n_seeds=1, resources=one, budget=used_up)
+    summary = sweep(TWELVE, data, run, settings=settings, n_repeats=1, resources=one, budget=used_up)
     assert "hours is used up" in summary.halted
     assert len(events(run, "epoch")) == 1  # nothing was started
 
@@ -240,12 +240,12 @@ def test_a_longer_budget_goes_on_from_kept_checkpoints_with_the_numbers_of_a_fre
     run = tmp_path / "run"
     settings = {**SMALL, "optim.schedule": "constant"}
     keep = Resources(checkpoints=1, concurrent=1)
-    sweep(LOSSES, data, run, settings=settings, n_seeds=1, resources=keep)
+    sweep(LOSSES, data, run, settings=settings, n_repeats=1, resources=keep)
     assert len(list((run / "checkpoints").glob("*/session.pt"))) == 1
     longer = dataclasses.replace(LOSSES, name="losses-4-epochs")
     settings["training.epochs"] = 4
     seen = []
-    sweep(longer, data, run, settings=settings, n_seeds=1, shorter=2, observer=seen.append)
+    sweep(longer, data, run, settings=settings, n_repeats=1, shorter=2, observer=seen.append)
     assert "1 of 2 trials continue from their checkpoints" in next(e["text"] for e in seen if "text" in e)
     trained = RunFolder(run).records()
     extended = {name: r for name, r in trained.items() if r.config["training"]["epochs"] == 4}
@@ -266,8 +266,8 @@ def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(cluster, data, small
     run, ballast = small_disk / "run", small_disk / "ballast"
     ballast.write_bytes(bytes(2_300_000))
     with pytest.raises(RunFolderError, match=r"(?s)the sweep was stopped: cannot write .*resume"):
-        sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
+        sweep(LOSSES, data, run, settings=SMALL, n_repeats=2)
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=60m", small_disk], check=True)
-    sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
+    sweep(LOSSES, data, run, settings=SMALL, n_repeats=2)
     check_whole(run, n_cells=4, epochs=SMALL["training.epochs"])

@@ -48,7 +48,7 @@ def record_of(name, status, **metrics):
 def run(tmp_path):
     run = RunFolder(tmp_path)
     study = {"kind": "ablation", "metric": "val/loss", "direction": "minimize", "epochs": 1}
-    run.write_study({"name": "s", "question": "?", "seeds": [0], "cells": [], **study})
+    run.write_study({"name": "s", "question": "?", "repeats": [0], "seed": 0, "cells": [], **study})
     return run
 
 

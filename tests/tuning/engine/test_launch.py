@@ -41,7 +41,7 @@ def events(run, kind):
 
 @pytest.fixture(scope="module")
 def swept(cluster, birds, cache, tmp_path_factory):
-    """A finished ablation of 2 losses x 2 seeds on one actor at a time, so that actors are reused."""
+    """A finished ablation of 2 losses x 2 repeats on one actor at a time, so that actors are reused."""
     run = tmp_path_factory.mktemp("runs") / "losses"
     data = Data(name="few", manifest=read_manifest(birds), cache=cache, workers=1)
     seen = []
@@ -50,7 +50,7 @@ def swept(cluster, birds, cache, tmp_path_factory):
         data,
         run,
         settings=SMALL,
-        n_seeds=2,
+        n_repeats=2,
         resources=Resources(concurrent=1),
         command="birdtune sweep losses",
         observer=seen.append,
@@ -58,13 +58,13 @@ def swept(cluster, birds, cache, tmp_path_factory):
     return run, summary, seen, data
 
 
-def test_every_cell_and_seed_is_trained_and_recorded(swept):
+def test_every_cell_and_repeat_is_trained_and_recorded(swept):
     run, summary, _, _ = swept
     assert summary.counts == {"completed": 4}
     records = RunFolder(run).records()
     assert len(records) == 4
-    assert {(r.config["loss"]["name"], r.seed) for r in records.values()} == {
-        (loss, seed) for loss in ("cross_entropy", "focal") for seed in (0, 1)
+    assert {(r.config["loss"]["name"], r.repeat, r.seed) for r in records.values()} == {
+        (loss, repeat, repeat) for loss in ("cross_entropy", "focal") for repeat in (0, 1)
     }
     for record in records.values():
         assert record.epochs == 2
@@ -102,7 +102,7 @@ def test_what_each_backbone_may_have_seen_is_kept_with_the_study_and_the_validat
     }  # fmt: skip
     data = swept[3]
     base = TrainConfig().override(base)
-    sweep(weights, data, tmp_path / "run", base=base, n_seeds=1, resources=ONE)
+    sweep(weights, data, tmp_path / "run", base=base, n_repeats=1, resources=ONE)
     run = RunFolder(tmp_path / "run")
     hashes = {r.config["features"]["weights_hash"] for r in run.records().values()}
     seen = run.read_study("weights")["data"]["seen"]
@@ -130,7 +130,7 @@ def test_the_study_file_holds_the_request(swept):
     study = RunFolder(swept[0]).read_study("losses")
     assert (study["kind"], study["metric"], study["direction"]) == ("ablation", "val/f1_macro", "maximize")
     assert [c["factors"] for c in study["cells"]] == [{"loss.name": "cross_entropy"}, {"loss.name": "focal"}]
-    assert study["seeds"] == [0, 1]
+    assert (study["repeats"], study["seed"]) == ([0, 1], 0)
     assert study["baseline"] == {"loss.name": "cross_entropy"}
     assert study["design"] == {"kind": "full factorial", "n_cells": 2, "notes": []}
     assert study["data"]["n_recordings"] == 40
@@ -157,17 +157,24 @@ def test_a_trial_replayed_alone_gives_the_same_numbers_on_a_fresh_and_on_a_reuse
 def test_a_finished_study_is_not_trained_again(swept):
     run, _, _, data = swept
     n_epochs = len(events(run, "epoch"))
-    summary = sweep(LOSSES, data, run, settings=SMALL, n_seeds=2)
+    summary = sweep(LOSSES, data, run, settings=SMALL, n_repeats=2)
     assert (summary.n_reused, summary.counts) == (4, {"completed": 4})
     assert len(events(run, "epoch")) == n_epochs
 
 
-def test_more_seeds_train_only_those_and_another_study_reuses_what_it_shares(swept):
+@pytest.mark.parametrize("first", [{"seed": 1}, {"repeat": 1}])
+def test_a_study_that_begins_with_another_repeat_or_seed_is_refused(swept, first):
+    run, _, _, data = swept
+    with pytest.raises(RunFolderError, match=f"other settings.*{next(iter(first))}"):
+        sweep(LOSSES, data, run, settings={**SMALL, **first}, n_repeats=2)
+
+
+def test_more_repeats_train_only_those_and_another_study_reuses_what_it_shares(swept):
     run, _, _, data = swept
     before = len(events(run, "epoch"))
-    assert sweep(LOSSES, data, run, settings=SMALL, n_seeds=3, resources=ONE).n_reused == 4
+    assert sweep(LOSSES, data, run, settings=SMALL, n_repeats=3, resources=ONE).n_reused == 4
     assert len(events(run, "epoch")) == before + 2 * 2
-    summary = sweep(RATES, data, run, settings=SMALL, n_seeds=1, resources=ONE)
+    summary = sweep(RATES, data, run, settings=SMALL, n_repeats=1, resources=ONE)
     assert summary.n_reused == 1  # lr 1e-3 with cross-entropy is a cell of both
     assert len(events(run, "epoch")) == before + 2 * 2 + 2
     assert summary.counts == {"completed": 2}
@@ -184,7 +191,7 @@ SCREEN = Ablation(
 def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(cluster, data, tmp_path):
     run, seen = tmp_path / "run", []
     settings = {**SMALL, "training.epochs": 1}
-    summary = sweep(SCREEN, data, run, settings=settings, n_seeds=1, observer=seen.append, resources=ONE)
+    summary = sweep(SCREEN, data, run, settings=settings, n_repeats=1, observer=seen.append, resources=ONE)
     assert summary.counts == {"completed": 4}
     study = RunFolder(run).read_study("screen")
     assert study["baseline"] is None
@@ -195,7 +202,7 @@ def test_a_latin_hypercube_is_swept_known_again_and_recorded_without_a_baseline(
     assert (study["design"]["kind"], study["design"]["seed"]) == ("Latin hypercube", 1)
     reported = [event["text"] for event in seen if event["event"] == "note"]
     assert reported == study["design"]["notes"] and "for screening" in reported[0]
-    assert sweep(SCREEN, data, run, settings=settings, n_seeds=1, resources=ONE).n_reused == 4
+    assert sweep(SCREEN, data, run, settings=settings, n_repeats=1, resources=ONE).n_reused == 4
 
 
 def test_other_settings_and_other_data_are_refused(swept, small_config):
@@ -213,7 +220,7 @@ def test_a_sweep_with_leakage_runs_and_says_so_in_every_place(cluster, data, tmp
                      baseline={"data.split": "grouped"})  # fmt: skip
     run = tmp_path / "run"
     summary = sweep(
-        study, data, run, settings={**SMALL, "data.windows_per_recording": 3}, n_seeds=2, resources=ONE
+        study, data, run, settings={**SMALL, "data.windows_per_recording": 3}, n_repeats=2, resources=ONE
     )
     assert summary.counts == {"completed": 4}
     assert "data.split = 'random-windows'" in caplog.text
@@ -238,7 +245,7 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     study = Ablation(name="bins", question="How many?", factors={"features.n_mfcc": (16, 4)})
     run, settings = tmp_path / "run", {k: v for k, v in SMALL.items() if k != "features.n_mfcc"}
     settings["model.name"] = "audio_cnn_v2"
-    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=ONE)
+    summary = sweep(study, data, run, settings=settings, n_repeats=1, resources=ONE)
     assert summary.counts == {"completed": 1, "failed": 1}
     (failed,) = [r for r in RunFolder(run).records().values() if r.status == "failed"]
     assert "RuntimeError" in failed.error and "too small" in failed.error
@@ -246,9 +253,9 @@ def test_a_failing_trial_keeps_its_record_and_harms_nobody(cluster, data, tmp_pa
     assert failed.config["features"]["n_mfcc"] == 4
     # The next call trains nothing, since it would fail again, unless it is asked to.
     n_trials = len(events(run, "trial"))
-    assert sweep(study, data, run, settings=settings, n_seeds=1).counts == {"completed": 1, "failed": 1}
+    assert sweep(study, data, run, settings=settings, n_repeats=1).counts == {"completed": 1, "failed": 1}
     assert len(events(run, "trial")) == n_trials
-    again = sweep(study, data, run, settings=settings, n_seeds=1, rerun_failed=True, resources=ONE)
+    again = sweep(study, data, run, settings=settings, n_repeats=1, rerun_failed=True, resources=ONE)
     assert again.counts == {"completed": 1, "failed": 1}
     # A trial that fails at once is tried a second time, in another process.
     assert [e["trial_id"] for e in events(run, "trial")[n_trials:]] == [failed.trial_id] * 2
@@ -271,7 +278,7 @@ def test_a_trial_whose_process_is_killed_goes_on_after_its_last_epoch(cluster, d
                         os.kill(pid, signal.SIGKILL)
 
     one = Resources(concurrent=1)
-    summary = sweep(study, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
+    summary = sweep(study, data, run, settings=settings, n_repeats=1, resources=one, observer=kill_the_worker)
     assert len(killed) == 1
     assert summary.counts == {"completed": 2}
     (restart,) = events(run, "restart")
@@ -295,12 +302,14 @@ def test_a_trial_that_kills_its_process_again_and_again_is_recorded_as_killed(cl
                         os.kill(pid, signal.SIGKILL)
 
     settings = {**SMALL, "training.epochs": 3}
-    summary = sweep(LOSSES, data, run, settings=settings, n_seeds=1, resources=one, observer=kill_the_worker)
+    summary = sweep(
+        LOSSES, data, run, settings=settings, n_repeats=1, resources=one, observer=kill_the_worker
+    )
     assert summary.counts == {"killed": 2}
     for record in RunFolder(run).records().values():
         assert record.epochs == 1 and "Actor" in record.error
     summary = sweep(
-        LOSSES, data, run, settings=settings, n_seeds=1, resources=ONE
+        LOSSES, data, run, settings=settings, n_repeats=1, resources=ONE
     )  # they continue after their first epochs
     assert summary.counts == {"completed": 2}
     for name in RunFolder(run).records():
@@ -320,7 +329,7 @@ def test_a_diverging_trial_is_diverged_not_failed(cluster, data, tmp_path):
     settings = {
         **SMALL, "optim.lr": 10.0, "optim.warmup_epochs": 0, "optim.grad_clip": 0.0, "loss.name": "focal",
     }  # fmt: skip
-    summary = sweep(study, data, tmp_path / "run", settings=settings, n_seeds=1, resources=ONE)
+    summary = sweep(study, data, tmp_path / "run", settings=settings, n_repeats=1, resources=ONE)
     assert summary.counts["diverged"] >= 1 and "failed" not in summary.counts
     records = RunFolder(tmp_path / "run").records().values()
     (record,) = [r for r in records if r.config["loss"]["alpha"] == 1e38]

@@ -65,7 +65,7 @@ def test_a_plugins_model_is_swept_resumed_and_trained(cluster, here, done, lab, 
     run, model = tmp_path / "run", tmp_path / "model"
     plugin = ("--plugin", "my_lab.models")
     study = tmp_path / "which.yaml"
-    study.write_text("question: Which?\nfactors: {model.name: [lab_linear, audio_cnn]}\nseeds: 1\n")
+    study.write_text("question: Which?\nfactors: {model.name: [lab_linear, audio_cnn]}\nrepeats: 1\n")
     words = ("sweep", study, "--data", birds, "--out", run, *SET, *plugin, "--concurrent", 1)
     command = [Path(sys.executable).with_name("birdtune"), *map(str, words)]
     # In a process of its own, as users do.
@@ -115,7 +115,7 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     content = json.loads(honest)
     content["request"]["source"] = f"open({str(mark)!r}, 'w')\n{STUDY}"
     there.write_text(json.dumps(content))
-    for verb in ("resume", "rerun --failed", "extend --seeds +1", "best --confirm-seeds 2"):
+    for verb in ("resume", "rerun --failed", "extend --repeats +1", "best --confirm 2"):
         word, *more = verb.split()
         # Also where the path in the request is that of the user's file.
         code, _, printed = here(shlex.join([word, str(run), *more]))
@@ -135,7 +135,7 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     file.rename(copy)
     done("resume", run, "--study", copy)
     assert len(RunFolder(run).records()) == 2
-    done("best", run, "--study", copy, "--confirm-seeds", 2)
+    done("best", run, "--study", copy, "--confirm", 2)
     assert {r.status for r in RunFolder(run / "confirm").records().values()} == {"completed"}
 
 
@@ -147,7 +147,7 @@ def of_a_plugin_file(own_names, tmp_path):
     request = {**REQUEST, "study": "rates", "plugins": [plugin.to_dict()]}
     run.write_study(
         {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 1,
-         "seeds": [0], "n_trials": 1, "request": request}
+         "repeats": [0], "seed": 0, "n_trials": 1, "request": request}
     )  # fmt: skip
     return run, Request.of(run, "rates")
 
@@ -191,7 +191,7 @@ def test_the_address_of_a_cluster_is_not_taken_from_a_run_folder(here, tmp_path)
     RunFolder(run).write_study(
         {"name": "learning-rate", "kind": "search", "metric": "val/loss", "direction": "minimize",
          "epochs": 1,
-         "seeds": [0], "n_trials": 1, "request": {**REQUEST, "study": "learning-rate"}}
+         "repeats": [0], "seed": 0, "n_trials": 1, "request": {**REQUEST, "study": "learning-rate"}}
     )  # fmt: skip
     there = run / "studies" / "learning-rate.json"
     content = json.loads(there.read_text())
@@ -209,7 +209,7 @@ def test_a_worker_without_the_plugin_names_it_and_itself(small_config, small_dat
     payload = {
         "config": {**small_config.to_dict(), "model": {"name": "theirs"}},
         "dataset": str(small_dataset.folder),
-        "journal": {"study": "s", "trial_id": "abc-s0", "number": 0, "factors": {}},
+        "journal": {"study": "s", "trial_id": "abc-r0", "number": 0, "factors": {}},
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "memory_cap": None,
         "timeout_s": None,
@@ -220,7 +220,7 @@ def test_a_worker_without_the_plugin_names_it_and_itself(small_config, small_dat
     with pytest.raises(TrialFault) as caught:
         TrainTrial(payload).step()
     assert caught.value.at_fault == "node"
-    assert json.loads(caught.value.record)["trial_id"] == "abc-s0"
+    assert json.loads(caught.value.record)["trial_id"] == "abc-r0"
     assert f"{platform.node()} cannot train with the driver's plugins: " in caught.value.why
     assert "'their_lab.models' is not found" in caught.value.why
 
@@ -255,7 +255,7 @@ def test_a_request_that_was_altered_is_refused_by_name(here, tmp_path, change, m
     RunFolder(run).write_study(
         {"name": "capacity", "kind": "search", "metric": "val/loss", "direction": "minimize",
          "epochs": 1,
-         "seeds": [0], "n_trials": 1, "request": {**REQUEST, **change}}
+         "repeats": [0], "seed": 0, "n_trials": 1, "request": {**REQUEST, **change}}
     )  # fmt: skip
     (tmp_path / "evil.py").write_text("import os; os.abort()")
     code, _, printed = here(f"resume {run} --study {tmp_path / 'evil.py'}")

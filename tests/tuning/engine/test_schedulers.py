@@ -239,7 +239,7 @@ def test_hyperband_has_the_brackets_of_the_paper():
     a_rule = rule("hyperband", max_epochs=81, grace_epochs=1)
     # Li et al. 2018, table 1: n of the brackets s = 4 to 0 for R = 81 and eta = 3
     assert a_rule.weights == [81, 34, 15, 8, 5]
-    drawn = Counter(a_rule.bracket(f"{n:010x}-s0") for n in range(14_300))
+    drawn = Counter(a_rule.bracket(f"{n:010x}-r0") for n in range(14_300))
     for bracket, weight in enumerate(a_rule.weights):
         assert drawn[bracket] == pytest.approx(100 * weight, rel=0.15)
 

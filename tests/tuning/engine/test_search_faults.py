@@ -274,7 +274,7 @@ def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
     assert study.n_left == 0 and sum(study.counts.values()) == 12
 
     ablation = Ablation(name="all", question="?", factors={"optim.lr": levels}, metric="val/loss")
-    sweep(ablation, data, run, settings=settings, n_seeds=1, resources=ONE)
+    sweep(ablation, data, run, settings=settings, n_repeats=1, resources=ONE)
     trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
     assert len(trained) == 5 * 4 and set(trained.values()) == {1}
     assert {r.status for r in RunFolder(run).records().values()} == {"completed"}
@@ -301,7 +301,7 @@ def finished(cluster, birds, cache, tmp_path_factory):
         ({"grace_epochs": 2}, "grace_epochs"),
         ({"reduction_factor": 4}, "reduction_factor"),
         ({"storage": "journal"}, "storage"),
-        ({"seed": 1}, "seeds"),
+        ({"seed": 1}, "seed"),
     ],
 )
 def test_a_search_whose_rules_storage_or_seed_change_is_refused(finished, data, change, words):

@@ -96,6 +96,7 @@ class Driver:
         record = TrialRecord(
             trial_id=self.searcher._trials[name][1]["journal"]["trial_id"],
             config_id="x",
+            repeat=0,
             seed=0,
             status=status,
             config={},
@@ -255,17 +256,23 @@ def test_trials_end_as_their_status_says(tmp_path):
 def test_a_config_trained_before_has_its_value_and_costs_no_training(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=3)
     there = TrialRecord(
-        trial_id="abc-s0", config_id="abc", seed=0, status="completed", config={}, metrics={"val/loss": 0.25}
+        trial_id="abc-r0",
+        config_id="abc",
+        repeat=0,
+        seed=0,
+        status="completed",
+        config={},
+        metrics={"val/loss": 0.25},
     )
-    driver.journal.settled["abc-s0"] = there
-    payloads = iter([there, {"journal": {"trial_id": "new-s0"}}, there])
+    driver.journal.settled["abc-r0"] = there
+    payloads = iter([there, {"journal": {"trial_id": "new-r0"}}, there])
     driver.searcher.make_payload = lambda trial: next(payloads)
     driver.end(driver.suggest(), "completed", [0.5])
     assert driver.suggest() is None
     assert [(t.value, t.user_attrs["trial_id"]) for t in driver.trials] == [
-        (0.25, "abc-s0"),
-        (0.5, "new-s0"),
-        (0.25, "abc-s0"),
+        (0.25, "abc-r0"),
+        (0.5, "new-r0"),
+        (0.25, "abc-r0"),
     ]
 
 
@@ -360,13 +367,13 @@ def test_errors_of_the_storage_while_a_space_draws_differ_from_those_of_the_spac
 
 def record_of(name, status):
     return TrialRecord(
-        trial_id=name, config_id=name, seed=0, status=status, config={}, metrics={"val/loss": 0.5}
+        trial_id=name, config_id=name, repeat=0, seed=0, status=status, config={}, metrics={"val/loss": 0.5}
     )
 
 
 def test_a_trial_whose_record_cannot_be_written_stays_running_and_comes_first_in_the_next_session(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=2)
-    driver.searcher.make_payload = lambda trial: record_of("unfit-s0", "failed")
+    driver.searcher.make_payload = lambda trial: record_of("unfit-r0", "failed")
     assert driver.suggest() is None  # the journal does not hold it, so the sweep halts
     assert states(driver) == ["RUNNING"]
     again = Driver(tmp_path / "run", n_trials=2)
@@ -381,8 +388,8 @@ def test_a_config_that_fails_before_it_is_trained_is_one_failed_trial(tmp_path):
     def fail_the_second(trial):
         if trial.number != 1:
             return asked(trial)
-        driver.journal.settled["unfit-s0"] = record_of("unfit-s0", "failed")
-        return driver.journal.settled["unfit-s0"]
+        driver.journal.settled["unfit-r0"] = record_of("unfit-r0", "failed")
+        return driver.journal.settled["unfit-r0"]
 
     driver.searcher.make_payload = fail_the_second
     driver.run()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 RATES = {"name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-         "seeds": [0], "n_trials": 3}  # fmt: skip
+         "repeats": [0], "seed": 0, "n_trials": 3}  # fmt: skip
 
 
 def space(trial):

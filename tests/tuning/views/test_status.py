@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[3]
 
 SEARCH = {
     "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-    "n_trials": 6, "cells": None, "seeds": [0],
+    "n_trials": 6, "cells": None, "repeats": [0], "seed": 0,
 }  # fmt: skip
 ABLATION = {
     "name": "losses", "kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 2,
     "n_trials": None, "cells": [{"factors": {"x": i}, "config_id": c} for i, c in enumerate("abb")],
-    "seeds": [0, 1],
+    "repeats": [0, 1], "seed": 0,
 }  # fmt: skip
 
 
@@ -100,12 +100,12 @@ def text(status):
 
 
 MIXED = [
-    begin("a-s0", 0), epoch("a-s0", 1, 0.9), epoch("a-s0", 2, 0.4), epoch("a-s0", 3, 0.5),
-    epoch("a-s0", 4, 0.6), end("a-s0", "completed"),
-    begin("b-s0", 1), epoch("b-s0", 1, 0.8), epoch("b-s0", 2, 0.7), end("b-s0", "pruned"),
-    begin("c-s0", 2), epoch("c-s0", 1, 0.1), end("c-s0", "diverged"),
-    begin("d-s0", 3), epoch("d-s0", 1, 0.95, 20.0),
-    begin("e-s0", 4),
+    begin("a-r0", 0), epoch("a-r0", 1, 0.9), epoch("a-r0", 2, 0.4), epoch("a-r0", 3, 0.5),
+    epoch("a-r0", 4, 0.6), end("a-r0", "completed"),
+    begin("b-r0", 1), epoch("b-r0", 1, 0.8), epoch("b-r0", 2, 0.7), end("b-r0", "pruned"),
+    begin("c-r0", 2), epoch("c-r0", 1, 0.1), end("c-r0", "diverged"),
+    begin("d-r0", 3), epoch("d-r0", 1, 0.95, 20.0),
+    begin("e-r0", 4),
 ]  # fmt: skip
 
 
@@ -117,11 +117,11 @@ def test_a_search_in_progress(write, driven):
     assert study.counts == {"completed": 1, "pruned": 1, "diverged": 1, "running": 2}
     assert (study.n_trials, study.n_left) == (6, 1)
     assert [(t.trial_id, t.epoch, t.value, t.epoch_s) for t in study.running] == [
-        ("d-s0", 1, 0.95, 20.0),
-        ("e-s0", 0, None, None),
+        ("d-r0", 1, 0.95, 20.0),
+        ("e-r0", 0, None, None),
     ]
     # The diverged trial's 0.1 is not a result.
-    assert (study.best.value, study.best.trial_id, study.best.epoch) == (0.4, "a-s0", 2)
+    assert (study.best.value, study.best.trial_id, study.best.epoch) == (0.4, "a-r0", 2)
     assert study.best.factors == {"optim.lr": 0.0}
     # 8 epochs in 90 s. To train: 3 of d, 4 of e, and one trial of (4 + 2) / 2 epochs; two side by side.
     assert (study.n_epochs, study.epoch_s) == (8, 90 / 8)
@@ -184,21 +184,30 @@ def test_a_lock_without_a_name_yet_is_a_driver_that_starts(write, driven):
 
 def test_cells_with_equal_configs_are_one_trial_and_reused_ones_cost_nothing(write):
     events = [
-        begin("a-s0", 0, "earlier"), epoch("a-s0", 1, 0.3), epoch("a-s0", 2, 0.5), end("a-s0", "completed"),
-        begin("a-s0", 0, "losses", reused=True),
-        begin("b-s0", 1, "losses"), epoch("b-s0", 1, 0.4), end("b-s0", "failed"),
+        begin("a-r0", 0, "earlier"), epoch("a-r0", 1, 0.3), epoch("a-r0", 2, 0.5), end("a-r0", "completed"),
+        begin("a-r0", 0, "losses", reused=True),
+        begin("b-r0", 1, "losses"), epoch("b-r0", 1, 0.4), end("b-r0", "failed"),
     ]  # fmt: skip
     (study,) = run_status(write([ABLATION], events)).studies
-    assert study.n_trials == 4  # a and b by two seeds; the third cell is the second
+    assert study.n_trials == 4  # a and b by two repeats; the third cell is the second
     assert study.counts == {"completed": 1, "failed": 1}
     assert (study.n_reused, study.n_left, study.n_epochs) == (1, 2, 1)
     assert study.best.value == 0.5
 
 
+@pytest.mark.parametrize(
+    ("repeats", "seed", "trial_id"), [([3, 4], 3, "b-r4"), ([0, 1], 5, "b-r1-s6"), ([2, 2], 2, "b-r2-s3")]
+)
+def test_the_planned_trials_have_the_repeats_and_seeds_of_the_study(write, repeats, seed, trial_id):
+    run = write([{**ABLATION, "repeats": repeats, "seed": seed}], [begin(trial_id, 0, "losses")])
+    (study,) = run_status(run).studies
+    assert (study.n_trials, study.n_left) == (4, 3)
+
+
 def test_a_trial_trained_again_is_counted_once_and_its_first_hours_are_not_forgotten(write):
     events = [
-        begin("a-s0", 0, "losses"), epoch("a-s0", 1, 0.9), end("a-s0", "killed"),
-        begin("a-s0", 0, "losses"), epoch("a-s0", 1, 0.2), epoch("a-s0", 2, 0.3), end("a-s0", "completed"),
+        begin("a-r0", 0, "losses"), epoch("a-r0", 1, 0.9), end("a-r0", "killed"),
+        begin("a-r0", 0, "losses"), epoch("a-r0", 1, 0.2), epoch("a-r0", 2, 0.3), end("a-r0", "completed"),
     ]  # fmt: skip
     status = run_status(write([ABLATION], events))
     (study,) = status.studies
@@ -209,10 +218,10 @@ def test_a_trial_trained_again_is_counted_once_and_its_first_hours_are_not_forgo
 
 def test_a_retry_takes_the_place_of_the_failed_trial_and_a_config_drawn_twice_is_two(write):
     events = [
-        begin("a-s0", 0), end("a-s0", "failed"),
-        begin("b-s0", 1), end("b-s0", "completed"),
-        begin("a-s0", 2), end("a-s0", "completed"),
-        begin("b-s0", 3, reused=True),
+        begin("a-r0", 0), end("a-r0", "failed"),
+        begin("b-r0", 1), end("b-r0", "completed"),
+        begin("a-r0", 2), end("a-r0", "completed"),
+        begin("b-r0", 3, reused=True),
     ]  # fmt: skip
     (study,) = run_status(write([SEARCH], events)).studies
     assert study.counts == {"completed": 3}
@@ -220,7 +229,7 @@ def test_a_retry_takes_the_place_of_the_failed_trial_and_a_config_drawn_twice_is
 
 
 def test_metrics_that_are_not_numbers_are_passed_over(write):
-    events = [begin("a-s0", 0), epoch("a-s0", 1, None), epoch("a-s0", 2, 0.7), end("a-s0", "completed")]
+    events = [begin("a-r0", 0), epoch("a-r0", 1, None), epoch("a-r0", 2, 0.7), end("a-r0", "completed")]
     (study,) = run_status(write([SEARCH], events)).studies
     assert study.best.value == 0.7
 
@@ -256,7 +265,7 @@ def test_a_journal_of_a_hundred_thousand_epochs_is_read_in_seconds(write):
     run = write([{**SEARCH, "n_trials": 2000, "epochs": 50}], [])
     with open(run.journal_path, "w") as journal:
         for number in range(2000):
-            name = f"{number}-s0"
+            name = f"{number}-r0"
             lines = [
                 begin(name, number),
                 *(epoch(name, n, 0.5) for n in range(1, 51)),

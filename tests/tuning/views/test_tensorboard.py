@@ -33,17 +33,17 @@ def epoch(name, n, score):
 def test_every_trial_has_its_curve_and_its_choices(tmp_path):
     log = TensorBoardLog(tmp_path)
     log({"event": "sweep", "n_left": 2})
-    for name, lr in (("a-s0", 0.1), ("b-s0", 0.2)):
+    for name, lr in (("a-r0", 0.1), ("b-r0", 0.2)):
         log({"event": "trial", "trial_id": name, "factors": {"optim.lr": lr, "loss.name": "focal"}})
     for n in (1, 2):
-        log(epoch("a-s0", n, n / 10))
-    log(epoch("b-s0", 1, 0.5))
-    log({"event": "end", "trial_id": "a-s0", "status": "completed"})
-    log({"event": "end", "trial_id": "b-s0", "status": "pruned"})
+        log(epoch("a-r0", n, n / 10))
+    log(epoch("b-r0", 1, 0.5))
+    log({"event": "end", "trial_id": "a-r0", "status": "completed"})
+    log({"event": "end", "trial_id": "b-r0", "status": "pruned"})
     log({"event": "end", "trial_id": "never-started", "status": "failed"})
-    a, b = scalars(tmp_path / "a-s0"), scalars(tmp_path / "b-s0")
+    a, b = scalars(tmp_path / "a-r0"), scalars(tmp_path / "b-r0")
     assert a["val/f1_macro"] == [(1, 0.1), (2, 0.2)]
     assert b["val/f1_macro"] == [(1, 0.5)]
-    assert scalars(tmp_path / "a-s0" / "choices")["last/val/f1_macro"][-1][1] == 0.2
-    choices = b"".join(file.read_bytes() for file in (tmp_path / "b-s0" / "choices").iterdir())
+    assert scalars(tmp_path / "a-r0" / "choices")["last/val/f1_macro"][-1][1] == 0.2
+    choices = b"".join(file.read_bytes() for file in (tmp_path / "b-r0" / "choices").iterdir())
     assert b"optim.lr" in choices and b"focal" in choices
