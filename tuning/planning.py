@@ -21,6 +21,7 @@ from birdnet_core.build import rehearse
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
+from birdnet_core.records.predictions import N_TOP
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
 from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
@@ -44,6 +45,8 @@ from tuning.engine.schedulers import rule_of
 # Of a run folder's text, rounded up: a trial's record, its line of F1 for each species, and an epoch in the
 # journal and in the Optuna storage.
 RECORD_BYTES, SPECIES_BYTES, EPOCH_BYTES = 4_000, 50, 700
+# Of a trial's predictions of a recording, before compression: after every epoch, and at the best one.
+CLASS_BYTES, LIKELIEST_BYTES = 2, 4 * N_TOP
 
 
 N_SIMULATED = 2_000  # trials, over all simulated searches: the mean of their epochs is within some 5 %
@@ -292,8 +295,10 @@ def plan(
     cut = _cut(expected, len(left), budget_hours, budget_gpu_hours)
     n_species = len(next(iter(datasets.values())).species)
     checkpoint = max((arm.probe.checkpoint_bytes for arm in arms_left), default=0)
+    n_val = max(dataset.facts["n_val"] for dataset in datasets.values())
+    trial = RECORD_BYTES + SPECIES_BYTES * n_species + LIKELIEST_BYTES * n_val
     disk = Disk(
-        run_folder=len(left) * (RECORD_BYTES + SPECIES_BYTES * n_species) + int(worst.epochs * EPOCH_BYTES),
+        run_folder=len(left) * trial + int(worst.epochs * (EPOCH_BYTES + CLASS_BYTES * n_val)),
         checkpoints=2 * most * checkpoint
         + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if study.scheduler != "fifo" else 0),
         free=shutil.disk_usage(existing(folder.path)).free,

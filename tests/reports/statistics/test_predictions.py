@@ -115,7 +115,7 @@ def test_confusions_are_the_off_diagonal_of_the_matrix_worst_first():
 
 
 def kept(predicted, n_epochs=4):
-    """Return the predictions of a trial that is best at its third epoch and predicts the other class in all others."""
+    """Return the predictions of a trial whose third epoch is its best; all others predict the other class."""
     classes = np.full((n_epochs, len(predicted)), 1 - np.array(predicted), dtype="uint16")
     classes[2:3] = predicted
     top = np.array([predicted, 1 - np.array(predicted)]).T
