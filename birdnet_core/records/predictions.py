@@ -37,7 +37,7 @@ class Predictions:
     def to_bytes(self) -> bytes:
         """Return the content of the file that `read` reads."""
         file = io.BytesIO()
-        np.savez_compressed(file, classes=self.classes, top=self.top, probability=self.probability)
+        np.savez(file, classes=self.classes, top=self.top, probability=self.probability)
         return file.getvalue()
 
     @classmethod

@@ -16,7 +16,7 @@ from reports.statistics import aggregate
 from reports.statistics import contrasts as design
 from reports.statistics.best_set import best_set
 from reports.statistics.family import joint
-from reports.statistics.linear_model import LEAST_REPEATS, Fit, fit
+from reports.statistics.linear_model import LEAST_REPEATS, Fit, RepeatedScores, fit
 from reports.statistics.repeats import Repeats, read, repeats_of
 
 CONTRAST_COLUMNS = (
@@ -33,7 +33,8 @@ class Analysis:
     """What the repeats of a study say of its metric.
 
     Args:
-        repeats: the trials that it rests on; fitted: the model of them, None where too few repeats are there.
+        repeats: the trials that it rests on. scores: of each metric, the score of each cell and its repeats.
+        fitted: the model of the study's metric, None where too few repeats are there.
         contrasts: a row each, with simultaneous intervals and adjusted p values at `level`. `verdict` is
             ``higher`` or ``lower`` where the interval excludes 0, else None; `note` is the reason for a nan.
         best: a row a cell of the study: `config_id`, whether it `may_be_best`, and `regret`, the most that
@@ -41,6 +42,7 @@ class Analysis:
     """
 
     repeats: Repeats
+    scores: dict[str, tuple[np.ndarray, RepeatedScores]]
     fitted: Fit | None
     contrasts: pd.DataFrame
     best: pd.DataFrame
@@ -65,7 +67,7 @@ def results(
     if study["kind"] == "search":
         return trials, cells, None
     analysis = analyse(trials, cells, study, level=level)
-    return trials, scored(cells, analysis.repeats), analysis
+    return trials, scored(cells, analysis), analysis
 
 
 def analyse(
@@ -78,12 +80,13 @@ def analyse(
     config_ids = list(dict.fromkeys(cells["config_id"]))
     repeats = repeats_of(trials, config_ids, study)
     metric = study["metric"]
-    if metric not in repeats.metrics:
-        return Analysis(repeats, None, _frame([]), pd.DataFrame(columns=_BEST_COLUMNS), level)
-    means, scores = repeats.score(metric)
+    scores = {name: (means, found) for name, means, found in repeats.scores(influential=metric)}
+    if metric not in scores:
+        return Analysis(repeats, scores, None, _frame([]), pd.DataFrame(columns=_BEST_COLUMNS), level)
+    means, of_metric = scores[metric]
     unequal = set(cells.loc[cells["unequal_epochs"].astype(bool), "config_id"])
     used = np.array([c not in unequal for c in config_ids], dtype=bool) & np.isfinite(means)
-    fitted = fit(scores.cells(used)) if used.sum() > 1 else None
+    fitted = fit(of_metric.cells(used)) if used.sum() > 1 else None
     place = {config_id: i for i, config_id in enumerate(config_ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]  # of the config of each cell
     why = {
@@ -93,7 +96,7 @@ def analyse(
     found = design.contrasts(list(cells["factors"]), study)
     frame = _contrasts(found, cells, rows, means, used, fitted, metric, why, level)
     best = _best(config_ids, used, fitted, study["direction"], level)
-    return Analysis(repeats, fitted, frame, best, level)
+    return Analysis(repeats, scores, fitted, frame, best, level)
 
 
 def _contrasts(
@@ -170,43 +173,38 @@ def _best(
     )
 
 
-def scored(cells: pd.DataFrame, repeats: Repeats) -> pd.DataFrame:
+def scored(cells: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
     """Return `cells` with the score of every metric and its interval over repeats (`interval`).
 
-    A score that follows from predicted classes is of the recordings of all folds together, and the values of
-    its repeats are the pseudo-values of the jackknife; see `Repeats.score`.
+    A score that follows from predicted classes is of the recordings of all folds together; see
+    `Repeats.scores`.
     """
-    place = {config_id: i for i, config_id in enumerate(repeats.config_ids)}
+    place = {config_id: i for i, config_id in enumerate(analysis.repeats.config_ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]
     cells = cells.copy()
-    for metric in repeats.metrics:
-        if metric not in cells or not np.isfinite(repeats.metrics[metric]).any():
-            continue
-        means, found = repeats.score(metric)
-        influence = found.influence
-        bounds = [
-            interval(found.values[i], None if influence is None else influence[i]) for i in range(len(means))
-        ]
-        cells[metric] = [float(means[i]) for i in rows]
-        cells[f"{metric}:low"] = [bounds[i][0] for i in rows]
-        cells[f"{metric}:high"] = [bounds[i][1] for i in rows]
+    for metric, (means, found) in analysis.scores.items():
+        if metric in cells and np.isfinite(found.values).any():
+            bounds = np.array([interval(found, i) for i in range(len(means))])
+            cells[metric] = means[rows]
+            cells[f"{metric}:low"], cells[f"{metric}:high"] = bounds[rows].T
     return cells
 
 
-def interval(values: np.ndarray, influence: np.ndarray | None, level: float = LEVEL) -> tuple[float, float]:
-    """Return low and high of a cell's mean over repeats: `values` [repeats], `influence` [repeats, groups].
+def interval(scores: RepeatedScores, cell: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return low and high of a cell's mean over repeats; nan below `LEAST_REPEATS` repeats.
 
-    Student's t over the repeats; recordings that several repeats validated add what they have in common. nan
-    below `LEAST_REPEATS` repeats.
+    Student's t over the repeats. Recordings that several repeats validated add what they have in common, or
+    repeats beyond those that validated different recordings add nothing where influences are not known.
     """
-    known = np.isfinite(values)
+    known = np.isfinite(scores.values[cell])
     n = int(known.sum())
     if n < LEAST_REPEATS:
         return math.nan, math.nan
-    values = values[known]
-    variance = float(values.var(ddof=1)) / n
-    if influence is not None:
-        moved = influence[known] / n
+    values = scores.values[cell][known]
+    variance = float(values.var(ddof=1)) / min(n, scores.n_distinct)
+    if scores.influence is not None:
+        variance = float(values.var(ddof=1)) / n
+        moved = scores.influence[cell][known] / n
         variance += max(0.0, float((moved.sum(axis=0) ** 2).sum() - (moved**2).sum()))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * math.sqrt(variance)
     return float(values.mean()) - half, float(values.mean()) + half
@@ -215,15 +213,15 @@ def interval(values: np.ndarray, influence: np.ndarray | None, level: float = LE
 def repeats_for(analysis: Analysis, difference: float) -> int | None:
     """Return how many repeats would tell a `difference` of two cells from none, None where no number would.
 
-    From the spread of this study: the half-width of an interval of a comparison of two cells, alone, at its
-    average over pairs. Recordings that are validated again add nothing, so that their part of the variance
+    From the spread of this study: the half-width of an interval of a comparison with the first cell, alone,
+    at its average over the others. Recordings that are validated again add nothing: their part of the variance
     stays that of all of them once every fold has been validated.
     """
     fitted, scores = analysis.fitted, analysis.repeats
     if fitted is None or len(fitted.means) < 2:
         return None
     n = len(fitted.means)
-    pairs = np.array([np.eye(n)[i] - np.eye(n)[j] for i in range(n) for j in range(i)])
+    pairs = np.eye(n)[1:] - np.eye(n)[0]
     now = len(scores.repeats)
     of_training = 2 * float(fitted.spread.mean())  # of one repeat, its recordings included
     for_ever = 0.0

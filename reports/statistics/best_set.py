@@ -14,10 +14,10 @@ import numpy as np
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
-from reports.statistics.family import draws
 from reports.statistics.linear_model import Fit
 
-N_DRAWS = 10_000
+N_DRAWS, LEAST_DRAWS = 10_000, 2_000
+MOST_VALUES = 2_000_000  # drawn for one control
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,34 @@ class BestSet:
     regret: np.ndarray
 
 
-def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL, n_draws: int = N_DRAWS) -> BestSet:
+def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     """Return the cells that may be the best by their means times `sign`: -1 where lower is better.
 
     Cells whose scores do not vary are told apart by their means alone.
     """
     n = len(fitted.means)
     means = sign * fitted.means
-    lead = means[None, :] - means[:, None]  # of the column over the row
-    margin = np.zeros((n, n))
+    least = 1e-14 * max(float(np.abs(means).max()) ** 2, 1e-300)
+    n_draws = int(np.clip(MOST_VALUES // n, LEAST_DRAWS, N_DRAWS))
+    rng = np.random.default_rng(0)
+    values, vectors = np.linalg.eigh(fitted.covariance)
+    errors = (rng.standard_normal((n_draws, n)) * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    share = rng.uniform(size=n_draws)
+    margin = np.zeros((n, n))  # of the column over the row, which is the control
     for cell in range(n):
-        others = np.delete(np.arange(n), cell)
-        weights = np.eye(n)[others] - np.eye(n)[cell]
-        variance = fitted.variance(weights)
-        known = variance > 1e-14 * max(float(np.abs(means).max()) ** 2, 1e-300)
+        variance, freedom = fitted.pairs(cell)
+        known = variance > least
+        known[cell] = False
         if not known.any():
             continue
-        weights, others = weights[known], others[known]
-        freedom = fitted.degrees(weights)
-        covariance = weights @ fitted.covariance @ weights.T
-        statistic = draws(covariance, freedom, n_draws)
-        largest = np.ones(n_draws)
-        for of in np.unique(freedom):
-            np.minimum(largest, stats.t.sf(statistic[:, freedom == of].max(axis=1), of), out=largest)
-        border = np.quantile(largest, 1 - level)
-        margin[cell, others] = stats.t.isf(border, freedom) * np.sqrt(variance[known])
-    upper = margin.copy()
-    np.fill_diagonal(upper, 0.0)
-    is_in = (lead - upper <= 0).all(axis=1)
+        # The least certain difference speaks for all of this cell: the margins are a little too wide.
+        of = float(freedom[known].min())
+        error = np.sqrt(variance[known])
+        largest = ((errors[:, known] - errors[:, [cell]]) / error).max(axis=1)
+        largest /= np.sqrt(stats.chi2.ppf(share, of) / of)
+        margin[cell, known] = np.quantile(largest, level) * error
+    lead = means[None, :] - means[:, None]
+    is_in = (lead <= margin).all(axis=1)
     # The control of a bound is the cell that may be the best, not the one that is chosen.
-    regret = np.maximum((lead + upper.T)[:, is_in].max(axis=1), 0.0)
+    regret = np.maximum((lead + margin.T)[:, is_in].max(axis=1), 0.0)
     return BestSet(is_in, regret)

@@ -16,6 +16,7 @@ from birdnet_core.intervals import LEVEL
 from reports.statistics.linear_model import Fit
 
 N_DRAWS = 20_000
+STEP = 0.1  # of the logarithm of degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Joint:
 def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: int = N_DRAWS) -> Joint:
     """Return the contrasts `weights` [contrasts, cells], adjusted to each other at `level`."""
     estimate = weights @ fitted.means
-    variance, freedom = fitted.variance(weights), fitted.degrees(weights)
+    variance, freedom = fitted.variance(weights), rounded(fitted.degrees(weights))
     known = variance > 1e-14 * max(float(np.abs(fitted.means).max()) ** 2, 1e-300)
     error = np.sqrt(np.where(known, variance, np.nan))
     low, high, p = np.full((3, len(weights)), np.nan)
@@ -48,6 +49,12 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
         single = 2 * stats.t.sf(np.abs(estimate[known]) / error[known], freedom[known])
         p[known] = (np.searchsorted(smallest, single, "right") + 1) / (len(smallest) + 1)
     return Joint(estimate, low, high, p, error)
+
+
+def rounded(freedom: np.ndarray) -> np.ndarray:
+    """Return degrees of freedom, rounded down to one of a few: quantiles are slow to compute."""
+    found: np.ndarray = np.exp(np.floor(np.log(freedom) / STEP) * STEP)
+    return found
 
 
 def _smallest_p(covariance: np.ndarray, freedom: np.ndarray, n_draws: int) -> np.ndarray:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
-Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Of right predictions, recordings in truth and recordings predicted of every class, [..., classes] each."""
-CHUNK = 2**21  # values in a matrix of groups and classes
+Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""What classes add above and below the line of a score. From right predictions, recordings in truth,
+recordings predicted, and the number of the class, an entry each."""
 
 
 @dataclass(frozen=True)
@@ -34,86 +33,106 @@ class Pooled:
     influence: np.ndarray
 
 
-def statistics(strata: Mapping[str, np.ndarray]) -> dict[str, Statistic]:
-    """Return the scores of `records.METRICS` that follow from predicted classes; strata are classes."""
-    return {
-        "val/f1_macro": lambda hits, true, predicted: _mean(
-            f1(hits, true, predicted), (true > 0) | (predicted > 0)
-        ),
-        "val/accuracy": lambda hits, true, _: _ratio(hits.sum(axis=-1), true.sum(axis=-1)),
-        "val/f1_weighted": lambda hits, true, predicted: _ratio(
-            (f1(hits, true, predicted) * true).sum(axis=-1), true.sum(axis=-1)
-        ),
-        **{f"val/f1_{name}": _of_stratum(classes) for name, classes in strata.items()},
-    }
+class Counts:
+    """Right predictions, recordings in truth and recordings predicted, by class and by part.
 
+    Args:
+        truth, predicted: [recordings], classes.
+        part: [recordings], the number of what is left out at once, a fold or a group of recordings.
 
-def f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
-    return _ratio(2 * hits, true + predicted, 0.0)
-
-
-def pooled(
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    group: np.ndarray,
-    fold: np.ndarray,
-    n_classes: int,
-    statistic: Statistic,
-) -> Pooled:
-    """Return the score of `predicted` [recordings] against `truth`, with what folds and groups add to it.
-
-    `group` and `fold` number those of each recording from 0; every group is in one fold.
+    A part changes the counts of a few classes only, so that leaving out every part after the other costs as
+    much as a sort of the recordings.
     """
-    n_folds, n_groups = int(fold.max()) + 1, int(group.max()) + 1
-    whole = [part.sum(axis=0) for part in _sums(truth, predicted, fold, n_folds, n_classes)]
-    value = float(statistic(*whole))
-    pseudo = np.full(n_folds, value)
-    if n_folds > 1:
-        without = statistic(
-            *(w - s for w, s in zip(whole, _sums(truth, predicted, fold, n_folds, n_classes), strict=True))
-        )
-        pseudo = n_folds * value - (n_folds - 1) * without
+
+    def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
+        is_right = truth == predicted
+        self.whole = [
+            np.bincount(truth[is_right], minlength=n_classes).astype(float),
+            np.bincount(truth, minlength=n_classes).astype(float),
+            np.bincount(predicted, minlength=n_classes).astype(float),
+        ]
+        self.n_parts = int(part.max()) + 1
+        keys = np.concatenate([part * n_classes + truth, part * n_classes + predicted])
+        pairs, place = np.unique(keys, return_inverse=True)
+        of_truth, of_predicted = place[: len(truth)], place[len(truth) :]
+        self.part, self.classes = pairs // n_classes, pairs % n_classes
+        n = len(pairs)
+        of_parts = [
+            np.bincount(of_truth, is_right, n), np.bincount(of_truth, minlength=n),
+            np.bincount(of_predicted, minlength=n),
+        ]  # fmt: skip
+        self.without = [whole[self.classes] - of for whole, of in zip(self.whole, of_parts, strict=True)]
+
+    def score(self, statistic: Statistic) -> tuple[float, np.ndarray]:
+        """Return the score, and the score without each part [parts]; nan where nothing is left."""
+        hits, true, predicted = self.whole
+        above, below = statistic(hits, true, predicted, np.arange(len(hits)))
+        hits, true, predicted = self.without
+        less_above, less_below = statistic(hits, true, predicted, self.classes)
+        totals = []
+        for values, left in ((above, less_above), (below, less_below)):
+            change = np.bincount(self.part, left - values[self.classes], self.n_parts)
+            totals.append((values.sum(), values.sum() + change))
+        (whole_above, above_left), (whole_below, below_left) = totals
+        value = float(whole_above / whole_below) if whole_below > 0 else np.nan
+        left = np.divide(above_left, below_left, out=np.full(self.n_parts, np.nan), where=below_left > 1e-9)
+        return value, left
+
+
+def pooled(of_folds: Counts, of_groups: Counts | None, statistic: Statistic) -> Pooled:
+    """Return a score with what folds and groups add to it; no influence without `of_groups`."""
+    value, without = of_folds.score(statistic)
+    n = of_folds.n_parts
+    pseudo = np.full(n, value)
+    if n > 1:
+        pseudo = n * value - (n - 1) * without
         pseudo += value - np.nanmean(pseudo)  # less the jackknife's estimate of bias
-    influence = np.empty(n_groups)
-    step = max(1, CHUNK // n_classes)
-    for first in range(0, n_groups, step):
-        here = (group >= first) & (group < first + step)
-        n = min(step, n_groups - first)
-        sums = _sums(truth[here], predicted[here], group[here] - first, n, n_classes)
-        influence[first : first + n] = value - statistic(*(w - s for w, s in zip(whole, sums, strict=True)))
-    influence = np.nan_to_num(influence - np.nanmean(influence))
+    influence = np.zeros(0)
+    if of_groups is not None:
+        influence = value - of_groups.score(statistic)[1]
+        influence = np.nan_to_num(influence - np.nanmean(influence))
     return Pooled(value, pseudo, influence)
 
 
-def _sums(
-    truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_parts: int, n_classes: int
-) -> list[np.ndarray]:
-    """Return what a `Statistic` takes, of every part, [parts, classes] each."""
-    shape = (n_parts, n_classes)
-    is_right = truth == predicted
-    return [
-        csr_array((counted.astype(float), (part, classes)), shape=shape).toarray()
-        for classes, counted in (
-            (truth, is_right),
-            (truth, np.ones(len(truth))),
-            (predicted, np.ones(len(truth))),
-        )
-    ]
+def statistics(strata: Mapping[str, np.ndarray], n_classes: int) -> dict[str, Statistic]:
+    """Return the scores of `records.METRICS` that follow from predicted classes.
+
+    `strata` names classes; a stratum's F1 is the mean over its species in truth, F1-macro over the species in
+    truth or prediction.
+    """
+
+    def macro(
+        hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, _: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return _f1(hits, true, predicted), (true + predicted > 0).astype(float)
+
+    def weighted(
+        hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, _: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return _f1(hits, true, predicted) * true, true
+
+    found: dict[str, Statistic] = {
+        "val/f1_macro": macro,
+        "val/accuracy": lambda hits, true, *_: (hits, true),
+        "val/f1_weighted": weighted,
+    }
+    for name, classes in strata.items():
+        found[f"val/f1_{name}"] = _of_stratum(np.isin(np.arange(n_classes), classes))
+    return found
 
 
-def _of_stratum(classes: np.ndarray) -> Statistic:
-    def score(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        chosen = [part[..., classes] for part in (hits, true, predicted)]
-        return _mean(f1(*chosen), chosen[1] > 0)
+def _of_stratum(is_member: np.ndarray) -> Statistic:
+    def score(
+        hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, classes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        counted = (is_member[classes] & (true > 0)).astype(float)
+        return _f1(hits, true, predicted) * counted, counted
 
     return score
 
 
-def _mean(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    return _ratio(np.where(counted, values, 0.0).sum(axis=-1), counted.sum(axis=-1))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
-    found: np.ndarray = np.divide(above, below, out=np.full(np.shape(below), otherwise), where=below > 0)
+def _f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
+    total = true + predicted
+    found: np.ndarray = np.divide(2 * hits, total, out=np.zeros(len(total)), where=total > 0)
     return found

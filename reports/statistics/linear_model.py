@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+MOST_FREEDOM = 1e4
 LEAST_REPEATS = 3  # below these, the spread is not estimated
 EQUAL_ABOVE = 0.5
 """Cells share one spread if Bartlett's test of equal variances has a p value above this; otherwise each has
@@ -71,7 +72,7 @@ class Fit:
 
     def variance(self, weights: np.ndarray) -> np.ndarray:
         """Return the variance of each contrast, `weights` [contrasts, cells]."""
-        found: np.ndarray = np.einsum("kc,cd,kd->k", weights, self.covariance, weights)
+        found: np.ndarray = ((weights @ self.covariance) * weights).sum(axis=1)
         return found
 
     def degrees(self, weights: np.ndarray) -> np.ndarray:
@@ -79,17 +80,33 @@ class Fit:
 
         The parts are the spreads of the cells, or the one that they share, and the groups of recordings.
         """
-        from_spread = np.einsum("kc,cd->kcd", weights, self.of_spread) * weights[:, None, :]
-        of_cells = from_spread.sum(axis=2)
+        of_cells = (weights @ self.of_spread) * weights
         if self.has_equal_spread:
             uncertain = of_cells.sum(axis=1) ** 2 / self.freedom[0]
         else:
             uncertain = (of_cells**2 / self.freedom).sum(axis=1)
-        of_recordings = ((weights @ self.moved) ** 4).sum(axis=1) / 2
-        variance = self.variance(weights)
-        total = uncertain + of_recordings
-        found: np.ndarray = np.divide(variance**2, total, out=np.full(len(weights), 1e4), where=total > 0)
-        bounded: np.ndarray = np.clip(found, min(1.0, float(self.freedom.min())), 1e4)
+        total = uncertain + ((weights @ self.moved) ** 4).sum(axis=1) / 2
+        return self._bounded(self.variance(weights) ** 2, total)
+
+    def pairs(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return variance and degrees of freedom of every cell less `cell`, [cells] each; 0 for itself."""
+
+        def of_differences(matrix: np.ndarray) -> np.ndarray:
+            found: np.ndarray = np.diag(matrix) + matrix[cell, cell] - 2 * matrix[cell]
+            return found
+
+        variance = of_differences(self.covariance)
+        if self.has_equal_spread:
+            uncertain = of_differences(self.of_spread) ** 2 / self.freedom[0]
+        else:
+            own = (np.diag(self.of_spread) - self.of_spread[cell]) ** 2 / self.freedom
+            uncertain = own + (self.of_spread[cell, cell] - self.of_spread[cell]) ** 2 / self.freedom[cell]
+        total = uncertain + ((self.moved - self.moved[cell]) ** 4).sum(axis=1) / 2
+        return variance, self._bounded(variance**2, total)
+
+    def _bounded(self, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        found = np.divide(above, below, out=np.full(len(above), MOST_FREEDOM), where=below > 0)
+        bounded: np.ndarray = np.clip(found, min(1.0, float(self.freedom.min())), MOST_FREEDOM)
         return bounded
 
 
@@ -100,10 +117,10 @@ def fit(scores: RepeatedScores) -> Fit | None:
     if len(scores.values) < 2 or not observed.any(axis=1).all() or shared.shape[1] < LEAST_REPEATS:
         return None
     n_cells, n_repeats = observed.shape
+    by_repeat = None  # of complete tables every value has the same weight
     if observed.all():
         means = scores.values.mean(axis=1)
         residuals = scores.values - means[:, None] - scores.values.mean(axis=0) + means.mean()
-        by_repeat = np.broadcast_to(np.eye(n_cells) / n_repeats, (n_repeats, n_cells, n_cells))
         rank = n_cells + n_repeats - 1
     else:
         means, residuals, by_repeat, rank = _unbalanced(scores.values, observed)
@@ -116,31 +133,33 @@ def fit(scores: RepeatedScores) -> Fit | None:
     is_equal = own is None or _bartlett(residuals, observed) > EQUAL_ABOVE
     if own is not None and not is_equal:
         spread, each = np.maximum(own, 0.1 * common), own_freedom
-    of_training, of_spread, moved = spread, _sandwich(by_repeat, spread), np.zeros((n_cells, 0))
-    recordings = np.zeros((n_cells, n_cells))
+    of_spread, moved = _sandwich(by_repeat, spread, n_repeats), np.zeros((n_cells, 0))
     if scores.influence is None:
         of_spread = of_spread * max(1.0, n_repeats / scores.n_distinct)
         return Fit(means, of_spread, spread, each, is_equal, of_spread, moved)
-    influence = np.where(observed[:, :, None], scores.influence, 0.0)
-    per_repeat = np.einsum(
-        "rcd,drg->rcg", by_repeat, influence
-    )  # how groups move the means, repeat by repeat
-    recordings = np.einsum("rcg,rdg->cd", per_repeat, per_repeat)
+    influence = np.where(observed[:, :, None], scores.influence, 0.0).transpose(1, 0, 2)
+    # How groups move the means, repeat by repeat: [repeats, cells, groups].
+    per_repeat = influence / n_repeats if by_repeat is None else by_repeat @ influence
+    recordings = np.zeros((n_cells, n_cells))
+    for of_repeat in per_repeat:
+        recordings += of_repeat @ of_repeat.T
     moved = per_repeat.sum(axis=0)
     again = _positive(moved @ moved.T - recordings)
     # The residuals' spread holds that of the recordings within a repeat; the rest is the training's.
-    in_residuals = _spread_of_recordings(influence, n_repeats)
+    in_residuals = _spread_of_recordings(influence)
     of_recordings = None if is_equal else _own(np.diag(in_residuals))
     if of_recordings is None:
         of_recordings = np.full(n_cells, np.trace(in_residuals) / (n_cells - 1))
     of_training = np.maximum(spread - of_recordings, 0.0)
-    covariance = recordings + again + _sandwich(by_repeat, of_training)
+    covariance = recordings + again + _sandwich(by_repeat, of_training, n_repeats)
     return Fit(means, covariance, spread, each, is_equal, of_spread, moved)
 
 
-def _sandwich(by_repeat: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def _sandwich(by_repeat: np.ndarray | None, spread: np.ndarray, n_repeats: int) -> np.ndarray:
     """Return the covariance of the means under independent errors of variance `spread` [cells]."""
-    found: np.ndarray = np.einsum("rcd,d,red->ce", by_repeat, spread, by_repeat)
+    if by_repeat is None:
+        return np.diag(spread) / n_repeats
+    found: np.ndarray = ((by_repeat * spread) @ by_repeat.transpose(0, 2, 1)).sum(axis=0)
     return found
 
 
@@ -193,14 +212,19 @@ def _bartlett(residuals: np.ndarray, observed: np.ndarray) -> float:
     return float(stats.chi2.sf(statistic / correction, n - 1))
 
 
-def _spread_of_recordings(influence: np.ndarray, n_repeats: int) -> np.ndarray:
-    """Return what recordings add to the covariance of a repeat's residuals, [cells, cells]."""
-    n_cells = len(influence)
-    within = np.einsum("crg,drg->cd", influence, influence) / n_repeats
-    total = influence.sum(axis=1)
-    between = (total @ total.T - within * n_repeats) / (n_repeats * (n_repeats - 1))
+def _spread_of_recordings(influence: np.ndarray) -> np.ndarray:
+    """Return what recordings add to the covariance of a repeat's residuals, [cells, cells].
+
+    `influence` is [repeats, cells, groups].
+    """
+    n_repeats, n_cells, _ = influence.shape
+    within = np.zeros((n_cells, n_cells))
+    for of_repeat in influence:
+        within += of_repeat @ of_repeat.T
+    total = influence.sum(axis=0)
+    between = (total @ total.T - within) / (n_repeats * (n_repeats - 1))
     centred = np.eye(n_cells) - 1 / n_cells
-    found: np.ndarray = centred @ (within - between) @ centred
+    found: np.ndarray = centred @ (within / n_repeats - between) @ centred
     return found
 
 

@@ -6,7 +6,7 @@ luckier. So repeat r is read at the epoch at which the other repeats of its cell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
-from reports.statistics.jackknife import Pooled, Statistic, pooled, statistics
+from reports.statistics.jackknife import Counts, pooled, statistics
 from reports.statistics.linear_model import RepeatedScores
 
 
@@ -79,26 +79,35 @@ class Repeats:
     n_classes: int
     n_groups: int
 
-    def score(self, metric: str) -> tuple[np.ndarray, RepeatedScores]:
-        """Return the score of each cell, and what a model of all repeats is fitted to.
+    def scores(self, *, influential: str) -> Iterator[tuple[str, np.ndarray, RepeatedScores]]:
+        """Yield each metric, its score of each cell, and what a model of all repeats is fitted to.
 
         Scores that follow from the predicted classes are of all recordings of a deal together, the mean over
-        deals weighted by their repeats; others are means over repeats.
+        deals weighted by their repeats; others are means over repeats. Influences of groups of recordings
+        come with the metric `influential` alone: they are large.
         """
-        statistic = statistics(self.strata).get(metric)
-        values = self.metrics[metric]
         n_distinct = min(self.n_folds, len(self.repeats)) if self.n_folds > 1 else len(self.repeats)
-        if self.deals is None or statistic is None:
-            return _means(values), RepeatedScores(values, None, n_distinct)
-        found = np.full(values.shape, np.nan)
-        influence = np.zeros((*values.shape, self.n_groups))
-        for deal in self.deals:
-            for cell in range(len(self.config_ids)):
-                if (part := deal.of_cell(cell)) is not None:
-                    group, place, each = part.pooled(self.n_classes, statistic)
-                    found[cell, part.columns] = each.pseudo
-                    influence[cell, part.columns[place], group] = len(part.columns) * each.influence
-        return _means(found), RepeatedScores(found, influence, n_distinct)
+        known = statistics(self.strata, self.n_classes) if self.deals is not None else {}
+        known = {metric: statistic for metric, statistic in known.items() if metric in self.metrics}
+        shape = (len(self.config_ids), len(self.repeats))
+        found = {metric: np.full(shape, np.nan) for metric in known}
+        influence = np.zeros((*shape, self.n_groups)) if influential in known else None
+        for deal in self.deals or () if known else ():
+            for cell in range(shape[0]):
+                part = deal.of_cell(cell)
+                if part is None:
+                    continue
+                of_folds, of_groups, group, place = part.counts(self.n_classes)
+                for metric, statistic in known.items():
+                    is_influential = metric == influential
+                    each = pooled(of_folds, of_groups if is_influential else None, statistic)
+                    found[metric][cell, part.columns] = each.pseudo
+                    if is_influential and influence is not None:
+                        influence[cell, part.columns[place], group] = len(part.columns) * each.influence
+        for metric, values in self.metrics.items():
+            of_metric = found.get(metric, values)
+            moved = influence if metric == influential else None
+            yield metric, _means(of_metric), RepeatedScores(of_metric, moved, n_distinct)
 
 
 def _means(values: np.ndarray) -> np.ndarray:
@@ -140,12 +149,14 @@ class Part:
         """Return the word of `records.seen` of each recording, None where it is not known of the weights."""
         return None if weights_hash not in self.seen else np.array(SEEN)[self.seen[weights_hash]]
 
-    def pooled(self, n_classes: int, statistic: Statistic) -> tuple[np.ndarray, np.ndarray, Pooled]:
-        """Return the group and the place of the repeat of each influence, and the score."""
+    def counts(self, n_classes: int) -> tuple[Counts, Counts, np.ndarray, np.ndarray]:
+        """Return the counts of folds and of groups, with number and place of the repeat of each group."""
         # Clips split at random have recordings in several folds: a group counts once in each.
         pairs, number = np.unique(np.stack([self.group, self.fold]), axis=1, return_inverse=True)
-        each = pooled(self.truth, self.predicted, number, self.fold, n_classes, statistic)
-        return pairs[0], pairs[1], each
+        of_folds, of_groups = (
+            Counts(self.truth, self.predicted, part, n_classes) for part in (self.fold, number.ravel())
+        )
+        return of_folds, of_groups, pairs[0], pairs[1]
 
 
 @dataclass(frozen=True)
@@ -234,6 +245,11 @@ def _predictions(
         split, classes = known[run, split_id], folder.predicted_classes(trial_id)
         if split is None or classes is None:
             return None
+        if classes.size and classes.max() >= len(split.species):
+            raise RunFolderError(
+                f"{run}: the predictions of {trial_id} name class {classes.max()}, and its validation split "
+                f"{split_id} has {len(split.species)}; one of its files was altered"
+            )
         if classes.shape[1] != len(split.truth) or not 1 <= epoch <= len(classes):
             raise RunFolderError(
                 f"{run}: the predictions of {trial_id} are of {classes.shape[1]} recordings and "
