@@ -149,7 +149,8 @@ def test_every_head_trains_and_continues_to_the_last_digit(config, dataset, tmp_
         session.step()
 
     def without_time(rows):
-        return [{key: value for key, value in row.items() if key != "epoch_s"} for row in rows]
+        # As text, in which a nan, of a stratum that is not validated, equals another.
+        return [{key: repr(value) for key, value in row.items() if key != "epoch_s"} for row in rows]
 
     assert without_time(session.progress.history) == without_time(whole)
     assert len(whole) == 3

@@ -649,8 +649,9 @@ def test_a_session_predicts_by_its_best_epoch_and_trains_on_from_its_last(
     while not session.finished:
         epochs.append(session.step())
         session.predict("val")
-    assert [{k: v for k, v in epoch.items() if k != "epoch_s"} for epoch in epochs] == [
-        {k: v for k, v in epoch.items() if k != "epoch"} for epoch in expected
+    # As text, in which a nan, of a stratum that is not validated, equals another.
+    assert [{k: repr(v) for k, v in epoch.items() if k != "epoch_s"} for epoch in epochs] == [
+        {k: repr(v) for k, v in epoch.items() if k != "epoch"} for epoch in expected
     ]
     scripted()
     trained = train(config, small_dataset, checkpoint=tmp_path / "session.pt")
