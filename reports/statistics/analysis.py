@@ -214,8 +214,8 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     """Return how many repeats would tell a `difference` of two cells from none, None where no number would.
 
     From the spread of this study: the half-width of an interval of a comparison with the first cell, alone,
-    at its average over the others. Recordings that are validated again add nothing: their part of the variance
-    stays that of all of them once every fold has been validated.
+    at its average over the others. Recordings that are validated again add nothing: their part of the
+    variance stays that of all of them once every fold has been validated.
     """
     fitted, scores = analysis.fitted, analysis.repeats
     if fitted is None or len(fitted.means) < 2:
