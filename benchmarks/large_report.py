@@ -106,7 +106,10 @@ def write_run(folder: Path, particular: dict[str, Any], trials: list[Trial], epo
         }
     )  # fmt: skip
     truth = rng.choice(len(SPECIES), N_VAL, p=np.array(list(N_TRAIN.values())) / sum(N_TRAIN.values()))
-    run.write_validation("s", Validation(species=SPECIES, truth=truth.tolist(), recording=list(range(N_VAL))))
+    numbers = list(range(N_VAL))
+    run.write_validation(
+        "s", Validation(species=SPECIES, truth=truth.tolist(), recording=numbers, group=numbers)
+    )
     # The same of all trials, whose classes differ.
     top = rng.permuted(np.tile(np.arange(len(SPECIES)), (N_VAL, 1)), axis=1)[:, :N_TOP].astype("uint16")
     probability = np.sort(rng.dirichlet(np.ones(N_TOP), N_VAL), axis=1)[:, ::-1].astype("float16")

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
+from reports.statistics.family import rounded
 from reports.statistics.linear_model import Fit
 
 N_DRAWS, LEAST_DRAWS = 10_000, 2_000
@@ -46,6 +47,7 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     values, vectors = np.linalg.eigh(fitted.covariance)
     errors = (rng.standard_normal((n_draws, n)) * np.sqrt(np.maximum(values, 0))) @ vectors.T
     share = rng.uniform(size=n_draws)
+    scale: dict[float, np.ndarray] = {}  # draws of the spread, by its degrees of freedom
     margin = np.zeros((n, n))  # of the column over the row, which is the control
     for cell in range(n):
         variance, freedom = fitted.pairs(cell)
@@ -54,10 +56,12 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
         if not known.any():
             continue
         # The least certain difference speaks for all of this cell: the margins are a little too wide.
-        of = float(freedom[known].min())
+        of = float(rounded(freedom[known].min()))
         error = np.sqrt(variance[known])
         largest = ((errors[:, known] - errors[:, [cell]]) / error).max(axis=1)
-        largest /= np.sqrt(stats.chi2.ppf(share, of) / of)
+        if of not in scale:
+            scale[of] = np.sqrt(stats.chi2.ppf(share, of) / of)
+        largest /= scale[of]
         margin[cell, known] = np.quantile(largest, level) * error
     lead = means[None, :] - means[:, None]
     is_in = (lead <= margin).all(axis=1)

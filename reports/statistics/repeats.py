@@ -29,17 +29,21 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
     other completed repeats of its config. A repeat that ended before counts with its last epoch. A config
     with one completed repeat, and every trial of a search, is read at its own best epoch.
     """
-    trials = trials.assign(read_epoch=trials["best_epoch"])
+    read_epoch = trials["best_epoch"].to_numpy(dtype=float, copy=True)
     metric, sign = study["metric"], 1 if study["direction"] == "maximize" else -1
     if study["kind"] == "search" or metric not in epochs or not len(epochs):
-        return trials
-    done = trials.index[trials["status"] == "completed"]
+        return trials.assign(read_epoch=read_epoch)
+    done = np.flatnonzero(trials["status"] == "completed")
+    names = trials["trial_id"].to_numpy()
     rows_of = epochs.groupby("trial_id", sort=False).indices
     numbers, values = epochs["epoch"].to_numpy(), epochs[metric].to_numpy(dtype=float) * sign
     metrics = [name for name in METRICS if name in epochs and name in trials]
-    all_values = epochs[metrics].to_numpy(dtype=float)
-    for _, mine in trials.loc[done].groupby("config_id", sort=False):
-        rows = {i: rows_of[name] for i, name in mine["trial_id"].items() if name in rows_of}
+    all_values, at_epoch = (
+        epochs[metrics].to_numpy(dtype=float),
+        trials[metrics].to_numpy(dtype=float, copy=True),
+    )
+    for mine in trials.iloc[done].groupby("config_id", sort=False).indices.values():
+        rows = {int(i): rows_of[names[i]] for i in done[mine] if names[i] in rows_of}
         # Only curves that are whole can be averaged epoch by epoch.
         rows = {i: at for i, at in rows.items() if np.array_equal(numbers[at], np.arange(1, len(at) + 1))}
         if len(rows) < 2:
@@ -52,9 +56,10 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
             with np.errstate(invalid="ignore"):
                 others = np.where(np.isfinite(curve), total - curve, -np.inf)
             epoch = min(int(np.argmax(np.where(np.isnan(others), -np.inf, others))), len(at) - 1)
-            trials.at[i, "read_epoch"] = epoch + 1
-            trials.loc[i, metrics] = all_values[at[epoch]]
-    return trials
+            read_epoch[i] = epoch + 1
+            at_epoch[i] = all_values[at[epoch]]
+    at_read = dict(zip(metrics, at_epoch.T, strict=True))
+    return trials.assign(read_epoch=read_epoch, **at_read)
 
 
 @dataclass(frozen=True)
