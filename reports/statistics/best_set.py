@@ -18,7 +18,7 @@ from reports.statistics.family import rounded
 from reports.statistics.linear_model import Fit
 
 N_DRAWS, LEAST_DRAWS = 10_000, 2_000
-MOST_VALUES = 2_000_000  # drawn for one control
+MOST_VALUES = 1_000_000  # drawn for one control
 
 
 @dataclass(frozen=True)

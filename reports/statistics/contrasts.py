@@ -221,8 +221,8 @@ def _trends(
 
 def _distinct(found: list[Contrast]) -> list[Contrast]:
     """Return the contrasts without those whose weights, or their negatives, an earlier one has."""
-    kept: list[Contrast] = []
+    kept: dict[bytes, Contrast] = {}
     for contrast in found:
-        if not any(np.allclose(contrast.weights, sign * other.weights) for other in kept for sign in (1, -1)):
-            kept.append(contrast)
-    return kept
+        first = contrast.weights[np.flatnonzero(contrast.weights)[0]]
+        kept.setdefault((np.round(contrast.weights * np.sign(first), 9) + 0.0).tobytes(), contrast)
+    return list(kept.values())

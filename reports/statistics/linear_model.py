@@ -11,6 +11,7 @@ do not become more by that, and their part does not shrink with further repeats.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,8 +102,18 @@ class Fit:
         else:
             own = (np.diag(self.of_spread) - self.of_spread[cell]) ** 2 / self.freedom
             uncertain = own + (self.of_spread[cell, cell] - self.of_spread[cell]) ** 2 / self.freedom[cell]
-        total = uncertain + ((self.moved - self.moved[cell]) ** 4).sum(axis=1) / 2
+        total = uncertain + self._fourth_powers[cell] / 2
         return variance, self._bounded(variance**2, total)
+
+    @functools.cached_property
+    def _fourth_powers(self) -> np.ndarray:
+        """The sum over groups of (moved[i] - moved[j])^4, [cells, cells]."""
+        moved = self.moved
+        cube, square = moved**3 @ moved.T, moved**2 @ (moved**2).T
+        fourth = np.diag(square)
+        found: np.ndarray = fourth[:, None] + fourth[None, :] - 4 * (cube + cube.T) + 6 * square
+        positive: np.ndarray = np.maximum(found, 0.0)
+        return positive
 
     def _bounded(self, above: np.ndarray, below: np.ndarray) -> np.ndarray:
         found = np.divide(above, below, out=np.full(len(above), MOST_FREEDOM), where=below > 0)

@@ -7,7 +7,7 @@ luckier. So repeat r is read at the epoch at which the other repeats of its cell
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,13 +102,14 @@ class Repeats:
                 part = deal.of_cell(cell)
                 if part is None:
                     continue
-                of_folds, of_groups, group, place = part.counts(self.n_classes)
+                of_folds, of_groups = part.counts(self.n_classes)
                 for metric, statistic in known.items():
                     is_influential = metric == influential
                     each = pooled(of_folds, of_groups if is_influential else None, statistic)
                     found[metric][cell, part.columns] = each.pseudo
                     if is_influential and influence is not None:
-                        influence[cell, part.columns[place], group] = len(part.columns) * each.influence
+                        place = cell, part.columns[part.part_fold], part.part_group
+                        influence[place] = len(part.columns) * each.influence
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
             moved = influence if metric == influential else None
@@ -126,24 +127,29 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """What one cell predicted in the repeats `columns` of one deal, recording by recording.
+    """The recordings that were validated in the repeats `columns` of one deal, and what a cell predicted.
 
-    `fold` is the place in `columns` of each recording's repeat, `seen` as in `Validation`.
+    `fold` is the place in `columns` of each recording's repeat, `part` numbers groups within repeats, of
+    which `part_group` and `part_fold` name the group and the place of the repeat; `seen` is as in
+    `Validation`.
     """
 
     species: list[str]
     columns: np.ndarray
     truth: np.ndarray
-    predicted: np.ndarray
     recording: np.ndarray
     group: np.ndarray
     fold: np.ndarray
+    part: np.ndarray
+    part_group: np.ndarray
+    part_fold: np.ndarray
     seen: dict[str, np.ndarray]
+    predicted: np.ndarray
 
     def by_recording(self) -> Part:
         """Return the same in the order of recordings, whatever fold each is in."""
         order = np.argsort(self.recording, kind="stable")
-        names = ("truth", "predicted", "recording", "group", "fold")
+        names = ("truth", "predicted", "recording", "group", "fold", "part")
         return replace(
             self,
             **{name: getattr(self, name)[order] for name in names},
@@ -154,14 +160,13 @@ class Part:
         """Return the word of `records.seen` of each recording, None where it is not known of the weights."""
         return None if weights_hash not in self.seen else np.array(SEEN)[self.seen[weights_hash]]
 
-    def counts(self, n_classes: int) -> tuple[Counts, Counts, np.ndarray, np.ndarray]:
-        """Return the counts of folds and of groups, with number and place of the repeat of each group."""
+    def counts(self, n_classes: int) -> tuple[Counts, Counts]:
+        """Return the counts of folds and of groups within them."""
         # Clips split at random have recordings in several folds: a group counts once in each.
-        pairs, number = np.unique(np.stack([self.group, self.fold]), axis=1, return_inverse=True)
-        of_folds, of_groups = (
-            Counts(self.truth, self.predicted, part, n_classes) for part in (self.fold, number.ravel())
+        return (
+            Counts(self.truth, self.predicted, self.fold, n_classes),
+            Counts(self.truth, self.predicted, self.part, n_classes),
         )
-        return of_folds, of_groups, pairs[0], pairs[1]
 
 
 @dataclass(frozen=True)
@@ -169,32 +174,48 @@ class Deal:
     """The predictions of all cells in the repeats of one deal.
 
     Args:
-        columns: the places of its repeats. splits: the validation split of each, by place.
-        predicted: the classes that each cell (row) predicted in each repeat (column), where it did.
+        columns: the places of its repeats. splits: the validation split of each cell (row) in each repeat
+            (column). predicted: the classes that it predicted, where it did.
     """
 
     columns: list[int]
     splits: dict[tuple[int, int], Validation]
     predicted: dict[tuple[int, int], np.ndarray]
+    _known: dict[tuple[int, ...], Part] = field(default_factory=dict, repr=False)
 
     def of_cell(self, cell: int) -> Part | None:
         """Return what a cell predicted in this deal, None where it has no completed trial in it."""
         columns = [column for column in self.columns if (cell, column) in self.predicted]
         if not columns:
             return None
+        predicted = np.concatenate([self.predicted[cell, column] for column in columns]).astype(int)
         of = [self.splits[cell, column] for column in columns]
-        sizes = [len(split.truth) for split in of]
-        known = set.intersection(*(set(split.seen) for split in of))
-        return Part(
-            of[0].species,
-            np.array(columns),
-            np.concatenate([split.truth for split in of]).astype(int),
-            np.concatenate([self.predicted[cell, column] for column in columns]).astype(int),
-            np.concatenate([split.recording for split in of]).astype(int),
-            np.concatenate([split.group for split in of]).astype(int),
-            np.repeat(np.arange(len(columns)), sizes),
-            {name: np.concatenate([split.seen[name] for split in of]).astype(int) for name in sorted(known)},
-        )
+        key = tuple(map(id, of))  # most cells share their splits
+        if key not in self._known:
+            self._known[key] = _part(of, columns)
+        return replace(self._known[key], predicted=predicted)
+
+
+def _part(of: list[Validation], columns: list[int]) -> Part:
+    group, fold = (
+        np.concatenate([split.group for split in of]).astype(int),
+        np.repeat(np.arange(len(of)), [len(split.truth) for split in of]),
+    )
+    pairs, part = np.unique(group * len(of) + fold, return_inverse=True)
+    known = set.intersection(*(set(split.seen) for split in of))
+    return Part(
+        species=of[0].species,
+        columns=np.array(columns),
+        truth=np.concatenate([split.truth for split in of]).astype(int),
+        recording=np.concatenate([split.recording for split in of]).astype(int),
+        group=group,
+        fold=fold,
+        part=part,
+        part_group=pairs // len(of),
+        part_fold=pairs % len(of),
+        seen={name: np.concatenate([split.seen[name] for split in of]).astype(int) for name in sorted(known)},
+        predicted=np.zeros(0, dtype=int),
+    )
 
 
 def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str, Any]) -> Repeats:
