@@ -21,7 +21,9 @@ MOST_FREEDOM = 1e4
 LEAST_REPEATS = 3  # below these, the spread is not estimated
 EQUAL_ABOVE = 0.5
 """Cells share one spread if Bartlett's test of equal variances has a p value above this; otherwise each has
-its own. A high border, because a test of a few repeats rarely finds what makes pooled intervals too short."""
+its own. A high border: a test of a few repeats rarely finds what makes pooled intervals too short."""
+LEAST_SHARE = 0.5
+"""Of the common spread, which a cell's own does not go below: the smallest of several small samples is chance."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def fit(scores: RepeatedScores) -> Fit | None:
     own, own_freedom = _own_spreads(residuals, observed)
     is_equal = own is None or _bartlett(residuals, observed) > EQUAL_ABOVE
     if own is not None and not is_equal:
-        spread, each = np.maximum(own, 0.1 * common), own_freedom
+        spread, each = np.maximum(own, LEAST_SHARE * common), own_freedom
     of_spread, moved = _sandwich(by_repeat, spread, n_repeats), np.zeros((n_cells, 0))
     if scores.influence is None:
         of_spread = of_spread * max(1.0, n_repeats / scores.n_distinct)
