@@ -86,11 +86,11 @@ def pooled(of_folds: Counts, of_groups: Counts | None, statistic: Statistic) -> 
     pseudo = np.full(n, value)
     if n > 1:
         pseudo = n * value - (n - 1) * without
-        pseudo += value - np.nanmean(pseudo)  # less the jackknife's estimate of bias
+        pseudo += value - _mean(pseudo)  # less the jackknife's estimate of bias
     influence = np.zeros(0)
     if of_groups is not None:
         influence = value - of_groups.score(statistic)[1]
-        influence = np.nan_to_num(influence - np.nanmean(influence))
+        influence = np.nan_to_num(influence - _mean(influence))
     return Pooled(value, pseudo, influence)
 
 
@@ -119,6 +119,12 @@ def statistics(strata: Mapping[str, np.ndarray], n_classes: int) -> dict[str, St
     for name, classes in strata.items():
         found[f"val/f1_{name}"] = _of_stratum(np.isin(np.arange(n_classes), classes))
     return found
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of the finite values, nan where there is none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else np.nan
 
 
 def _of_stratum(is_member: np.ndarray) -> Statistic:

@@ -23,7 +23,7 @@ EQUAL_ABOVE = 0.5
 """Cells share one spread if Bartlett's test of equal variances has a p value above this; otherwise each has
 its own. A high border: a test of a few repeats rarely finds what makes pooled intervals too short."""
 LEAST_SHARE = 0.5
-"""Of the common spread, which a cell's own does not go below: the smallest of several small samples is chance."""
+"""Of the common spread, which a cell's own does not go below: the smallest of several is small by chance."""
 
 
 @dataclass(frozen=True)
