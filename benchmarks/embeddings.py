@@ -175,6 +175,9 @@ def rows(folds: Folds, best: TrainConfig | None) -> Iterator[tuple[str, list[Pre
     if best:
         configs["config of the search"] = best, 1
         configs[f"config of the search, {N_SEEDS} seeds"] = best, N_SEEDS
+        # One validation split chose the number of windows, by which every other row differs as well.
+        four = best.override({"data.windows_per_recording": BASE["data.windows_per_recording"]})
+        configs["config of the search, four windows"] = four, 1
     for name, (config, n_seeds) in configs.items():
         whole = config.override(WHOLE)
         yield name, [folds.predicted(whole, fold, n_seeds=n_seeds) for fold in range(N_FOLDS)]
