@@ -265,7 +265,7 @@ COMPONENTS = {"features": registry.features, "model": registry.models, "loss": r
 RUNTIME_FIELDS = ("seed", "repeat", "runtime.")
 NUMBERS = ("seed", "repeat")  # settings without a section
 # Settings that may name a folder or a file: trials run elsewhere, so whoever reads them makes those absolute.
-FOLDER_SETTINGS = ("model.pretrained", "features.weights", "augment.noise.folder")
+PATH_SETTINGS = ("model.pretrained", "features.weights", "augment.noise.folder")
 # What a backbone or the filter bank of a checkpoint decides unless it is given.
 CLIP_SETTINGS = ("data.sample_rate", "data.window_s", "data.highpass_hz")
 

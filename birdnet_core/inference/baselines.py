@@ -14,6 +14,7 @@ import torch
 from birdnet_core.backbones.base import Backbone
 from birdnet_core.backbones.synonyms import label_index
 from birdnet_core.config import TrainConfig
+from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.training.batches import SCORING_BATCH, ClipBatches
 from birdnet_core.training.metrics import average_windows
@@ -56,11 +57,13 @@ def nearest_neighbours(
     return smoothed
 
 
-def zero_shot(backbone: Backbone, dataset: Dataset, split: str) -> np.ndarray:
+def zero_shot(
+    backbone: Backbone, dataset: Dataset, split: str, progress: Progress = no_progress
+) -> np.ndarray:
     """Return probabilities [recordings, classes] by the backbone's own labels: nothing is trained.
 
     The softmax, over the classes, of the logits of their labels (`synonyms.label_index`). A class without a
-    label has the probability 0. The backbone hears every window of the split.
+    label has the probability 0. The backbone runs on every window of the split; `progress` counts them.
     """
     labels = label_index(dataset.species, backbone.convention.labels)
     known = [c for c, label in enumerate(labels) if label is not None]
@@ -71,6 +74,7 @@ def zero_shot(backbone: Backbone, dataset: Dataset, split: str) -> np.ndarray:
         some = slice(first, first + SCORING_BATCH)
         logits = torch.from_numpy(backbone.label_logits(dataset.waveforms(rows[some]).numpy())[:, places])
         windows[some, known] = torch.softmax(logits.double(), dim=1).numpy()
+        progress(ZERO_SHOT, min(some.stop, len(rows)), len(rows))
     return average_windows(windows, dataset.scored_ids[rows])[0]
 
 

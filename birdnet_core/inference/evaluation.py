@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from birdnet_core.build import build_feature
+from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.seen import Seen, seen_before
 from birdnet_core.errors import DataError
@@ -98,6 +99,7 @@ def evaluate(
     with_baselines: bool = True,
     n_resamples: int = N_RESAMPLES,
     device: str = "auto",
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Return the scores of a model's members, of their ensemble and of baselines in the test split.
 
@@ -106,13 +108,14 @@ def evaluate(
     each with the metrics of `records.TEST_METRICS` and their intervals. The difference is the ensemble minus
     the mean of its members, paired by resample; `over_baseline` the calibrated ensemble minus each baseline.
     `seen` has the scores of the recordings that a backbone may have been trained on and of the others apart;
-    None for a model without a backbone.
+    None for a model without a backbone. `progress` counts the windows that its labels are
+    scored on.
     """
     of_members, truth, scored_ids = member_probabilities(model, dataset, "test", device)
     ensemble = of_members.mean(axis=0)
     calibrated = tempered(ensemble, model.temperature)
     members = {f"seed {m.seed}": p for m, p in zip(model.members, of_members, strict=True)}
-    baselines, notes = _baselines(model, dataset) if with_baselines else ({}, [])
+    baselines, notes = _baselines(model, dataset, progress) if with_baselines else ({}, [])
     rows = {**members, ENSEMBLE: ensemble, CALIBRATED: calibrated, **baselines}
     group = dict(zip(dataset.scored_ids.tolist(), dataset.group.tolist(), strict=True))
     group_of = np.array([group[scored_id] for scored_id in scored_ids.tolist()])
@@ -195,7 +198,7 @@ class _Compared:
         }
 
 
-def _baselines(model: Model, dataset: Dataset) -> tuple[dict[str, np.ndarray], list[str]]:
+def _baselines(model: Model, dataset: Dataset, progress: Progress) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the probabilities of every baseline that these features have, and notes on them."""
     splits = model.config.training.train_splits
     found = {
@@ -209,7 +212,7 @@ def _baselines(model: Model, dataset: Dataset) -> tuple[dict[str, np.ndarray], l
     missing = without_label(feature.backbone, dataset)
     if len(missing) == len(dataset.species):
         return found, [f"no {ZERO_SHOT} baseline: the backbone has a label for none of the species"]
-    found[ZERO_SHOT] = zero_shot(feature.backbone, dataset, "test")
+    found[ZERO_SHOT] = zero_shot(feature.backbone, dataset, "test", progress)
     if not missing:
         return found, []
     return found, [

@@ -106,7 +106,7 @@ def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
     ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in cells["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: mean and 95 % interval; grey: single repeats")
+    ax.set_xlabel(f"{metric}: score and 95 % interval; grey: repeats, each on its fold")
 
 
 def difference_intervals(ax: Axes, contrasts: pd.DataFrame, metric: str) -> None:

@@ -15,13 +15,17 @@ from birdnet_core.records.metrics import EVALUATION_SCHEMA, METRICS, TEST_METRIC
 from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import templates
-from reports.page.sentences import OPTIMISTIC
 
 CARD = "MODEL_CARD.md"
 VALIDATION = {name: metric.title for name, metric in METRICS.items() if name.startswith("val/")}
 TEST = {name: metric.title for name, metric in TEST_METRICS.items()}
 BY_SEEN = ("test/accuracy", "test/f1_macro", "test/map")
 
+
+OPTIMISTIC = (
+    "Scores are of the validation split, which also chose each training's best epoch and the config: they are "
+    "too high on average."
+)
 
 def write_card(folder: str | Path) -> Path:
     """Write the card of the model in `folder` from its JSON files; return its path.

@@ -77,7 +77,7 @@ def results(r: StudyReport) -> list[Table]:
         Table("recordings", f"F1 over {r.scored}", recordings, r.by_recording,
               sentences.recordings_note(r.scored)),
         Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions,
-              "Means over repeats on the same recordings.", is_folded=True),
+              "Of the recordings of all folds of a deal together, means over deals.", is_folded=True),
         Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
               r.gate_results, sentences.GATES),
     )  # fmt: skip

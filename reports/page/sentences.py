@@ -17,10 +17,7 @@ from reports.statistics.analysis import repeats_for
 from reports.study_report import StudyReport
 
 OVER_REPEATS = "95 % interval over repeats, from three on"
-OPTIMISTIC = (
-    "Scores are of the validation split, which also chose each trial's best epoch and the best config: they "
-    "are too high on average."
-)
+OPTIMISTIC = "Scores are of validation recordings, by which the best config was chosen: its own is too high on average."
 CELLS = (
     "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
@@ -139,14 +136,16 @@ def percent_of(level: float) -> str:
 def _effort(report: StudyReport) -> str:
     """Return how many repeats would tell a difference that would matter; empty where that is unknown."""
     assert report.analysis is not None
-    parts = []
-    for difference in DIFFERENCES:
-        needed = repeats_for(report.analysis, difference)
-        if needed is not None:
-            parts.append(f"{n_of(needed, 'repeat')} for a difference of {difference:g}")
-    if not parts:
-        return " No number of repeats would tell two cells apart here: it takes more recordings."
-    return f" By the spread of these repeats, two cells would take about {', '.join(parts)}."
+    found = [(difference, repeats_for(report.analysis, difference)) for difference in DIFFERENCES]
+    known = [f"{n_of(n, 'repeat')} for one of {difference:g}" for difference, n in found if n is not None]
+    out = []
+    if known:
+        out.append(
+            f"By the spread of these repeats, a difference of two cells would take about {', '.join(known)}"
+        )
+    out += [f"none would tell one of {d:g}, which takes more recordings" for d, n in found if n is None][:1]
+    text = "; ".join(out)
+    return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 def _best(report: StudyReport, best: dict[str, Any]) -> str:
@@ -226,9 +225,8 @@ def importance_note(importances: pd.DataFrame) -> str:
 def recordings_note(scored: str) -> str:
     """Return how to read F1 over recordings (or clips)."""
     return (
-        f"F1 at the best epoch, on the validation {scored} of a cell's first completed repeat; mean over the "
-        f"repeats with the same ones. The interval is a bootstrap over the {scored}, those of one "
-        "recording_id together: it covers the choice of recordings, not the randomness of training. For a "
+        f"F1 of the validation {scored} of all folds of a deal together, mean over deals. The interval is a "
+        f"bootstrap over the {scored}, those that the split keeps together as one: it covers the choice of recordings, not the randomness of training. For a "
         "species with fewer than five of them it is too narrow, and F1 is too low on average."
     )
 

@@ -94,7 +94,7 @@ def analyse(
         for config_id in np.array(config_ids)[~used]
     }
     found = design.contrasts(list(cells["factors"]), study)
-    frame = _contrasts(found, cells, rows, means, used, fitted, metric, why, level)
+    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, level)
     best = _best(config_ids, used, fitted, study["direction"], level)
     return Analysis(repeats, scores, fitted, frame, best, level)
 
@@ -103,7 +103,7 @@ def _contrasts(
     found: list[design.Contrast],
     cells: pd.DataFrame,
     rows: list[int],
-    means: np.ndarray,
+    scores: tuple[np.ndarray, RepeatedScores],
     used: np.ndarray,
     fitted: Fit | None,
     metric: str,
@@ -111,6 +111,7 @@ def _contrasts(
     level: float,
 ) -> pd.DataFrame:
     # Two cells may be one config, which then has the weights of both.
+    means, of_metric = scores
     to_configs = np.zeros((len(rows), len(used)))
     to_configs[np.arange(len(rows)), rows] = 1
     labels = list(cells["label"])
@@ -133,10 +134,12 @@ def _contrasts(
                 "aliases": list(contrast.aliases), "note": note, "weights": weights,
             }
         )  # fmt: skip
+    n_repeats = int(np.isfinite(of_metric.values[used]).any(axis=0).sum()) if used.any() else 0
+    few = FEW_REPEATS if n_repeats < LEAST_REPEATS else "the cells share fewer than three repeats"
     tested = [row for row in out if math.isfinite(row["estimate"]) and np.any(row["weights"])]
     if fitted is None:
         for row in tested:
-            row["note"] = "; ".join(filter(None, [row["note"], FEW_REPEATS]))
+            row["note"] = "; ".join(filter(None, [row["note"], few]))
     elif tested:
         together = joint(fitted, np.array([row["weights"][used] for row in tested]), level=level)
         for i, row in enumerate(tested):
@@ -150,8 +153,14 @@ def _contrasts(
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS))
-    return frame.astype(dict.fromkeys(("estimate", "low", "high", "p"), float) | {"verdict": object})
+    columns = {
+        name: pd.Series(
+            [row[name] for row in rows],
+            dtype=float if name in ("estimate", "low", "high", "p") else object,
+        )
+        for name in CONTRAST_COLUMNS
+    }
+    return pd.DataFrame(columns)
 
 
 _BEST_COLUMNS = ["config_id", "mean", "may_be_best", "regret"]
@@ -177,7 +186,7 @@ def scored(cells: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
     """Return `cells` with the score of every metric and its interval over repeats (`interval`).
 
     A score that follows from predicted classes is of the recordings of all folds together; see
-    `Repeats.scores`.
+    `Repeats.scores`. The values of single repeats stay those of their folds.
     """
     place = {config_id: i for i, config_id in enumerate(analysis.repeats.config_ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]
@@ -213,27 +222,25 @@ def interval(scores: RepeatedScores, cell: int, level: float = LEVEL) -> tuple[f
 def repeats_for(analysis: Analysis, difference: float) -> int | None:
     """Return how many repeats would tell a `difference` of two cells from none, None where no number would.
 
-    From the spread of this study: the half-width of an interval of a comparison with the first cell, alone,
-    at its average over the others. Recordings that are validated again add nothing: their part of the
-    variance stays that of all of them once every fold has been validated.
+    From the spread of this study: so many that the half-width of an interval of a comparison with the first
+    cell, alone, is no wider, at its average over the others; a difference of just this size is found half of
+    the time. Recordings that are validated again add nothing: their part of the variance stays that of all of
+    them once every fold has been validated.
     """
-    fitted, scores = analysis.fitted, analysis.repeats
+    fitted, repeats = analysis.fitted, analysis.repeats
     if fitted is None or len(fitted.means) < 2:
         return None
     n = len(fitted.means)
     pairs = np.eye(n)[1:] - np.eye(n)[0]
-    now = len(scores.repeats)
-    of_training = 2 * float(fitted.spread.mean())  # of one repeat, its recordings included
-    for_ever = 0.0
+    now, n_folds = len(repeats.repeats), repeats.n_folds
+    of_recordings = 0.0  # once every recording was validated
     if fitted.moved.shape[1]:
-        recordings = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
-        # So many repeats validate every recording once.
-        for_ever = recordings * min(now, scores.n_folds) / scores.n_folds
+        moved = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
+        of_recordings = moved * min(now, n_folds) / n_folds
+    of_training = max(0.0, 2 * float(fitted.spread.mean()) - of_recordings * n_folds)  # in one repeat
     freedom = float(np.median(fitted.degrees(pairs)))
-    for number in range(2, MOST_REPEATS):
-        variance = of_training / number
-        if number > scores.n_folds:
-            variance = max(variance, for_ever)
+    for number in range(LEAST_REPEATS, MOST_REPEATS):
+        variance = of_training / number + of_recordings * n_folds / min(number, n_folds)
         quantile = stats.t.ppf((1 + LEVEL) / 2, max(1.0, freedom * (number - 1) / max(1, now - 1)))
         if quantile * math.sqrt(variance) <= difference:
             return number

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from birdnet_core.config import COMPONENTS, FOLDER_SETTINGS, TrainConfig
+from birdnet_core.config import COMPONENTS, PATH_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.checks import is_name
 from search_spaces.designs import Range
@@ -97,7 +97,7 @@ def _absolute_places(values: Values, around: Path) -> Values:
             return {k: absolute(k, v) for k, v in value.items()}
         if isinstance(value, list):
             return [absolute(key, v) for v in value]
-        is_place = key in FOLDER_SETTINGS and isinstance(value, str) and (around / value).exists()
+        is_place = key in PATH_SETTINGS and isinstance(value, str) and (around / value).exists()
         return str((around / value).absolute()) if is_place else value
 
     return {key: absolute(key, value) for key, value in values.items()}

@@ -56,6 +56,12 @@ Model = Annotated[
 ]
 Recordings = Annotated[str, typer.Argument(help="A manifest, or 'synthetic'.", metavar="CSV|DIR")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the backbone's weights are, if no longer where the model was trained.", metavar="PATH"
+    ),
+]
 OneStudy = Annotated[
     str | None,
     typer.Option(help="Which study, where the run holds several, or your copy of its Python file."),
@@ -126,11 +132,11 @@ def parse_settings(given: list[str] | None) -> dict[str, Any]:
 
     Folders and files that are there are made absolute: trials, and perhaps `resume`, run elsewhere.
     """
-    from birdnet_core.config import FOLDER_SETTINGS
+    from birdnet_core.config import PATH_SETTINGS
 
     settings = _parse(given, "--set", "optim.lr=3e-4")
-    folders = {key: _absolute(settings[key]) for key in FOLDER_SETTINGS if key in settings}
-    return {**settings, **folders}
+    paths = {key: _absolute(settings[key]) for key in PATH_SETTINGS if key in settings}
+    return {**settings, **paths}
 
 
 def parse_options(given: list[str] | None) -> dict[str, Any]:

@@ -52,12 +52,7 @@ def predict_command(
     ] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; 32 if left out.")] = None,
     device: opt.Device = "auto",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the backbone's weights are, if no longer where the model was trained.", metavar="PATH"
-        ),
-    ] = None,
+    weights: opt.Weights = None,
     plugin: opt.Plugins = None,
     as_json: opt.Json = False,
 ) -> None:

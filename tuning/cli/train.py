@@ -159,6 +159,7 @@ def evaluate_command(
         ),
     ] = True,
     device: opt.Device = "auto",
+    weights: opt.Weights = None,
     plugin: opt.Plugins = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -176,19 +177,16 @@ def evaluate_command(
     from reports.model.figures import write_figures
     from tuning.views.live import StageBars
 
-    trained = read_model(model)
+    trained = read_model(model, weights=weights)
     pick_device(trained.config.override({"runtime.device": device}).runtime)  # its faults open nothing
-    bars = StageBars(err_console)
-    with bars.live():
+    with StageBars(err_console).live() as bars:
         manifest = read_recordings(data)
         dataset = Dataset.open(prepare(manifest, trained.config, progress=bars))
     check_split(trained, dataset)
     opening = record_opening(model, trained, dataset, shlex.join(["birdtune", *sys.argv[1:]]))
-    found = {
-        **evaluate(trained, dataset, manifest, with_baselines=baseline, device=device),
-        "opening": opening,
-    }
-    write_json(model / EVALUATION_FILE, found)
+    with StageBars(err_console).live() as bars:
+        found = evaluate(trained, dataset, manifest, with_baselines=baseline, device=device, progress=bars)
+    write_json(model / EVALUATION_FILE, {**found, "opening": opening})
     result = read_json(model / EVALUATION_FILE)
     write_figures(result, model / "evaluation")
     card = write_card(model)

@@ -116,7 +116,9 @@ def test_zero_shot_is_the_softmax_of_the_labels_of_the_species_alone(small_datas
     rows = small_dataset.rows("test")
     loudness = np.abs(small_dataset.waveforms(rows).numpy()).mean(axis=1)
     of_window = np.exp(loudness) / (np.exp(loudness) + 2)
-    found = zero_shot(backbone, small_dataset, "test")
+    steps = []
+    found = zero_shot(backbone, small_dataset, "test", lambda *step: steps.append(step))
+    assert steps[-1] == ("zero-shot", len(rows), len(rows))
     scored = small_dataset.scored_ids[rows]
     expected = [of_window[scored == each].mean() for each in np.unique(scored)]
     np.testing.assert_allclose(found[:, 2], expected, rtol=1e-5)

@@ -81,6 +81,23 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     assert not (model / "tests.json").exists()
 
 
+def test_a_model_whose_backbone_was_moved_is_tested_with_the_weights_that_are_given(
+    birdtune, birds, tmp_path
+):
+    backbone, moved, model = (tmp_path / name for name in ("backbone", "moved", "model"))
+    assert birdtune(f"train --data {birds} {SET} --out {backbone}")[0] == 0
+    own = f"--set features.name=embedding --set features.backbone=birdtune --set features.weights={backbone}"
+    head = f"{own} --set model.name=linear --set training.epochs=1"
+    code, _, err = birdtune(f"train --data {birds} {head} --out {model}")
+    assert code == 0, err
+    backbone.rename(moved)
+    code, _, err = birdtune(f"evaluate {model} --data {birds} --no-baseline --json")
+    assert code == 1 and str(backbone) in " ".join(err.split()), err
+    code, out, err = birdtune(f"evaluate {model} --data {birds} --no-baseline --weights {moved} --json")
+    assert code == 0, err
+    assert json.loads(out)["seen"]["backbone"] == "birdtune"
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
