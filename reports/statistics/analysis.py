@@ -147,8 +147,9 @@ def _contrasts(
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS))
-    return frame.astype(dict.fromkeys(("estimate", "low", "high", "p"), float) | {"verdict": object})
+    # As objects, or pandas would make nan of None, and floats of whole numbers next to it.
+    frame = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS), dtype=object)
+    return frame.astype(dict.fromkeys(("estimate", "low", "high", "p"), float))
 
 
 _BEST_COLUMNS = ["config_id", "mean", "may_be_best", "regret"]
