@@ -9,7 +9,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import optuna
@@ -43,40 +42,25 @@ class Gate:
     """What the best cell of a study has to reach.
 
     Args:
-        metric: of the best cell, the mean over its repeats.
-        target: passes at this value or better.
+        metric: of the best cell.
+        target: passes where the whole interval over repeats is at this value or better.
         stretch: a still better value to aim for; None for none.
-        investigate: short of `target`, but at this value or better, the outcome is INVESTIGATE and not
-            NO-GO; None for no such range.
 
-    Raises ConfigError for an unknown metric, and for values that are not in the order investigate, target,
-    stretch.
+    Raises ConfigError for an unknown metric, and for a `stretch` that is no better than `target`.
     """
 
     metric: str
     target: float
     stretch: float | None = None
-    investigate: float | None = None
 
     def __post_init__(self) -> None:
         direction = metric_direction(self.metric)
-        for name in ("target", "stretch", "investigate"):
+        for name in ("target", "stretch"):
             checked_value(getattr(self, name), float | None, f"gate on {self.metric}: {name}")
-        given = (self.investigate, self.target, self.stretch)
-        steps = [value for value in given if value is not None]
-        if any(not is_better(high, low, direction) for low, high in pairwise(steps)):
+        if self.stretch is not None and not is_better(self.stretch, self.target, direction):
             raise ConfigError(
-                f"gate on {self.metric}: investigate = {self.investigate}, target = {self.target} and "
-                f"stretch = {self.stretch} are out of order; each takes a better value than the one before"
+                f"gate on {self.metric}: stretch = {self.stretch} is no better than target = {self.target}"
             )
-
-
-# The targets of the earlier work, for 89 species on validation data.
-TARGETS = (
-    Gate(metric="val/accuracy", target=0.40, stretch=0.50),
-    Gate(metric="val/f1_macro", target=0.15, stretch=0.25),
-    Gate(metric="val/f1_rare", target=0.05, stretch=0.10),
-)
 
 
 @dataclass(frozen=True, kw_only=True)

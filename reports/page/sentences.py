@@ -17,7 +17,10 @@ from reports.statistics.analysis import repeats_for
 from reports.study_report import StudyReport
 
 OVER_REPEATS = "95 % interval over repeats, from three on"
-OPTIMISTIC = "Scores are of validation recordings, by which the best config was chosen: its own is too high on average."
+OPTIMISTIC = (
+    "Scores are of validation recordings, by which the best config was chosen: its own is too high on "
+    "average."
+)
 CELLS = (
     "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
@@ -226,8 +229,9 @@ def recordings_note(scored: str) -> str:
     """Return how to read F1 over recordings (or clips)."""
     return (
         f"F1 of the validation {scored} of all folds of a deal together, mean over deals. The interval is a "
-        f"bootstrap over the {scored}, those that the split keeps together as one: it covers the choice of recordings, not the randomness of training. For a "
-        "species with fewer than five of them it is too narrow, and F1 is too low on average."
+        f"bootstrap over the {scored}, those that the split keeps together as one: it covers the choice of "
+        f"{scored}, not the randomness of training. For a species with fewer than five of them it is too "
+        "narrow, and F1 is too low on average."
     )
 
 

@@ -71,7 +71,7 @@ def _cell_interval(cell: Mapping[Hashable, Any], metric: str) -> str:
 
 
 def choice_table(best: dict[str, Any]) -> pd.DataFrame:
-    """Return a row a config of a best.json's shortlist."""
+    """Return a row a config of a race on fresh repeats: those of the last round, then those that left."""
     return _frame(
         {
             "config": aggregate.label(each["factors"])
@@ -82,7 +82,7 @@ def choice_table(best: dict[str, Any]) -> pd.DataFrame:
             "may be the best": _YES[each["may_be_best"]],
             "parameters": count(_nan(each["n_params"])),
         }
-        for each in best["shortlist"]
+        for each in (*best["shortlist"], *best["confirmed"]["left"])
     )
 
 

@@ -176,14 +176,7 @@ def content(
         "trial_ids": best["trial_ids"],
         "factors": best["factors"],
         "runner_up": None if second is None else brief(second, metric),
-        "shortlist": [
-            brief(cell, metric)
-            | {
-                "n_params": _null(float(cell["n_params"])),
-                "may_be_best": None if cell["may_be_best"] is None else bool(cell["may_be_best"]),
-            }
-            for _, cell in rows.iloc[:N_SHOWN].iterrows()
-        ],
+        "shortlist": [listed(cell, metric) for _, cell in rows.iloc[:N_SHOWN].iterrows()],
         "confirmed": confirmed,
         "run": study["run"],
     }
@@ -234,6 +227,15 @@ def config_of(trials: pd.DataFrame, cell: pd.Series[Any]) -> dict[str, Any]:
 
 def brief(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
     return {"config_id": cell["config_id"], "factors": cell["factors"], **_scores(cell, metric)}
+
+
+def listed(cell: pd.Series[Any], metric: str) -> dict[str, Any]:
+    """Return `brief` with what else a shortlist says of a config."""
+    is_known = cell["may_be_best"] is not None
+    return brief(cell, metric) | {
+        "n_params": _null(float(cell["n_params"])),
+        "may_be_best": bool(cell["may_be_best"]) if is_known else None,
+    }
 
 
 def _scores(cell: pd.Series[Any], metric: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Nothing is trained here: `birdtune best --confirm` trains round by round.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from reports.selection.choice import (
     chosen_by,
     config_of,
     content,
+    listed,
     one_study,
     rule,
 )
@@ -78,10 +78,13 @@ def survivors(runs: Runs, study: str, n_looks: int, tolerance: float) -> tuple[l
     of_round = one_study(runs, study)
     trials, cells, analysis = results(runs, of_round, level=level_of(n_looks))
     ranked = candidates(trials, of_round, cells, analysis)
-    if ranked["regret"].isna().any():  # they do not vary, or a trial failed: nobody is clearly behind
-        return list(ranked["config_id"]), len(ranked) < 2
-    left = ranked[ranked["may_be_best"].astype(bool)]
-    return list(left["config_id"]), len(left) < 2 or float(ranked["regret"].iloc[0]) <= tolerance
+    if (
+        ranked["regret"].isna().any()
+    ):  # too many trials failed: of those with a score nobody is clearly behind
+        left = list(cells.loc[cells[of_round["metric"]].notna(), "config_id"])
+        return left, len(left) < 2
+    left = list(ranked.loc[ranked["may_be_best"].astype(bool), "config_id"])
+    return left, len(left) < 2 or float(ranked["regret"].iloc[0]) <= tolerance
 
 
 def confirmed(
@@ -104,12 +107,12 @@ def confirmed(
     ranked = candidates(trials, last, cells, analysis)
     ranked = ranked.assign(factors=[known[each]["factors"] for each in ranked["config_id"]])
     best = chosen_by(ranked, last, by)
-    # Those that left, as they were when they did, after those of the last round.
+    # Those that left, as they were when they did, the last first.
     left: list[pd.Series[Any]] = []
     for study in reversed(studies[:-1]):
         of_round, table, _ = results(runs, study)
-        rows = candidates(of_round, study, table, None).assign(may_be_best=False, regret=math.nan)
         gone = {row["config_id"] for row in left} | set(ranked["config_id"])
+        rows = candidates(of_round, study, table, None).assign(may_be_best=False)
         left += [row for _, row in rows.iterrows() if row["config_id"] not in gone]
     race = {
         "run": last["run"],
@@ -118,7 +121,7 @@ def confirmed(
         ],
         "before": {key: known[best["config_id"]][key] for key in ("mean", "low", "high", "n")},
         "left": [
-            brief(row, last["metric"]) | {"factors": known[row["config_id"]]["factors"]} for row in left
+            listed(row, last["metric"]) | {"factors": known[row["config_id"]]["factors"]} for row in left
         ],
     }
     sentence = f"{rule(last, by)} {race_in_words(studies)}"

@@ -153,14 +153,9 @@ def _contrasts(
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = {
-        name: pd.Series(
-            [row[name] for row in rows],
-            dtype=float if name in ("estimate", "low", "high", "p") else object,
-        )
-        for name in CONTRAST_COLUMNS
-    }
-    return pd.DataFrame(columns)
+    # As objects, or pandas would make nan of None, and floats of whole numbers next to it.
+    frame = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS), dtype=object)
+    return frame.astype(dict.fromkeys(("estimate", "low", "high", "p"), float))
 
 
 _BEST_COLUMNS = ["config_id", "mean", "may_be_best", "regret"]

@@ -58,9 +58,9 @@ def contrasts(cells: Sequence[Cell], study: dict[str, Any]) -> list[Contrast]:
     for i, label in enumerate(labels(list(cells), study)):
         if i != place:
             found.append(Contrast("baseline", f"{label} vs baseline", unit[i] - unit[place], cell=i))
-    levels = {
-        name: list(dict.fromkeys(cell[name] for cell in cells)) for name in cells[place] if name in baseline
-    }
+    # Trials that the study's file does not name are cells, too, whatever their factors.
+    named = [name for name in cells[place] if name in baseline and all(name in cell for cell in cells)]
+    levels = {name: list(dict.fromkeys(cell[name] for cell in cells)) for name in named}
     levels = {name: of for name, of in levels.items() if len(of) > 1}
     is_full = len(cells) == math.prod(len(of) for of in levels.values())
     if len(levels) > 1 and _is_balanced(cells, levels):

@@ -6,7 +6,7 @@ On AST the two raised validation accuracy from 54.9 % to 57.5 %. Which of them h
 from birdnet_core.registry import studies
 from search_spaces.designs import LeaveOneOut
 from search_spaces.fragments import USUAL_P
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("augmentation")
@@ -22,6 +22,5 @@ def augmentation() -> Ablation:
             name: {"on": {key.format(name): p}, "off": {key.format(name): 0.0}} for name, p in USUAL_P.items()
         },
         design=LeaveOneOut(),
-        gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
     )

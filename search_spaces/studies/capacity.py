@@ -5,7 +5,7 @@ loss, AudioCNNv2 (4,222,041) 42.2 % with focal loss. AudioCNNv2 with cross-entro
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("capacity")
@@ -20,6 +20,5 @@ def capacity() -> Ablation:
             "model.name": ("audio_cnn", "audio_cnn_v2"),
             "loss.name": ("cross_entropy", "focal"),
         },
-        gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
     )

@@ -6,7 +6,7 @@ with "balanced" weights. The loss is a weighted mean, which a common factor does
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import Ablation, Gate
+from search_spaces.study import Ablation
 
 
 @studies.register("class-weights")
@@ -25,10 +25,6 @@ def class_weights() -> Ablation:
                 "class-balanced sampling": {"training.sampling": "class_balanced"},
             }
         },
-        gates=(
-            Gate(metric="val/f1_macro", investigate=0.20, target=0.25),
-            Gate(metric="val/f1_rare", target=0.05, stretch=0.10),
-        ),
         base={
             "loss.name": "cross_entropy",
             "loss.class_weights": "none",

@@ -1,7 +1,7 @@
 """The earlier work trained its CNNs on MFCC and AST on log-mel: features and networks changed together."""
 
 from birdnet_core.registry import studies
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("features")
@@ -15,6 +15,5 @@ def features() -> Ablation:
             "features.name": ("mfcc", "log_mel"),
             "model.name": ("audio_cnn", "audio_cnn_v2"),
         },
-        gates=TARGETS,
         base={"training.epochs": 50, "training.patience": 0},
     )

@@ -4,7 +4,7 @@ With gamma 2 the validation accuracy of AudioCNN fell from 39.4 % to 33.0 %; Aud
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("gamma-sensitivity")
@@ -18,7 +18,6 @@ def gamma_sensitivity() -> Ablation:
             "loss.gamma": (0.0, 0.5, 1.0, 2.0, 3.0, 5.0),
             "model.name": ("audio_cnn", "audio_cnn_v2"),
         },
-        gates=TARGETS,
         base={"loss.name": "focal", "training.epochs": 50, "training.patience": 0},
         quick_repeats=1,
     )

@@ -4,7 +4,7 @@ from optuna.trial import BaseTrial
 
 from birdnet_core.registry import studies
 from search_spaces import fragments
-from search_spaces.study import QUICK, TARGETS, Overrides, Search
+from search_spaces.study import QUICK, Overrides, Search
 
 CNNS = ("audio_cnn", "audio_cnn_v2")
 
@@ -46,7 +46,6 @@ def joint(
         quick_space=quick_space,
         n_trials=200,
         asha_within="model.name",
-        gates=TARGETS,
         base={"optim.backbone_lr": None, "training.epochs": 50},
         quick={**QUICK, "data.windows_per_recording": 1},
     )

@@ -4,7 +4,7 @@ from optuna.trial import BaseTrial
 
 from birdnet_core.registry import studies
 from search_spaces import fragments
-from search_spaces.study import TARGETS, Overrides, Search
+from search_spaces.study import Overrides, Search
 
 
 @studies.register("learning-rate")
@@ -23,4 +23,4 @@ def learning_rate(*, backbone: bool = False) -> Search:
             **fragments.loss(trial, ("cross_entropy", "focal")),
         }
 
-    return Search(space=space, gates=TARGETS, base={"training.epochs": 50})
+    return Search(space=space, base={"training.epochs": 50})

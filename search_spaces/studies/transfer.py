@@ -5,7 +5,7 @@ AST reached 54.9 % validation accuracy, the CNNs 42.2 %. EfficientNet and ConvNe
 
 from birdnet_core.registry import studies
 from search_spaces.fragments import CHECKPOINTS
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("transfer")
@@ -33,7 +33,6 @@ def transfer(
                 if checkpoint is not None
             }
         },
-        gates=TARGETS,
         base={
             "features.name": "log_mel",
             "loss.name": "focal",

@@ -4,7 +4,7 @@ They differ in more than size: AudioCNN has six convolutions and up to 128 chann
 """
 
 from birdnet_core.registry import studies
-from search_spaces.study import TARGETS, Ablation
+from search_spaces.study import Ablation
 
 
 @studies.register("width-depth")
@@ -16,6 +16,5 @@ def width_depth() -> Ablation:
     """
     return Ablation(
         factors={"model.width": (32, 40, 56), "model.depth": (3, 4)},
-        gates=TARGETS,
         base={"model.name": "audio_cnn", "training.epochs": 50, "training.patience": 0},
     )

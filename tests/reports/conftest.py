@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 
@@ -52,7 +53,8 @@ def write_run() -> MakeRun:
             "data": {
                 "name": "clips", "split_id": "s1", "train_counts": {"wren": 9, "owl": 1},
                 "strata": {"rare": ["owl"], "medium": [], "common": ["wren"]},
-                "grouped_by": ["recording_id"], "notes": ["the split does not separate recordists"],
+                "folds": {"n": 5, "deal": 0, "fold": 0}, "grouped_by": ["recording_id"],
+                "notes": ["the split does not separate recordists"],
             },
             "provenance": {"versions": {"torch": "2.13.0"}, "git_commit": "abc", "command": "birdtune sweep"},
             "created": "2026-01-02T03:04:05Z",
@@ -89,9 +91,13 @@ def write_trial(
     }
     run.append({"event": "trial", "study": study["name"], "trial_id": trial_id, "number": number,
                 "factors": factors, "reused": False})  # fmt: skip
-    value = values.get("metrics", {}).get(study["metric"], 0.01)
+    # Every metric is best, and as the record has it, at the best epoch.
+    best = values.get("best_epoch", 2)
     for epoch in range(1, values.get("epochs", 2) + 1):
-        metrics = {"train/loss": 4.0 / epoch, "val/loss": 4.5 / epoch, study["metric"]: value * epoch / 4}
+        metrics = {"train/loss": 4.0 / epoch, "val/loss": 4.5 / epoch, study["metric"]: 0.01 * epoch / best}
+        for name, value in values.get("metrics", {}).items():
+            worse = 1 if name in METRICS and METRICS[name].direction == "minimize" else -1
+            metrics[name] = value * (1 + worse * abs(epoch - best) / 10)
         event = {"event": "epoch", "trial_id": trial_id, "epoch": epoch, "metrics": metrics, "epoch_s": 1.5}
         run.append(event)
     if values["status"] == "running":

@@ -276,20 +276,16 @@ def test_an_unknown_option_of_a_study_is_refused_with_the_near_one():
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        {"metric": "val/f1_macro", "target": 0.25, "investigate": 0.20, "stretch": 0.3},
-        {"metric": "val/loss", "target": 2.0, "investigate": 2.5, "stretch": 1.0},
-        {"metric": "val/loss", "target": 2.0},
-    ],
+    ("metric", "target", "stretch"), [("val/f1_macro", 0.25, 0.3), ("val/loss", 2.0, 1.0)]
 )
-def test_a_gates_values_get_better_from_investigate_to_target_to_stretch(values):
-    Gate(**values)
-    for other in ("investigate", "stretch"):
-        if other in values:
-            swapped = {**values, other: values["target"], "target": values[other]}
-            with pytest.raises(ConfigError, match=rf"gate on {values['metric']}.*out of order"):
-                Gate(**swapped)
+def test_the_stretch_of_a_gate_is_better_than_its_target(metric, target, stretch):
+    Gate(metric=metric, target=target, stretch=stretch)
+    with pytest.raises(ConfigError, match=rf"gate on {metric}: stretch = .* is no better than target"):
+        Gate(metric=metric, target=stretch, stretch=target)
+
+
+def test_only_the_earlier_experiments_come_with_gates():
+    assert [name for name in registry.studies.names() if load_study(name).gates] == ["phases"]
 
 
 def test_a_gate_on_an_unknown_metric_is_refused():

@@ -36,11 +36,7 @@ def test_a_full_factorial_whose_cells_see_different_features(train, tmp_path):
     assert {(c["features"]["name"], c["model"]["name"]) for c in configs_of(records)} == {
         (f, m) for f in ("mfcc", "log_mel") for m in ("audio_cnn", "audio_cnn_v2")
     }
-    assert definition["gates"] == [
-        {"metric": "val/accuracy", "target": 0.40, "stretch": 0.50, "investigate": None},
-        {"metric": "val/f1_macro", "target": 0.15, "stretch": 0.25, "investigate": None},
-        {"metric": "val/f1_rare", "target": 0.05, "stretch": 0.10, "investigate": None},
-    ]
+    assert definition["gates"] == []
     report = write_report([tmp_path / "features"], tmp_path / "report")
     assert [len(s["cells"]) for s in report["studies"]] == [len(study.cells())] == [4]
 

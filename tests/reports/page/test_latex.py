@@ -39,7 +39,7 @@ def tables(write_run, tmp_path_factory):
     scored = {"status": "completed", "metrics": {"val/f1_macro": 0.4}, "f1_per_species": {EVIL: 0.5}}
     corners[0][1][3] = scored
     factors = {"model.name": ["s", "b"], "loss.name": ["ce", EVIL]}
-    gates = [{"metric": "val/f1_macro", "target": 0.2, "stretch": None, "investigate": None}]
+    gates = [{"metric": "val/f1_macro", "target": 0.2, "stretch": None}]
     rng = np.random.default_rng(0)
     rates = [
         ({"optim.lr": float(lr), "model.dropout": float(p)}, {0: float(lr)})
@@ -57,7 +57,7 @@ def tables(write_run, tmp_path_factory):
 
 def test_every_kind_of_table_is_there(tables):
     kinds = {name.split("-")[0] for name in tables}
-    assert kinds >= {"cells", "comparisons", "effects", "gates", "importance", "progression", "resources",
+    assert kinds >= {"cells", "contrasts", "gates", "importance", "progression", "resources",
                      "species", "trials"}  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from reports.statistics.aggregate import (
     t_interval,
     trained_length,
 )
-from reports.statistics.compare import to_baseline
+from reports.statistics.analysis import results
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
 
@@ -173,21 +173,22 @@ def test_a_trial_under_smaller_micro_batches_than_configured_is_counted_and_no_p
     why = "the GPU ran out of memory once"
     path = make_run(
         [
-            ({"name": "cnn"}, {0: ended(0.5, None), 1: 0.6, 2: ended(0.1, why)}),
-            ({"name": "vit"}, {0: 0.7, 1: 0.8, 2: 0.9}),
+            ({"name": "cnn"}, {0: ended(0.5, None), 1: 0.6, 2: ended(0.1, why), 3: 0.5, 4: 0.6}),
+            ({"name": "vit"}, {0: 0.7, 1: 0.8, 2: 0.9, 3: 0.7, 4: 0.8}),
         ]
     )
     runs = load([path])
     (study,) = runs.studies
     trials = runs.trials_of(study)
     frame = cells(trials, study)
-    assert frame["n"].tolist() == [2, 3] and frame["n_other"].tolist() == [1, 0]
-    assert frame["repeats"].tolist() == [[0, 1], [0, 1, 2]]
-    assert frame["val/f1_macro"].tolist() == pytest.approx([0.55, 0.8])
+    assert frame["n"].tolist() == [4, 5] and frame["n_other"].tolist() == [1, 0]
+    assert frame["repeats"].tolist() == [[0, 1, 3, 4], [0, 1, 2, 3, 4]]
+    assert frame["val/f1_macro"].tolist() == pytest.approx([0.55, 0.78])
     assert "1 out of memory: other training" in status_counts(trials)
-    # Compared on the seeds that both cells have a sample of.
-    (row,) = to_baseline(frame, study).to_dict("records")
-    assert (row["n_shared"], row["diff"]) == (2, pytest.approx(0.2))
+    # The model compares the repeats that both cells have a sample of.
+    _, _, analysis = results(runs, study)
+    (row,) = analysis.contrasts.to_dict("records")
+    assert row["estimate"] == pytest.approx(0.2)
     shown = cell_table(frame, study, None)
     assert shown["out of memory: other training"].tolist() == ["1", "0"]
     (text,) = (s for s in caveats(study, frame, trials) if "ran out of GPU memory" in s)

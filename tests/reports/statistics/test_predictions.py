@@ -12,16 +12,17 @@ from birdnet_core.records import predictions as records
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import Validation
 from reports import load, write_report
-from reports.statistics import aggregate, predictions
+from reports.statistics import predictions
 from reports.statistics.predictions import OVERALL, Predictions
+from reports.statistics.repeats import read
 
 SPECIES = ["wren", "owl", "kite", "tern"]
 STRATA = {"rare": ["owl", "tern"], "medium": [], "common": ["wren", "kite"]}
 
 
-def predicted_by(truth, *predicted, recording=None):
-    recording = np.arange(len(truth)) if recording is None else np.array(recording)
-    return Predictions(SPECIES, np.array(truth), recording, np.array(predicted))
+def predicted_by(truth, *predicted, group=None):
+    group = np.arange(len(truth)) if group is None else np.array(group)
+    return Predictions(SPECIES, np.array(truth), group, np.array(predicted))
 
 
 def drawn(rng, n, accuracy):
@@ -80,11 +81,11 @@ def test_the_interval_of_an_average_over_species_covers_that_of_the_population()
     assert 0.90 <= n_covered / 150 <= 0.99
 
 
-def test_recordings_of_one_recording_id_are_no_independent_samples():
+def test_recordings_of_one_group_are_no_independent_samples():
     rng = np.random.default_rng(2)
     truth, predicted = drawn(rng, 40, 0.7)
     copies = np.tile(truth, 5), np.tile(predicted, 5)
-    together = predicted_by(*copies, recording=np.tile(np.arange(40), 5))
+    together = predicted_by(*copies, group=np.tile(np.arange(40), 5))
     alone = by_name(predictions.f1_intervals(predicted_by(truth, predicted), STRATA)).loc[OVERALL]
     grouped = by_name(predictions.f1_intervals(together, STRATA)).loc[OVERALL]
     pretended = by_name(predictions.f1_intervals(predicted_by(*copies), STRATA)).loc[OVERALL]
@@ -124,7 +125,7 @@ def kept(predicted, n_epochs=4):
 
 @pytest.fixture
 def run(make_run):
-    """A finished ablation of two cells and two repeats, whose predictions were kept."""
+    """A finished ablation of two cells and two repeats on one validation split, with their predictions."""
     facts = {"provenance": {"split_id": "s1"}, "metrics": {"val/f1_macro": 0.5, "val/accuracy": 0.5}}
     ending = {"status": "completed", **facts}
     better = ending | {"metrics": {"val/f1_macro": 0.6, "val/accuracy": 0.6}}
@@ -132,12 +133,19 @@ def run(make_run):
         ({"loss.name": "cross_entropy"}, {0: ending, 1: ending}),
         ({"loss.name": "focal"}, {0: better, 1: better}),
     ]
-    path = make_run(cells)
+    data = {"folds": {"n": 1}, "strata": {"rare": ["owl"], "medium": [], "common": ["wren"]}, "notes": []}
+    path = make_run(cells, data=data)
     folder = RunFolder(path)
-    split = Validation(species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4])
+    split = Validation(
+        species=["owl", "wren"],
+        truth=[0, 0, 1, 1, 1, 1],
+        recording=[0, 1, 2, 3, 4, 4],
+        group=[0, 1, 2, 3, 4, 4],
+    )
     folder.write_validation("s1", split)
-    for name in folder.records():
-        folder.write_predictions(name, kept([0, 1, 1, 1, 1, 0]))
+    for name, record in folder.records().items():
+        is_better = record.config["model"]["loss.name"] == "focal"
+        folder.write_predictions(name, kept([0, 1, 1, 1, 1, 0] if is_better else [1, 1, 1, 1, 1, 0]))
     return path
 
 
@@ -145,7 +153,10 @@ def test_the_report_shows_the_long_tail_and_the_confusions(run, tmp_path):
     content = write_report(run, tmp_path / "report")["studies"][0]
     rows = pd.DataFrame(content["by_recording"])
     assert set(rows["cell"]) == {"focal (best)", "cross_entropy (baseline)"}
-    assert rows.loc[rows["name"] == "wren", "f1"].tolist() == pytest.approx([0.75, 0.75])
+    assert rows.loc[rows["name"] == "wren", "f1"].tolist() == pytest.approx([3 / 4, 2 / 3])
+    # Scored from the predictions, whatever the records say.
+    scores = [cell["metrics"]["val/f1_macro"]["mean"] for cell in content["cells"]]
+    assert scores == pytest.approx([(0 + 2 / 3) / 2, (1 / 2 + 3 / 4) / 2])
     assert content["confusions"][0] == {
         "truth": "owl", "predicted": "wren", "n_val": 2, "count": 1.0, "share": 0.5,
     }  # fmt: skip
@@ -189,7 +200,7 @@ def test_the_report_says_how_much_of_the_validation_split_was_possibly_seen(make
     folder = RunFolder(path)
     split = Validation(
         species=["owl", "wren"], truth=[0, 0, 1, 1, 1, 1], recording=[0, 1, 2, 3, 4, 4],
-        seen={"other": [2] * 6, "h": [0, 1, 0, 0, 0, 1]},
+        group=[0, 1, 2, 3, 4, 4], seen={"other": [2] * 6, "h": [0, 1, 0, 0, 0, 1]},
     )  # fmt: skip
     folder.write_validation("s1", split)
     for name in folder.records():
@@ -215,15 +226,40 @@ def test_a_run_without_predictions_has_a_report_without_them(run, tmp_path):
 @pytest.mark.parametrize(
     ("altered", "expected"),
     [
-        (kept([0]), "of 1 recordings, the validation split of split s1 holds 6"),
-        (kept([0] * 6, n_epochs=2), "are of 2 epochs, and its best epoch is 3"),
+        (kept([0]), r"of 1 recordings and 4 epochs; its validation split s1 holds 6"),
+        (kept([0] * 6, n_epochs=2), r"of 6 recordings and 2 epochs; .* and it is read at epoch 3"),
     ],
 )
 def test_predictions_that_do_not_fit_the_trial_or_its_split_are_refused(run, altered, expected):
     file = next((run / "predictions").glob("*.npz"))
     RunFolder(run).write_predictions(file.stem, altered)
-    runs = load(run)
-    cells = aggregate.cells(runs.trials, runs.studies[0])
-    mine = cells[[file.stem in ids for ids in cells["trial_ids"]]].iloc[0]
+    runs = load([run])
+    (study,) = runs.studies
+    trials = read(runs.trials_of(study), runs.epochs_of(study), study)
+    config_id = trials.loc[trials["trial_id"] == file.stem, "config_id"].iloc[0]
     with pytest.raises(RunFolderError, match=expected):
-        predictions.predictions_of(runs.trials, mine)
+        predictions.predictions_of(trials, config_id, study)
+
+
+def test_the_folds_of_a_deal_predict_every_recording_once(make_run):
+    """Two folds of three recordings each, whose numbers are those of the manifest; a second deal of one."""
+    ends = {
+        repeat: {"status": "completed", "metrics": {"val/f1_macro": 0.5}, "provenance": {"split_id": split}}
+        for repeat, split in enumerate(("a", "b", "c"))
+    }
+    path = make_run([({"loss.name": "focal"}, ends)], data={"folds": {"n": 2}, "notes": []})
+    folder = RunFolder(path)
+    splits = {"a": ([0, 1, 1], [4, 0, 2]), "b": ([0, 0, 1], [1, 3, 5]), "c": ([1, 0, 0], [0, 1, 4])}
+    for split, (truth, recording) in splits.items():
+        validation = Validation(species=["owl", "wren"], truth=truth, recording=recording, group=recording)
+        folder.write_validation(split, validation)
+    for name, record in folder.records().items():
+        folder.write_predictions(name, kept({0: [0, 1, 0], 1: [0, 1, 1], 2: [1, 1, 1]}[record.repeat]))
+    runs = load([path])
+    (study,) = runs.studies
+    trials = read(runs.trials_of(study), runs.epochs_of(study), study)
+    found = predictions.predictions_of(trials, trials["config_id"].iloc[0], study)
+    assert found.group.tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.truth.tolist() == [1, 0, 1, 0, 0, 1]
+    # The second deal lacks a fold and is left out.
+    assert found.predicted.tolist() == [[1, 0, 0, 1, 0, 1]]

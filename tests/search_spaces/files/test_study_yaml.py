@@ -37,7 +37,7 @@ repeats: 5
 metric: val/map
 gates:
   - {metric: val/map, target: 0.4}
-  - {metric: val/loss, target: 1, stretch: 0.5, investigate: 1.5}
+  - {metric: val/loss, target: 1, stretch: 0.5}
 """
 
 SEARCH = """
@@ -86,7 +86,7 @@ def test_an_ablation_is_read_as_written():
         metric="val/map",
         gates=(
             Gate(metric="val/map", target=0.4),
-            Gate(metric="val/loss", target=1, stretch=0.5, investigate=1.5),
+            Gate(metric="val/loss", target=1, stretch=0.5),
         ),
         quick=QUICK,
     )
@@ -630,7 +630,7 @@ SPACE = "question: Which?\nspace:\n"
         # gates
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n- {{metric: val/f1_macro, target: 0.3, stretch: 0.2}}",
-            "5: gate on val/f1_macro: investigate = None, target = 0.3 and stretch = 0.2 are out of order",
+            "5: gate on val/f1_macro: stretch = 0.2 is no better than target = 0.3",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ngates:\n  val/f1_macro: 0.2",
