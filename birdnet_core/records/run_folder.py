@@ -30,9 +30,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.checks import (
@@ -52,9 +50,13 @@ from birdnet_core.records.files import (
     write_json,
     write_text,
 )
-from birdnet_core.records.predictions import Predictions
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import SCHEMA, TrialRecord, Validation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from birdnet_core.records.predictions import Predictions
 
 PRUNED_CHECKPOINT_BYTES = 2**30
 """Above this total size the oldest checkpoints of a run's pruned trials are deleted."""
@@ -204,11 +206,15 @@ class RunFolder:
 
     def predictions(self, trial_id: str) -> Predictions | None:
         """Return what `write_predictions` kept, None for a trial without."""
+        from birdnet_core.records.predictions import Predictions  # `status` starts without numpy
+
         path = self._file("predictions", trial_id)
         return Predictions.read(path) if path.exists() else None
 
     def predicted_classes(self, trial_id: str) -> np.ndarray | None:
         """Return `Predictions.classes` alone [epochs, recordings], which is faster to read."""
+        from birdnet_core.records.predictions import Predictions
+
         path = self._file("predictions", trial_id)
         return Predictions.read_classes(path) if path.exists() else None
 

@@ -55,14 +55,15 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
         known[cell] = False
         if not known.any():
             continue
-        # The least certain difference speaks for all of this cell: the margins are a little too wide.
-        of = float(rounded(freedom[known].min()))
-        error = np.sqrt(variance[known])
-        largest = ((errors[:, known] - errors[:, [cell]]) / error).max(axis=1)
-        if of not in scale:
-            scale[of] = np.sqrt(stats.chi2.ppf(share, of) / of)
-        largest /= scale[of]
-        margin[cell, known] = np.quantile(largest, level) * error
+        freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
+        statistic = (errors[:, known] - errors[:, [cell]]) / error
+        smallest = np.ones(n_draws)
+        for of in np.unique(freedom):
+            if of not in scale:
+                scale[of] = np.sqrt(stats.chi2.ppf(share, of) / of)
+            largest = statistic[:, freedom == of].max(axis=1) / scale[of]
+            np.minimum(smallest, stats.t.sf(largest, of), out=smallest)
+        margin[cell, known] = stats.t.isf(np.quantile(smallest, 1 - level), freedom) * error
     lead = means[None, :] - means[:, None]
     is_in = (lead <= margin).all(axis=1)
     # The control of a bound is the cell that may be the best, not the one that is chosen.

@@ -94,7 +94,7 @@ def test_an_address_is_refused_by_name(given, named, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({}, "lacks 'name', 'kind', 'metric', 'direction', 'epochs', 'seeds'"),
+        ({}, "lacks 'name', 'kind', 'metric', 'direction', 'epochs', 'repeats', 'seed'"),
         (
             {**STUDY, **NOW, "name": "../../x"},
             r"its name is '\.\./\.\./x', and the file's is 'rates'",
