@@ -67,7 +67,7 @@ def results(r: StudyReport) -> list[Table]:
         Table("cells", cell_title, cells, tables.cell_numbers(r.cells), sentences.CELLS),
         Table("failures", "Failed or unfinished trials", failures, failures),
         Table("contrasts", "Differences", tables.contrast_table(contrasts) if len(contrasts) else contrasts,
-              contrasts, sentences.CONTRASTS),
+              contrasts, sentences.contrasts_note(r.analysis.level) if r.analysis else ""),
         Table("levels", "Means at every level", tables.level_table(r.level_means), r.level_means,
               sentences.LEVELS, is_folded=True),
         Table("correlations", "Screening: rank correlations", tables.correlation_table(correlations),

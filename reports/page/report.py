@@ -83,7 +83,7 @@ def write_report(
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
     sections: list[Section] = []
     # Claims of all studies of the page hold together, and so do those of one.
-    n_ablations = sum(study["kind"] == "ablation" for study in runs.studies)
+    n_ablations = sum(study["kind"] == "ablation" and len(study["cells"]) > 1 for study in runs.studies)
     level = 1 - (1 - LEVEL) / max(1, n_ablations)
     for study in runs.studies:
         slug = file_name(study["name"], {section.slug for section in sections})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from birdnet_core.intervals import LEVEL
 from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import count, interval, n_of, number, signed, signed_interval
@@ -126,8 +127,19 @@ def claims(report: StudyReport) -> str:
     aliased = any(any(aliases) for aliases in found["aliases"])
     alias = " A main effect may be due to an interaction that it is aliased with." if aliased else ""
     return (
-        f"{len(found)} of {n_of(tested, 'contrast')} in {report.metric} are differences, by intervals that "
-        f"hold together at {percent_of(report.analysis.level)}: {named}{more}.{alias}"
+        f"{len(found)} of {n_of(tested, 'contrast')} in {report.metric} "
+        f"{'is a difference' if len(found) == 1 else 'are differences'}, by intervals that hold together at "
+        f"{percent_of(report.analysis.level)}: {named}{more}.{alias}"
+    )
+
+
+def contrasts_note(level: float) -> str:
+    """Return how to read the table of contrasts, whose intervals hold together at `level`."""
+    if level == LEVEL:
+        return CONTRASTS
+    return (
+        f"{CONTRASTS} They hold at {percent_of(level)}, so that those of all ablations on this page hold "
+        f"together at {percent_of(LEVEL)}."
     )
 
 
@@ -161,22 +173,20 @@ def _best(report: StudyReport, best: dict[str, Any]) -> str:
     how = n_of(best["n"], "repeat")
     if best["low"] is not None:
         how = f"95 % interval {interval(best, '{:.3f}')}, {how}"
-    first = f"Highest of {of} ({aggregate.status_counts(report.trials)})"
-    if report.study["direction"] == "minimize":
-        first = first.replace("Highest", "Lowest")
     return (
-        f"{first}: {name} with {report.metric} {number(best['mean'], '{:.3f}')} ({how}). {best['how_sure']}"
+        f"Of {of} ({aggregate.status_counts(report.trials)}), {name} is chosen, with {report.metric} "
+        f"{number(best['mean'], '{:.3f}')} ({how}). {best['how_sure']}"
     )
 
 
 def rank_correlations(correlations: pd.DataFrame, metric: str) -> str:
     """Return which factors of a screening design go with the metric; empty where that is unknown."""
-    known = correlations[correlations["low"].notna()]
+    known = correlations[correlations["rho"].notna()]
     if known.empty:
         return ""
     order = known["rho"].abs().sort_values(ascending=False, kind="stable").index[:N_NAMED]
     named = ", ".join(
-        f"{row['factor']} {signed(row['rho'], '{:+.2f}')} ({signed_interval(row, '{:+.2f}')})"
+        f"{row['factor']} {signed(row['rho'], '{:+.2f}')} ({row['note'] or signed_interval(row, '{:+.2f}')})"
         for _, row in known.loc[order].iterrows()
     )
     return f"Screening: rank correlations with {metric} are {named}; test them in a design of their own."
@@ -346,12 +356,6 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     if factors:
         out.append(f"Only {', '.join(factors)} varied; other values and other settings were not tested.")
     return out
-
-
-def _n_splits(done: pd.DataFrame) -> int:
-    """Return the largest number of validation splits that one config was scored on."""
-    splits = pd.Series([provenance.get("split_id") for provenance in done["provenance"]], dtype=object)
-    return int(splits.groupby(done["config_id"].to_numpy()).nunique().max())
 
 
 def limits(report: StudyReport) -> list[str]:

@@ -90,7 +90,7 @@ def survivors(runs: Runs, study: str, n_looks: int, tolerance: float) -> tuple[l
 def confirmed(
     runs: Runs,
     rounds: Sequence[str],
-    origin: str,
+    origin: dict[str, Any],
     shortlisted: Sequence[dict[str, Any]],
     n_looks: int,
     by: str = "mean",
@@ -126,7 +126,7 @@ def confirmed(
     }
     sentence = f"{rule(last, by)} {race_in_words(studies)}"
     choice = content(best, ranked, last, sentence, known[best["config_id"]]["config"], race)
-    return choice | {"study": origin}
+    return choice | {"study": origin["name"], "run": origin["run"]}
 
 
 def race_in_words(studies: Sequence[dict[str, Any]]) -> str:

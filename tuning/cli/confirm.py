@@ -96,6 +96,6 @@ def confirm(
             raise RunFolderError(
                 f"round {number} was interrupted ({result['halted']}); the same command continues"
             )
-    best = confirmed(load([folder]), names, name, candidates, len(after), by)
+    best = confirmed(load([folder]), names, origin, candidates, len(after), by)
     write_json(folder / CHOICE_FILE, best)
     return best

@@ -63,22 +63,40 @@ def two_by_two(write_run, tmp_path_factory):
     return report(write_run(path / "run", cells, factors=FACTORS), path / "report")
 
 
-def test_json_has_schema_3_and_nothing_else(two_by_two):
+def test_json_has_schema_4_and_nothing_else(two_by_two):
     study, _, out = two_by_two
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    assert json.loads(text) == {"schema": 3, "studies": [study], "confirmed": [], "earlier_work": None}
-    assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "comparisons",
-                          "interaction", "main_effects", "trends", "rank_correlations", "importance",
-                          "resources", "best", "gates", "decision", "by_recording", "confusions",
+    assert json.loads(text) == {"schema": 4, "studies": [study], "confirmed": [], "earlier_work": None}
+    assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "level",
+                          "contrasts", "claims", "rank_correlations", "importance", "resources",
+                          "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
         "gpu_hours", "repeats", "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
-    assert set(study["comparisons"][0]) == {"metric", "baseline", "cell", "diff", "low", "high", "p",
-                                            "p_sign_flip", "p_holm", "g"}  # fmt: skip
+    for contrast in (*study["contrasts"], *study["claims"]):
+        assert set(contrast) - {"family"} == {"kind", "metric", "label", "factors", "cell", "estimate", "low",
+                                              "high", "p", "verdict", "aliases", "note"}  # fmt: skip
+
+
+def test_json_has_the_contrasts_of_a_study_and_those_that_are_differences(two_by_two):
+    study, _, _ = two_by_two
+    assert study["level"] == 0.95 and all(row["family"] for row in study["contrasts"])
+    kinds = [row["kind"] for row in study["contrasts"]]
+    assert kinds == ["baseline"] * 3 + ["main"] * 2 + ["interaction"] + ["simple"] * 2
+    baseline = study["contrasts"][:3]
+    assert [row["cell"] for row in baseline] == [1, 2, 3], "places in cells"
+    assert [study["cells"][row["cell"]]["factors"] for row in baseline] == CORNERS[1:]
+    claims = [row["label"] for row in study["claims"]]
+    assert claims == [row["label"] for row in study["contrasts"] if row["low"] > 0 or row["high"] < 0]
+    assert "big · focal vs baseline" in claims and "small · focal vs baseline" not in claims
+    verdicts = {row["label"]: row["verdict"] for row in study["contrasts"]}
+    assert verdicts["model: big vs small"] == "higher"
+    assert verdicts["small · focal vs baseline"] is None
+    assert study["answer"].startswith(f"{len(claims)} of 8 contrasts in val/f1_macro are differences")
 
 
 def test_failed_trial_is_counted_in_its_row_and_named_on_the_page(two_by_two):
@@ -122,7 +140,7 @@ def test_every_file_of_the_report_is_written(two_by_two):
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "failures", "comparisons", "effects", "progression", "resources", "trials")
+        for name in ("cells", "failures", "contrasts", "progression", "resources", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables
@@ -138,17 +156,25 @@ def test_one_repeat_has_null_intervals_and_the_page_says_why(written):
     study, page, _ = written([(CE, {0: 0.1}), (FOCAL, {0: 0.2})])
     score = study["cells"][0]["metrics"]["val/f1_macro"]
     assert (score["mean"], score["low"], score["high"]) == (0.1, None, None)
-    comparison = study["comparisons"][0]
-    assert comparison["diff"] == pytest.approx(0.1) and comparison["p"] is None and comparison["g"] is None
-    assert "none: one repeat" in page.text and "so its uncertainty is unknown" in page.text
+    (contrast,) = study["contrasts"]
+    assert contrast["estimate"] == pytest.approx(0.1) and contrast["p"] is None and not contrast["family"]
+    assert study["claims"] == []
+    assert study["answer"].startswith("No verdict on a difference: fewer than 3 repeats.")
+    assert "none: fewer than three repeats" in page.text and "its lead may be chance" in page.text
 
 
 def test_unequal_epochs_are_marked_and_not_compared(written):
     short = {"status": "completed", "epochs": 2, "best_epoch": 2, "metrics": {"val/f1_macro": 0.9}}
-    study, page, _ = written([(CE, {0: 0.1, 1: 0.2}), (FOCAL, {0: short, 1: short})])
-    assert [cell["unequal_epochs"] for cell in study["cells"]] == [False, True]
-    assert study["comparisons"][0]["diff"] is None
-    assert "not compared: trained unequal epochs" in page.text
+    third = {"loss.name": "third"}
+    study, page, _ = written(
+        [(CE, {0: 0.1, 1: 0.2, 2: 0.1}), (FOCAL, dict.fromkeys(range(3), short)),
+         (third, {0: 0.2, 1: 0.3, 2: 0.21})]
+    )  # fmt: skip
+    assert [cell["unequal_epochs"] for cell in study["cells"]] == [False, True, False]
+    unequal, equal = study["contrasts"]
+    assert (unequal["estimate"], unequal["note"]) == (None, "trained unequal epochs: focal")
+    assert equal["estimate"] == pytest.approx(0.31 / 3) and equal["family"]
+    assert "Trained unequal epochs and therefore not compared: focal" in page.text
 
 
 def test_study_where_nothing_completed_still_has_a_report(written):
@@ -182,21 +208,19 @@ def test_a_fraction_prints_its_resolution_and_aliases_and_what_each_effect_may_a
     cells, fields = of_design(FractionalFactorial("III"), PARTS)
     study, page, out = written(cells, **fields)
     assert study["design"]["resolution"] == "III" and study["design"]["aliases"]["A"] == ["-BE"]
-    assert [row["letter"] for row in study["main_effects"]] == list("ABCDE")
-    assert [row["aliases"] for row in study["main_effects"]] == list(
-        study["design"]["aliases"][letter] for letter in "ABCDE"
-    )
+    main = [row for row in study["contrasts"] if row["kind"] == "main"]
+    assert [row["factors"] for row in main] == [[name] for name in PARTS]
+    assert [row["aliases"] for row in main] == [study["design"]["aliases"][letter] for letter in "ABCDE"]
     markdown = (out / "report.md").read_text()
     for text in (page.text, markdown):
         assert "Ablation (fractional factorial) of mixup in {off, on}" in text
         for note in study["design"]["notes"]:
             assert note in text
         assert "resolution III" in text and "A = -BE" in text
-        assert re.search(r"Significant main effects \(Holm\): mixup \+0\.0[45]\d\d", text)
-        assert "it is aliased with" in text
-    assert re.search(r"\| A mixup \| off → on \| \+0\.0[45].*\| -BE \|", markdown)
-    csv = (out / "tables" / "effects-capacity.csv").read_text().splitlines()
-    assert len(csv) == 6 and csv[0].startswith("metric,factor,letter,minus,plus,aliases")
+        assert "A main effect may be due to an interaction that it is aliased with." in text
+    assert re.search(r"\| mixup: on vs off \| main \| \+0\.0[45].*\| higher \| -BE \|", markdown)
+    csv = (out / "tables" / "contrasts-capacity.csv").read_text().splitlines()
+    assert len(csv) == 1 + 7 + 5 and csv[0].startswith("kind,metric,label,factors,cell,estimate")
 
 
 def test_of_many_factors_a_cell_is_named_by_what_differs_from_the_baseline(written):
@@ -222,15 +246,18 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
     facts = {"kind": design.kind, "n_cells": 10, **design.facts(ranges, {})}
     factors = {name: dataclasses.asdict(r) for name, r in ranges.items()}
     study, page, out = written(cells, factors=factors, design=facts, baseline=None)
-    assert study["comparisons"] == [] and study["main_effects"] == []
+    assert study["contrasts"] == study["claims"] == []
     assert [(r["factor"], r["n_cells"]) for r in study["rank_correlations"]] == [
         ("optim.lr", 10),
         ("dropout", 10),
     ]
     assert study["rank_correlations"][0]["rho"] == pytest.approx(1)
     assert "optim.lr from 0.0001 to 0.01, evenly in the logarithm; dropout from 0 to 0.8" in page.text
-    assert "Screening: val/f1_macro correlates with optim.lr +1.00" in page.text
-    assert "compared with the baseline" not in page.text and "− baseline" not in page.text
+    assert (
+        "Screening: rank correlations with val/f1_macro are optim.lr +1.00 (in perfect order: no interval), "
+        "dropout "
+    ) in page.text
+    assert "compared with the baseline" not in page.text and "vs baseline" not in page.text
     figures = {p.stem for p in (out / "figures").glob("*.png")}
     assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout", "capacity-resources"}
     assert (out / "tables" / "cells-capacity.md").read_text().startswith("| cell | optim.lr | dropout |")
@@ -352,7 +379,7 @@ def test_leakage_stands_before_any_score(written):
     study, page, out = written([(CE, {0: 0.9, 1: 0.8})], data=data)
     markdown = (out / "report.md").read_text()
     for text in (page.text, markdown):
-        assert "Warning" in text and text.index(LEAK) < text.index("Best of 1 cells")
+        assert "Warning" in text and text.index(LEAK) < text.index("Of 1 cells")
     assert "validation clips10" in page.text and "validation recordings" not in page.text
     assert LEAK in study["data"]["notes"]
 
@@ -365,20 +392,22 @@ def test_no_warning_without_leakage(two_by_two):
 def test_the_best_of_two_splits_is_the_one_that_does_not_leak(written):
     grouped, random = {"data.split": "grouped"}, {"data.split": "random-windows"}
     cells = [
-        (grouped, {seed: of_split("grouped", 0.2 + seed / 100) for seed in (0, 1)}),
-        (random, {seed: of_split("random-windows", 0.9 + seed / 50) for seed in (0, 1)}),
+        (grouped, {repeat: of_split("grouped", 0.2 + repeat / 100) for repeat in range(3)}),
+        (random, {repeat: of_split("random-windows", 0.9 + repeat / 50) for repeat in range(3)}),
     ]
     study, page, out = written(
         cells, data={"notes": [LEAK]}, factors={"data.split": ["grouped", "random-windows"]}
     )
     assert study["best"]["factors"] == grouped
-    assert "only config with a completed trial and a split that does not leak" in study["best"]["how_sure"]
-    assert "a cell whose split leaks only if all do" in study["best"]["rule"]
+    assert "it is the only config that competes" in study["best"]["how_sure"]
+    assert "Of 2 cells (6 completed), split=grouped is chosen" in study["answer"]
     for text in (page.text, (out / "report.md").read_text()):
         assert "This concerns split=random-windows. The other cells" in text
         assert "split=random-windows (leaky split)" in text
         assert "one leaks, and is scored by clip" in text
-    assert study["comparisons"][0]["diff"] == pytest.approx(0.705)
+    (row,) = study["claims"]
+    assert row["estimate"] == pytest.approx(0.71) and row["note"] == "one leaks, and is scored by clip"
+    assert study["answer"].startswith("1 of 1 contrast in val/f1_macro is a difference")
 
 
 def test_where_every_split_leaks_the_best_says_so(written):
@@ -391,31 +420,82 @@ def test_where_every_split_leaks_the_best_says_so(written):
 
 
 @pytest.mark.parametrize(
-    ("splits", "words"), [(("s1", "s1"), "on this one split"), (("s1", "s2"), "of the validation folds")]
+    ("folds", "n_repeats", "words"),
+    [
+        ({"n": 1}, 3, "All repeats were validated on the same recordings"),
+        ({"n": 5}, 3, "3 repeats validated 3 of 5 folds: the other recordings were never scored."),
+        ({"n": 3}, 3, None),
+    ],
 )
-def test_the_page_says_whether_intervals_cover_the_validation_fold(written, splits, words):
-    ends = {
-        repeat: {
-            "status": "completed",
-            "metrics": {"val/f1_macro": 0.2 + repeat / 10},
-            "provenance": {"split_id": split},
-        }
-        for repeat, split in enumerate(splits)
-    }
-    _, page, _ = written([(CE, ends), (FOCAL, ends)])
-    assert "cover the randomness of training" in page.text and words in page.text
+def test_the_page_says_which_recordings_the_repeats_validated(written, folds, n_repeats, words):
+    ends = {repeat: 0.2 + repeat / 10 for repeat in range(n_repeats)}
+    _, page, _ = written([(CE, ends), (FOCAL, ends)], data={"folds": folds})
+    assert words in page.text if words else "folds" not in page.text
 
 
-def test_the_answer_names_every_difference_that_holds_and_not_the_best_alone(written):
-    """The best cell varies too much for a result; another differs little and varies less."""
-    base = {0: 0.100, 1: 0.110, 2: 0.090}
-    wide, sure = {0: 0.20, 1: 0.13, 2: 0.24}, {seed: v + 0.02 + 0.0001 * seed for seed, v in base.items()}
-    cells = [({"loss.name": n}, ends) for n, ends in (("ce", base), ("wide", wide), ("sure", sure))]
-    study, page, _ = written(cells, factors={"loss.name": ["ce", "wide", "sure"]})
-    (by_wide, by_sure) = (row["p_holm"] for row in study["comparisons"])
-    assert by_sure < 0.05 < by_wide
-    assert "wide with val/f1_macro" in page.text and "which may be chance" in page.text
-    assert "Other significant differences from the baseline (Holm): sure +0.0201" in page.text
+def test_the_answer_names_the_differences_that_hold_the_largest_first(written):
+    base = {0: 0.100, 1: 0.110, 2: 0.090, 3: 0.105}
+    shifts = {"same": 0.001, "more": 0.05, "most": 0.2}
+    noise = (0.001, -0.002, 0.002, 0.0)
+    cells = [({"loss.name": "ce"}, base)]
+    for n, (name, shift) in enumerate(shifts.items()):
+        ends = {r: v + shift + noise[(r + n) % 4] for r, v in base.items()}
+        cells.append(({"loss.name": name}, ends))
+    study, page, out = written(cells, factors={"loss.name": ["ce", *shifts]})
+    assert [row["label"] for row in study["claims"]] == ["more vs baseline", "most vs baseline"]
+    answer = study["answer"]
+    assert answer.startswith(
+        "2 of 3 contrasts in val/f1_macro are differences, by intervals that hold together at 95 %: "
+        "most vs baseline: +0.200 ("
+    )
+    assert "; more vs baseline: +0.050 (" in answer and "same vs" not in answer
+    assert "Of 4 cells (16 completed), most is chosen, with val/f1_macro" in answer
+    assert "It is the best of 4 at 95 %." in answer
+    assert answer in page.text and "−0.0" in (out / "tables" / "contrasts-capacity.md").read_text()
+
+
+NULL = [(CE, {0: 0.10, 1: 0.14, 2: 0.09}), (FOCAL, {0: 0.12, 1: 0.11, 2: 0.10})]
+
+
+def test_a_study_without_a_difference_begins_with_that_and_what_one_would_take(written):
+    study, page, _ = written(NULL)
+    assert study["claims"] == []
+    assert re.match(
+        r"No difference in val/f1_macro can be told, of 1 contrast\. By the spread of these repeats, two "
+        r"cells would take about \d+ repeats for a difference of 0\.05, \d+ repeats for a difference of "
+        r"0\.02\.",
+        study["answer"],
+    )
+    assert "At 95 %, 2 of 2 may be the best, this one among them." in study["answer"]
+    assert study["answer"] in page.text
+
+
+def test_the_ablations_of_a_page_share_the_five_percent(make_run, tmp_path):
+    """What holds at 95 % in a page of its own does not on a page of ten."""
+    ends = {0: 0.10, 1: 0.14, 2: 0.09, 3: 0.12}
+    better = {r: v + 0.04 + (0.01, -0.01, 0.012, -0.014)[r] for r, v in ends.items()}
+    run = make_run([(CE, ends), (FOCAL, better)])
+    alone, page, _ = report(run, tmp_path / "alone")
+    assert alone["level"] == 0.95 and len(alone["claims"]) == 1
+    assert "of all ablations on this page" not in page.text
+    # A search makes no claim, and a study of one cell neither.
+    runs = [
+        run,
+        make_run([(CE, {0: 0.4}), (FOCAL, {0: 0.5})], kind="search", folder="search", name="search"),
+        make_run([({}, {0: 0.4, 1: 0.5, 2: 0.4})], folder="single", name="single"),
+    ]
+    content = write_report(runs, tmp_path / "others")
+    assert [study["level"] for study in content["studies"]] == [0.95, None, 0.95]
+    runs += [make_run(NULL, folder=f"null-{i}", name=f"null-{i}") for i in range(9)]
+    content = write_report(runs, tmp_path / "all")
+    first, *_, last = content["studies"]
+    assert first["level"] == last["level"] == pytest.approx(0.995)
+    assert first["claims"] == [] and first["contrasts"][0]["low"] < alone["contrasts"][0]["low"]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "all" / name).read_text()
+        assert (
+            "They hold at 99.5 %, so that those of all ablations on this page hold together at 95 %." in text
+        )
 
 
 @pytest.mark.parametrize("n_cells", [20, 21])

@@ -133,11 +133,12 @@ def test_a_race_of_one_config_is_decided(race):
 def test_fresh_repeats_alone_decide(searched, raced):
     runs = load([searched])
     assert choose(runs)["config_id"] == IDS[3]
-    best = confirmed(raced, ["round-1", "round-2"], "capacity", shortlist(runs, None, 4), 2)
+    best = confirmed(raced, ["round-1", "round-2"], runs.studies[0], shortlist(runs, None, 4), 2)
     assert best["config_id"] == IDS[1]
     assert best["mean"] == pytest.approx(0.332)
     assert best["repeats"] == [10_000, 10_001, 10_002, 10_003, 10_004]
     assert best["factors"] == FACTORS[1] and best["study"] == "capacity"
+    assert best["run"] == str(searched) and best["confirmed"]["run"] == str(searched / "confirm")
     assert best["config"]["training"]["epochs"] == 4
     assert best["runner_up"]["config_id"] == IDS[3]
     # Those of the last round, and apart from them those that left, the last first.
@@ -167,9 +168,10 @@ def test_the_cheapest_of_those_that_may_be_the_best_wins_a_race(race, searched, 
         for f, i in zip(FACTORS, IDS, strict=True) if i in LEADERS
     ]  # fmt: skip
     runs = load([make_run(cells, folder="confirm", name="round-1")])
-    shortlisted = shortlist(load([searched]), None, 4)
-    assert confirmed(runs, ["round-1"], "capacity", shortlisted, 1)["config_id"] == IDS[1]
-    assert confirmed(runs, ["round-1"], "capacity", shortlisted, 5, "cheapest")["config_id"] == IDS[3]
+    before = load([searched])
+    given = (runs, ["round-1"], before.studies[0], shortlist(before, None, 4))
+    assert confirmed(*given, 1)["config_id"] == IDS[1]
+    assert confirmed(*given, 5, "cheapest")["config_id"] == IDS[3]
 
 
 def test_the_report_of_the_run_shows_what_was_confirmed(searched, raced, tmp_path):
@@ -177,7 +179,8 @@ def test_the_report_of_the_run_shows_what_was_confirmed(searched, raced, tmp_pat
     assert write_report([searched], out)["confirmed"] == []
     assert "Chosen on fresh repeats" not in (out / "report.md").read_text()
 
-    best = confirmed(raced, ["round-1", "round-2"], "capacity", shortlist(load([searched]), None, 4), 2)
+    runs = load([searched])
+    best = confirmed(raced, ["round-1", "round-2"], runs.studies[0], shortlist(runs, None, 4), 2)
     write_json(searched / "confirm" / "best.json", best)
     content = write_report([searched], out)
     assert content["confirmed"] == [best] == json.loads((out / "report.json").read_text())["confirmed"]

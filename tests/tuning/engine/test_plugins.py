@@ -115,7 +115,7 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     content = json.loads(honest)
     content["request"]["source"] = f"open({str(mark)!r}, 'w')\n{STUDY}"
     there.write_text(json.dumps(content))
-    for verb in ("resume", "rerun --failed", "extend --repeats +1", "best --confirm 2"):
+    for verb in ("resume", "rerun --failed", "extend --repeats +1", "best --confirm 3"):
         word, *more = verb.split()
         # Also where the path in the request is that of the user's file.
         code, _, printed = here(shlex.join([word, str(run), *more]))
@@ -135,7 +135,7 @@ def test_a_loss_in_a_studys_file_reaches_the_workers_and_the_run_folders_text_is
     file.rename(copy)
     done("resume", run, "--study", copy)
     assert len(RunFolder(run).records()) == 2
-    done("best", run, "--study", copy, "--confirm", 2)
+    done("best", run, "--study", copy, "--confirm", 3)
     assert {r.status for r in RunFolder(run / "confirm").records().values()} == {"completed"}
 
 
