@@ -78,13 +78,9 @@ class HalfEntropy(torch.nn.Module):
 def halves():
     """Does half of the loss do?"""
     return Ablation(
-<<<<<<< HEAD
         factors={"loss.name": ("cross_entropy", "half_entropy")},
         n_repeats=1,
         base={"model.name": "audio_cnn"},
-=======
-        factors={"loss.name": ("cross_entropy", "half_entropy")}, n_repeats=1, base={"model.name": "audio_cnn"}
->>>>>>> h-d
     )
 '''
 

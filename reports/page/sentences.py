@@ -18,10 +18,7 @@ from reports.statistics.analysis import repeats_for
 from reports.study_report import StudyReport
 
 OVER_REPEATS = "95 % interval over repeats, from three on"
-OPTIMISTIC = (
-    "Scores are of validation recordings, by which the best config was chosen: its own is too high on "
-    "average."
-)
+OPTIMISTIC = "The best config was chosen by these validation scores: its own is too high on average."
 CELLS = (
     "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "

@@ -11,8 +11,8 @@ from search_spaces.study import Ablation
 def gamma_sensitivity(*, model: str | None = None) -> Ablation:
     """How much does the gamma of the focal loss matter, and does it depend on the network?
 
-    Gamma 0, the baseline, is cross-entropy. No early stopping. With `model`, such as ``linear`` for embeddings
-    (``--set features.name=embedding``), of that one alone.
+    Gamma 0, the baseline, is cross-entropy. No early stopping. With `model`, such as ``linear`` for
+    embeddings (``--set features.name=embedding``), of that one alone.
     """
     networks = {"model.name": ("audio_cnn", "audio_cnn_v2")} if model is None else {}
     alone = {} if model is None else {"model.name": model}
