@@ -462,7 +462,8 @@ def test_a_study_without_a_difference_begins_with_that_and_what_one_would_take(w
     assert study["claims"] == []
     assert re.match(
         r"No difference in val/f1_macro can be told, of 1 contrast\. By the spread of these repeats, a "
-        r"difference of two cells would take about \d+ repeats for one of 0\.05, \d+ repeats for one of 0\.02\.",
+        r"difference of two cells would take about \d+ repeats for one of 0\.05, \d+ repeats for one of "
+        r"0\.02\.",
         study["answer"],
     )
     assert "At 95 %, 2 of 2 may be the best, this one among them." in study["answer"]
