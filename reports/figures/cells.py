@@ -31,7 +31,8 @@ from reports.study_report import StudyReport
 def mean_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_ROWS)
     caption = (
-        f"{report.metric} by cell. Diamond: mean; line: {OVER_REPEATS}; open diamond: trained unequal epochs."
+        f"{report.metric} by cell. Diamond: score; line: {OVER_REPEATS}; grey: a repeat on its own fold; open "
+        "diamond: trained unequal epochs."
         f"{left_out}"
     )
     draw = partial(cell_intervals, cells=cells, metric=report.metric)
@@ -106,7 +107,7 @@ def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
     ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in cells["label"]])
     ax.set_ylim(-0.6, height - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: score and 95 % interval; grey: repeats, each on its fold")
+    ax.set_xlabel(f"{metric}: score, 95 % interval; grey: repeats")
 
 
 def difference_intervals(ax: Axes, contrasts: pd.DataFrame, metric: str) -> None:
