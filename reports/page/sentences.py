@@ -110,7 +110,7 @@ def claims(report: StudyReport) -> str:
     tested = int(rows["low"].notna().sum())
     if not tested:
         why = next(filter(None, rows["note"]), "no contrast could be computed")
-        return f"No verdict on a difference: {why}."
+        return f"No verdict on a difference: {why}.{_effort(report)}"
     if found.empty:
         return (
             f"No difference in {report.metric} can be told, of {n_of(tested, 'contrast')}.{_effort(report)}"
@@ -148,6 +148,8 @@ def percent_of(level: float) -> str:
 def _effort(report: StudyReport) -> str:
     """Return how many repeats would tell a difference that would matter; empty where that is unknown."""
     assert report.analysis is not None
+    if report.analysis.rough is None:
+        return ""
     found = [(difference, repeats_for(report.analysis, difference)) for difference in DIFFERENCES]
     known = [f"{n_of(n, 'repeat')} for one of {difference:g}" for difference, n in found if n is not None]
     out = []

@@ -34,7 +34,8 @@ class Analysis:
 
     Args:
         repeats: the trials that it rests on. scores: of each metric, the score of each cell and its repeats.
-        fitted: the model of the study's metric, None where too few repeats are there.
+        fitted: the model of the study's metric, None where too few repeats are there. rough: the same of two
+            repeats or more, from which further ones are planned.
         contrasts: a row each, with simultaneous intervals and adjusted p values at `level`. `verdict` is
             ``higher`` or ``lower`` where the interval excludes 0, else None; `note` is the reason for a nan.
         best: a row a cell of the study: `config_id`, whether it `may_be_best`, and `regret`, the most that
@@ -44,6 +45,7 @@ class Analysis:
     repeats: Repeats
     scores: dict[str, tuple[np.ndarray, RepeatedScores]]
     fitted: Fit | None
+    rough: Fit | None
     contrasts: pd.DataFrame
     best: pd.DataFrame
     level: float
@@ -82,11 +84,14 @@ def analyse(
     metric = study["metric"]
     scores = {name: (means, found) for name, means, found in repeats.scores(influential=metric)}
     if metric not in scores:
-        return Analysis(repeats, scores, None, _frame([]), pd.DataFrame(columns=_BEST_COLUMNS), level)
+        return Analysis(repeats, scores, None, None, _frame([]), pd.DataFrame(columns=_BEST_COLUMNS), level)
     means, of_metric = scores[metric]
     unequal = set(cells.loc[cells["unequal_epochs"].astype(bool), "config_id"])
     used = np.array([c not in unequal for c in config_ids], dtype=bool) & np.isfinite(means)
-    fitted = fit(of_metric.cells(used)) if used.sum() > 1 else None
+    fitted = rough = None
+    if used.sum() > 1:
+        fitted = fit(of_metric.cells(used))
+        rough = fitted or fit(of_metric.cells(used), least=2)
     place = {config_id: i for i, config_id in enumerate(config_ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]  # of the config of each cell
     why = {
@@ -96,7 +101,7 @@ def analyse(
     found = design.contrasts(list(cells["factors"]), study)
     frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, level)
     best = _best(config_ids, used, fitted, study["direction"], level)
-    return Analysis(repeats, scores, fitted, frame, best, level)
+    return Analysis(repeats, scores, fitted, rough, frame, best, level)
 
 
 def _contrasts(
@@ -222,7 +227,7 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     the time. Recordings that are validated again add nothing: their part of the variance stays that of all of
     them once every fold has been validated.
     """
-    fitted, repeats = analysis.fitted, analysis.repeats
+    fitted, repeats = analysis.rough, analysis.repeats
     if fitted is None or len(fitted.means) < 2:
         return None
     n = len(fitted.means)

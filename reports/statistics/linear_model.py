@@ -123,11 +123,11 @@ class Fit:
         return bounded
 
 
-def fit(scores: RepeatedScores) -> Fit | None:
-    """Return the model of `scores`; None for fewer than `LEAST_REPEATS` repeats or two cells."""
+def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
+    """Return the model of `scores`; None for fewer than `least` repeats or two cells."""
     observed = np.isfinite(scores.values)
     shared = observed[:, observed.sum(axis=0) > 1]
-    if len(scores.values) < 2 or not observed.any(axis=1).all() or shared.shape[1] < LEAST_REPEATS:
+    if len(scores.values) < 2 or not observed.any(axis=1).all() or shared.shape[1] < least:
         return None
     n_cells, n_repeats = observed.shape
     by_repeat = None  # of complete tables every value has the same weight

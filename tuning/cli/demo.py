@@ -37,7 +37,7 @@ EMBEDDINGS = _Story(
 )  # fmt: skip
 FROM_SCRATCH = _Story(
     "is it the capacity, the loss, or both? Asked of synthetic birds.",
-    "capacity", "Ablation: 2 networks x 2 losses x 2 repeats", 2,
+    "capacity", "Ablation: 2 networks x 2 losses x 3 repeats", 3,
     "learning-rate", "Search: learning rate, schedule and loss, a few trials into the same run", 4,
 )  # fmt: skip
 
