@@ -106,7 +106,7 @@ summary = sweep(
     Search(name="rates", question="Which?", space=space, n_trials=2, scheduler="fifo"),
     Data(name="few", manifest=read_manifest(birds), workers=1),
     run,
-    settings={**SMALL, "training.epochs": given.get("epochs", 1)},
+    settings={**SMALL, "training.epochs": given.get("epochs", 1), "training.patience": 0},
     resources=Resources(**given["resources"]),
     budget=Budget(**given.get("budget", {})),
     address=address,
