@@ -59,7 +59,7 @@ class Scenario:
         per_species: recordings of each species, of which a fifth is a fold; () for scores alone.
         of_recordings, of_training: spread of what a cell finds hard, and of trainings, in logits.
         shared: share of the recordings' part that cells with an equal first factor have in common.
-        epoch_noise: of each epoch, in logits; cells of odd number have five times as much.
+        epoch_noise: of each epoch of scores alone; cells of odd number have five times as much.
         n_folds: 1 is a fixed validation split.
         noise: of scores alone; better: how much the last two cells are better, in its units.
         slope: how much a linear trend rises from the first cell to the last.
@@ -104,7 +104,8 @@ def scenarios() -> dict[str, Scenario]:
     alike = Scenario("6x2", 5, BIRDS, shared=0.8)
     found["cells of a level alike, 6x2, 5 repeats"] = alike
     found["cells of a level alike, 6x2, 10 repeats"] = replace(alike, repeats=10)
-    found["noisy epochs, 4 cells, 5 repeats"] = Scenario("4 cells", 5, BIRDS, epoch_noise=0.3)
+    found["scores of noisy epochs, 4 cells, 5 repeats"] = Scenario("4 cells", 5, epoch_noise=0.3)
+    found["scores of noisy epochs, 4 cells, 10 repeats"] = Scenario("4 cells", 10, epoch_noise=0.3)
     found["one fixed split, 2x2, 5 repeats"] = Scenario("2x2", 5, BIRDS, n_folds=1)
     for noise in ("normal", "t3", "skewed", "8-fold", "one 8-fold", "collapsing", "ties"):
         for design, repeats in (("2x2", 3), ("2x2", 5), ("20 cells", 3), ("20 cells", 10)):
@@ -142,19 +143,15 @@ class World:
             for n in self.scenario.per_species
         ])  # fmt: skip
 
-    def predicted(self, cell: int, rows: np.ndarray, n_epochs: int) -> np.ndarray:
-        """Return what a new training of a cell predicts for recordings, [epochs, recordings]."""
+    def predicted(self, cell: int, rows: np.ndarray) -> np.ndarray:
+        """Return what a new training of a cell predicts for recordings, [1, recordings]."""
         scenario, rng = self.scenario, self.rng
         score = self.easy[rows] + self.hard[cell, rows] + better_of(scenario)[cell]
         score = score + rng.normal(0, scenario.of_training / 2)
         score = score + rng.normal(0, scenario.of_training, self.n_species)[self.truth[rows]]
-        out = np.empty((n_epochs, len(rows)), dtype=int)
-        for epoch in range(n_epochs):
-            noise = rng.normal(0, scenario.epoch_noise * (5 if cell % 2 else 1)) if n_epochs > 1 else 0.0
-            right = score + noise + rng.normal(0, 0.3, len(rows)) > 0
-            wrong = self.confused[rows, rng.integers(0, 3, len(rows))]
-            out[epoch] = np.where(right, self.truth[rows], wrong)
-        return out
+        right = score + rng.normal(0, 0.3, len(rows)) > 0
+        wrong = self.confused[rows, rng.integers(0, 3, len(rows))]
+        return np.where(right, self.truth[rows], wrong)[None]
 
 
 def better_of(scenario: Scenario) -> np.ndarray:
@@ -179,7 +176,7 @@ def true_scores(scenario: Scenario) -> np.ndarray:
     rows = np.arange(len(worlds[0].truth))
     return np.mean(
         [
-            [f1_macro(w.truth, w.predicted(c, rows, 1)[0], w.n_species) for c in range(len(scenario.cells))]
+            [f1_macro(w.truth, w.predicted(c, rows)[0], w.n_species) for c in range(len(scenario.cells))]
             for w in worlds
         ],
         axis=0,
@@ -240,7 +237,7 @@ def write(scenario: Scenario, folder: Path, rng: np.random.Generator) -> None:
         for number, name in enumerate(names):
             trial_id = f"{name}-r{repeat}"
             if world:
-                classes = world.predicted(number, rows, n_epochs)
+                classes = world.predicted(number, rows)
                 values = [f1_macro(world.truth[rows], of_epoch, world.n_species) for of_epoch in classes]
                 top = classes[-1:].T.astype("uint16")
                 run.write_predictions(
@@ -248,7 +245,8 @@ def write(scenario: Scenario, folder: Path, rng: np.random.Generator) -> None:
                 )
             else:
                 assert alone is not None
-                values, split_id = [float(alone[number, repeat])], "none"
+                noise = rng.normal(0, scenario.epoch_noise * (5 if number % 2 else 1), n_epochs)
+                values, split_id = (alone[number, repeat] + noise).tolist(), "none"
             best = int(np.argmax(values))
             events.append({"event": "trial", "study": "s", "trial_id": trial_id, "number": len(events),
                            "factors": cells[number], "reused": False})  # fmt: skip
