@@ -199,8 +199,8 @@ class TrainingConfig:
 
     @property
     def train_splits(self) -> tuple[str, ...]:
-        """The splits that are trained on."""
-        return tuple(self.train_on.split("+"))
+        """The splits that are trained on; where none is validated, nothing needs to be ``unused``."""
+        return ("train",) if self.train_on == "train" else ("train", "val", "unused")
 
     @property
     def is_validated(self) -> bool:

@@ -35,6 +35,7 @@ def test_describe_counts_every_fold_and_proves_that_nothing_is_shared(birdtune, 
             "n": len(rows),
             "n_species": n_species,
             "n_groups": n_groups,
+            "n_unused": 0,
         }
         assert f"fold {fold}: {len(rows)} recordings of {n_species} species in {n_groups} groups" in out
     assert sum(part["n"] for part in folds["parts"].values()) == 40
@@ -44,7 +45,7 @@ def test_describe_counts_every_fold_and_proves_that_nothing_is_shared(birdtune, 
         assert f"proof          {facts['proof'][column]['n']} {column}s, none in two folds or splits" in out
     full = 4 - len(folds["never_scored"]) - len(folds["scored_in_part"])
     assert f"scored         {full} of 4 species in full" in out
-    assert "rule           species recorded in a single group stay in training in every repeat" in out
+    assert "rule           species recorded in a single group are trained on and never scored" in out
 
 
 def test_describe_shows_given_folds_and_what_they_share(birdtune, birds, tmp_path):
