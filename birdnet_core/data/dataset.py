@@ -286,8 +286,8 @@ def _build_stores(
 class _Split:
     """The split of a dataset.
 
-    `scored` has the row of each recording or clip that is scored, with its `split`, `fold`, `is_validated` and
-    `group`, and `of_clip` these of each clip.
+    `scored` has the row of each recording or clip that is scored, with its `split`, `fold`, `group` and
+    `is_validated`, and `of_clip` these of each clip.
     """
 
     drawn: Split

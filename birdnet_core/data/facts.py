@@ -20,8 +20,8 @@ def gather(
     `recordings` is the manifest with its `sha256`; `scored` has the row of each recording, or of each clip
     where clips are scored, and its `split`, `fold`, `is_validated` and `group`. ``n_train``, ``n_val``,
     ``n_test``, ``n_unused`` and ``train_counts`` of each species count these in the repeat of the dataset.
-    ``strata`` are by all that are not of the test split, so that they are the same in every repeat. ``duplicates`` has the paths, species
-    and splits of files with the same content. ``folds``: see `_folds`.
+    ``strata`` are by all that are not of the test split, so that they are the same in every repeat.
+    ``duplicates`` has the paths, species and splits of files with the same content. ``folds``: see `_folds`.
     """
     duplicates = _duplicates(scored)
     train_counts = _counts_of(scored[scored["split"] == "train"], species)
@@ -56,11 +56,10 @@ def _folds(split: Split, scored: pd.DataFrame, species: list[str]) -> dict[str, 
 
     ``n`` folds in the deal of number ``deal``, of which the dataset validates on ``fold``; both count from 0.
     ``given`` is the manifest's column that decides, if any, and ``labels`` are those of given folds.
-    ``parts`` counts recordings (or clips), species and groups that each fold validates, those in training in
-    every repeat, and those of the test split; ``n_unused`` are the recordings of a fold that are unused when it
-    is validated. Of the species, ``never_scored`` have no recording that is validated, ``scored_in_part`` have
-    others in training in every repeat, and ``untrained`` have none in training in the repeat of one of the
-    folds.
+    ``parts`` counts recordings (or clips), species and groups that are validated in each fold, in training in
+    every repeat, and of the test split; ``n_unused`` counts what is unused when the fold is validated. Of the
+    species, ``never_scored`` have no recording that is validated, ``scored_in_part`` have others in training
+    in every repeat, and ``untrained`` have none in training in the repeat of one of the folds.
     """
     n = split.place.n_folds
     parts = part_names(scored["fold"].to_numpy(), (scored["split"] == "test").to_numpy(), n)

@@ -17,12 +17,12 @@ from birdnet_core.data.manifest import SPLITS
 from birdnet_core.errors import DataError
 from birdnet_core.records.trial import LEAKAGE
 
-UNUSED = "unused"  # neither trained on nor scored: of a species that is never scored, in a validated group
+UNUSED = "unused"  # neither trained on nor scored, see `RARE_RULE`
 ASSIGNED = (*SPLITS, UNUSED)
 RARE_RULE = (
-    "species recorded in a single group are trained on and never scored; where this group holds other species "
-    "too, it is validated for them, and in that repeat the recordings of the single-group species are unused "
-    "(of a single fold, such groups stay in training); species of two groups or more are trained on in every "
+    "species recorded in a single group are trained on and never scored; a group that holds others too is "
+    "validated for these, and in that repeat its recordings of single-group species are unused (with "
+    "data.folds=1 such a group stays in training); species of two groups or more are trained on in every "
     "repeat and validated, and those of three or more are in the test split too, as far as groups that hold "
     "several species allow"
 )
@@ -353,9 +353,9 @@ def _val_aims(counts: Counts, total: np.ndarray, val_fraction: float) -> _Aims:
 def _deal(counts: Counts, is_scored: np.ndarray, n_folds: int, seed: list[int]) -> np.ndarray:
     """Return the fold of every group; -1 of those that stay in training.
 
-    `is_scored` says of each species whether it has several groups: these are dealt by them, and other species
-    go where their group goes. Groups without any scored species stay in training. In the rare case that groups
-    of several species leave all groups of a species in one fold, the smallest of them stays in training too.
+    `is_scored` holds of each species whether it has several groups. Groups are dealt by their recordings of
+    such species; those without any stay in training. In the rare case that groups of several species leave
+    all groups of a species in one fold, the smallest of them stays in training too.
     """
     scored = [[(s, n) for s, n in held if is_scored[s]] for held in counts]
     fold = np.full(len(counts), -1)

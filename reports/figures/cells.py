@@ -31,8 +31,8 @@ from reports.study_report import StudyReport
 def mean_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_ROWS)
     caption = (
-        f"{report.metric} by cell. Diamond: score; line: {OVER_REPEATS}; grey: a repeat on its own fold; open "
-        "diamond: trained unequal epochs."
+        f"{report.metric} by cell. Diamond: score; line: {OVER_REPEATS}; grey: a repeat on its own fold; "
+        "open diamond: trained unequal epochs."
         f"{left_out}"
     )
     draw = partial(cell_intervals, cells=cells, metric=report.metric)

@@ -49,7 +49,7 @@ def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
 def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None:
     y = np.arange(len(counts))
     drawn = np.zeros(len(counts))
-    for split in counts:
+    for split in map(str, counts):
         n = counts[split].to_numpy()
         ax.barh(y, n, left=drawn, height=0.72, color=SPLIT_COLOURS[split], label=split)
         drawn = drawn + n

@@ -526,7 +526,9 @@ def test_recordings_of_a_single_group_are_unused_where_it_is_validated(birds, sm
     assert facts["folds"]["scored_in_part"] == []
     notes = " ".join(facts["notes"])
     assert f"1 of 4 species are never scored: {species[0]}" in notes
-    assert f"1 of 4 species have no recording in train when one of the folds is validated: {species[0]}" in notes
+    assert (
+        f"1 of 4 species have no recording in train when one of the folds is validated: {species[0]}" in notes
+    )
     parts = facts["folds"]["parts"]
     assert "train" not in parts
     assert sum(part["n"] + part["n_unused"] for part in parts.values()) == 40
