@@ -48,6 +48,24 @@ def test_describe_counts_every_fold_and_proves_that_nothing_is_shared(birdtune, 
     assert "rule           species recorded in a single group are trained on and never scored" in out
 
 
+def test_describe_counts_what_is_unused_where_its_group_is_validated(birdtune, birds, tmp_path):
+    manifest = read_manifest(birds).assign(recordist=[f"r{i}" for i in range(40)], site="")
+    rare = manifest["species"].value_counts().index[-1]
+    mine = manifest["species"] == rare
+    other = manifest.index[~mine][0]
+    manifest.loc[mine | (manifest.index == other), "recordist"] = "ann"
+    write_manifest(manifest, tmp_path / "clips.csv")
+    n, seen = int(mine.sum()), []
+    for repeat in range(5):
+        out, facts = described(birdtune, f"{tmp_path / 'clips.csv'} --set repeat={repeat}")
+        text = " ".join(out.split())
+        assert f"groups; {n} unused when it is validated" in text
+        assert (f"{facts['n_test']} test recordings, {n} unused" in text) == (facts["n_unused"] == n)
+        assert "scored 3 of 4 species in full, 0 in part, 1 never" in text
+        seen.append(facts["n_unused"])
+    assert sorted(seen) == [0, 0, 0, 0, n]
+
+
 def test_describe_shows_given_folds_and_what_they_share(birdtune, birds, tmp_path):
     manifest = read_manifest(birds).assign(fold=["b", "a"] * 20)
     first = manifest["species"][0]
