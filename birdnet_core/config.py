@@ -141,9 +141,9 @@ class TrainingConfig:
     Args:
         epochs: the budget, which the schedule of the learning rate follows.
         stop_after: end after so many epochs of that budget, as if the run were cut there; 0 trains all of it.
-        train_on: the splits to train on. Under ``train+val`` nothing is left to validate on: there are no
-            validation metrics and no patience, and the last epoch is kept. For final training, with
-            `stop_after` at the best epoch of an earlier, validated run.
+        train_on: the splits to train on. Under ``train+val`` nothing is left to validate on or
+            ``unused``: there are no validation metrics and no patience, and the last epoch is kept. For final
+            training, with `stop_after` at the best epoch of an earlier, validated run.
         batch_size: clips a step of the optimizer.
         micro_batch_size: clips a forward pass, whose gradients add up to the batch's; None takes the batch.
             Batch norm takes its statistics from the clips of a forward pass, so that with it another value is
@@ -199,8 +199,8 @@ class TrainingConfig:
 
     @property
     def train_splits(self) -> tuple[str, ...]:
-        """The splits that are trained on."""
-        return tuple(self.train_on.split("+"))
+        """The splits that are trained on; where none is validated, nothing needs to be ``unused``."""
+        return ("train",) if self.train_on == "train" else ("train", "val", "unused")
 
     @property
     def is_validated(self) -> bool:

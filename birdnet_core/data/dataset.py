@@ -36,8 +36,8 @@ from birdnet_core.data.feature_store import (
     is_worth_storing,
     store_folder,
 )
-from birdnet_core.data.manifest import SPLITS
 from birdnet_core.data.splits import (
+    ASSIGNED,
     Split,
     assign_splits,
     crossing,
@@ -50,7 +50,7 @@ from birdnet_core.errors import DataError, RunFolderError
 from birdnet_core.records.files import read_json, write_json
 from birdnet_core.records.trial import Validation
 
-FORMAT = 4  # of a dataset's folder
+FORMAT = 5  # of a dataset's folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Dataset:
         in_store: the row of every clip in `clips` and in `features`, which hold those of other datasets too.
         labels, recording: class index and recording index of every clip.
         sha256: the content of every recording of the manifest; "" for one that could not be read.
-        splits: ``train``, ``val`` or ``test`` of every clip.
+        splits: ``train``, ``val``, ``test`` or ``unused`` (`splits.RARE_RULE`) of every clip.
         fold: of every clip, from 0; -1 of those in training in every repeat, and of the test split.
         group: the number of the group of every clip's recording (`splits.groups`), the same in every repeat.
         species: the name of each class.
@@ -129,7 +129,7 @@ class Dataset:
             labels,
             recording,
             tuple(sha.decode() for sha in sha256.tolist()),
-            np.array(SPLITS)[splits],
+            np.array(ASSIGNED)[splits],
             fold,
             group,
             tuple(meta["species"]),
@@ -174,7 +174,7 @@ class Dataset:
         return np.arange(len(self.recording)) if self.facts["scored"] == "clips" else self.recording
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Return the clips of ``train``, ``val`` or ``test``, or of several of them, in their order."""
+        """Return the clips of one of the `splits`, or of several of them, in their order."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def class_counts(self, *splits: str) -> np.ndarray:
@@ -286,8 +286,8 @@ def _build_stores(
 class _Split:
     """The split of a dataset.
 
-    `scored` has the row of each recording or clip that is scored, with its `split`, `fold` and `group`, and
-    `of_clip` these three of each clip.
+    `scored` has the row of each recording or clip that is scored, with its `split`, `fold`, `group` and
+    `is_validated`, and `of_clip` these of each clip.
     """
 
     drawn: Split
@@ -305,15 +305,19 @@ def _split(recordings: pd.DataFrame, stored: _Stored, config: TrainConfig) -> _S
     if config.data.split == "random-windows":
         of_clip = scored.loc[stored.recording]
         drawn = scatter_clips(of_clip, config.data, config.repeat)
-        scored = of_clip = of_clip.assign(split=drawn.assigned, fold=drawn.fold)
+        scored = of_clip = _assigned(of_clip, drawn)
         identity = [stored.recording.tolist(), of_clip["split"].tolist()]
     else:
         drawn = assign_splits(scored, config.data, config.repeat)
-        scored = scored.assign(split=drawn.assigned, fold=drawn.fold)
+        scored = _assigned(scored, drawn)
         of_clip = scored.loc[stored.recording]
         identity = [scored["split"].reindex(recordings.index, fill_value="").tolist()]
     split_id = short_hash([recordings["sha256"].tolist(), *identity])
     return _Split(drawn, scored, of_clip, split_id)
+
+
+def _assigned(rows: pd.DataFrame, drawn: Split) -> pd.DataFrame:
+    return rows.assign(split=drawn.assigned, fold=drawn.fold, is_validated=drawn.is_validated)
 
 
 def _write(
@@ -337,7 +341,7 @@ def _write(
             clip_ids=clips.store.windows["clip_id"][stored.in_store],
             labels=labels[stored.recording],
             recording=stored.recording,
-            splits=np.array([SPLITS.index(name) for name in split.of_clip["split"]], dtype=np.int8),
+            splits=np.array([ASSIGNED.index(name) for name in split.of_clip["split"]], dtype=np.int8),
             fold=split.of_clip["fold"].to_numpy(dtype=np.int8),
             group=split.of_clip["group"].to_numpy(dtype=np.int32),
             sha256=np.array(clips.sha256, dtype="S64"),

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from birdnet_core.data.clip_store import Clips
-from birdnet_core.data.manifest import SPLITS
-from birdnet_core.data.splits import Split, part_names, strata
+from birdnet_core.data.splits import ASSIGNED, Split, part_names, strata
 from birdnet_core.records.trial import LEAKAGE
 
 
@@ -19,10 +18,10 @@ def gather(
     """Return the facts of a dataset: counts, durations, copies, folds, strata, notes, and skipped files.
 
     `recordings` is the manifest with its `sha256`; `scored` has the row of each recording, or of each clip
-    where clips are scored, and its `split`, `fold` and `group`. ``n_train``, ``n_val``, ``n_test`` and
-    ``train_counts`` of each species count these in the repeat of the dataset. ``strata`` are by all that are
-    not of the test split, so that they are the same in every repeat. ``duplicates`` has the paths, species
-    and splits of files with the same content. ``folds``: see `_folds`.
+    where clips are scored, and its `split`, `fold`, `is_validated` and `group`. ``n_train``, ``n_val``,
+    ``n_test``, ``n_unused`` and ``train_counts`` of each species count these in the repeat of the dataset.
+    ``strata`` are by all that are not of the test split, so that they are the same in every repeat.
+    ``duplicates`` has the paths, species and splits of files with the same content. ``folds``: see `_folds`.
     """
     duplicates = _duplicates(scored)
     train_counts = _counts_of(scored[scored["split"] == "train"], species)
@@ -31,7 +30,7 @@ def gather(
     return {
         "n_recordings": n_usable,
         "n_species": len(species),
-        **{f"n_{name}": int((split.assigned == name).sum()) for name in SPLITS},
+        **{f"n_{name}": int((split.assigned == name).sum()) for name in ASSIGNED},
         "n_skipped": len(recordings) - n_usable,
         "durations": _durations(clips.recordings["duration_s"]),
         "sample_rates": _counts_by_rate(clips.recordings["sample_rate"]),
@@ -57,17 +56,20 @@ def _folds(split: Split, scored: pd.DataFrame, species: list[str]) -> dict[str, 
 
     ``n`` folds in the deal of number ``deal``, of which the dataset validates on ``fold``; both count from 0.
     ``given`` is the manifest's column that decides, if any, and ``labels`` are those of given folds.
-    ``parts`` counts recordings (or clips), species and groups of each fold, of what is in training in every
-    repeat, and of the test split. Of the species, ``never_scored`` have no recording in a fold,
-    ``scored_in_part`` have some in training in every repeat, and ``untrained`` have none in training in the
-    repeat of one of the folds.
+    ``parts`` counts recordings (or clips), species and groups that are validated in each fold, in training in
+    every repeat, and of the test split; ``n_unused`` counts what is unused when the fold is validated. Of the
+    species, ``never_scored`` have no recording that is validated, ``scored_in_part`` have others in training
+    in every repeat, and ``untrained`` have none in training in the repeat of one of the folds.
     """
     n = split.place.n_folds
     parts = part_names(scored["fold"].to_numpy(), (scored["split"] == "test").to_numpy(), n)
-    by_part = scored.groupby(parts)
+    is_unused = (scored["fold"] >= 0) & ~scored["is_validated"]
+    n_unused = is_unused.groupby(parts).sum()
+    by_part = scored[~is_unused].groupby(parts[~is_unused])
     order = [*(f"fold {i}" for i in range(n)), "train", "val", "test"]
-    known = scored[scored["split"] != "test"].groupby("species")["fold"]
-    first, last, n_parts = known.min(), known.max(), known.nunique()
+    known = scored[scored["split"] != "test"].groupby("species")
+    last, n_parts = known["fold"].max(), known["fold"].nunique()
+    is_validated, is_in_full = known["is_validated"].any(), known["is_validated"].all()
 
     def named(which: pd.Series[bool]) -> list[str]:
         return sorted(which.index[which])
@@ -83,12 +85,13 @@ def _folds(split: Split, scored: pd.DataFrame, species: list[str]) -> dict[str, 
                 "n": len(by_part.get_group(part)),
                 "n_species": int(by_part.get_group(part)["species"].nunique()),
                 "n_groups": int(by_part.get_group(part)["group"].nunique()),
+                "n_unused": int(n_unused[part]),
             }
             for part in order
             if part in by_part.groups
         },
-        "never_scored": sorted(set(species) - set(named(last >= 0))),
-        "scored_in_part": named((first < 0) & (last >= 0)) if n > 1 else [],
+        "never_scored": sorted(set(species) - set(named(is_validated))),
+        "scored_in_part": named(is_validated & ~is_in_full) if n > 1 else [],
         "untrained": sorted({*named((n_parts == 1) & (last >= 0)), *(set(species) - set(known.groups))}),
     }
 
@@ -116,7 +119,7 @@ def _duplicates(scored: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "paths": same["path"].unique().tolist(),
             "species": sorted(set(same["species"])),
-            "splits": [split for split in SPLITS if split in set(same["split"])],
+            "splits": [split for split in ASSIGNED if split in set(same["split"])],
         }
         for _, same in copies.groupby("sha256", sort=False)
     ]
@@ -139,9 +142,7 @@ def _absences(folds: dict[str, Any], scored: pd.DataFrame, species: list[str]) -
     untrained = "train" if folds["n"] == 1 else "train when one of the folds is validated"
     found = {
         f"have no recording in {untrained}": folds["untrained"],
-        f"have no recording in {'val' if folds['n'] == 1 else 'a fold, and are never scored'}": folds[
-            "never_scored"
-        ],
+        "have no recording in val" if folds["n"] == 1 else "are never scored": folds["never_scored"],
         "are scored in part: the rest of their recordings are in training in every repeat": folds[
             "scored_in_part"
         ],

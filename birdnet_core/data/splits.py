@@ -7,18 +7,22 @@ a recordist or a site, stay together: a model recognises a recordist's microphon
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from birdnet_core.config import DataConfig
+from birdnet_core.data.manifest import SPLITS
 from birdnet_core.errors import DataError
 from birdnet_core.records.trial import LEAKAGE
 
+UNUSED = "unused"  # neither trained on nor scored, see `RARE_RULE`
+ASSIGNED = (*SPLITS, UNUSED)
 RARE_RULE = (
-    "species recorded in a single group stay in training in every repeat, with all that this group holds: "
-    "the model learns them, but they cannot be scored; those of two groups or more are trained on in every "
+    "species recorded in a single group are trained on and never scored; a group that holds others too is "
+    "validated for these, and in that repeat its recordings of single-group species are unused (with "
+    "data.folds=1 such a group stays in training); species of two groups or more are trained on in every "
     "repeat and validated, and those of three or more are in the test split too, as far as groups that hold "
     "several species allow"
 )
@@ -46,6 +50,8 @@ class Split:
         place: where the repeat validates.
         fold: of each recording, from 0; -1 of those in training in every repeat, and of the test split.
         is_test: whether each recording is of the test split.
+        is_validated: whether each recording is validated in the repeat that validates on its fold; False of
+            the test split, of those in training in every repeat, and of those of a fold that are unused then.
         grouped_by: the columns of which no value is in two folds or splits.
         given: the manifest's column that decides, ``split`` or ``fold``; "" where the split was drawn.
         labels: of given folds, in their order.
@@ -55,6 +61,7 @@ class Split:
     place: Place
     fold: np.ndarray
     is_test: np.ndarray
+    is_validated: np.ndarray
     grouped_by: tuple[str, ...]
     given: str = ""
     labels: tuple[str, ...] = ()
@@ -62,9 +69,10 @@ class Split:
 
     @property
     def assigned(self) -> np.ndarray:
-        """``train``, ``val`` or ``test`` for each recording, in the repeat."""
-        is_val = self.fold == self.place.fold
-        return np.where(self.is_test, "test", np.where(is_val, "val", "train"))
+        """``train``, ``val``, ``test`` or ``unused`` for each recording, in the repeat."""
+        is_here = self.fold == self.place.fold
+        assigned = [self.is_test, is_here & self.is_validated, is_here]
+        return np.select(assigned, ["test", "val", UNUSED], "train")
 
 
 def place_of(manifest: pd.DataFrame, options: DataConfig, repeat: int) -> Place:
@@ -117,17 +125,20 @@ def assign_splits(manifest: pd.DataFrame, options: DataConfig, repeat: int = 0) 
     group, grouped_by, notes = groups(manifest)
     species = pd.factorize(manifest["species"], sort=True)[0]
     counts = _counts(group, species)
+    is_scored = np.ones(species.max() + 1, dtype=bool)
     is_test = np.zeros(len(counts), dtype=bool)
     if options.test_fraction > 0:
         is_test = _draw(counts, _test_aims(counts, options.test_fraction), [options.split_seed]) == 1
     rest = np.flatnonzero(~is_test)
+    kept = [counts[g] for g in rest]
     fold = np.full(len(counts), -1)
     if place.n_folds == 1:
         total = np.bincount(species)
-        aims = _val_aims([counts[g] for g in rest], total, options.val_fraction)
-        fold[rest] = _draw([counts[g] for g in rest], aims, [options.split_seed, 1]) - 1
+        aims = _val_aims(kept, total, options.val_fraction)
+        fold[rest] = _draw(kept, aims, [options.split_seed, 1]) - 1
     else:
-        fold[rest] = _deal([counts[g] for g in rest], place.n_folds, [options.split_seed, 2, place.deal])
+        is_scored = _totals(kept, len(is_scored))[1] > 1
+        fold[rest] = _deal(kept, is_scored, place.n_folds, [options.split_seed, 2, place.deal])
     n_empty = place.n_folds - len(set(fold[fold >= 0]))
     if n_empty:
         n_filled = place.n_folds - n_empty
@@ -138,7 +149,8 @@ def assign_splits(manifest: pd.DataFrame, options: DataConfig, repeat: int = 0) 
             f"nothing to validate on{where} ({RARE_RULE}); {fewer}add recordings, or give a column split "
             "or fold"
         )
-    return Split(place, fold[group], is_test[group], grouped_by, notes=tuple(notes))
+    is_validated = (fold[group] >= 0) & is_scored[species]
+    return Split(place, fold[group], is_test[group], is_validated, grouped_by, notes=tuple(notes))
 
 
 def _given(manifest: pd.DataFrame, place: Place) -> Split:
@@ -174,7 +186,8 @@ def _given(manifest: pd.DataFrame, place: Place) -> Split:
             f"{LEAKAGE}: the {several} the same {shared} in several {'folds' if labels else 'splits'}"
         )
     grouped_by = tuple(c for c in known if c not in crossed)
-    return Split(place, fold, is_test, grouped_by, "fold" if labels else "split", labels, tuple(notes))
+    given = "fold" if labels else "split"
+    return Split(place, fold, is_test, fold >= 0, grouped_by, given, labels, tuple(notes))
 
 
 def scatter_clips(clips: pd.DataFrame, options: DataConfig, repeat: int = 0) -> Split:
@@ -207,7 +220,7 @@ def scatter_clips(clips: pd.DataFrame, options: DataConfig, repeat: int = 0) -> 
         for column in ("split", "fold")
         if (clips[column] != "").any()
     ]
-    return Split(drawn.place, drawn.fold, drawn.is_test, (), notes=tuple(notes))
+    return replace(drawn, grouped_by=(), notes=tuple(notes))
 
 
 def part_names(fold: np.ndarray, is_test: np.ndarray, n_folds: int) -> np.ndarray:
@@ -337,38 +350,37 @@ def _val_aims(counts: Counts, total: np.ndarray, val_fraction: float) -> _Aims:
     )
 
 
-def _deal(counts: Counts, n_folds: int, seed: list[int]) -> np.ndarray:
+def _deal(counts: Counts, is_scored: np.ndarray, n_folds: int, seed: list[int]) -> np.ndarray:
     """Return the fold of every group; -1 of those that stay in training.
 
-    These hold a species of a single group. In the rare case that groups of several species leave all groups
-    of a species in one fold, the smallest of them stays in training too.
+    `is_scored` holds of each species whether it has several groups. Groups are dealt by their recordings of
+    such species; those without any stay in training. In the rare case that groups of several species leave
+    all groups of a species in one fold, the smallest of them stays in training too.
     """
-    n_species = _n_species(counts)
-    all_groups = _totals(counts, n_species)[1]
+    scored = [[(s, n) for s, n in held if is_scored[s]] for held in counts]
     fold = np.full(len(counts), -1)
-    dealt = [g for g, held in enumerate(counts) if all(all_groups[s] > 1 for s, _ in held)]
+    dealt = [g for g, held in enumerate(scored) if held]
     if not dealt:
         return fold
-    # All recordings together are one more species, so that folds are of one size.
-    whole = [[*counts[g], (n_species, sum(n for _, n in counts[g]))] for g in dealt]
+    # All scored recordings together are one more species, so that folds are of one size.
+    n_species = len(is_scored)
+    whole = [[*scored[g], (n_species, sum(n for _, n in scored[g]))] for g in dealt]
     total, n_groups = _totals(whole, n_species + 1)
-    is_trained = n_groups < np.append(all_groups, 0)  # by groups that stay in training
-    fewest = np.zeros(n_species + 1, dtype=int)
-    fewest[-1] = 1
+    is_whole = np.arange(n_species + 1) == n_species
     aims = _Aims(
         wanted=np.tile(total / n_folds, (n_folds, 1)),
-        fewest=np.tile(fewest, (n_folds, 1)),
-        most=np.tile(np.where(is_trained, n_groups, n_groups - 1), (n_folds, 1)),
-        penalty=np.tile(np.where(np.arange(n_species + 1) == n_species, 1e9, 1e6), (n_folds, 1)),
+        fewest=np.tile(is_whole.astype(int), (n_folds, 1)),
+        most=np.tile(n_groups - 1, (n_folds, 1)),
+        penalty=np.tile(np.where(is_whole, 1e9, 1e6), (n_folds, 1)),
     )
     fold[dealt] = _draw(whole, aims, seed)
     members: list[list[int]] = [[] for _ in range(n_species)]
-    for g, held in enumerate(counts):
-        for s, _ in held:
+    for g in dealt:
+        for s, _ in scored[g]:
             members[s].append(g)
     for mine in members:
-        if len(mine) > 1 and len(set(fold[mine])) == 1 and fold[mine[0]] >= 0:
-            fold[min(mine, key=lambda g: sum(n for _, n in counts[g]))] = -1
+        if mine and len(set(fold[mine])) == 1 and fold[mine[0]] >= 0:
+            fold[min(mine, key=lambda g: sum(n for _, n in scored[g]))] = -1
     return fold
 
 

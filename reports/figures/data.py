@@ -11,17 +11,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from reports.figures.drawing import OKABE_ITO, STYLE, species_axis, species_panels
 
-SPLIT_COLOURS = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2]}
+SPLIT_COLOURS = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2], "unused": OKABE_ITO[7]}
 LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the axis is logarithmic
 
 
 def species_counts(scored: pd.DataFrame) -> pd.DataFrame:
-    """Return recordings or clips per species, commonest first: index species, columns train, val and test.
+    """Return recordings or clips per species, commonest first: index species, columns the splits that occur.
 
-    `scored` has a row each, with `species` and `split`.
+    `scored` has a row each, with `species` and `split`, of train, val, test and unused.
     """
     counts = pd.crosstab(scored["species"], scored["split"])
-    counts = counts.reindex(columns=list(SPLIT_COLOURS), fill_value=0)
+    counts = counts[[split for split in SPLIT_COLOURS if split in counts]]
     order = (
         counts.sum(axis=1).rename("n").reset_index().sort_values(["n", "species"], ascending=[False, True])
     )
@@ -49,9 +49,9 @@ def counts_figure(counts: pd.DataFrame, *, of: str = "recordings") -> Figure:
 def _count_bars(ax: Axes, counts: pd.DataFrame, rows: int, is_log: bool) -> None:
     y = np.arange(len(counts))
     drawn = np.zeros(len(counts))
-    for split, colour in SPLIT_COLOURS.items():
+    for split in map(str, counts):
         n = counts[split].to_numpy()
-        ax.barh(y, n, left=drawn, height=0.72, color=colour, label=split)
+        ax.barh(y, n, left=drawn, height=0.72, color=SPLIT_COLOURS[split], label=split)
         drawn = drawn + n
     if is_log:
         ax.set_xscale("log")

@@ -372,7 +372,8 @@ def facts(report: StudyReport) -> list[tuple[str, str]]:
     titles = {
         "name": "data", "data_id": "data id", "split_id": "split id", "n_recordings": "recordings",
         "n_species": "species", "n_train": f"training {scored}", "n_val": f"validation {scored}",
-        "n_test": f"test {scored} (not opened)", "n_skipped": "recordings skipped",
+        "n_test": f"test {scored} (not opened)", "n_unused": f"unused {scored} (of species never scored)",
+        "n_skipped": "recordings skipped",
     }  # fmt: skip
     out = [
         (title, count(data[key]) if isinstance(data[key], int) else str(data[key]))

@@ -155,7 +155,8 @@ def data_describe(
     sizes = ", ".join(f"{len(members)} {name}" for name, members in facts["strata"].items())
     p(f"strata         {sizes} species, by {facts['scored']} outside the test split")
     splits = ", ".join(f"{facts[f'n_{split}']} {split}" for split in ("train", "val", "test"))
-    p(f"split          {splits} {facts['scored']}")
+    unused = f", {facts['n_unused']} unused" if facts["n_unused"] else ""
+    p(f"split          {splits} {facts['scored']}{unused}")
     for line in _folds(facts):
         p(line)
     for column, found in proof.items():
@@ -202,9 +203,11 @@ def _folds(facts: dict[str, Any]) -> list[str]:
     lines = [f"folds          {head}"]
     for part, counts in folds["parts"].items():
         name = "always in train" if part == "train" and n > 1 else part
+        n_unused = counts["n_unused"]
+        unused = f"; {n_unused} unused when it is validated" if n_unused else ""
         lines.append(
             f"               {name}: {counts['n']} {facts['scored']} of {counts['n_species']} species in "
-            f"{counts['n_groups']} groups"
+            f"{counts['n_groups']} groups{unused}"
         )
     if not folds["given"]:
         lines.append(f"rule           {RARE_RULE}")

@@ -511,7 +511,7 @@ def test_given_folds_with_all_of_a_species_in_one_are_allowed_and_noted(birds, s
     assert note.startswith("1 of 4 species") and first in note
 
 
-def test_facts_name_the_species_that_are_never_scored_and_those_scored_in_part(birds, small_config, tmp_path):
+def test_recordings_of_a_single_group_are_unused_where_it_is_validated(birds, small_config, tmp_path):
     manifest = read_manifest(birds)
     species = manifest["species"].value_counts(ascending=True).index
     manifest["recordist"] = [f"r{i}" for i in range(40)]
@@ -520,14 +520,51 @@ def test_facts_name_the_species_that_are_never_scored_and_those_scored_in_part(b
     other = manifest.index[manifest["species"] == species[1]][0]
     manifest.loc[[*mine, other], "recordist"] = "ann"
     manifest["site"] = ""
-    facts = of_repeats(manifest, small_config, tmp_path, [0])[0].facts
-    assert facts["folds"]["never_scored"] == [species[0]]
-    assert facts["folds"]["scored_in_part"] == [species[1]]
-    assert facts["folds"]["parts"]["train"] == {"n": len(mine) + 1, "n_species": 2, "n_groups": 1}
-    assert sum(part["n"] for part in facts["folds"]["parts"].values()) == 40
+    deal = of_repeats(manifest, small_config, tmp_path, range(5))
+    facts = deal[0].facts
+    assert facts["folds"]["never_scored"] == facts["folds"]["untrained"] == [species[0]]
+    assert facts["folds"]["scored_in_part"] == []
     notes = " ".join(facts["notes"])
-    assert f"1 of 4 species have no recording in a fold, and are never scored: {species[0]}" in notes
-    assert f"in training in every repeat: {species[1]}" in notes
+    assert f"1 of 4 species are never scored: {species[0]}" in notes
+    assert (
+        f"1 of 4 species have no recording in train when one of the folds is validated: {species[0]}" in notes
+    )
+    parts = facts["folds"]["parts"]
+    assert "train" not in parts
+    assert sum(part["n"] + part["n_unused"] for part in parts.values()) == 40
+    (of_ann,) = {dataset.fold[row] for dataset in deal for row in [*mine, other]}
+    for repeat, dataset in enumerate(deal):
+        found, facts = dataset.splits, dataset.facts
+        is_here = repeat == of_ann
+        assert set(found[mine]) == {"unused" if is_here else "train"}
+        assert found[other] == ("val" if is_here else "train")
+        assert facts["n_unused"] == parts[f"fold {repeat}"]["n_unused"] == (len(mine) if is_here else 0)
+        assert facts["n_val"] == parts[f"fold {repeat}"]["n"]
+        assert facts["train_counts"][species[0]] == (0 if is_here else len(mine))
+        assert not set(validation_split(manifest, dataset.folder).recording) & set(mine)
+        proof = proof_of_split(manifest, dataset.folder)
+        assert proof["group"]["crossing"] == proof["recordist"]["crossing"] == []
+        # Where nothing is validated, all that is not of the test split is trained on.
+        final = small_config.override({"training.train_on": "train+val", "repeat": repeat})
+        trained_on = dataset.rows(*final.training.train_splits)
+        np.testing.assert_array_equal(trained_on, np.flatnonzero(found != "test"))
+
+
+def test_facts_name_the_species_that_are_never_scored_and_those_scored_in_part(birds, small_config, tmp_path):
+    manifest = read_manifest(birds).assign(site="")
+    species = sorted(manifest["species"].unique())
+    # Of three recordists, each two share a species: one of them is in neither of two folds.
+    pairs = dict(zip(species, ("ab", "bc", "ca", "dd"), strict=True))
+    n = manifest.groupby("species").cumcount()
+    manifest["recordist"] = [pairs[name][i % 2] for name, i in zip(manifest["species"], n, strict=True)]
+    changes = {"data.folds": 2, "data.test_fraction": 0.0}
+    facts = of_repeats(manifest, small_config, tmp_path, [0], **changes)[0].facts
+    in_part = facts["folds"]["scored_in_part"]
+    assert len(in_part) == 2 and facts["folds"]["never_scored"] == [species[3]]
+    assert facts["folds"]["parts"]["train"]["n_groups"] == 2 and facts["folds"]["untrained"] == []
+    notes = " ".join(facts["notes"])
+    assert f"1 of 4 species are never scored: {species[3]}" in notes
+    assert f"in training in every repeat: {', '.join(in_part)}" in notes
 
 
 def test_features_are_mapped_not_loaded(small_dataset):

@@ -99,6 +99,15 @@ def test_fewer_training_clips_than_five_are_all_neighbours(small_config, embedde
     np.testing.assert_allclose(found, np.tile((votes + 0.25) / 4, (len(found), 1)))
 
 
+@pytest.mark.parametrize("baseline", [logistic_regression, nearest_neighbours])
+def test_baselines_are_fitted_with_a_class_without_training_clips(small_config, small_dataset, baseline):
+    is_first = (small_dataset.labels == 0) & (small_dataset.splits != "test")
+    dataset = replace(small_dataset, splits=np.where(is_first, "unused", small_dataset.splits))
+    found = baseline(small_config, dataset, ("train",), "val")
+    assert found.sum(axis=1) == pytest.approx(1) and found.shape[1] == 4
+    assert found[:, 0].max() < 0.05
+
+
 def backbone_of(labels):
     """A backbone that hears the loudness of a window in its first label, and nothing in the others."""
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import threading
@@ -7,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from birdnet_core.data.feature_store import FeatureStore, quantised
 from birdnet_core.training import batches as batches_module
 from birdnet_core.training.batches import ClipBatches, epoch_order, fits_on
 from birdnet_core.training.session import Session
@@ -103,22 +101,6 @@ def test_values_live_on_a_gpu_only_where_they_fit(monkeypatch):
     assert fits_on(torch.device("cuda"), 500)
     assert not fits_on(torch.device("cuda"), 501)
     assert not fits_on(CPU, 1)
-
-
-@pytest.fixture
-def embeddings(small_dataset):
-    """The clips of the small dataset with random embeddings of 16 values."""
-    n_rows = len(small_dataset.features.values)
-    rng = np.random.default_rng(0)
-    values, scale, offset = quantised(torch.from_numpy(rng.gamma(2.0, size=(n_rows, 16)).astype(np.float32)))
-    store = small_dataset.features
-    return dataclasses.replace(
-        small_dataset,
-        features=FeatureStore(store.folder, values.numpy(), scale.numpy(), offset.numpy(), store.clip_ids),
-        input_shape=(16,),
-        mean=rng.uniform(1, 3, 16).astype(np.float32),
-        std=rng.uniform(1, 2, 16).astype(np.float32),
-    )
 
 
 def test_held_embeddings_equal_mapped_ones_to_the_last_bit(small_config, embeddings, monkeypatch):

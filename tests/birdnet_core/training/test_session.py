@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
 from birdnet_core import registry
-from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
+from birdnet_core.build import input_ndim
+from birdnet_core.config import RuntimeConfig, TrainConfig, TrainingConfig, cautions
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
 from birdnet_core.inference.model_folder import read_model
+from birdnet_core.losses.class_weights import Scheme
 from birdnet_core.models.backbone import BackboneClassifier
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.training import device as training_device
@@ -827,3 +830,63 @@ def test_the_batch_norm_of_a_frozen_backbone_sees_no_batch():
     for is_frozen in (False, True):
         model = BackboneClassifier(backbone, torch.nn.Identity(), freeze_backbone=is_frozen)
         assert uses_batch_statistics(model) != is_frozen
+
+
+# ------------------------------------------------------- a class that is unused in the repeat
+
+
+def with_unused(dataset):
+    """Return `dataset` with its first class unused."""
+    is_unused = (dataset.labels == 0) & (dataset.splits != "test")
+    assert is_unused.any()
+    return dataclasses.replace(dataset, splits=np.where(is_unused, "unused", dataset.splits))
+
+
+def assert_trains(config, dataset):
+    """Assert that training stays finite while the first class has no clips."""
+    session = Session(config, dataset)
+    assert session.dataset.class_counts("train")[0] == 0 and (session.train_clips.labels > 0).all()
+    metrics = [session.step() for _ in range(config.training.epochs)]
+    assert all(np.isfinite([m["train/loss"], m["val/loss"], m["val/f1_macro"]]).all() for m in metrics)
+    assert all(weight.isfinite().all() for weight in session.model.state_dict().values())
+    probabilities, truth = session.predict("val")
+    assert np.isfinite(probabilities).all() and (truth > 0).all()
+
+
+HEADS = [name for name in registry.models.names() if input_ndim(name) == 1]
+LOSSES = [
+    *({"loss.name": name} for name in registry.losses.names()),
+    *({"loss.name": "cross_entropy", "loss.class_weights": scheme} for scheme in get_args(Scheme)),
+    *({"loss.name": "focal", "loss.alpha": scheme} for scheme in get_args(Scheme) if scheme != "none"),
+]
+
+
+@pytest.mark.parametrize("sampling", get_args(get_type_hints(TrainingConfig)["sampling"]))
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: "-".join(loss.values()))
+def test_every_loss_and_sampling_trains_with_a_class_without_training_clips(
+    small_config, embeddings, loss, sampling
+):
+    changes = {"model.name": "linear", **loss, "training.sampling": sampling}
+    assert_trains(small_config.override(changes), with_unused(embeddings))
+
+
+@pytest.mark.parametrize("loss", registry.losses.names())
+def test_mixed_and_smoothed_targets_train_with_a_class_without_training_clips(small_config, embeddings, loss):
+    changes = {"model.name": "linear", "loss.name": loss, "loss.label_smoothing": 0.1, "augment.mixup.p": 1.0}
+    if loss == "cross_entropy":
+        changes["loss.class_weights"] = "inverse"
+    assert_trains(small_config.override(changes), with_unused(embeddings))
+
+
+@pytest.mark.parametrize("model", HEADS)
+def test_every_head_trains_with_a_class_without_training_clips(small_config, embeddings, model):
+    assert_trains(small_config.override({"model.name": model}), with_unused(embeddings))
+
+
+def test_a_network_trains_with_a_class_without_training_clips(small_config, small_dataset):
+    assert_trains(small_config, with_unused(small_dataset))
+
+
+def test_final_training_takes_what_is_unused_too(small_config, embeddings):
+    session = train(small_config.override({**FINAL, "model.name": "linear"}), with_unused(embeddings))
+    assert len(session.train_clips) == (embeddings.splits != "test").sum()

@@ -23,6 +23,15 @@ def test_species_are_sorted_by_recordings_and_counted_by_split():
     assert counts.loc["robin"].to_dict() == {"train": 14, "val": 4, "test": 2}
 
 
+def test_unused_recordings_are_drawn_where_there_are_any():
+    rows = pd.DataFrame([("wren", "unused")] * 3, columns=["species", "split"])
+    counts = species_counts(pd.concat([recordings({"robin": 10}), rows]))
+    assert counts.columns.tolist() == ["train", "val", "test", "unused"]
+    (ax,) = counts_figure(counts).axes
+    lengths = [sum(bar.get_width() for bar in bars) for bars in zip(*ax.containers, strict=True)]
+    assert lengths == [10, 3]
+
+
 @pytest.mark.parametrize(("n_of", "scale"), [({"a": 40, "b": 4}, "linear"), ({"a": 400, "b": 4}, "log")])
 def test_a_long_tail_gets_a_logarithmic_axis(n_of, scale):
     (ax,) = counts_figure(species_counts(recordings(n_of))).axes

@@ -35,6 +35,7 @@ def test_describe_counts_every_fold_and_proves_that_nothing_is_shared(birdtune, 
             "n": len(rows),
             "n_species": n_species,
             "n_groups": n_groups,
+            "n_unused": 0,
         }
         assert f"fold {fold}: {len(rows)} recordings of {n_species} species in {n_groups} groups" in out
     assert sum(part["n"] for part in folds["parts"].values()) == 40
@@ -44,7 +45,25 @@ def test_describe_counts_every_fold_and_proves_that_nothing_is_shared(birdtune, 
         assert f"proof          {facts['proof'][column]['n']} {column}s, none in two folds or splits" in out
     full = 4 - len(folds["never_scored"]) - len(folds["scored_in_part"])
     assert f"scored         {full} of 4 species in full" in out
-    assert "rule           species recorded in a single group stay in training in every repeat" in out
+    assert "rule           species recorded in a single group are trained on and never scored" in out
+
+
+def test_describe_counts_what_is_unused_where_its_group_is_validated(birdtune, birds, tmp_path):
+    manifest = read_manifest(birds).assign(recordist=[f"r{i}" for i in range(40)], site="")
+    rare = manifest["species"].value_counts().index[-1]
+    mine = manifest["species"] == rare
+    other = manifest.index[~mine][0]
+    manifest.loc[mine | (manifest.index == other), "recordist"] = "ann"
+    write_manifest(manifest, tmp_path / "clips.csv")
+    n, seen = int(mine.sum()), []
+    for repeat in range(5):
+        out, facts = described(birdtune, f"{tmp_path / 'clips.csv'} --set repeat={repeat}")
+        text = " ".join(out.split())
+        assert f"groups; {n} unused when it is validated" in text
+        assert (f"{facts['n_test']} test recordings, {n} unused" in text) == (facts["n_unused"] == n)
+        assert "scored 3 of 4 species in full, 0 in part, 1 never" in text
+        seen.append(facts["n_unused"])
+    assert sorted(seen) == [0, 0, 0, 0, n]
 
 
 def test_describe_shows_given_folds_and_what_they_share(birdtune, birds, tmp_path):
