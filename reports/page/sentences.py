@@ -112,9 +112,8 @@ def claims(report: StudyReport) -> str:
         why = next(filter(None, rows["note"]), "no contrast could be computed")
         return f"No verdict on a difference: {why}.{_effort(report)}"
     if found.empty:
-        return (
-            f"No difference in {report.metric} can be told, of {n_of(tested, 'contrast')}.{_effort(report)}"
-        )
+        of = n_of(tested, "contrast")
+        return f"No difference in {report.metric} can be claimed, of {of}.{_effort(report)}"
     order = found["estimate"].abs().sort_values(ascending=False, kind="stable").index
     named = "; ".join(
         f"{row['label']}: {signed(row['estimate'], '{:+.3f}')} ({signed_interval(row, '{:+.3f}')})"

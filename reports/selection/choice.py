@@ -22,7 +22,7 @@ RULES = {
     "cheapest": "the fewest parameters among the configs that may be the best, of equal ones the {best} "
     "{metric}",
 }
-"""What decides within the set of configs that cannot be told from the best."""
+"""What decides within the set of configs that may be the best."""
 N_SHOWN = 10
 
 
@@ -125,7 +125,7 @@ def chosen_by(ranked: pd.DataFrame, study: dict[str, Any], by: str) -> pd.Series
         return ranked.iloc[0]
     if ranked["regret"].isna().any():
         raise RunFolderError(
-            "the rule 'cheapest' chooses among the configs that cannot be told from the best, and it takes "
+            "the rule 'cheapest' chooses among the configs that may be the best, and it takes "
             f"three repeats to know them; {study['name']!r} has fewer. Choose by 'mean', train more "
             "(birdtune extend RUN --repeats +2), or race the leaders (birdtune best RUN --confirm 10)"
         )

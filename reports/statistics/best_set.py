@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
-from reports.statistics.family import rounded
+from reports.statistics.family import Tails, rounded
 from reports.statistics.linear_model import Fit
 
 N_DRAWS, LEAST_DRAWS = 10_000, 2_000
@@ -37,17 +37,13 @@ class BestSet:
 def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     """Return the cells that may be the best by their means times `sign`: -1 where lower is better.
 
-    Cells whose scores do not vary are told apart by their means alone.
+    Cells whose scores do not vary are compared by their means alone.
     """
     n = len(fitted.means)
     means = sign * fitted.means
     least = 1e-14 * max(float(np.abs(means).max()) ** 2, 1e-300)
     n_draws = int(np.clip(MOST_VALUES // n, LEAST_DRAWS, N_DRAWS))
-    rng = np.random.default_rng(0)
-    values, vectors = np.linalg.eigh(fitted.covariance)
-    errors = (rng.standard_normal((n_draws, n)) * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    share = rng.uniform(size=n_draws)
-    scale: dict[float, np.ndarray] = {}  # draws of the spread, by its degrees of freedom
+    tails = Tails(fitted.covariance, n_draws)
     margin = np.zeros((n, n))  # of the column over the row, which is the control
     for cell in range(n):
         variance, freedom = fitted.pairs(cell)
@@ -56,13 +52,8 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
         if not known.any():
             continue
         freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
-        statistic = (errors[:, known] - errors[:, [cell]]) / error
-        smallest = np.ones(n_draws)
-        for of in np.unique(freedom):
-            if of not in scale:
-                scale[of] = np.sqrt(stats.chi2.ppf(share, of) / of)
-            largest = statistic[:, freedom == of].max(axis=1) / scale[of]
-            np.minimum(smallest, stats.t.sf(largest, of), out=smallest)
+        ahead = (tails.errors[:, known] - tails.errors[:, [cell]]) / error
+        smallest = tails.smallest(ahead, freedom)
         margin[cell, known] = stats.t.isf(np.quantile(smallest, 1 - level), freedom) * error
     lead = means[None, :] - means[:, None]
     is_in = (lead <= margin).all(axis=1)

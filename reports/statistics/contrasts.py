@@ -29,7 +29,7 @@ class Contrast:
         weights: [cells].
         factors: the factors that it is of; none for ``baseline``.
         cell: place of the cell of ``baseline``.
-        aliases: of a fractional design, the interactions that a main effect cannot be told from.
+        aliases: of a fractional design, the interactions that a main effect is confounded with.
     """
 
     kind: Kind

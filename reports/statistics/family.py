@@ -41,8 +41,9 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
     error = np.sqrt(np.where(known, variance, np.nan))
     low, high, p = np.full((3, len(weights)), np.nan)
     if known.any():
-        covariance = weights[known] @ fitted.covariance @ weights[known].T
-        smallest = np.sort(_smallest_p(covariance, freedom[known], n_draws))
+        tails = Tails(weights[known] @ fitted.covariance @ weights[known].T, n_draws)
+        # Two-sided p values of contrasts of which none differs from zero.
+        smallest = np.sort(2 * tails.smallest(np.abs(tails.errors) / error[known], freedom[known]))
         border = np.quantile(smallest, 1 - level)
         half = stats.t.isf(border / 2, freedom[known]) * error[known]
         low[known], high[known] = estimate[known] - half, estimate[known] + half
@@ -57,27 +58,33 @@ def rounded(freedom: np.ndarray) -> np.ndarray:
     return found
 
 
-def _smallest_p(covariance: np.ndarray, freedom: np.ndarray, n_draws: int) -> np.ndarray:
-    """Return draws of the smallest two-sided p value of all contrasts where none differs from zero."""
-    statistic = np.abs(draws(covariance, freedom, n_draws))
-    smallest = np.ones(n_draws)
-    for of in np.unique(freedom):
-        largest = statistic[:, freedom == of].max(axis=1)
-        np.minimum(smallest, 2 * stats.t.sf(largest, of), out=smallest)
-    return smallest
+class Tails:
+    """Tail probabilities of correlated estimates under Student's t, the same draws at every call.
 
+    Args:
+        covariance: of the estimates, [estimates, estimates].
 
-def draws(covariance: np.ndarray, freedom: np.ndarray, n_draws: int) -> np.ndarray:
-    """Return draws of Student's t of correlated estimates, [draws, estimates], the same at every call.
-
-    Estimates share the error of their spread: one draw of its quantile serves all degrees of freedom.
+    `errors` [draws, estimates] are normal. Estimates share the error of their spread: one draw of its
+    quantile serves all degrees of freedom.
     """
-    rng = np.random.default_rng(0)
-    deviation = np.sqrt(np.diag(covariance))
-    values, vectors = np.linalg.eigh(covariance / np.outer(deviation, deviation))
-    normal = (rng.standard_normal((n_draws, len(values))) * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    share = rng.uniform(size=n_draws)
-    for of in np.unique(freedom):
-        normal[:, freedom == of] /= np.sqrt(stats.chi2.ppf(share, of) / of)[:, None]
-    found: np.ndarray = normal
-    return found
+
+    def __init__(self, covariance: np.ndarray, n_draws: int) -> None:
+        rng = np.random.default_rng(0)
+        values, vectors = np.linalg.eigh(covariance)
+        normal = rng.standard_normal((n_draws, len(values)))
+        self.errors: np.ndarray = (normal * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        self._share = rng.uniform(size=n_draws)
+        self._scale: dict[float, np.ndarray] = {}
+
+    def smallest(self, statistics: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+        """Return the smallest one-sided tail probability of each draw of `statistics` [draws, n].
+
+        `freedom` [n] has few values (`rounded`).
+        """
+        found = np.ones(len(statistics))
+        for of in np.unique(freedom):
+            if of not in self._scale:
+                self._scale[of] = np.sqrt(stats.chi2.ppf(self._share, of) / of)
+            largest = statistics[:, freedom == of].max(axis=1) / self._scale[of]
+            np.minimum(found, stats.t.sf(largest, of), out=found)
+        return found

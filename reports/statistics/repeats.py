@@ -245,8 +245,8 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
         n_classes = len(species)
         n_groups = 1 + max(max(split.group, default=0) for split in splits.values())
         deals = []
-        for number in sorted({r // n_folds if n_folds > 1 else r for r in numbers}):
-            columns = [column[r] for r in numbers if (r // n_folds if n_folds > 1 else r) == number]
+        for number in sorted({r // n_folds for r in numbers}):
+            columns = [column[r] for r in numbers if r // n_folds == number]
             deals.append(Deal(columns, splits, predicted))
         index = {name: i for i, name in enumerate(species)}
         strata = {

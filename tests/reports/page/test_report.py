@@ -461,7 +461,7 @@ def test_a_study_without_a_difference_begins_with_that_and_what_one_would_take(w
     study, page, _ = written(NULL)
     assert study["claims"] == []
     assert re.match(
-        r"No difference in val/f1_macro can be told, of 1 contrast\. By the spread of these repeats, a "
+        r"No difference in val/f1_macro can be claimed, of 1 contrast\. By the spread of these repeats, a "
         r"difference of two cells would take about \d+ repeats for one of 0\.05, \d+ repeats for one of "
         r"0\.02\.",
         study["answer"],

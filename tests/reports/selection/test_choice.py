@@ -57,7 +57,7 @@ def test_one_repeat_is_never_sure(make_run):
 
 
 NEAR, FAR = {"loss.name": "near"}, {"loss.name": "far"}
-# The first two cannot be told apart, the third can.
+# The first two may both be the best, the third may not.
 THREE = [
     (CE, {0: 0.41, 1: 0.43, 2: 0.39}),
     (NEAR, {0: 0.38, 1: 0.42, 2: 0.40}),

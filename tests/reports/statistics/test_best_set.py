@@ -42,7 +42,7 @@ def test_the_truly_best_is_in_the_set_and_the_bound_holds():
     assert np.mean(bounds) < 1.6, "in units of one repeat's spread"
 
 
-def test_cells_that_do_not_vary_are_told_apart_by_their_means():
+def test_cells_that_do_not_vary_are_compared_by_their_means():
     found = best_set(fitted_to([[1, 2, 3], [2, 3, 4], [2, 3, 4]]))
     assert found.is_in.tolist() == [False, True, True]
     assert found.regret == pytest.approx([1, 0, 0])
