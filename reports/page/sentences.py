@@ -145,7 +145,7 @@ def percent_of(level: float) -> str:
 
 
 def _effort(report: StudyReport) -> str:
-    """Return how many repeats would tell a difference that would matter; empty where that is unknown."""
+    """Return how many repeats a difference that matters would take; empty where that is unknown."""
     assert report.analysis is not None
     if report.analysis.rough is None:
         return ""
@@ -156,7 +156,11 @@ def _effort(report: StudyReport) -> str:
         out.append(
             f"By the spread of these repeats, a difference of two cells would take about {', '.join(known)}"
         )
-    out += [f"none would tell one of {d:g}, which takes more recordings" for d, n in found if n is None][:1]
+    out += [
+        f"no number of repeats would show one of {d:g}, which takes more recordings"
+        for d, n in found
+        if n is None
+    ][:1]
     text = "; ".join(out)
     return f" {text[0].upper()}{text[1:]}." if text else ""
 

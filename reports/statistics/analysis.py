@@ -220,7 +220,7 @@ def interval(scores: RepeatedScores, cell: int, level: float = LEVEL) -> tuple[f
 
 
 def repeats_for(analysis: Analysis, difference: float) -> int | None:
-    """Return how many repeats would tell a `difference` of two cells from none, None where no number would.
+    """Return how many repeats a `difference` of two cells would take to show, None where no number would do.
 
     From the spread of this study: so many that the half-width of an interval of a comparison with the first
     cell, alone, is no wider, at its average over the others; a difference of just this size is found half of
