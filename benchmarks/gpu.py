@@ -1,0 +1,904 @@
+"""What birdtune does on one NVIDIA GPU: its tests, speed, memory and a sweep, each in a process of its own.
+
+    PYTHONPATH=. python benchmarks/gpu.py --out FOLDER [--phases steps,memory,...] [--seconds 240] [--cpu]
+
+Writes FOLDER/results.json and results.md after every phase. A phase that fails or takes too long loses its
+own rows only: what it found before, and the end of its log, are kept. All data are random, of 89 classes that
+differ. Times are taken after a warm-up and with the GPU synchronised, medians of three unless a column says
+otherwise. --cpu runs the same code at small sizes without a GPU, to try the script out.
+
+Phases, in the order of worth: tests, steps, end_to_end, packing, packing_one_process, packing_mps
+(gpu_packing.py), input, compile, memory, ray, doctor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib.util
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from birdnet_core import registry
+from birdnet_core.config import RuntimeConfig, TrainConfig
+from birdnet_core.data.dataset import Dataset
+from birdnet_core.data.feature_store import FeatureStore, quantised
+from birdnet_core.records.files import write_json
+from birdnet_core.training import batches, session as session_module
+from birdnet_core.training.memory import give_back_memory
+from birdnet_core.training.session import Session
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+# Seconds that a phase may take.
+LIMITS = {
+    "tests": 110,
+    "steps": 130,
+    "end_to_end": 100,
+    "packing": 70,
+    "packing_one_process": 70,
+    "packing_mps": 70,
+    "input": 60,
+    "compile": 60,
+    "memory": 60,
+    "ray": 110,
+    "doctor": 40,
+}
+SPECTROGRAM, PATCHED, EMBEDDING = (3, 40, 130), (1, 128, 173), (1024,)
+MODELS = {
+    "audio_cnn": SPECTROGRAM,
+    "audio_cnn_v2": SPECTROGRAM,
+    "linear": EMBEDDING,
+    "mlp": EMBEDDING,
+    "audio_ast": PATCHED,
+}
+N_CLASSES, N_TRAIN, N_VAL, BATCH = 89, 7751, 1550, 32
+AUGMENTED = {"augment.spec_augment.p": 0.8, "augment.mixup.p": 0.6}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a phase runs and where its rows go."""
+
+    is_cpu: bool
+    scratch: Path
+    result: Path
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.is_cpu else "cuda"
+
+    def pick(self, on_gpu: Any, on_cpu: Any) -> Any:
+        return on_cpu if self.is_cpu else on_gpu
+
+    def row(self, **values: Any) -> None:
+        """Append a row to the results of the phase."""
+        with open(self.result, "a") as file:
+            file.write(json.dumps(values, default=str) + "\n")
+
+    @contextlib.contextmanager
+    def recorded(self, **values: Any) -> Iterator[None]:
+        """Turn an exception in the block into a row with `values`, so that the rest of the phase runs."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.row(**values, error=f"{type(error).__name__}: {error}"[:600])
+            error.__traceback__ = None
+        give_back_memory()
+
+
+# ------------------------------------------------------------------------------- data and sessions
+
+
+def synthetic(bench: Bench, shape: tuple[int, ...], n_train: int, n_val: int) -> Dataset:
+    """Return a dataset of random features, whose bins (or values) have another mean in each class.
+
+    Its feature store is written to the scratch folder unless it is there.
+    """
+    n = n_train + n_val
+    folder = bench.scratch / f"features-{'x'.join(map(str, shape))}-{n}"
+    labels = np.arange(n) % N_CLASSES
+    if not folder.exists():
+        new = folder.with_suffix(".new")
+        new.mkdir(parents=True)
+        generator = torch.Generator().manual_seed(0)
+        means = torch.randn(N_CLASSES, *shape[:2], generator=generator)
+        means = 0.5 * means.reshape(*means.shape, *[1] * (len(shape) - 2))
+        with open(new / "features.i16", "wb") as values, open(new / "scales.f32", "wb") as scales:
+            for some in torch.from_numpy(labels).split(500):
+                features = means[some] + torch.randn(len(some), *shape, generator=generator)
+                quantum, scale, offset = quantised(features)
+                quantum.numpy().tofile(values)
+                torch.stack([scale, offset], dim=-1).numpy().tofile(scales)
+        np.arange(1, n + 1, dtype=np.uint64).tofile(new / "clips.u8")
+        write_json(new / "store.json", {"shape": shape})
+        new.rename(folder)
+    species = [f"species {i:02}" for i in range(N_CLASSES)]
+    return Dataset(
+        folder=folder,
+        clips_folder=folder,
+        features=FeatureStore.open(folder),
+        input_shape=shape,
+        in_store=np.arange(n),
+        labels=labels,
+        recording=np.arange(n),
+        sha256=("",) * n,
+        splits=np.where(np.arange(n) < n_train, "train", "val"),
+        fold=np.zeros(n, np.int8),
+        group=np.arange(n, dtype=np.int32),
+        species=tuple(species),
+        mean=np.zeros(shape[0], np.float32),
+        std=np.ones(shape[0], np.float32),
+        facts={
+            "strata": {"rare": species[:30], "medium": species[30:60], "common": species[60:]},
+            "scored": "recordings",
+            "data_id": "synthetic",
+            "split_id": "synthetic",
+        },
+    )
+
+
+def config_of(bench: Bench, model: str, **settings: Any) -> TrainConfig:
+    """Return a config of `model` with a constant learning rate; `settings` have __ for the dot."""
+    flat = {
+        "model.name": model,
+        "training.batch_size": BATCH,
+        "training.patience": 0,
+        "training.precision": "bf16",
+        "optim.warmup_epochs": 0,
+        "optim.schedule": "constant",
+        "runtime.device": bench.device,
+        "runtime.threads": bench.pick(1, 2),
+        **{key.replace("__", "."): value for key, value in settings.items()},
+    }
+    if model == "audio_ast" and bench.is_cpu:
+        flat.setdefault("model.size", "tiny")
+    return TrainConfig().override({key: value for key, value in flat.items() if is_known(key)})
+
+
+def is_known(setting: str) -> bool:
+    """Return whether a setting of `runtime` exists; any other does."""
+    group, _, name = setting.partition(".")
+    return group != "runtime" or name in RuntimeConfig.__dataclass_fields__
+
+
+def modes(bench: Bench) -> dict[str, dict[str, str]]:
+    """Return the settings of eager steps and of captured ones."""
+    found = {"eager": {"runtime__cuda_graph": "off"}, "captured": {"runtime__cuda_graph": "auto"}}
+    return found if is_known("runtime.cuda_graph") else {"eager": {}}
+
+
+def undropped(model: str) -> dict[str, float]:
+    return {"model__dropout": 0.0} if "dropout" in registry.models[model].options else {}
+
+
+# --------------------------------------------------------------------------------------- measuring
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    synchronise()
+    start = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def indices(session: Session, n: int) -> list[torch.Tensor]:
+    """Return the positions of `n` whole batches, the same in every session of as many clips."""
+    size = session.config.training.batch_size
+    n_clips = len(session.train_clips)
+    generator = torch.Generator().manual_seed(1)
+    order = torch.cat([torch.randperm(n_clips, generator=generator) for _ in range(n * size // n_clips + 1)])
+    return list(order[: n * size].split(size))
+
+
+def train_step(session: Session, raw: batches.Raw) -> torch.Tensor:
+    """Make a step; return loss, clips right and norm of the gradient."""
+    if hasattr(session, "train_step"):
+        return session.train_step(raw)
+    return torch.stack([value.float() for value in session.train_batch(raw)])
+
+
+def run_steps(session: Session, n: int) -> None:
+    session.model.train()
+    for raw in session.train_clips.batches(indices(session, n)):
+        train_step(session, raw)
+
+
+def losses(session: Session, n: int) -> np.ndarray:
+    session.model.train()
+    found = [train_step(session, raw)[0].clone() for raw in session.train_clips.batches(indices(session, n))]
+    return torch.stack(found).double().cpu().numpy()
+
+
+def largest_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the largest relative difference of two curves of the loss."""
+    return float(np.max(np.abs(a - b) / np.abs(b)))
+
+
+def step_ms(session: Session, budget_s: float = 0.3) -> float:
+    """Return the milliseconds of a step, the median of three runs of about `budget_s` each."""
+    run_steps(session, 5)
+    once = seconds(lambda: run_steps(session, 5)) / 5
+    n = int(min(max(budget_s / once, 3), 300))
+    return 1000 * statistics.median(seconds(lambda: run_steps(session, n)) / n for _ in range(3))
+
+
+def kernels(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
+    """Return how many kernels and copies `work` ran on the GPU, and the ms in which at least one did.
+
+    From a trace of torch's profiler: call it after all timings of a process, which it may slow down. With
+    --cpu the operators of the CPU are counted instead.
+    """
+    activity = torch.profiler.ProfilerActivity
+    wanted = bench.pick(("kernel", "gpu_memcpy", "gpu_memset"), ("cpu_op",))
+    with torch.profiler.profile(activities=[bench.pick(activity.CUDA, activity.CPU)]) as profiler:
+        work()
+        synchronise()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    spans = sorted(
+        (float(event["ts"]), float(event["ts"]) + float(event["dur"]))
+        for event in events
+        if event.get("cat") in wanted and "dur" in event
+    )
+    busy, end = 0.0, -np.inf
+    for first, last in spans:
+        busy += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return len(spans), busy / 1000
+
+
+def synchronisations(work: Callable[[], Any]) -> str:
+    """Return the lines of birdtune at which `work` made the CPU wait for the GPU, and how often."""
+    if not torch.cuda.is_available():
+        return "no GPU"
+    found: dict[str, int] = {}
+
+    def note(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+        if "synchronizing" not in str(message):
+            return
+        own = [f for f in traceback.extract_stack() if f"{ROOT}/" in f.filename and f.filename != __file__]
+        where = f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "elsewhere"
+        found[where] = found.get(where, 0) + 1
+
+    before = warnings.showwarning
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            warnings.showwarning = before
+    return "; ".join(f"{n} x {where}" for where, n in found.items()) or "none"
+
+
+# ------------------------------------------------------------------------------------------ phases
+
+
+def tests(bench: Bench) -> None:
+    """Run the tests that are marked gpu."""
+    has_ray = importlib.util.find_spec("ray") is not None
+    files = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if "mark.gpu" in (text := path.read_text()) and (has_ray or "mark.ray" not in text)
+    ]
+    report = bench.scratch / "tests.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    if importlib.util.find_spec("pytest_timeout"):
+        command += ["--timeout", "120"]
+    done = subprocess.run([*command, *files], cwd=ROOT, check=False)
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    failed = [(case, fault) for case in cases for fault in case if fault.tag in ("failure", "error")]
+    n_skipped = sum(case.find("skipped") is not None for case in cases)
+    bench.row(
+        files=len(files),
+        exit_code=done.returncode,
+        passed=len(cases) - len(failed) - n_skipped,
+        failed=len(failed),
+        skipped=n_skipped,
+    )
+    for case, fault in failed:
+        lines = (fault.text or "").strip().splitlines()
+        bench.row(test=case.get("name"), fault=fault.get("message", "")[:300], end="\n".join(lines[-15:]))
+
+
+def steps(bench: Bench) -> None:
+    """Training steps: speed, kernels, memory, synchronisations, and losses against the CPU and against eager."""
+    n_clips = bench.pick(2048, 160)
+    data = {shape: synthetic(bench, shape, n_clips, 128) for shape in set(MODELS.values())}
+    precisions = bench.pick(("bf16", "fp32", "tf32"), ("bf16", "fp32"))
+    on_cpu: dict[str, np.ndarray] = {}
+    for precision in precisions:
+        for model, shape in MODELS.items():
+            for mode, settings in modes(bench).items():
+                given = {"training__precision": precision, **settings}
+                with bench.recorded(model=model, precision=precision, mode=mode):
+                    measured = measured_steps(bench, data[shape], model, given)
+                    bench.row(model=model, precision=precision, mode=mode, **measured)
+                with bench.recorded(model=model, precision=precision, mode=mode, check="losses"):
+                    if model not in on_cpu:
+                        on_cpu[model] = cpu_losses(bench, data[shape], model)
+                    checks = compared_losses(bench, data[shape], model, given, on_cpu[model])
+                    bench.row(model=model, precision=precision, mode=mode, **checks)
+    for name, extra in {"augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}.items():
+        for mode, settings in modes(bench).items():
+            if not all(map(is_known, extra)):
+                continue
+            with bench.recorded(model="audio_cnn", precision="bf16", mode=f"{mode}, {name}"):
+                given = {**settings, **{key.replace(".", "__"): value for key, value in extra.items()}}
+                measured = measured_steps(bench, data[SPECTROGRAM], "audio_cnn", given)
+                bench.row(model="audio_cnn", precision="bf16", mode=f"{mode}, {name}", **measured)
+    # Last, because the profiler may slow down what comes after it.
+    for precision in precisions:
+        for model, shape in MODELS.items():
+            for mode, settings in modes(bench).items():
+                with bench.recorded(model=model, precision=precision, mode=mode, check="kernels"):
+                    given = {"training__precision": precision, **settings}
+                    session = Session(config_of(bench, model, **given), data[shape])
+                    n = bench.pick(30, 3)
+                    run_steps(session, 10)
+                    took = 1000 * seconds(lambda s=session, n=n: run_steps(s, n)) / n
+                    count, busy = kernels(bench, lambda s=session, n=n: run_steps(s, n))
+                    bench.row(
+                        model=model,
+                        precision=precision,
+                        mode=mode,
+                        kernels_a_step=count / n,
+                        gpu_ms_a_step=busy / n,
+                        gpu_busy=busy / n / took,
+                    )
+
+
+def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the speed and memory of the steps of one config, on values that lie on the device."""
+    start = time.perf_counter()
+    session = Session(config_of(bench, model, **settings), dataset)
+    run_steps(session, 1)
+    synchronise()
+    first_s = time.perf_counter() - start
+    early = [seconds(lambda: run_steps(session, 1)) for _ in range(7)]
+    ms = step_ms(session, bench.pick(0.3, 0.05))
+    found: dict[str, Any] = {
+        "kind": getattr(session, "step_kind", "eager"),
+        "clips_s": 1000 * BATCH / ms,
+        "step_ms": ms,
+        "first_step_s": first_s,
+        "slowest_early_step_s": max(early),
+    }
+    if not bench.is_cpu:
+        found["allocated_mb"] = torch.cuda.max_memory_allocated() / MIB
+        found["reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
+    some = indices(session, 10)
+    raws: list[batches.Raw] = []
+    found["waits_reading"] = synchronisations(lambda: raws.extend(session.train_clips.batches(some)))
+    found["waits_in_steps"] = synchronisations(lambda: [train_step(session, raw) for raw in raws])
+    return found
+
+
+def cpu_losses(bench: Bench, dataset: Dataset, model: str) -> np.ndarray:
+    """Return the losses of the first steps on the CPU, in fp32 without dropout."""
+    settings = {
+        "training__precision": "fp32",
+        "runtime__device": "cpu",
+        "runtime__threads": min(16, os.cpu_count() or 1),
+        **undropped(model),
+        **({"model__size": "tiny"} if model == "audio_ast" else {}),
+    }
+    return losses(Session(config_of(bench, model, **settings), dataset), bench.pick(20, 6))
+
+
+def compared_losses(
+    bench: Bench, dataset: Dataset, model: str, settings: dict[str, Any], on_cpu: np.ndarray
+) -> dict[str, Any]:
+    """Return the largest relative differences of the loss: from the CPU, and from two eager runs.
+
+    From the CPU without dropout and augmentation; from eager runs with dropout, SpecAugment and MixUp.
+    """
+    small = {"model__size": "tiny"} if model == "audio_ast" else {}
+    plain = Session(config_of(bench, model, **settings, **undropped(model), **small), dataset)
+    found = {"loss_against_cpu": largest_difference(losses(plain, len(on_cpu)), on_cpu)}
+    del plain
+    if settings.get("runtime__cuda_graph") == "auto" or bench.is_cpu:
+        augmented = {key.replace(".", "__"): value for key, value in AUGMENTED.items()}
+        if len(dataset.input_shape) == 1:
+            augmented.pop("augment__spec_augment__p")
+        eager = {**settings, **modes(bench)["eager"], **augmented, **small}
+        curves = [
+            losses(Session(config_of(bench, model, **given), dataset), bench.pick(40, 6))
+            for given in (eager, eager, {**settings, **augmented, **small})
+        ]
+        found["eager_against_eager"] = largest_difference(curves[1], curves[0])
+        found["captured_against_eager"] = largest_difference(curves[2], curves[0])
+    return found
+
+
+def compile_(bench: Bench) -> None:
+    """torch.compile of AudioCNN's network in bf16, against eager and captured steps."""
+    dataset = synthetic(bench, SPECTROGRAM, bench.pick(2048, 160), 128)
+    for mode, settings in modes(bench).items():
+        session = Session(config_of(bench, "audio_cnn", **settings), dataset)
+        bench.row(mode=mode, step_ms=step_ms(session))
+    session = Session(config_of(bench, "audio_cnn", **modes(bench)["eager"]), dataset)
+    session.model = torch.compile(session.model)
+    first_s = seconds(lambda: run_steps(session, 1))
+    bench.row(mode="compiled", step_ms=step_ms(session), first_step_s=first_s)
+
+
+def input_(bench: Bench) -> None:
+    """Epochs of AudioCNN in bf16 from values on the GPU, mapped from disk, and from torch's DataLoader."""
+    dataset = synthetic(bench, SPECTROGRAM, *bench.pick((N_TRAIN, N_VAL), (320, 64)))
+    n_clips = len(dataset.rows("train"))
+    for source in ("resident", "mapped"):
+        for mode, settings in modes(bench).items():
+            with bench.recorded(source=source, mode=mode):
+                batches.fits_on = lambda *_, source=source: source == "resident"
+                session = Session(config_of(bench, "audio_cnn", **settings), dataset)
+                session.train_epoch()
+                took = statistics.median(seconds(session.train_epoch) for _ in range(3))
+                bench.row(source=source, mode=mode, epoch_s=took, clips_s=n_clips / took)
+    from throughput import NpyFiles, as_drawn
+
+    device = torch.device(bench.device)
+    folder = bench.scratch / "npy"
+    folder.mkdir(exist_ok=True)
+    rows = dataset.rows("train")
+    paths = [folder / f"{row}.npy" for row in rows]
+    for path, row in zip(paths, rows, strict=True):
+        np.save(path, dataset.stored_features(np.array([row]))[0])
+    files = NpyFiles(paths, dataset.labels[rows].tolist())
+    for n_workers in (0, 4, 8):
+        with bench.recorded(source=f"DataLoader, {n_workers} workers", mode="by hand"):
+            model = as_drawn("audio_cnn", N_CLASSES).to(device)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            loader = torch.utils.data.DataLoader(
+                files,
+                BATCH,
+                shuffle=True,
+                num_workers=n_workers,
+                pin_memory=not bench.is_cpu,
+                persistent_workers=n_workers > 0,
+            )
+
+            def epoch(model=model, optimizer=optimizer, loader=loader) -> None:
+                for clips, classes in loader:
+                    optimizer.zero_grad()
+                    clips, classes = (x.to(device, non_blocking=True) for x in (clips, classes))
+                    with torch.autocast(bench.device, torch.bfloat16):
+                        logits = model(clips)
+                    torch.nn.functional.cross_entropy(logits.float(), classes).backward()
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+
+            epoch()
+            took = seconds(epoch)
+            name = f"DataLoader, {n_workers} workers"
+            bench.row(source=name, mode="by hand, one epoch", epoch_s=took, clips_s=n_clips / took)
+            del loader
+
+
+def end_to_end(bench: Bench) -> None:
+    """Whole runs by `train`, of as many clips as the first experiments had, and where their time goes."""
+    from birdnet_core.training.run import train
+
+    spent: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            synchronise()
+            start = time.perf_counter()
+            try:
+                return work(*given, **more)
+            finally:
+                synchronise()
+                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+
+        return call
+
+    for part, (owner, attribute) in {
+        "training": (Session, "train_epoch"),
+        "validation": (Session, "_predicted"),
+        "copies": (session_module, "copied"),
+        "scores": (session_module, "score"),
+    }.items():
+        if hasattr(owner, attribute):
+            setattr(owner, attribute, timed(part, getattr(owner, attribute)))
+    sizes = bench.pick((N_TRAIN, N_VAL), (160, 96))
+    n_epochs = bench.pick(23, 2)
+    for model, epochs, mode in (
+        ("audio_cnn", n_epochs, "captured"),
+        ("audio_cnn_v2", 1, "captured"),
+        ("audio_ast", 1, "captured"),
+        ("audio_cnn", n_epochs, "eager"),
+    ):
+        settings = modes(bench).get(mode)
+        if settings is None and model == "audio_cnn" and mode == "captured":
+            continue
+        with bench.recorded(model=model, mode=mode):
+            dataset = synthetic(bench, MODELS[model], *sizes)
+            config = config_of(bench, model, **(settings or {}), training__epochs=epochs)
+            spent.clear()
+            ends: list[float] = []
+            start = time.perf_counter()
+            made = train(config, dataset, on_epoch=lambda *_, ends=ends: ends.append(time.perf_counter()))
+            total = time.perf_counter() - start
+            bench.row(
+                model=model,
+                mode=mode,
+                kind=getattr(made, "step_kind", "eager"),
+                epochs=epochs,
+                total_s=total,
+                first_epoch_s=ends[0] - start,
+                seconds_of_23_epochs=total if epochs == 23 else 23 * total / epochs,
+                **{f"{name}_share": value / total for name, value in spent.items()},
+                f1_macro=made.progress.best_metrics.get("val/f1_macro"),
+            )
+            took = seconds(made.step)
+            count, busy = kernels(bench, made.step)
+            bench.row(
+                model=model,
+                mode=mode,
+                later_epoch_s=took,
+                kernels_an_epoch=count,
+                gpu_busy=busy / 1000 / took,
+            )
+            del made
+
+
+def memory(bench: Bench) -> None:
+    """Out of memory, twenty trials in one process, and what `probe` says of AudioCNN."""
+    from birdnet_core.training.probe import probe
+
+    dataset = synthetic(bench, SPECTROGRAM, bench.pick(2048, 160), 128)
+    plain = config_of(bench, "audio_cnn")
+    if not bench.is_cpu:
+        for mode, settings in modes(bench).items():
+            with bench.recorded(check="out of memory", mode=mode):
+                out_of_memory(bench, dataset, mode, settings)
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    for mode, settings in modes(bench).items():
+        with bench.recorded(check="twenty trials", mode=mode):
+            free: list[tuple[float, float, float]] = []
+            for _ in range(bench.pick(20, 3)):
+                session = Session(config_of(bench, "audio_cnn", **settings), dataset)
+                session.train_epoch()
+                del session
+                give_back_memory()
+                if not bench.is_cpu:
+                    now = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+                    free.append((*(x / MIB for x in now), torch.cuda.mem_get_info()[0] / MIB))
+            for name, at in (("first", 0), ("last", -1)):
+                if free:
+                    allocated, reserved, left = free[at]
+                    bench.row(
+                        check=f"after the {name} of {len(free)} trials",
+                        mode=mode,
+                        allocated_mb=allocated,
+                        reserved_mb=reserved,
+                        free_mb=left,
+                    )
+                else:
+                    bench.row(check="twenty trials", mode=mode, note="ran; memory needs a GPU")
+    with bench.recorded(check="probe"):
+        found = probe(plain, dataset)
+        session = Session(plain, dataset)
+        ms = step_ms(session)
+        reserved = None if bench.is_cpu else torch.cuda.max_memory_reserved() / MIB
+        bench.row(check="probe", **vars(found))
+        bench.row(check="seen", step_ms=ms, probed_step_ms=1000 * found.step_s, reserved_mb=reserved)
+
+
+def out_of_memory(bench: Bench, dataset: Dataset, mode: str, settings: dict[str, Any]) -> None:
+    """Train an epoch under 60 % of the memory that it takes, and say what became of it."""
+    config = config_of(bench, "audio_cnn", **settings, training__batch_size=1024, training__epochs=2)
+    session = Session(config, dataset)
+    session.step()
+    needed = torch.cuda.max_memory_reserved()
+    del session
+    gc.collect()
+    give_back_memory()
+    total = torch.cuda.get_device_properties(0).total_memory
+    cap = 0.6 * needed
+    torch.cuda.set_per_process_memory_fraction(cap / total)
+    session = Session(config, dataset)
+    metrics = session.step()
+    metrics = session.step()
+    bench.row(
+        check="out of memory",
+        mode=mode,
+        kind=getattr(session, "step_kind", "eager"),
+        needed_mb=needed / MIB,
+        cap_mb=cap / MIB,
+        reserved_mb=torch.cuda.max_memory_reserved() / MIB,
+        is_held=torch.cuda.max_memory_reserved() <= cap,
+        n_out_of_memory=session.progress.n_out_of_memory,
+        micro_batch_size=session.progress.micro_batch_size,
+        loss=metrics["train/loss"],
+        not_comparable=session.not_comparable,
+    )
+
+
+STUDY = """\
+name: gpu-sweep
+question: Do sixteen trials share a GPU, and survive the death of their driver?
+factors:
+  optim.lr: [0.0003, 0.001, 0.003, 0.01]
+repeats: 4
+"""
+
+
+def ray(bench: Bench) -> None:
+    """Sixteen trials under Ray, the driver killed half-way, and the rest resumed."""
+    import psutil
+
+    from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
+    from birdnet_core.records.run_folder import RunFolder
+
+    birds = write_synthetic_birds(
+        bench.scratch / "birds", SyntheticBirds(n_species=4, n_recordings=80, n_recordists=12)
+    )
+    study, run = bench.scratch / "gpu_sweep.yaml", bench.scratch / "run"
+    study.write_text(STUDY)
+    command = [sys.executable, "-m", "tuning.cli"]
+    options = ["--data", str(birds), "--out", str(run), "--gpus-per-trial", "auto", "--workers", "4"]
+    options += ["--set", f"training.epochs={bench.pick(40, 3)}", "--set", "training.patience=0"]
+    started = time.monotonic()
+    driver = subprocess.Popen([*command, "sweep", str(study), *options], cwd=ROOT)
+    n_ended = 0
+    while driver.poll() is None and n_ended < 7:
+        time.sleep(0.2)
+        with contextlib.suppress(Exception):  # the folder may be half made
+            n_ended = sum(event["event"] == "end" for event in RunFolder(run).events())
+    left: list[psutil.Process] = []
+    if driver.poll() is None:
+        left = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    bench.row(part="killed", seconds=time.monotonic() - started, ended=n_ended, exit_code=driver.returncode)
+    started = time.monotonic()
+    done = subprocess.run([*command, "resume", str(run)], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    counts: dict[str, int] = {}
+    for record in RunFolder(run).records().values():
+        counts[record.status] = counts.get(record.status, 0) + 1
+    bench.row(
+        part="resumed",
+        seconds=time.monotonic() - started,
+        exit_code=done.returncode,
+        trials=json.dumps(counts),
+        end="\n".join((done.stdout + done.stderr).strip().splitlines()[-6:])[-500:],
+    )
+    shares = {
+        (event.get("cpus"), event.get("gpus"))
+        for event in RunFolder(run).events()
+        if event["event"] == "trial"
+    }
+    bench.row(part="cpus and gpus of a trial", shares=str(sorted(map(str, shares))))
+    for record in RunFolder(run).records().values():
+        if record.status != "completed":
+            bench.row(part=record.trial_id, status=record.status, error=(record.error or "")[:400])
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def doctor(bench: Bench) -> None:
+    """What `birdtune doctor` and nvidia-smi print."""
+    for command in ([sys.executable, "-m", "tuning.cli", "doctor"], ["nvidia-smi"]):
+        with bench.recorded(command=command[-1]):
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=35,
+                env={**os.environ, "COLUMNS": "160"},
+            )
+            for line in (done.stdout + done.stderr).splitlines()[:24]:
+                bench.row(command=command[-1], line=line.rstrip())
+
+
+# ------------------------------------------------------------------------------------------ runner
+
+PHASES: dict[str, Callable[[Bench], None]] = {
+    "tests": tests,
+    "steps": steps,
+    "end_to_end": end_to_end,
+    "input": input_,
+    "compile": compile_,
+    "memory": memory,
+    "ray": ray,
+    "doctor": doctor,
+}
+
+
+def run_phase(phases: dict[str, Callable[[Bench], None]], arguments: argparse.Namespace) -> None:
+    """Run one phase in this process, which may get SIGTERM when it takes too long."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("out of time"))
+    phases[arguments.phase](Bench(arguments.cpu, arguments.scratch, arguments.result))
+
+
+def supervised(name: str, limit: float, scratch: Path, is_cpu: bool) -> dict[str, Any]:
+    """Run a phase in a process group of its own for `limit` seconds; return its rows, and its error."""
+    script = HERE / ("gpu_packing.py" if name.startswith("packing") else "gpu.py")
+    result, log = scratch / f"{name}.jsonl", scratch / f"{name}.log"
+    command = [
+        sys.executable,
+        str(script),
+        "--phase",
+        name,
+        "--result",
+        str(result),
+        "--scratch",
+        str(scratch),
+    ]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "BIRDTUNE_CACHE": str(scratch / "cache")}
+    start = time.monotonic()
+    error: str | None = None
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command + (["--cpu"] if is_cpu else []),
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(limit)
+            error = f"exit code {code}" if code else None
+        except subprocess.TimeoutExpired:
+            error = f"stopped after {limit:.0f} s"
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(6)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    rows = []
+    for line in result.read_text().splitlines() if result.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # cut off by the kill
+            rows.append(json.loads(line))
+    lines = log.read_text(errors="replace").splitlines()
+    return {
+        "phase": name,
+        "seconds": round(time.monotonic() - start, 1),
+        "error": error,
+        "log": "\n".join(lines[-30:]) if error else "",
+        "rows": rows,
+    }
+
+
+def machine() -> str:
+    """Return one line that names the GPU, its driver, torch, cuDNN, the date, the commit and the CPUs."""
+
+    def printed(*command: str) -> str:
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return "unknown"
+        return " ".join(done.stdout.split()) if done.returncode == 0 else "unknown"
+
+    card = printed("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
+    return (
+        f"{card}; torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {printed('git', 'rev-parse', '--short', 'HEAD')}; "
+        f"{len(os.sched_getaffinity(0))} CPUs"
+    )
+
+
+def as_text(value: Any, width: int = 200) -> str:
+    if isinstance(value, float):
+        value = f"{value:.4g}"
+    return str("" if value is None else value).replace("\n", " / ").replace("|", "/")[:width]
+
+
+def as_markdown(header: str, found: list[dict[str, Any]]) -> str:
+    parts = [header, ""]
+    for phase in found:
+        parts += [f"## {phase['phase']} ({phase['seconds']} s)", ""]
+        columns = list(dict.fromkeys(key for row in phase["rows"] for key in row))
+        if columns:
+            parts += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+            parts += [
+                "| " + " | ".join(as_text(row.get(key)) for key in columns) + " |" for row in phase["rows"]
+            ]
+            parts.append("")
+        if phase["error"]:
+            parts += [phase["error"], "", "```", phase["log"], "```", ""]
+    return "\n".join(parts)
+
+
+def print_summary(header: str, found: list[dict[str, Any]], most: int = 11_000) -> None:
+    """Print one line a row, cut to what a remote machine sends back of its output."""
+    lines = [header]
+    for phase in found:
+        lines.append(f"== {phase['phase']} {phase['seconds']} s {phase['error'] or 'ok'}")
+        lines += [
+            "  " + " ".join(f"{key}={as_text(value, 90)}" for key, value in row.items() if value is not None)
+            for row in phase["rows"]
+        ]
+        lines += [f"  ! {line[:160]}" for line in phase["log"].splitlines()[-6:]]
+    share = max(60, most // len(lines) * 2)
+    print("\n".join(line[:share] for line in lines)[:most])
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of the same model, precision and mode as one."""
+    whole: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        keys = ("model", "precision", "mode")
+        is_part = "model" in row and "error" not in row
+        whole.setdefault(tuple(map(row.get, keys)) if is_part else (number,), {}).update(row)
+    return list(whole.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--phases", default=",".join(LIMITS))
+    parser.add_argument("--seconds", type=float, default=240, help="for all phases together")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--phase", choices=PHASES, help="one phase, in this process")
+    parser.add_argument("--result", type=Path)
+    parser.add_argument("--scratch", type=Path)
+    arguments = parser.parse_args()
+    if arguments.phase:
+        run_phase(PHASES, arguments)
+        return
+    end = time.monotonic() + arguments.seconds
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    header = machine()
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="birdtune-gpu-", ignore_cleanup_errors=True) as scratch:
+        for name in arguments.phases.split(","):
+            left = end - time.monotonic()
+            if left < 10:
+                found.append({"phase": name, "seconds": 0, "error": "no time left", "log": "", "rows": []})
+            else:
+                limit = min(LIMITS[name], left)
+                found.append(supervised(name, limit, Path(scratch), arguments.cpu))
+                found[-1]["rows"] = merged(found[-1]["rows"])
+            print(f"{name}: {found[-1]['seconds']} s, {found[-1]['error'] or 'ok'}", flush=True)
+            (arguments.out / "results.json").write_text(
+                json.dumps({"machine": header, "phases": found}, indent=1)
+            )
+            (arguments.out / "results.md").write_text(as_markdown(header, found))
+    print_summary(header, found)
+
+
+if __name__ == "__main__":
+    main()
