@@ -7,15 +7,14 @@ own rows only: what it found before, and the end of its log, are kept. All data 
 differ. Times are taken after a warm-up and with the GPU synchronised, medians of three unless a column says
 otherwise. --cpu runs the same code at small sizes without a GPU, to try the script out.
 
-Phases, in the order of worth: tests, steps, end_to_end, packing, packing_one_process, packing_mps
-(gpu_packing.py), input, compile, memory, ray, doctor.
+Phases, in the order of worth: tests, steps, kernels, end_to_end, packing, packing_one_process,
+packing_mps (gpu_packing.py), input, compile, memory, ray, doctor.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import importlib.util
 import json
 import os
@@ -42,37 +41,22 @@ from birdnet_core.config import RuntimeConfig, TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.feature_store import FeatureStore, quantised
 from birdnet_core.records.files import write_json
-from birdnet_core.training import batches, session as session_module
+from birdnet_core.training import batches
+from birdnet_core.training import session as session_module
 from birdnet_core.training.memory import give_back_memory
 from birdnet_core.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 # Seconds that a phase may take.
-LIMITS = {
-    "tests": 110,
-    "steps": 130,
-    "end_to_end": 100,
-    "packing": 70,
-    "packing_one_process": 70,
-    "packing_mps": 70,
-    "input": 60,
-    "compile": 60,
-    "memory": 60,
-    "ray": 110,
-    "doctor": 40,
-}
-SPECTROGRAM, PATCHED, EMBEDDING = (3, 40, 130), (1, 128, 173), (1024,)
-MODELS = {
-    "audio_cnn": SPECTROGRAM,
-    "audio_cnn_v2": SPECTROGRAM,
-    "linear": EMBEDDING,
-    "mlp": EMBEDDING,
-    "audio_ast": PATCHED,
-}
+LIMITS = {"tests": 110, "steps": 140, "kernels": 50, "end_to_end": 90, "packing": 70,
+          "packing_one_process": 70, "packing_mps": 70, "input": 60, "compile": 60, "memory": 60, "ray": 110,
+          "doctor": 40}  # fmt: skip
+MODELS = ("audio_cnn", "audio_cnn_v2", "linear", "mlp", "audio_ast")
 N_CLASSES, N_TRAIN, N_VAL, BATCH = 89, 7751, 1550, 32
 AUGMENTED = {"augment.spec_augment.p": 0.8, "augment.mixup.p": 0.6}
 MIB = 2**20
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,6 +73,16 @@ class Bench:
 
     def pick(self, on_gpu: Any, on_cpu: Any) -> Any:
         return on_cpu if self.is_cpu else on_gpu
+
+    @property
+    def spectrogram(self) -> tuple[int, int, int]:
+        return self.pick((3, 40, 130), (3, 16, 24))
+
+    def shape(self, model: str) -> tuple[int, ...]:
+        """Return the shape of the features that `model` is measured on."""
+        if model in ("linear", "mlp"):
+            return self.pick((1024,), (64,))
+        return self.pick((1, 128, 173), (1, 32, 48)) if model == "audio_ast" else self.spectrogram
 
     def row(self, **values: Any) -> None:
         """Append a row to the results of the phase."""
@@ -158,8 +152,8 @@ def synthetic(bench: Bench, shape: tuple[int, ...], n_train: int, n_val: int) ->
     )
 
 
-def config_of(bench: Bench, model: str, **settings: Any) -> TrainConfig:
-    """Return a config of `model` with a constant learning rate; `settings` have __ for the dot."""
+def config_of(bench: Bench, model: str, *settings: Settings) -> TrainConfig:
+    """Return a config of `model` in bf16 with a constant learning rate, changed by `settings`, the last first."""
     flat = {
         "model.name": model,
         "training.batch_size": BATCH,
@@ -168,28 +162,26 @@ def config_of(bench: Bench, model: str, **settings: Any) -> TrainConfig:
         "optim.warmup_epochs": 0,
         "optim.schedule": "constant",
         "runtime.device": bench.device,
-        "runtime.threads": bench.pick(1, 2),
-        **{key.replace("__", "."): value for key, value in settings.items()},
     }
     if model == "audio_ast" and bench.is_cpu:
-        flat.setdefault("model.size", "tiny")
-    return TrainConfig().override({key: value for key, value in flat.items() if is_known(key)})
+        flat["model.size"] = "tiny"
+    for some in settings:
+        flat |= some
+    if len(bench.shape(model)) == 1:
+        flat.pop("augment.spec_augment.p", None)
+    return TrainConfig().override(flat)
 
 
 def is_known(setting: str) -> bool:
-    """Return whether a setting of `runtime` exists; any other does."""
-    group, _, name = setting.partition(".")
-    return group != "runtime" or name in RuntimeConfig.__dataclass_fields__
+    """Return whether there is such a setting of `runtime`."""
+    return setting.partition(".")[2] in RuntimeConfig.__dataclass_fields__
 
 
-def modes(bench: Bench) -> dict[str, dict[str, str]]:
-    """Return the settings of eager steps and of captured ones."""
-    found = {"eager": {"runtime__cuda_graph": "off"}, "captured": {"runtime__cuda_graph": "auto"}}
-    return found if is_known("runtime.cuda_graph") else {"eager": {}}
-
-
-def undropped(model: str) -> dict[str, float]:
-    return {"model__dropout": 0.0} if "dropout" in registry.models[model].options else {}
+def modes() -> dict[str, Settings]:
+    """Return the settings of captured steps and of eager ones."""
+    if not is_known("runtime.cuda_graph"):
+        return {"eager": {}}
+    return {"captured": {"runtime.cuda_graph": "auto"}, "eager": {"runtime.cuda_graph": "off"}}
 
 
 # --------------------------------------------------------------------------------------- measuring
@@ -224,13 +216,21 @@ def train_step(session: Session, raw: batches.Raw) -> torch.Tensor:
     return torch.stack([value.float() for value in session.train_batch(raw)])
 
 
+def kind_of(session: Session) -> str:
+    return getattr(session, "step_kind", "eager")
+
+
 def run_steps(session: Session, n: int) -> None:
     session.model.train()
     for raw in session.train_clips.batches(indices(session, n)):
         train_step(session, raw)
 
 
-def losses(session: Session, n: int) -> np.ndarray:
+def losses(bench: Bench, dataset: Dataset, model: str, *settings: Settings, n: int) -> np.ndarray:
+    """Return the losses of the first `n` steps of a new session."""
+    if model == "audio_ast":  # the whole one takes minutes on a CPU
+        settings = (*settings, {"model.size": "tiny"})
+    session = Session(config_of(bench, model, *settings), dataset)
     session.model.train()
     found = [train_step(session, raw)[0].clone() for raw in session.train_clips.batches(indices(session, n))]
     return torch.stack(found).double().cpu().numpy()
@@ -249,11 +249,10 @@ def step_ms(session: Session, budget_s: float = 0.3) -> float:
     return 1000 * statistics.median(seconds(lambda: run_steps(session, n)) / n for _ in range(3))
 
 
-def kernels(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
+def traced(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
     """Return how many kernels and copies `work` ran on the GPU, and the ms in which at least one did.
 
-    From a trace of torch's profiler: call it after all timings of a process, which it may slow down. With
-    --cpu the operators of the CPU are counted instead.
+    From a trace of torch's profiler; with --cpu the operators of the CPU are counted instead.
     """
     activity = torch.profiler.ProfilerActivity
     wanted = bench.pick(("kernel", "gpu_memcpy", "gpu_memset"), ("cpu_op",))
@@ -276,7 +275,7 @@ def kernels(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
     return len(spans), busy / 1000
 
 
-def synchronisations(work: Callable[[], Any]) -> str:
+def waits(work: Callable[[], Any]) -> str:
     """Return the lines of birdtune at which `work` made the CPU wait for the GPU, and how often."""
     if not torch.cuda.is_available():
         return "no GPU"
@@ -335,194 +334,185 @@ def tests(bench: Bench) -> None:
 
 
 def steps(bench: Bench) -> None:
-    """Training steps: speed, kernels, memory, synchronisations, and losses against the CPU and against eager."""
-    n_clips = bench.pick(2048, 160)
-    data = {shape: synthetic(bench, shape, n_clips, 128) for shape in set(MODELS.values())}
-    precisions = bench.pick(("bf16", "fp32", "tf32"), ("bf16", "fp32"))
+    """Measure training steps: speed, memory, waits, and losses against the CPU's and against eager ones."""
     on_cpu: dict[str, np.ndarray] = {}
-    for precision in precisions:
-        for model, shape in MODELS.items():
-            for mode, settings in modes(bench).items():
-                given = {"training__precision": precision, **settings}
-                with bench.recorded(model=model, precision=precision, mode=mode):
-                    measured = measured_steps(bench, data[shape], model, given)
-                    bench.row(model=model, precision=precision, mode=mode, **measured)
-                with bench.recorded(model=model, precision=precision, mode=mode, check="losses"):
-                    if model not in on_cpu:
-                        on_cpu[model] = cpu_losses(bench, data[shape], model)
-                    checks = compared_losses(bench, data[shape], model, given, on_cpu[model])
-                    bench.row(model=model, precision=precision, mode=mode, **checks)
-    for name, extra in {"augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}.items():
-        for mode, settings in modes(bench).items():
-            if not all(map(is_known, extra)):
+    for precision in ("bf16", "fp32", *bench.pick(("tf32",), ())):
+        for model in MODELS:
+            if precision == "tf32" and not model.startswith("audio"):
                 continue
-            with bench.recorded(model="audio_cnn", precision="bf16", mode=f"{mode}, {name}"):
-                given = {**settings, **{key.replace(".", "__"): value for key, value in extra.items()}}
-                measured = measured_steps(bench, data[SPECTROGRAM], "audio_cnn", given)
-                bench.row(model="audio_cnn", precision="bf16", mode=f"{mode}, {name}", **measured)
-    # Last, because the profiler may slow down what comes after it.
-    for precision in precisions:
-        for model, shape in MODELS.items():
-            for mode, settings in modes(bench).items():
-                with bench.recorded(model=model, precision=precision, mode=mode, check="kernels"):
-                    given = {"training__precision": precision, **settings}
-                    session = Session(config_of(bench, model, **given), data[shape])
-                    n = bench.pick(30, 3)
-                    run_steps(session, 10)
-                    took = 1000 * seconds(lambda s=session, n=n: run_steps(s, n)) / n
-                    count, busy = kernels(bench, lambda s=session, n=n: run_steps(s, n))
-                    bench.row(
-                        model=model,
-                        precision=precision,
-                        mode=mode,
-                        kernels_a_step=count / n,
-                        gpu_ms_a_step=busy / n,
-                        gpu_busy=busy / n / took,
+            dataset = few_clips(bench, model)
+            for mode, settings in modes().items():
+                given = {"training.precision": precision, **settings}
+                names = {"model": model, "precision": precision, "mode": mode}
+                with bench.recorded(**names):
+                    bench.row(**names, **measured_steps(bench, dataset, model, given))
+                with bench.recorded(**names, check="against the CPU"):
+                    if model not in on_cpu:
+                        on_cpu[model] = cpu_losses(bench, dataset, model)
+                    found = losses(bench, dataset, model, given, undropped(model), n=len(on_cpu[model]))
+                    bench.row(**names, loss_against_cpu=largest_difference(found, on_cpu[model]))
+            with bench.recorded(**names, check="captured against eager"):
+                curves = [
+                    losses(
+                        bench, dataset, model, {"training.precision": precision}, settings, AUGMENTED, n=40
                     )
+                    for settings in (*modes().values(), modes()["eager"])
+                ]
+                bench.row(
+                    **names,
+                    eager_against_eager=largest_difference(curves[-1], curves[-2]),
+                    captured_against_eager=largest_difference(curves[0], curves[-2]),
+                )
+    for name, extra in {"augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}.items():
+        for mode, settings in modes().items():
+            names = {"model": "audio_cnn", "precision": "bf16", "mode": f"{mode}, {name}"}
+            with bench.recorded(**names):
+                given = {**settings, **extra}
+                bench.row(**names, **measured_steps(bench, few_clips(bench, "audio_cnn"), "audio_cnn", given))
 
 
-def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+def few_clips(bench: Bench, model: str) -> Dataset:
+    return synthetic(bench, bench.shape(model), bench.pick(2048, 160), 128)
+
+
+def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: Settings) -> dict[str, Any]:
     """Return the speed and memory of the steps of one config, on values that lie on the device."""
     start = time.perf_counter()
-    session = Session(config_of(bench, model, **settings), dataset)
+    session = Session(config_of(bench, model, settings), dataset)
     run_steps(session, 1)
     synchronise()
-    first_s = time.perf_counter() - start
-    early = [seconds(lambda: run_steps(session, 1)) for _ in range(7)]
-    ms = step_ms(session, bench.pick(0.3, 0.05))
-    found: dict[str, Any] = {
-        "kind": getattr(session, "step_kind", "eager"),
-        "clips_s": 1000 * BATCH / ms,
-        "step_ms": ms,
-        "first_step_s": first_s,
-        "slowest_early_step_s": max(early),
-    }
+    found: dict[str, Any] = {"kind": kind_of(session), "first_step_s": time.perf_counter() - start}
+    # The capture is among these.
+    found["slowest_of_next_s"] = max(seconds(lambda: run_steps(session, 1)) for _ in range(7))
+    found["step_ms"] = step_ms(session, bench.pick(0.2, 0.05))
+    found["clips_s"] = 1000 * BATCH / found["step_ms"]
+    found["kind"] = kind_of(session)
     if not bench.is_cpu:
         found["allocated_mb"] = torch.cuda.max_memory_allocated() / MIB
         found["reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
     some = indices(session, 10)
     raws: list[batches.Raw] = []
-    found["waits_reading"] = synchronisations(lambda: raws.extend(session.train_clips.batches(some)))
-    found["waits_in_steps"] = synchronisations(lambda: [train_step(session, raw) for raw in raws])
+    found["waits_reading"] = waits(lambda: raws.extend(session.train_clips.batches(some)))
+    found["waits_in_steps"] = waits(lambda: [train_step(session, raw) for raw in raws])
     return found
 
 
 def cpu_losses(bench: Bench, dataset: Dataset, model: str) -> np.ndarray:
     """Return the losses of the first steps on the CPU, in fp32 without dropout."""
-    settings = {
-        "training__precision": "fp32",
-        "runtime__device": "cpu",
-        "runtime__threads": min(16, os.cpu_count() or 1),
-        **undropped(model),
-        **({"model__size": "tiny"} if model == "audio_ast" else {}),
-    }
-    return losses(Session(config_of(bench, model, **settings), dataset), bench.pick(20, 6))
+    threads = len(os.sched_getaffinity(0))
+    on_cpu = {"training.precision": "fp32", "runtime.device": "cpu", "runtime.threads": threads}
+    return losses(bench, dataset, model, on_cpu, undropped(model), n=bench.pick(20, 6))
 
 
-def compared_losses(
-    bench: Bench, dataset: Dataset, model: str, settings: dict[str, Any], on_cpu: np.ndarray
-) -> dict[str, Any]:
-    """Return the largest relative differences of the loss: from the CPU, and from two eager runs.
+def undropped(model: str) -> Settings:
+    return {"model.dropout": 0.0} if "dropout" in registry.models[model].options else {}
 
-    From the CPU without dropout and augmentation; from eager runs with dropout, SpecAugment and MixUp.
+
+def kernels(bench: Bench) -> None:
+    """Count the kernels of a step in bf16, and the share of its time in which the GPU is busy.
+
+    In a process of its own: torch's profiler may slow down what comes after it.
     """
-    small = {"model__size": "tiny"} if model == "audio_ast" else {}
-    plain = Session(config_of(bench, model, **settings, **undropped(model), **small), dataset)
-    found = {"loss_against_cpu": largest_difference(losses(plain, len(on_cpu)), on_cpu)}
-    del plain
-    if settings.get("runtime__cuda_graph") == "auto" or bench.is_cpu:
-        augmented = {key.replace(".", "__"): value for key, value in AUGMENTED.items()}
-        if len(dataset.input_shape) == 1:
-            augmented.pop("augment__spec_augment__p")
-        eager = {**settings, **modes(bench)["eager"], **augmented, **small}
-        curves = [
-            losses(Session(config_of(bench, model, **given), dataset), bench.pick(40, 6))
-            for given in (eager, eager, {**settings, **augmented, **small})
-        ]
-        found["eager_against_eager"] = largest_difference(curves[1], curves[0])
-        found["captured_against_eager"] = largest_difference(curves[2], curves[0])
-    return found
+    n = bench.pick(30, 3)
+    timed: list[tuple[dict[str, str], Session, float]] = []
+    for model in MODELS:
+        for mode, settings in modes().items():
+            with bench.recorded(model=model, mode=mode):
+                session = Session(config_of(bench, model, settings), few_clips(bench, model))
+                run_steps(session, 10)
+                took = seconds(lambda session=session: run_steps(session, n))
+                timed.append(({"model": model, "mode": mode}, session, 1000 * took / n))
+    for names, session, ms in timed:
+        with bench.recorded(**names):
+            count, busy = traced(bench, lambda session=session: run_steps(session, n))
+            bench.row(
+                **names,
+                kernels_a_step=count / n,
+                step_ms=ms,
+                gpu_ms_a_step=busy / n,
+                gpu_busy=busy / n / ms,
+            )
 
 
 def compile_(bench: Bench) -> None:
-    """torch.compile of AudioCNN's network in bf16, against eager and captured steps."""
-    dataset = synthetic(bench, SPECTROGRAM, bench.pick(2048, 160), 128)
-    for mode, settings in modes(bench).items():
-        session = Session(config_of(bench, "audio_cnn", **settings), dataset)
-        bench.row(mode=mode, step_ms=step_ms(session))
-    session = Session(config_of(bench, "audio_cnn", **modes(bench)["eager"]), dataset)
+    """Measure torch.compile of AudioCNN's network in bf16 against captured and eager steps."""
+    dataset = few_clips(bench, "audio_cnn")
+    for mode, settings in modes().items():
+        bench.row(mode=mode, step_ms=step_ms(Session(config_of(bench, "audio_cnn", settings), dataset)))
+    session = Session(config_of(bench, "audio_cnn", modes()["eager"]), dataset)
     session.model = torch.compile(session.model)
     first_s = seconds(lambda: run_steps(session, 1))
     bench.row(mode="compiled", step_ms=step_ms(session), first_step_s=first_s)
 
 
 def input_(bench: Bench) -> None:
-    """Epochs of AudioCNN in bf16 from values on the GPU, mapped from disk, and from torch's DataLoader."""
-    dataset = synthetic(bench, SPECTROGRAM, *bench.pick((N_TRAIN, N_VAL), (320, 64)))
-    n_clips = len(dataset.rows("train"))
+    """Train epochs of AudioCNN in bf16 from values on the GPU, mapped from disk, and from a DataLoader."""
+    dataset = synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (320, 96)))
+    rows = dataset.rows("train")
     for source in ("resident", "mapped"):
-        for mode, settings in modes(bench).items():
+        for mode, settings in modes().items():
             with bench.recorded(source=source, mode=mode):
                 batches.fits_on = lambda *_, source=source: source == "resident"
-                session = Session(config_of(bench, "audio_cnn", **settings), dataset)
+                session = Session(config_of(bench, "audio_cnn", settings), dataset)
                 session.train_epoch()
                 took = statistics.median(seconds(session.train_epoch) for _ in range(3))
-                bench.row(source=source, mode=mode, epoch_s=took, clips_s=n_clips / took)
-    from throughput import NpyFiles, as_drawn
+                bench.row(source=source, mode=mode, epoch_s=took, clips_s=len(rows) / took)
+    from throughput import NpyFiles
 
-    device = torch.device(bench.device)
     folder = bench.scratch / "npy"
     folder.mkdir(exist_ok=True)
-    rows = dataset.rows("train")
     paths = [folder / f"{row}.npy" for row in rows]
     for path, row in zip(paths, rows, strict=True):
         np.save(path, dataset.stored_features(np.array([row]))[0])
     files = NpyFiles(paths, dataset.labels[rows].tolist())
     for n_workers in (0, 4, 8):
-        with bench.recorded(source=f"DataLoader, {n_workers} workers", mode="by hand"):
-            model = as_drawn("audio_cnn", N_CLASSES).to(device)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-            loader = torch.utils.data.DataLoader(
-                files,
-                BATCH,
-                shuffle=True,
-                num_workers=n_workers,
-                pin_memory=not bench.is_cpu,
-                persistent_workers=n_workers > 0,
-            )
+        source = f"DataLoader, {n_workers} workers"
+        with bench.recorded(source=source, mode="by hand"):
+            took = by_hand(bench, files, n_workers)
+            bench.row(source=source, mode="by hand, one epoch", epoch_s=took, clips_s=len(rows) / took)
 
-            def epoch(model=model, optimizer=optimizer, loader=loader) -> None:
-                for clips, classes in loader:
-                    optimizer.zero_grad()
-                    clips, classes = (x.to(device, non_blocking=True) for x in (clips, classes))
-                    with torch.autocast(bench.device, torch.bfloat16):
-                        logits = model(clips)
-                    torch.nn.functional.cross_entropy(logits.float(), classes).backward()
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                    optimizer.step()
 
-            epoch()
-            took = seconds(epoch)
-            name = f"DataLoader, {n_workers} workers"
-            bench.row(source=name, mode="by hand, one epoch", epoch_s=took, clips_s=n_clips / took)
-            del loader
+def by_hand(bench: Bench, files: Any, n_workers: int) -> float:
+    """Return the seconds of the second epoch of AudioCNN as one writes it down, in bf16 autocast."""
+    from throughput import as_drawn
+
+    device = torch.device(bench.device)
+    model = as_drawn("audio_cnn", N_CLASSES).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loader = torch.utils.data.DataLoader(
+        files,
+        BATCH,
+        shuffle=True,
+        num_workers=n_workers,
+        pin_memory=not bench.is_cpu,
+        persistent_workers=n_workers > 0,
+    )
+
+    def epoch() -> None:
+        for batch in loader:
+            clips, classes = (part.to(device, non_blocking=True) for part in batch)
+            optimizer.zero_grad()
+            with torch.autocast(bench.device, torch.bfloat16):
+                logits = model(clips)
+            torch.nn.functional.cross_entropy(logits.float(), classes).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+    epoch()
+    return seconds(epoch)
 
 
 def end_to_end(bench: Bench) -> None:
-    """Whole runs by `train`, of as many clips as the first experiments had, and where their time goes."""
+    """Train whole runs by `train`, of as many clips as the first experiments had; say where time goes."""
     from birdnet_core.training.run import train
 
-    spent: dict[str, float] = {}
+    took: dict[str, float] = {}
 
-    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
-            synchronise()
-            start = time.perf_counter()
-            try:
-                return work(*given, **more)
-            finally:
-                synchronise()
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            result: list[Any] = []
+            took[part] = took.get(part, 0.0) + seconds(lambda: result.append(work(*given, **more)))
+            return result[0]
 
         return call
 
@@ -534,119 +524,92 @@ def end_to_end(bench: Bench) -> None:
     }.items():
         if hasattr(owner, attribute):
             setattr(owner, attribute, timed(part, getattr(owner, attribute)))
-    sizes = bench.pick((N_TRAIN, N_VAL), (160, 96))
-    n_epochs = bench.pick(23, 2)
-    for model, epochs, mode in (
-        ("audio_cnn", n_epochs, "captured"),
-        ("audio_cnn_v2", 1, "captured"),
-        ("audio_ast", 1, "captured"),
-        ("audio_cnn", n_epochs, "eager"),
-    ):
-        settings = modes(bench).get(mode)
-        if settings is None and model == "audio_cnn" and mode == "captured":
-            continue
-        with bench.recorded(model=model, mode=mode):
-            dataset = synthetic(bench, MODELS[model], *sizes)
-            config = config_of(bench, model, **(settings or {}), training__epochs=epochs)
-            spent.clear()
-            ends: list[float] = []
-            start = time.perf_counter()
-            made = train(config, dataset, on_epoch=lambda *_, ends=ends: ends.append(time.perf_counter()))
-            total = time.perf_counter() - start
+    sizes, full = bench.pick((N_TRAIN, N_VAL), (160, 96)), bench.pick(23, 2)
+    first, *others = modes()
+    plan = [("audio_cnn", full, first), ("audio_cnn_v2", 1, first), ("audio_ast", 1, first)]
+    for model, epochs, mode in plan + [("audio_cnn", full, mode) for mode in others]:
+        names = {"model": model, "mode": mode}
+        with bench.recorded(**names):
+            dataset = synthetic(bench, bench.shape(model), *sizes)
+            config = config_of(bench, model, modes()[mode], {"training.epochs": epochs})
+            took.clear()
+            result: list[Session] = []
+            total = seconds(lambda: result.append(train(config, dataset)))  # noqa: B023
+            session = result[0]
             bench.row(
-                model=model,
-                mode=mode,
-                kind=getattr(made, "step_kind", "eager"),
+                **names,
+                kind=kind_of(session),
                 epochs=epochs,
                 total_s=total,
-                first_epoch_s=ends[0] - start,
-                seconds_of_23_epochs=total if epochs == 23 else 23 * total / epochs,
-                **{f"{name}_share": value / total for name, value in spent.items()},
-                f1_macro=made.progress.best_metrics.get("val/f1_macro"),
+                of_23_epochs_s=23 * total / epochs,
+                **{f"{part}_share": value / total for part, value in took.items()},
+                f1_macro=session.progress.best_metrics.get("val/f1_macro"),
             )
-            took = seconds(made.step)
-            count, busy = kernels(bench, made.step)
-            bench.row(
-                model=model,
-                mode=mode,
-                later_epoch_s=took,
-                kernels_an_epoch=count,
-                gpu_busy=busy / 1000 / took,
-            )
-            del made
+            later = seconds(session.step)
+            count, busy = traced(bench, session.step)
+            bench.row(**names, later_epoch_s=later, kernels_an_epoch=count, gpu_busy=busy / 1000 / later)
 
 
 def memory(bench: Bench) -> None:
-    """Out of memory, twenty trials in one process, and what `probe` says of AudioCNN."""
+    """Run out of memory, train twenty trials in one process, and compare `probe` with a session."""
     from birdnet_core.training.probe import probe
 
-    dataset = synthetic(bench, SPECTROGRAM, bench.pick(2048, 160), 128)
-    plain = config_of(bench, "audio_cnn")
-    if not bench.is_cpu:
-        for mode, settings in modes(bench).items():
-            with bench.recorded(check="out of memory", mode=mode):
-                out_of_memory(bench, dataset, mode, settings)
+    dataset = few_clips(bench, "audio_cnn")
+    for mode, settings in modes().items():
+        config = config_of(bench, "audio_cnn", settings)
+        with bench.recorded(check="out of memory", mode=mode):
+            if not bench.is_cpu:
+                bench.row(check="out of memory", mode=mode, **out_of_memory(bench, dataset, settings))
+        if not bench.is_cpu:
             torch.cuda.set_per_process_memory_fraction(1.0)
-    for mode, settings in modes(bench).items():
-        with bench.recorded(check="twenty trials", mode=mode):
-            free: list[tuple[float, float, float]] = []
-            for _ in range(bench.pick(20, 3)):
-                session = Session(config_of(bench, "audio_cnn", **settings), dataset)
-                session.train_epoch()
-                del session
+        with bench.recorded(check="many trials", mode=mode):
+            for number in range(bench.pick(20, 3)):
+                Session(config, dataset).train_epoch()
                 give_back_memory()
-                if not bench.is_cpu:
-                    now = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-                    free.append((*(x / MIB for x in now), torch.cuda.mem_get_info()[0] / MIB))
-            for name, at in (("first", 0), ("last", -1)):
-                if free:
-                    allocated, reserved, left = free[at]
-                    bench.row(
-                        check=f"after the {name} of {len(free)} trials",
-                        mode=mode,
-                        allocated_mb=allocated,
-                        reserved_mb=reserved,
-                        free_mb=left,
-                    )
-                else:
-                    bench.row(check="twenty trials", mode=mode, note="ran; memory needs a GPU")
-    with bench.recorded(check="probe"):
-        found = probe(plain, dataset)
-        session = Session(plain, dataset)
-        ms = step_ms(session)
-        reserved = None if bench.is_cpu else torch.cuda.max_memory_reserved() / MIB
-        bench.row(check="probe", **vars(found))
-        bench.row(check="seen", step_ms=ms, probed_step_ms=1000 * found.step_s, reserved_mb=reserved)
+                if number in (0, 1, bench.pick(19, 2)):
+                    bench.row(check=f"after trial {number + 1}", mode=mode, **memory_in_use(bench))
+        with bench.recorded(check="probe", mode=mode):
+            bench.row(check="probe", mode=mode, **vars(probe(config, dataset)))
+            session = Session(config, dataset)
+            bench.row(check="seen", mode=mode, step_s=step_ms(session) / 1000, **memory_in_use(bench))
+            del session
 
 
-def out_of_memory(bench: Bench, dataset: Dataset, mode: str, settings: dict[str, Any]) -> None:
-    """Train an epoch under 60 % of the memory that it takes, and say what became of it."""
-    config = config_of(bench, "audio_cnn", **settings, training__batch_size=1024, training__epochs=2)
+def memory_in_use(bench: Bench) -> dict[str, float]:
+    if bench.is_cpu:
+        return {}
+    return {
+        "allocated_mb": torch.cuda.memory_allocated() / MIB,
+        "reserved_mb": torch.cuda.memory_reserved() / MIB,
+        "peak_reserved_mb": torch.cuda.max_memory_reserved() / MIB,
+        "free_mb": torch.cuda.mem_get_info()[0] / MIB,
+    }
+
+
+def out_of_memory(bench: Bench, dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """Train two epochs under 60 % of the memory that one takes, and return what became of them."""
+    config = config_of(bench, "audio_cnn", settings, {"training.batch_size": 1024, "training.epochs": 3})
     session = Session(config, dataset)
     session.step()
     needed = torch.cuda.max_memory_reserved()
     del session
-    gc.collect()
     give_back_memory()
-    total = torch.cuda.get_device_properties(0).total_memory
     cap = 0.6 * needed
-    torch.cuda.set_per_process_memory_fraction(cap / total)
+    torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(0).total_memory)
     session = Session(config, dataset)
-    metrics = session.step()
-    metrics = session.step()
-    bench.row(
-        check="out of memory",
-        mode=mode,
-        kind=getattr(session, "step_kind", "eager"),
-        needed_mb=needed / MIB,
-        cap_mb=cap / MIB,
-        reserved_mb=torch.cuda.max_memory_reserved() / MIB,
-        is_held=torch.cuda.max_memory_reserved() <= cap,
-        n_out_of_memory=session.progress.n_out_of_memory,
-        micro_batch_size=session.progress.micro_batch_size,
-        loss=metrics["train/loss"],
-        not_comparable=session.not_comparable,
-    )
+    history = [session.step()["train/loss"] for _ in range(2)]
+    most = torch.cuda.max_memory_reserved()
+    return {
+        "kind": kind_of(session),
+        "needed_mb": needed / MIB,
+        "cap_mb": cap / MIB,
+        "most_reserved_mb": most / MIB,
+        "is_cap_held": most <= cap,
+        "n_out_of_memory": session.progress.n_out_of_memory,
+        "micro_batch_size": session.progress.micro_batch_size,
+        "losses": history,
+        "not_comparable": session.not_comparable,
+    }
 
 
 STUDY = """\
@@ -734,6 +697,7 @@ def doctor(bench: Bench) -> None:
 PHASES: dict[str, Callable[[Bench], None]] = {
     "tests": tests,
     "steps": steps,
+    "kernels": kernels,
     "end_to_end": end_to_end,
     "input": input_,
     "compile": compile_,
@@ -743,10 +707,10 @@ PHASES: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def run_phase(phases: dict[str, Callable[[Bench], None]], arguments: argparse.Namespace) -> None:
-    """Run one phase in this process, which may get SIGTERM when it takes too long."""
+def run_phase(phases: dict[str, Callable[[Bench], None]], given: argparse.Namespace) -> None:
+    """Run one phase in this process, which gets SIGTERM when it takes too long."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("out of time"))
-    phases[arguments.phase](Bench(arguments.cpu, arguments.scratch, arguments.result))
+    phases[given.phase](Bench(given.cpu, given.scratch, given.result))
 
 
 def supervised(name: str, limit: float, scratch: Path, is_cpu: bool) -> dict[str, Any]:
@@ -866,37 +830,41 @@ def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(whole.values())
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
     parser.add_argument("--phases", default=",".join(LIMITS))
     parser.add_argument("--seconds", type=float, default=240, help="for all phases together")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--phase", choices=PHASES, help="one phase, in this process")
+    parser.add_argument("--phase", choices=LIMITS, help="one phase, in this process")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--scratch", type=Path)
-    arguments = parser.parse_args()
-    if arguments.phase:
-        run_phase(PHASES, arguments)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.phase:
+        run_phase(PHASES, given)
         return
-    end = time.monotonic() + arguments.seconds
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + given.seconds
+    given.out.mkdir(parents=True, exist_ok=True)
     header = machine()
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="birdtune-gpu-", ignore_cleanup_errors=True) as scratch:
-        for name in arguments.phases.split(","):
+        for name in given.phases.split(","):
             left = end - time.monotonic()
             if left < 10:
                 found.append({"phase": name, "seconds": 0, "error": "no time left", "log": "", "rows": []})
             else:
                 limit = min(LIMITS[name], left)
-                found.append(supervised(name, limit, Path(scratch), arguments.cpu))
+                found.append(supervised(name, limit, Path(scratch), given.cpu))
                 found[-1]["rows"] = merged(found[-1]["rows"])
             print(f"{name}: {found[-1]['seconds']} s, {found[-1]['error'] or 'ok'}", flush=True)
-            (arguments.out / "results.json").write_text(
+            (given.out / "results.json").write_text(
                 json.dumps({"machine": header, "phases": found}, indent=1)
             )
-            (arguments.out / "results.md").write_text(as_markdown(header, found))
+            (given.out / "results.md").write_text(as_markdown(header, found))
     print_summary(header, found)
 
 
