@@ -156,7 +156,8 @@ class TrainingConfig:
         stop_on: the metric that patience waits for; None takes `monitor`.
         ema_decay: validate and keep an exponential moving average of the weights; 0 turns it off.
         precision: ``auto`` is bf16 autocast and channels_last where the hardware has bf16, on other GPUs
-            fp16 with a gradient scaler, elsewhere fp32.
+            fp16 with a gradient scaler, elsewhere fp32. ``tf32`` is fp32 that a GPU
+            multiplies with the mantissa of fp16.
     """
 
     epochs: int = 50
@@ -169,7 +170,7 @@ class TrainingConfig:
     monitor: str = "val/f1_macro"
     stop_on: str | None = None
     ema_decay: float = 0.0
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "tf32", "fp32"] = "auto"
 
     def __post_init__(self) -> None:
         _check_types(self, "training")
@@ -218,11 +219,16 @@ class RuntimeConfig:
         features: ``stored`` reads features from disk, ``computed`` computes them on the batch, on the
             device; ``auto`` stores features that are no larger than their clips, and computes others.
             Training clips whose waveform is augmented are always computed.
+        cuda_graph: ``auto`` captures the training step in a CUDA graph on a GPU, see `training.graph`.
+        deterministic: take only kernels of the GPU that give the same numbers again; slower. Without it, the
+            last digits differ from run to run on a GPU.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     features: Literal["auto", "stored", "computed"] = "auto"
+    cuda_graph: Literal["auto", "off"] = "auto"
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self, "runtime")

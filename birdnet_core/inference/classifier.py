@@ -24,7 +24,7 @@ from birdnet_core.inference.calibration import tempered
 from birdnet_core.inference.model_folder import Model, read_model
 from birdnet_core.inference.streaming import Ended, Place, batches_of_windows, collected, no_recording_read
 from birdnet_core.training.batches import over_channels
-from birdnet_core.training.device import layout_of, logits_of, pick_device, pick_precision
+from birdnet_core.training.device import choose_kernels, layout_of, logits_of, pick_device, pick_precision
 
 BATCH_SIZE = 32
 
@@ -56,6 +56,7 @@ class Classifier:
         config = model.config.override({"runtime.device": device})
         self.device = pick_device(config.runtime)
         self.precision = pick_precision(config.training.precision, self.device)
+        choose_kernels(self.device, self.precision, deterministic=config.runtime.deterministic)
         layout = layout_of(self.precision)
         self.networks = [
             network.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]

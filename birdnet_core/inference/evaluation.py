@@ -372,4 +372,4 @@ def _per_species(probabilities: np.ndarray, truth: np.ndarray, dataset: Dataset)
 def _truth(clips: ClipBatches) -> tuple[np.ndarray, np.ndarray]:
     """Return the true class of every recording, and the recordings, in the order of `average_windows`."""
     scored_ids, first = np.unique(clips.scored_ids, return_index=True)
-    return clips.labels.cpu().numpy()[first], scored_ids
+    return clips.labels.numpy()[first], scored_ids

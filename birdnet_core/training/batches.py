@@ -7,6 +7,7 @@ within the rounding of the stores.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,12 @@ from birdnet_core.build import build_feature
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, standardised
 from birdnet_core.errors import DataError
+from birdnet_core.training.memory import is_out_of_memory
 
-# Values stay on the GPU when they take no more than this share of its free memory, and are taken to stay in
-# the page cache when they take no more than this share of the machine's.
+log = logging.getLogger(__name__)
+
+# Values stay on the GPU when they take no more than this share of what the process may take of it, and are
+# taken to stay in the page cache when they take no more than this share of the machine's memory.
 RESIDENT_SHARE = 0.5
 PREFETCHED = 2
 # The most that the embeddings of a dataset may take of a process's memory, as float32.
@@ -101,25 +105,35 @@ class ClipBatches:
         elif is_resident:
             self.resident = torch.from_numpy(self.values[rows]).to(device)
             self.scale, self.offset = self.scale.to(device), self.offset.to(device)
-            self.labels = self.labels.to(device)
+        # `labels` stay in memory, where the order of an epoch is drawn.
+        self.classes = self.labels if self.resident is None else self.labels.to(device)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def raw(self, index: torch.Tensor) -> Raw:
-        """Return the stored values of positions `index`, on the device if resident, else in memory."""
+        """Return the stored values of positions `index`, on the device if resident, else in memory.
+
+        `index` is where the values are, see `placed`.
+        """
         if self.held is not None:
             held = self.held.index_select(0, self.chosen[index])
-            return Raw(held, self.scale[:0], self.offset[:0], self.labels[index])
+            return Raw(held, self.scale[:0], self.offset[:0], self.classes[index])
         if self.resident is not None:
-            index = index.to(self.device)
-            return Raw(self.resident[index], self.scale[index], self.offset[index], self.labels[index])
+            return Raw(self.resident[index], self.scale[index], self.offset[index], self.classes[index])
         # np.take lets other threads run while pages come from disk; indexing a mapped array does not.
         values = torch.from_numpy(np.take(self.values, self.rows[index.numpy()], axis=0))
-        batch = (values, self.scale[index], self.offset[index], self.labels[index])
+        batch = (values, self.scale[index], self.offset[index], self.classes[index])
         if self.device.type == "cuda":
             batch = tuple(part.pin_memory() for part in batch)  # type: ignore[assignment]
         return Raw(*batch)
+
+    def placed(self, order: torch.Tensor) -> torch.Tensor:
+        """Return positions where `raw` takes them: on the device, if the values are resident.
+
+        Once an epoch, since the GPU would be waited for at every batch.
+        """
+        return order if self.resident is None else order.to(self.device)
 
     def features(
         self, raw: Raw, generator: torch.Generator | None = None
@@ -147,7 +161,7 @@ class ClipBatches:
 
     def in_order(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and classes of all clips, in the order of the dataset and without augmentation."""
-        for raw in self.batches(torch.arange(len(self)).split(batch_size)):
+        for raw in self.batches(self.placed(torch.arange(len(self))).split(batch_size)):
             yield self.features(raw)
 
     def class_means(self, n_classes: int) -> torch.Tensor:
@@ -201,20 +215,31 @@ def train_and_val_clips(
         n_bytes += dataset.features.values[:1].nbytes * len(dataset.in_store)
     if is_train_computed:
         n_bytes += dataset.clips.samples[:1].nbytes * len(dataset.in_store)
-    is_resident = fits_on(device, n_bytes)
-    train = ClipBatches(
-        config,
-        dataset,
-        config.training.train_splits,
-        device,
-        is_computed=is_train_computed,
-        is_resident=is_resident,
-        waveform_augmentations=waveform_augmentations,
-    )
-    if not config.training.is_validated:
-        return train, None
-    val = ClipBatches(config, dataset, ("val",), device, is_computed=is_computed, is_resident=is_resident)
-    return train, val
+
+    def made(is_resident: bool) -> tuple[ClipBatches, ClipBatches | None]:
+        train = ClipBatches(
+            config,
+            dataset,
+            config.training.train_splits,
+            device,
+            is_computed=is_train_computed,
+            is_resident=is_resident,
+            waveform_augmentations=waveform_augmentations,
+        )
+        if not config.training.is_validated:
+            return train, None
+        val = ClipBatches(config, dataset, ("val",), device, is_computed=is_computed, is_resident=is_resident)
+        return train, val
+
+    if fits_on(device, n_bytes):
+        try:
+            return made(is_resident=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # Others took the memory meanwhile. The batches are then read from disk.
+            log.warning("the GPU has no room for the clips: they are read from disk, batch by batch")
+    return made(is_resident=False)
 
 
 def epoch_order(labels: torch.Tensor, sampling: str, generator: torch.Generator) -> torch.Tensor:
@@ -236,8 +261,13 @@ def memory_size() -> int:
 
 
 def fits_on(device: torch.device, n_bytes: int) -> bool:
-    """Return whether `n_bytes` may live on `device`: a GPU with enough free memory."""
+    """Return whether `n_bytes` may live on `device`: a GPU with enough memory for this process.
+
+    It has what is free, but not beyond its cap (`torch.cuda.set_per_process_memory_fraction`).
+    """
     if device.type != "cuda":
         return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return bool(n_bytes <= RESIDENT_SHARE * free)
+    free, total = torch.cuda.mem_get_info(device)
+    cap = torch.cuda.get_per_process_memory_fraction(device) * total
+    room = min(free, cap - torch.cuda.memory_allocated(device))
+    return bool(n_bytes <= RESIDENT_SHARE * room)

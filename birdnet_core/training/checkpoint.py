@@ -19,7 +19,7 @@ import torch
 
 from birdnet_core.errors import DataError
 
-FORMAT = 7
+FORMAT = 8
 
 
 class Stateful(Protocol):
@@ -39,15 +39,24 @@ def restore(parts: Mapping[str, Stateful], saved: Mapping[str, Any]) -> None:
         part.load_state_dict(saved[name])
 
 
-def copied(state: Any) -> Any:
-    """Return a copy of nested dicts and lists with every tensor on the CPU."""
+def copied(state: Any, *, to_cpu: bool = True) -> Any:
+    """Return a copy of nested dicts and lists with every tensor on the CPU, or where it is."""
     if isinstance(state, torch.Tensor):
-        return state.detach().to("cpu", copy=True)
+        return state.detach().to("cpu" if to_cpu else state.device, copy=True)
     if isinstance(state, dict):
-        return {key: copied(value) for key, value in state.items()}
+        return {key: copied(value, to_cpu=to_cpu) for key, value in state.items()}
     if isinstance(state, list):
-        return [copied(value) for value in state]
+        return [copied(value, to_cpu=to_cpu) for value in state]
     return state
+
+
+def n_bytes(state: Any) -> int:
+    """Return the bytes of all tensors in nested dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        state = list(state.values())
+    return sum(map(n_bytes, state)) if isinstance(state, list) else 0
 
 
 class Generators:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 from typing import Literal
 
@@ -12,8 +13,8 @@ import torch
 from birdnet_core.config import RuntimeConfig
 from birdnet_core.errors import ConfigError
 
-Precision = Literal["bf16", "fp16", "fp32"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Precision = Literal["bf16", "fp16", "tf32", "fp32"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Of mallopt(3)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -59,7 +60,12 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(wanted: str, device: torch.device) -> Precision:
-    """Return `wanted`; for ``auto`` bf16, fp16 on GPUs without bf16, and fp32 on CPUs without it."""
+    """Return `wanted`; for ``auto`` bf16, fp16 on GPUs without bf16, and fp32 on CPUs without it.
+
+    TF32 is fp32 on a CPU.
+    """
+    if wanted == "tf32" and device.type != "cuda":
+        return "fp32"
     if wanted != "auto":
         return wanted  # type: ignore[return-value]
     if has_fast_bf16(device):
@@ -69,12 +75,30 @@ def pick_precision(wanted: str, device: torch.device) -> Precision:
 
 def layout_of(precision: Precision) -> torch.memory_format:
     """Return the memory format that convolutions are fast in: channels_last in half precision."""
-    return torch.contiguous_format if precision == "fp32" else torch.channels_last
+    return torch.channels_last if precision in _DTYPES else torch.contiguous_format
+
+
+def choose_kernels(device: torch.device, precision: Precision, *, deterministic: bool = False) -> None:
+    """Set which kernels torch takes on a GPU, for the whole process.
+
+    Without `deterministic`, cuDNN takes the fastest of what it measures for each shape. Only ``tf32``
+    multiplies float32 with less than its precision, which torch's own default does in convolutions.
+    """
+    if device.type != "cuda":
+        return
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch requires of cuBLAS
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    multiplies = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = multiplies
+    torch.backends.cudnn.conv.fp32_precision = multiplies  # type: ignore[attr-defined]
 
 
 def logits_of(model: torch.nn.Module, features: torch.Tensor, precision: Precision) -> torch.Tensor:
     """Return float32 logits [batch, classes] of `features` on the device of `model`."""
-    with torch.autocast(features.device.type, _DTYPES[precision], enabled=precision != "fp32"):
+    dtype = _DTYPES.get(precision)
+    with torch.autocast(features.device.type, dtype, enabled=dtype is not None):
         if features.ndim == 4:
             features = features.contiguous(memory_format=layout_of(precision))
         logits: torch.Tensor = model(features)

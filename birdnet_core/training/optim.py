@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from birdnet_core.config import OptimConfig
 from birdnet_core.errors import ConfigError
@@ -18,7 +18,29 @@ WARMUP_START = 0.1
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov & Hutter 2019), fused, over the `parameter_groups` of `model`."""
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, fused=True)
+    groups = parameter_groups(model, config)
+    is_gpu = groups[0]["params"][0].device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True, capturable=is_gpu)
+
+
+def has_rates_in_tensors(device: torch.device) -> bool:
+    """Return whether the optimizer reads its learning rates from tensors on `device`: on a GPU."""
+    return device.type == "cuda"
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set the learning rate of every group to `share` of its peak.
+
+    In a tensor it stays the same one, so that a graph reads what is set.
+    """
+    for group in optimizer.param_groups:
+        rate, device = share * group["peak_lr"], group["params"][0].device
+        if not has_rates_in_tensors(device):
+            group["lr"] = rate
+        elif isinstance(group["lr"], torch.Tensor) and group["lr"].device == device:
+            group["lr"].fill_(rate)
+        else:  # of a new optimizer, or of a checkpoint
+            group["lr"] = torch.full((), rate, device=device)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -81,23 +103,41 @@ def _cosine(start: float, end: float, way: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * way))
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the moving average of the weights of `model`, updated by its `update_parameters`.
+class MovingAverage:
+    """The moving average `module` of the weights of a network, and of its buffers.
 
-    At step n the decay is min(decay, (1 + n) / (10 + n)): the average of a short run would otherwise stay
-    close to the random start.
+    The first update copies. At update n the decay is min(decay, (1 + n) / (10 + n)): the average of a short
+    run would otherwise stay close to the first weights. It is counted on the device, where a graph counts on.
     """
 
-    def update(average: Any, current: Any, _: Any) -> None:
-        if not average[0].is_floating_point():  # counters of batch norm
-            torch._foreach_copy_(average, current)
-            return
-        n = 1 + int(averaged.n_averaged)  # on the CPU: the argument is a copy on the device
-        share = min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(average, current, 1 - share)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.n_updates = torch.zeros((), device=next(model.parameters()).device)
 
-    averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    return averaged
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the present weights of `model`."""
+        self.n_updates += 1
+        n = self.n_updates
+        kept = ((1 + n) / (10 + n)).clamp(max=self.decay) * (n > 1)
+        averages, values = (
+            [*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())]
+            for net in (self.module, model)
+        )
+        ways = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(ways, 1 - kept)
+        torch._foreach_add_(averages, ways)
+        for counter, value in zip(self.module.buffers(), model.buffers(), strict=True):
+            if not counter.is_floating_point():  # of batch norm
+                counter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict(), "n_updates": self.n_updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.n_updates.copy_(state["n_updates"])
 
 
 class Plateau:

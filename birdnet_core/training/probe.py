@@ -22,7 +22,9 @@ from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError
 from birdnet_core.training.batches import epoch_order
 from birdnet_core.training.checkpoint import Generators
+from birdnet_core.training.graph import WARM_UP
 from birdnet_core.training.memory import forget_peak_rss, give_back_memory, is_out_of_memory, peak_rss
+from birdnet_core.training.optim import set_rates
 from birdnet_core.training.session import Session
 
 N_STEPS = 5
@@ -146,8 +148,10 @@ def _measured(config: TrainConfig, dataset: Dataset, n_steps: int) -> Probe:
     def seconds() -> tuple[np.ndarray, np.ndarray]:
         if is_gpu:
             torch.cuda.reset_peak_memory_stats(session.device)
-        steps = _seconds_each(_steps(session, n_steps + 1), session.device)
-        return steps, _seconds_each(_scored(session, n_steps + 1), session.device)
+        # Eager ones and the capture come before the steps of an epoch.
+        n_warm = 1 + (WARM_UP + 1 if session.captured else 0)
+        steps = _seconds_each(_steps(session, n_warm + n_steps), session.device, n_warm)
+        return steps, _seconds_each(_scored(session, 1 + n_steps), session.device, 1)
 
     steps, scored = session.until_it_fits(seconds)  # `scored` is empty without validation
     gpu_peak = gpu_context = None
@@ -185,14 +189,15 @@ def context_bytes(free: int, total: int, reserved: int) -> int:
 def _steps(session: Session, n: int) -> Iterator[Any]:
     """Make `n` training steps of whole batches: the short last one of an epoch would be too quick."""
     training = session.config.training
-    labels = session.train_clips.labels.cpu()
+    labels = session.train_clips.labels
     size = min(training.batch_size, len(labels))
     n_epochs = math.ceil(n * size / len(labels))
     generator = torch.Generator().manual_seed(session.config.seed)
     order = torch.cat([epoch_order(labels, training.sampling, generator) for _ in range(n_epochs)])
     session.model.train()
-    for raw in session.train_clips.batches(order[: n * size].split(size)):
-        yield session.train_batch(raw)
+    set_rates(session.optimizer, 1.0)
+    for raw in session.train_clips.batches(session.train_clips.placed(order[: n * size]).split(size)):
+        yield session.train_step(raw)
 
 
 def _scored(session: Session, n: int) -> Iterator[Any]:
@@ -206,14 +211,14 @@ def _scored(session: Session, n: int) -> Iterator[Any]:
         yield session.probabilities(clips.features(raw)[0])
 
 
-def _seconds_each(work: Iterator[Any], device: torch.device) -> np.ndarray:
-    """Return the seconds of each item of `work` but the first, which warms up."""
+def _seconds_each(work: Iterator[Any], device: torch.device, n_warm: int) -> np.ndarray:
+    """Return the seconds of each item of `work` but the first `n_warm`, which warm up."""
     ends = []
     for _ in work:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ends.append(time.perf_counter())
-    return np.diff(ends)
+    return np.diff(ends)[n_warm - 1 :]
 
 
 def _checkpoint_bytes(session: Session) -> int:

@@ -35,10 +35,12 @@ from birdnet_core.training.checkpoint import (
     Progress,
     Stateful,
     copied,
+    n_bytes,
     restore,
     states,
 )
 from birdnet_core.training.device import (
+    choose_kernels,
     keep_freed_memory,
     layout_of,
     logits_of,
@@ -46,13 +48,17 @@ from birdnet_core.training.device import (
     pick_precision,
     seed_everything,
 )
+from birdnet_core.training.graph import CapturedStep, why_eager
 from birdnet_core.training.memory import PeakMemory, give_back_memory, is_out_of_memory, may_run_out
 from birdnet_core.training.metrics import average_windows, f1_per_class, likeliest, score
-from birdnet_core.training.optim import Plateau, is_open_ended, lr_share, moving_average
+from birdnet_core.training.optim import MovingAverage, Plateau, is_open_ended, lr_share, set_rates
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+KEPT_ON_GPU = 2**27
+"""Up to so many bytes of state are copied on the GPU itself at every epoch, and more to the CPU."""
 
 
 class Session:
@@ -77,6 +83,8 @@ class Session:
         for caution in cautions(config):
             log.warning(caution)
         self.device = pick_device(config.runtime)
+        self.precision = pick_precision(config.training.precision, self.device)
+        choose_kernels(self.device, self.precision, deterministic=config.runtime.deterministic)
         torch.set_num_threads(config.runtime.threads)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -101,10 +109,9 @@ class Session:
         start_from = getattr(parts.model, "start_from", None)
         if start_from is not None:
             start_from(self.train_clips.class_means(len(dataset.species)))
-        self.precision = pick_precision(training.precision, self.device)
         self.model = parts.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()
-        self.ema = moving_average(self.model, training.ema_decay) if training.ema_decay else None
+        self.ema = MovingAverage(self.model, training.ema_decay) if training.ema_decay else None
         self.plateau = Plateau(config.optim, metric_direction(training.monitor))
         self.generators = Generators(
             self.device,
@@ -113,6 +120,12 @@ class Session:
             augmenting=torch.Generator(self.device).manual_seed(config.seed + 2**31),
         )
         self.progress = Progress(training.micro_batch_size or training.batch_size)
+        parts_of_step = [self.model, self.loss, *sum(self.augmentations.values(), [])]
+        feature = self.train_clips.feature
+        self.why_eager = why_eager(
+            self.device, config.runtime, self.precision, parts_of_step + ([feature] if feature else [])
+        )
+        self.captured = self._new_captured_step()
 
     @property
     def finished(self) -> bool:
@@ -162,7 +175,10 @@ class Session:
         under batch norm they are other training (`not_comparable`). Micro-batches of one clip raise the
         error, see `memory.is_out_of_memory`.
         """
-        before = copied(states(self.parts)) if may_run_out(self.device) else None
+        before = None
+        if may_run_out(self.device):
+            state = states(self.parts)
+            before = copied(state, to_cpu=n_bytes(state) > KEPT_ON_GPU)
         while True:
             try:
                 return work()
@@ -173,9 +189,11 @@ class Session:
             self.progress.n_out_of_memory += 1
             self.progress.micro_batch_size = (self.progress.micro_batch_size + 1) // 2
             self.optimizer.zero_grad(set_to_none=True)
+            self.captured = None  # its graph is of the old size, and of tensors that are replaced
             give_back_memory()
             self.scaler = self._new_scaler()  # the old one may be in the middle of a step
-            restore(self.parts, copied(before))  # a copy, for the next time
+            restore(self.parts, copied(before, to_cpu=False))  # a copy, for the next time
+            self.captured = self._new_captured_step()
             log.warning(
                 "out of GPU memory in epoch %d: repeating it with micro-batches of %d clips, batches of %d",
                 self.progress.epoch + 1,
@@ -226,8 +244,8 @@ class Session:
 
     @torch.inference_mode()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Return probabilities [batch, classes] of `features`, on the CPU, by the newest weights."""
-        return torch.softmax(self._logits(self.scored_model.eval(), features), dim=1).cpu()
+        """Return probabilities [batch, classes] of `features`, on the device, by the newest weights."""
+        return torch.softmax(self._logits(self.scored_model.eval(), features), dim=1)
 
     def predict(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities [recordings, classes] of ``train`` or ``val``, and the true classes.
@@ -262,10 +280,16 @@ class Session:
                 "the val split was trained on (training.train_on = 'train+val'): its predictions say nothing "
                 "of new recordings"
             )
-        windows = [
-            self.probabilities(features).numpy() for features, _ in clips.in_order(self.scoring_batch_size)
-        ]
-        averaged, scored_ids = average_windows(np.concatenate(windows), clips.scored_ids)
+        is_gpu = self.device.type == "cuda"
+        windows = torch.empty(len(clips), len(self.dataset.species), pin_memory=is_gpu)
+        n = 0
+        for features, _ in clips.in_order(self.scoring_batch_size):
+            probabilities = self.probabilities(features)
+            windows[n : n + len(features)].copy_(probabilities, non_blocking=True)
+            n += len(features)
+        if is_gpu:
+            torch.cuda.synchronize(self.device)
+        averaged, scored_ids = average_windows(windows.numpy(), clips.scored_ids)
         label_of = dict(zip(clips.scored_ids.tolist(), clips.labels.tolist(), strict=True))
         return averaged, np.array([label_of[scored_id] for scored_id in scored_ids.tolist()])
 
@@ -296,6 +320,7 @@ class Session:
                 **provenance(),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
                 "precision": self.precision,
+                "training_step": self.training_step,
                 "micro_batch_size": progress.micro_batch_size,
                 "n_out_of_memory": progress.n_out_of_memory,
                 "not_comparable": self.not_comparable,
@@ -385,7 +410,19 @@ class Session:
         session.peak_memory.before = saved.peak_memory or 0
         session.progress = Progress(**saved.progress)
         restore(session.parts, saved.parts)
+        session.captured = session._new_captured_step()
         return session
+
+    @property
+    def training_step(self) -> str:
+        """How the steps of whole batches are launched: ``captured``, or ``eager: `` and why."""
+        why = self.captured.why_eager if self.captured else self.why_eager
+        return f"eager: {why}" if why else "captured"
+
+    def _new_captured_step(self) -> CapturedStep | None:
+        if self.why_eager:
+            return None
+        return CapturedStep(self.train_batch, [self.generators.own["augmenting"]])
 
     def _new_scaler(self) -> torch.amp.GradScaler:
         """Return fp16's gradient scaler; at other precisions it does nothing."""
@@ -416,38 +453,45 @@ class Session:
         """Train one epoch, without validation, and return ``train/loss`` and ``train/accuracy``."""
         training = self.config.training
         self.model.train()
-        order = epoch_order(self.train_clips.labels.cpu(), training.sampling, self.generators.own["order"])
-        batches = list(order.split(training.batch_size))
+        order = epoch_order(self.train_clips.labels, training.sampling, self.generators.own["order"])
+        batches = list(self.train_clips.placed(order).split(training.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:
             # Batch norm has no statistics of a single clip whose maps are 1 x 1.
             batches[-2:] = [torch.cat(batches[-2:])]
-        losses, norms, n_right = [], [], torch.zeros((), device=self.device)
+        steps = []
         for n, raw in enumerate(self.train_clips.batches(batches)):
             share = self.plateau.share * lr_share(
                 self.config.optim, self.progress.epoch * len(batches) + n, len(batches), training.epochs
             )
-            for group in self.optimizer.param_groups:
-                group["lr"] = share * group["peak_lr"]
-            loss, right, norm = self.train_batch(raw)
-            losses.append(loss * len(raw.classes))
-            norms.append(norm)
-            n_right += right
-        self._check_finite(torch.stack(losses), torch.stack(norms))
+            set_rates(self.optimizer, share)
+            steps.append(self.train_step(raw))
+        # One look at the end of the epoch: looking at every step would make the GPU wait for the CPU.
+        losses, n_right, norms = torch.stack(steps).cpu().unbind(1)
+        self._check_finite(losses, norms)
+        n_clips = torch.tensor([len(batch) for batch in batches])
         return {
-            "train/loss": float(torch.stack(losses).sum()) / len(order),
-            "train/accuracy": float(n_right) / len(order),
+            "train/loss": float((losses * n_clips).sum()) / len(order),
+            "train/accuracy": float(n_right.sum()) / len(order),
         }
 
-    def train_batch(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Make one step of the optimizer; return the loss, the number of clips right, the gradient's norm."""
+    def train_step(self, raw: Raw) -> torch.Tensor:
+        """Make one step of the optimizer as `train_batch`, captured in a CUDA graph where that can be."""
+        if self.captured and len(raw.classes) == self.config.training.batch_size:
+            return self.captured(raw)
+        return self.train_batch(raw)
+
+    def train_batch(self, raw: Raw) -> torch.Tensor:
+        """Make one step of the optimizer; return the loss, the number of clips right, the gradient's norm.
+
+        Float32 [3] on the device. What it changes between steps lies in tensors, see `graph.CapturedStep`.
+        """
         augmenting = self.generators.own["augmenting"]
         features, targets = self.train_clips.features(raw, augmenting)
         for augmentation in self.augmentations["features"]:
             features = augmentation(features, augmenting)
-        if self.augmentations["mixture"]:
-            targets = torch.nn.functional.one_hot(targets, len(self.dataset.species)).float()
-            for mixture in self.augmentations["mixture"]:
-                features, targets = mixture(features, targets, augmenting)
+        targets = torch.nn.functional.one_hot(targets, len(self.dataset.species)).float()
+        for mixture in self.augmentations["mixture"]:
+            features, targets = mixture(features, targets, augmenting)
         self.optimizer.zero_grad(set_to_none=True)
         total = right = torch.zeros((), device=self.device)
         # Parts of nearly equal size, so that no last one is left with a single clip.
@@ -461,8 +505,7 @@ class Session:
                 loss = loss * (self.loss.normaliser(wanted) / whole)  # type: ignore[operator]
             self.scaler.scale(loss).backward()
             total = total + loss.detach()
-            classes = wanted.argmax(1) if wanted.ndim == 2 else wanted
-            right = right + (logits.detach().argmax(1) == classes).sum()
+            right = right + (logits.detach().argmax(1) == wanted.argmax(1)).sum()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.optim.grad_clip or math.inf
@@ -470,8 +513,8 @@ class Session:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema:
-            self.ema.update_parameters(self.model)
-        return total, right, norm
+            self.ema.update(self.model)
+        return torch.stack([total, right.float(), norm])
 
     def _check_monitors(self) -> None:
         """Raise ConfigError where what decides would be nan in every epoch."""
@@ -500,9 +543,8 @@ class Session:
     def _check_finite(self, losses: torch.Tensor, norms: torch.Tensor) -> None:
         """Raise TrialDiverged for the first step of the epoch with a loss or gradient that is not finite.
 
-        One look at the end of the epoch: looking at every step would make the GPU wait for the CPU. In fp16
-        a gradient may overflow now and then: the scaler leaves out that step and lowers its scale, which
-        only a run that has diverged brings below 1.
+        In fp16 a gradient may overflow now and then: the scaler leaves out that step and lowers its scale,
+        which only a run that has diverged brings below 1.
         """
         epoch, broken_norms = self.progress.epoch, ~torch.isfinite(norms)
         if self.precision == "fp16" and self.scaler.get_scale() >= 1:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from birdnet_core.training import batches as batches_module
-from birdnet_core.training.batches import ClipBatches, epoch_order, fits_on
+from birdnet_core.training.batches import ClipBatches, epoch_order, fits_on, train_and_val_clips
 from birdnet_core.training.session import Session
+from tests.spellings import OUT_OF_MEMORY
 
 CPU = torch.device("cpu")
 
@@ -96,11 +97,32 @@ def test_instance_sampling_has_every_clip_once():
     assert drawn.tolist() != sorted(drawn.tolist())
 
 
-def test_values_live_on_a_gpu_only_where_they_fit(monkeypatch):
+@pytest.mark.parametrize(("cap", "room"), [(1.0, 1000), (0.5, 900), (0.25, 400)])
+def test_values_live_on_a_gpu_only_where_they_fit_into_what_is_free_and_the_cap(monkeypatch, cap, room):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
-    assert fits_on(torch.device("cuda"), 500)
-    assert not fits_on(torch.device("cuda"), 501)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: cap)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    assert fits_on(torch.device("cuda"), room // 2)
+    assert not fits_on(torch.device("cuda"), room // 2 + 1)
     assert not fits_on(CPU, 1)
+
+
+@pytest.mark.parametrize(("kind", "text"), OUT_OF_MEMORY[:2])
+def test_values_that_do_not_fit_after_all_stay_on_disk(
+    small_config, small_dataset, monkeypatch, caplog, kind, text
+):
+    real = ClipBatches.__init__
+
+    def full(self, *arguments, is_resident, **options):
+        if is_resident:
+            raise kind(text)
+        real(self, *arguments, is_resident=is_resident, **options)
+
+    monkeypatch.setattr(batches_module, "fits_on", lambda device, n_bytes: True)
+    monkeypatch.setattr(ClipBatches, "__init__", full)
+    train, val = train_and_val_clips(small_config, small_dataset, CPU, ())
+    assert train.resident is None and val.resident is None
+    assert "no room for the clips" in caplog.text
 
 
 def test_held_embeddings_equal_mapped_ones_to_the_last_bit(small_config, embeddings, monkeypatch):

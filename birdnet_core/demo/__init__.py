@@ -1,0 +1,1 @@
+"""Recordings of invented birds, for the demo and the tests."""
