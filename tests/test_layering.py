@@ -2,7 +2,10 @@
 
 import ast
 import graphlib
+import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("birdnet_core", "search_spaces", "tuning", "reports")
@@ -82,3 +85,16 @@ def test_no_modules_import_each_other_in_a_circle():
     graph = {name: imports(file) & set(MODULES) - {name} for name, file in MODULES.items()}
     del graph["birdnet_core"]  # loads what it exports when it is first used
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_git_ignores_no_module_of_the_packages():
+    """What git ignores is in no clone, is not linted, and hatch leaves it out of the wheel."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    checked = subprocess.run(
+        ["git", "check-ignore", "--no-index", *map(str, MODULES.values())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (checked.returncode, checked.stdout) == (1, ""), checked.stdout + checked.stderr

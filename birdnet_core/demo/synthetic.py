@@ -2,8 +2,8 @@
 
 A species has a `Grammar`: songs are sequences of phrases, a phrase repeats syllables, and a syllable is a
 frequency-modulated tone, trill, buzz or harmonic stack. Bands overlap and sibling species share most of their
-syllables, so that average spectra differ little and time structure differs more. A `Recordist` adds microphone,
-distance, hum, wind, rain and noise.
+syllables, so that average spectra differ little and time structure differs more. A `Recordist` adds
+microphone, distance, hum, wind, rain and noise.
 """
 
 from __future__ import annotations

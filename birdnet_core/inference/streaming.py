@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from birdnet_core.config import DataConfig
 from birdnet_core.data.audio import opened
@@ -18,7 +21,10 @@ log = logging.getLogger(__name__)
 MIN_HOP_S = 0.05
 SILENT_SHARE = 1e-6  # of the loudest sample so far: the filters leave no exact zeros next to sound
 
+READ_AHEAD = 3  # batches and ends of files that are decoded while one is scored
+
 Place = str | Path
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,35 @@ def batches_of_windows(
     """Yield the windows of `paths` that hold sound, in order and with their files, `batch_size` at a time.
 
     The number with them counts the files that were read so far, with the present one as its share. `on_end`
-    is called after each file, before the batch with its last windows comes.
+    is called after each file, before the batch with its last windows comes. The next batches are decoded
+    while one is worked on.
     """
+    for item in read_ahead(_batches(paths, data, overlap_s, batch_size), READ_AHEAD):
+        if isinstance(item, Ended):
+            on_end(item)
+        else:
+            yield item
+
+
+def read_ahead(items: Generator[T], n: int) -> Iterator[T]:
+    """Yield `items`, of which a thread makes up to `n` before they are asked for; then close them."""
+    done = object()
+    with ThreadPoolExecutor(1) as reader:
+        waiting = deque(reader.submit(next, items, done) for _ in range(n))
+        try:
+            while (item := waiting.popleft().result()) is not done:
+                waiting.append(reader.submit(next, items, done))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in waiting:
+                future.cancel()
+            reader.submit(items.close)
+
+
+def _batches(
+    paths: Place | Iterable[Place], data: DataConfig, overlap_s: float, batch_size: int
+) -> Generator[Ended | tuple[list[tuple[str, Window]], float]]:
+    """Yield the batches of `batches_of_windows`, and the end of each file where `on_end` is called."""
     if not 0 <= overlap_s <= data.window_s - MIN_HOP_S:
         raise ConfigError(
             f"overlap_s = {overlap_s:g} is not accepted; it takes 0 to {data.window_s - MIN_HOP_S:g} "
@@ -53,7 +86,11 @@ def batches_of_windows(
     n_read = 0.0
     files = audio_files(paths)
     for n_before, path in enumerate(files):
-        for window, share in _windows(path, data, overlap_s, on_end):
+        for item in _windows(path, data, overlap_s):
+            if isinstance(item, Ended):
+                yield item
+                continue
+            window, share = item
             n_read = n_before + share
             waiting.append((str(path), window))
             if len(waiting) == batch_size:
@@ -63,10 +100,8 @@ def batches_of_windows(
         yield waiting, float(len(files))
 
 
-def _windows(
-    path: Path, data: DataConfig, overlap_s: float, on_end: Callable[[Ended], None]
-) -> Iterator[tuple[Window, float]]:
-    """Yield the windows of one file that hold sound, with the share of the file that was read."""
+def _windows(path: Path, data: DataConfig, overlap_s: float) -> Iterator[Ended | tuple[Window, float]]:
+    """Yield the windows of one file that hold sound, with the share of the file read, and its end."""
     seconds, fault, loudest = 0.0, "", 0.0
     try:
         with opened(path) as recording:
@@ -80,7 +115,7 @@ def _windows(
             fault = "the recording is silent: every sample is 0"
     except DataError as error:
         fault = str(error)
-    on_end(Ended(str(path), seconds, fault))
+    yield Ended(str(path), seconds, fault)
 
 
 def audio_files(places: Place | Iterable[Place]) -> list[Path]:

@@ -23,9 +23,10 @@ BY_SEEN = ("test/accuracy", "test/f1_macro", "test/map")
 
 
 OPTIMISTIC = (
-    "Scores are of the validation split, which also chose each training's best epoch and the config: they are "
-    "too high on average."
+    "Scores are of the validation split, which also chose each training's best epoch and the config: they "
+    "are too high on average."
 )
+
 
 def write_card(folder: str | Path) -> Path:
     """Write the card of the model in `folder` from its JSON files; return its path.
@@ -61,7 +62,9 @@ def write_card(folder: str | Path) -> Path:
         validation=_validation_table(parts),
         test=test_table(evaluation) if evaluation else None,
         seen=evaluation["seen"] if evaluation else None,
-        by_seen=seen_table(evaluation["seen"]) if evaluation and (evaluation["seen"] or {}).get("rows") else None,
+        by_seen=seen_table(evaluation["seen"])
+        if evaluation and (evaluation["seen"] or {}).get("rows")
+        else None,
     )
     path = folder / CARD
     write_text(path, text)

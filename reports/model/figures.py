@@ -120,7 +120,9 @@ def species_figure(species: list[dict[str, Any]]) -> Figure:
 
 
 def _f1_bars(ax: Axes, species: list[dict[str, Any]], rows: int) -> None:
-    ax.barh(range(len(species)), [s["f1"] for s in species], 0.75, color=[STRATA[s["stratum"]] for s in species])
+    ax.barh(
+        range(len(species)), [s["f1"] for s in species], 0.75, color=[STRATA[s["stratum"]] for s in species]
+    )
     for place, s in enumerate(species):
         text = f"{s['n_train']} / {s['n_test']}"
         ax.text(1.02, place, text, fontsize=6.5, va="center", color=INK)

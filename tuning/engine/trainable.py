@@ -46,6 +46,9 @@ STEP_S = 1.0
 """Where epochs are shorter, a step trains several: a result costs Ray and the driver some 10 ms, whatever it
 holds, and a checkpoint costs as much as an epoch of a linear head."""
 
+SAVING_SHARE = 0.05
+"""The share of a trial's time that saving it may take: a large network is not saved after every epoch."""
+
 LEAK = 0.05
 """The share of its memory that a trial can do without: what `packing.RESERVE` leaves to nobody."""
 
@@ -71,8 +74,9 @@ class TrainTrial(tune.Trainable):
     take it apart; that of a completed trial also ``predictions``, the content of their file.
     `journal.epochs_of` reads the epochs of a result.
 
-    The session is saved after every step, before the driver hears of it. A trial whose process was killed
-    continues from there: it first reports the epochs that were trained already, marked ``replayed``.
+    The session is saved after a step, before the driver hears of it, where that takes no more than
+    `SAVING_SHARE` of the time. A trial whose process was killed continues from there: it first reports the
+    epochs that were trained already, marked ``replayed``, and trains those again that were not saved.
 
     A step raises TrialFault where the machine or this process is at fault, and where a trial fails before its
     first epoch here, for a reason that may be the process's: all are retried elsewhere. Every other
@@ -109,6 +113,7 @@ class TrainTrial(tune.Trainable):
         self.session: Session | None = None
         self.n_reported = 0
         self.has_trained = False
+        self.next_save = 0.0  # on the clock of time.monotonic
         self.n_trials += 1
         self.gpu_memory: str | None = None
         self.unfit: str | None = None
@@ -182,7 +187,7 @@ class TrainTrial(tune.Trainable):
                     status = "completed"
                 if self.n_reported in self.payload["decisions"] or time.monotonic() - start >= STEP_S:
                     break
-            if progress.epoch > n_known:
+            if progress.epoch > n_known and self._is_to_be_saved(status):
                 fault = self._save()
         except TrialDiverged as diverged:
             status, error = "diverged", str(diverged)
@@ -303,6 +308,10 @@ class TrainTrial(tune.Trainable):
                     f"process was ended here:\n{where}"
                 )
 
+    def _is_to_be_saved(self, status: Status | None) -> bool:
+        is_kept = status == "completed" and self.payload["checkpoints"]["keep"]
+        return is_kept or time.monotonic() >= self.next_save
+
     def _save(self) -> str | None:
         """Save the session; return why that could not be done where the run folder's disk is full.
 
@@ -311,8 +320,11 @@ class TrainTrial(tune.Trainable):
         """
         assert self.session is not None
         checkpoint = self._folder(self.session.config.trial_id) / "session.pt"
+        start = time.monotonic()
         try:
             self.session.save(checkpoint)
+            now = time.monotonic()
+            self.next_save = now + (now - start) * (1 / SAVING_SHARE - 1)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
             if is_of_the_node(error):
                 raise

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from reports.model.figures import reliability_figure, scores_figure, species_figure, write_figures
 from reports.model.card import test_table as table_of_test
 from reports.model.card import write_card
+from reports.model.figures import reliability_figure, scores_figure, species_figure, write_figures
 
 CONFIG = {
     "data": {
@@ -63,7 +63,8 @@ def evaluation(n_species=2, n_bins=15):
     rows = ("seed 3", "ensemble", "ensemble, calibrated", "zero-shot")
     return {
         "schema": 2, "rows": [{"name": name, "metrics": metrics} for name in rows],
-        "difference": metrics, "over_baseline": {"zero-shot": metrics}, "seen": seen, "species": species, "reliability": {"before": bins, "after": bins},
+        "difference": metrics, "over_baseline": {"zero-shot": metrics},
+        "seen": seen, "species": species, "reliability": {"before": bins, "after": bins},
         "temperature": 1.5, "scored": "recordings", "n": 10, "n_species": 2, "n_groups": 4,
         "bootstrap": {"n_resamples": 1000}, "notes": ["few groups"],
     }  # fmt: skip
@@ -101,9 +102,9 @@ def test_the_card_gives_the_scores_of_seen_and_unseen_recordings_apart(model):
     write(model, "evaluation", tested)
     text = write_card(model).read_text()
     for words in (
-        "The backbone birdnet was trained on xeno-canto. Of the test recordings: 6 possibly seen, 4 not seen,",
+        "The backbone birdnet was trained on xeno-canto. Of the test recordings: 6 possibly seen, 4 not seen",
         "| not seen (4 of 2 species, 4 groups) | zero-shot | 0.500 \\[0.250, 0.750\\] |",
-        "> **Caution.** 6 of 10 test recordings may be among those that the backbone 'birdnet' was trained on",
+        "> **Caution.** 6 of 10 test recordings may be among those that the backbone 'birdnet' was trained",
     ):
         assert words in text, words
     tested["seen"]["counts"]["test"] = {"possibly seen": 5, "not seen": 5, "unknown": 0}

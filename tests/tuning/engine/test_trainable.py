@@ -29,8 +29,9 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def an_epoch_a_step(monkeypatch):
+def an_epoch_a_step_and_saved(monkeypatch):
     monkeypatch.setattr(trainable, "STEP_S", 0.0)
+    monkeypatch.setattr(trainable, "SAVING_SHARE", 1.0)
 
 
 @pytest.fixture
@@ -84,6 +85,37 @@ def test_a_completed_trial_hands_over_what_it_predicted_after_every_epoch(payloa
     predictions, truth = run.predictions("ab-r0"), trial.session.predict("val")[1]
     for classes, metrics in zip(predictions.classes, epochs(results), strict=True):
         assert np.mean(classes == truth) == pytest.approx(metrics["val/accuracy"])
+
+
+@pytest.mark.parametrize(("save_s", "expected"), [(0.5, [1, 2, 3, 4, 5, 6]), (5.0, [1, 3, 5]), (9.0, [1, 4])])
+def test_saving_takes_no_more_than_its_share_of_the_time(
+    payload, small_config, monkeypatch, save_s, expected
+):
+    """Of epochs of ten seconds, a quarter."""
+    now, saved = [0.0], []
+    monkeypatch.setattr(trainable, "SAVING_SHARE", 0.25)
+    monkeypatch.setattr(trainable.time, "monotonic", lambda: now[0])
+
+    def save(session, path):
+        saved.append(session.progress.epoch)
+        now[0] += save_s
+
+    step = Session.step
+    monkeypatch.setattr(Session, "save", save)
+    monkeypatch.setattr(Session, "step", lambda s: now.append(now.pop() + 10) or step(s))
+    config = small_config.override({"training.epochs": 6, "training.patience": 0})
+    steps(TrainTrial({**payload, "config": config.to_dict()}))
+    assert saved == expected
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_completed_trial_that_is_kept_is_saved_at_any_cost(payload, monkeypatch, keep):
+    monkeypatch.setattr(trainable, "SAVING_SHARE", 1e-6)
+    payload["checkpoints"]["keep"] = keep
+    saved, save = [], Session.save
+    monkeypatch.setattr(Session, "save", lambda s, path: saved.append(s.progress.epoch) or save(s, path))
+    steps(TrainTrial(payload))
+    assert saved == ([1, 2] if keep else [1])
 
 
 def test_a_damaged_checkpoint_starts_the_trial_anew_and_says_so(payload, small_config, tmp_path, caplog):
