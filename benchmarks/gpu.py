@@ -37,13 +37,14 @@ import numpy as np
 import torch
 
 from birdnet_core import registry
-from birdnet_core.config import RuntimeConfig, TrainConfig
+from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.data.feature_store import FeatureStore, quantised
 from birdnet_core.records.files import write_json
 from birdnet_core.training import batches
 from birdnet_core.training import session as session_module
 from birdnet_core.training.memory import give_back_memory
+from birdnet_core.training.optim import set_rates
 from birdnet_core.training.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,7 @@ LIMITS = {"tests": 110, "steps": 140, "kernels": 50, "end_to_end": 90, "packing"
           "doctor": 40}  # fmt: skip
 MODELS = ("audio_cnn", "audio_cnn_v2", "linear", "mlp", "audio_ast")
 N_CLASSES, N_TRAIN, N_VAL, BATCH = 89, 7751, 1550, 32
+MODES = {"captured": {"runtime.cuda_graph": "auto"}, "eager": {"runtime.cuda_graph": "off"}}
 AUGMENTED = {"augment.spec_augment.p": 0.8, "augment.mixup.p": 0.6}
 MIB = 2**20
 Settings = dict[str, Any]
@@ -153,7 +155,7 @@ def synthetic(bench: Bench, shape: tuple[int, ...], n_train: int, n_val: int) ->
 
 
 def config_of(bench: Bench, model: str, *settings: Settings) -> TrainConfig:
-    """Return a config of `model` in bf16 with a constant learning rate, changed by `settings`, the last first."""
+    """Return a config of `model` in bf16 with a constant learning rate and `settings`."""
     flat = {
         "model.name": model,
         "training.batch_size": BATCH,
@@ -172,18 +174,6 @@ def config_of(bench: Bench, model: str, *settings: Settings) -> TrainConfig:
     return TrainConfig().override(flat)
 
 
-def is_known(setting: str) -> bool:
-    """Return whether there is such a setting of `runtime`."""
-    return setting.partition(".")[2] in RuntimeConfig.__dataclass_fields__
-
-
-def modes() -> dict[str, Settings]:
-    """Return the settings of captured steps and of eager ones."""
-    if not is_known("runtime.cuda_graph"):
-        return {"eager": {}}
-    return {"captured": {"runtime.cuda_graph": "auto"}, "eager": {"runtime.cuda_graph": "off"}}
-
-
 # --------------------------------------------------------------------------------------- measuring
 
 
@@ -200,30 +190,22 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def indices(session: Session, n: int) -> list[torch.Tensor]:
-    """Return the positions of `n` whole batches, the same in every session of as many clips."""
-    size = session.config.training.batch_size
-    n_clips = len(session.train_clips)
+def some_batches(session: Session, n: int) -> Iterator[batches.Raw]:
+    """Return `n` whole batches, the same for every session of as many clips."""
+    clips, size = session.train_clips, session.config.training.batch_size
     generator = torch.Generator().manual_seed(1)
-    order = torch.cat([torch.randperm(n_clips, generator=generator) for _ in range(n * size // n_clips + 1)])
-    return list(order[: n * size].split(size))
+    orders = [torch.randperm(len(clips), generator=generator) for _ in range(n * size // len(clips) + 1)]
+    return clips.batches(clips.placed(torch.cat(orders)[: n * size]).split(size))
 
 
-def train_step(session: Session, raw: batches.Raw) -> torch.Tensor:
-    """Make a step; return loss, clips right and norm of the gradient."""
-    if hasattr(session, "train_step"):
-        return session.train_step(raw)
-    return torch.stack([value.float() for value in session.train_batch(raw)])
-
-
-def kind_of(session: Session) -> str:
-    return getattr(session, "step_kind", "eager")
-
-
-def run_steps(session: Session, n: int) -> None:
+def run_steps(session: Session, n: int) -> list[torch.Tensor]:
+    """Make `n` steps as an epoch makes them; return loss, clips right and the gradient's norm of each."""
     session.model.train()
-    for raw in session.train_clips.batches(indices(session, n)):
-        train_step(session, raw)
+    found = []
+    for raw in some_batches(session, n):
+        set_rates(session.optimizer, 1.0)
+        found.append(session.train_step(raw))
+    return found
 
 
 def losses(bench: Bench, dataset: Dataset, model: str, *settings: Settings, n: int) -> np.ndarray:
@@ -231,9 +213,7 @@ def losses(bench: Bench, dataset: Dataset, model: str, *settings: Settings, n: i
     if model == "audio_ast":  # the whole one takes minutes on a CPU
         settings = (*settings, {"model.size": "tiny"})
     session = Session(config_of(bench, model, *settings), dataset)
-    session.model.train()
-    found = [train_step(session, raw)[0].clone() for raw in session.train_clips.batches(indices(session, n))]
-    return torch.stack(found).double().cpu().numpy()
+    return torch.stack(run_steps(session, n))[:, 0].double().cpu().numpy()
 
 
 def largest_difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -336,12 +316,13 @@ def tests(bench: Bench) -> None:
 def steps(bench: Bench) -> None:
     """Measure training steps: speed, memory, waits, and losses against the CPU's and against eager ones."""
     on_cpu: dict[str, np.ndarray] = {}
+    n = bench.pick(40, 5)
     for precision in ("bf16", "fp32", *bench.pick(("tf32",), ())):
         for model in MODELS:
             if precision == "tf32" and not model.startswith("audio"):
                 continue
             dataset = few_clips(bench, model)
-            for mode, settings in modes().items():
+            for mode, settings in MODES.items():
                 given = {"training.precision": precision, **settings}
                 names = {"model": model, "precision": precision, "mode": mode}
                 with bench.recorded(**names):
@@ -353,10 +334,8 @@ def steps(bench: Bench) -> None:
                     bench.row(**names, loss_against_cpu=largest_difference(found, on_cpu[model]))
             with bench.recorded(**names, check="captured against eager"):
                 curves = [
-                    losses(
-                        bench, dataset, model, {"training.precision": precision}, settings, AUGMENTED, n=40
-                    )
-                    for settings in (*modes().values(), modes()["eager"])
+                    losses(bench, dataset, model, {"training.precision": precision}, settings, AUGMENTED, n=n)
+                    for settings in (*MODES.values(), MODES["eager"])
                 ]
                 bench.row(
                     **names,
@@ -364,7 +343,7 @@ def steps(bench: Bench) -> None:
                     captured_against_eager=largest_difference(curves[0], curves[-2]),
                 )
     for name, extra in {"augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}.items():
-        for mode, settings in modes().items():
+        for mode, settings in MODES.items():
             names = {"model": "audio_cnn", "precision": "bf16", "mode": f"{mode}, {name}"}
             with bench.recorded(**names):
                 given = {**settings, **extra}
@@ -381,19 +360,16 @@ def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: Setting
     session = Session(config_of(bench, model, settings), dataset)
     run_steps(session, 1)
     synchronise()
-    found: dict[str, Any] = {"kind": kind_of(session), "first_step_s": time.perf_counter() - start}
+    found: dict[str, Any] = {"first_step_s": time.perf_counter() - start}
     # The capture is among these.
     found["slowest_of_next_s"] = max(seconds(lambda: run_steps(session, 1)) for _ in range(7))
     found["step_ms"] = step_ms(session, bench.pick(0.2, 0.05))
     found["clips_s"] = 1000 * BATCH / found["step_ms"]
-    found["kind"] = kind_of(session)
+    found["kind"] = session.training_step
     if not bench.is_cpu:
         found["allocated_mb"] = torch.cuda.max_memory_allocated() / MIB
         found["reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
-    some = indices(session, 10)
-    raws: list[batches.Raw] = []
-    found["waits_reading"] = waits(lambda: raws.extend(session.train_clips.batches(some)))
-    found["waits_in_steps"] = waits(lambda: [train_step(session, raw) for raw in raws])
+    found["waits_in_10_steps"] = waits(lambda: run_steps(session, 10))
     return found
 
 
@@ -416,7 +392,7 @@ def kernels(bench: Bench) -> None:
     n = bench.pick(30, 3)
     timed: list[tuple[dict[str, str], Session, float]] = []
     for model in MODELS:
-        for mode, settings in modes().items():
+        for mode, settings in MODES.items():
             with bench.recorded(model=model, mode=mode):
                 session = Session(config_of(bench, model, settings), few_clips(bench, model))
                 run_steps(session, 10)
@@ -437,9 +413,9 @@ def kernels(bench: Bench) -> None:
 def compile_(bench: Bench) -> None:
     """Measure torch.compile of AudioCNN's network in bf16 against captured and eager steps."""
     dataset = few_clips(bench, "audio_cnn")
-    for mode, settings in modes().items():
+    for mode, settings in MODES.items():
         bench.row(mode=mode, step_ms=step_ms(Session(config_of(bench, "audio_cnn", settings), dataset)))
-    session = Session(config_of(bench, "audio_cnn", modes()["eager"]), dataset)
+    session = Session(config_of(bench, "audio_cnn", MODES["eager"]), dataset)
     session.model = torch.compile(session.model)
     first_s = seconds(lambda: run_steps(session, 1))
     bench.row(mode="compiled", step_ms=step_ms(session), first_step_s=first_s)
@@ -450,7 +426,7 @@ def input_(bench: Bench) -> None:
     dataset = synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (320, 96)))
     rows = dataset.rows("train")
     for source in ("resident", "mapped"):
-        for mode, settings in modes().items():
+        for mode, settings in MODES.items():
             with bench.recorded(source=source, mode=mode):
                 batches.fits_on = lambda *_, source=source: source == "resident"
                 session = Session(config_of(bench, "audio_cnn", settings), dataset)
@@ -525,20 +501,20 @@ def end_to_end(bench: Bench) -> None:
         if hasattr(owner, attribute):
             setattr(owner, attribute, timed(part, getattr(owner, attribute)))
     sizes, full = bench.pick((N_TRAIN, N_VAL), (160, 96)), bench.pick(23, 2)
-    first, *others = modes()
+    first, *others = MODES
     plan = [("audio_cnn", full, first), ("audio_cnn_v2", 1, first), ("audio_ast", 1, first)]
     for model, epochs, mode in plan + [("audio_cnn", full, mode) for mode in others]:
         names = {"model": model, "mode": mode}
         with bench.recorded(**names):
             dataset = synthetic(bench, bench.shape(model), *sizes)
-            config = config_of(bench, model, modes()[mode], {"training.epochs": epochs})
+            config = config_of(bench, model, MODES[mode], {"training.epochs": epochs})
             took.clear()
             result: list[Session] = []
             total = seconds(lambda: result.append(train(config, dataset)))  # noqa: B023
             session = result[0]
             bench.row(
                 **names,
-                kind=kind_of(session),
+                kind=session.training_step,
                 epochs=epochs,
                 total_s=total,
                 of_23_epochs_s=23 * total / epochs,
@@ -555,7 +531,7 @@ def memory(bench: Bench) -> None:
     from birdnet_core.training.probe import probe
 
     dataset = few_clips(bench, "audio_cnn")
-    for mode, settings in modes().items():
+    for mode, settings in MODES.items():
         config = config_of(bench, "audio_cnn", settings)
         with bench.recorded(check="out of memory", mode=mode):
             if not bench.is_cpu:
@@ -600,7 +576,7 @@ def out_of_memory(bench: Bench, dataset: Dataset, settings: Settings) -> dict[st
     history = [session.step()["train/loss"] for _ in range(2)]
     most = torch.cuda.max_memory_reserved()
     return {
-        "kind": kind_of(session),
+        "kind": session.training_step,
         "needed_mb": needed / MIB,
         "cap_mb": cap / MIB,
         "most_reserved_mb": most / MIB,
@@ -621,9 +597,9 @@ repeats: 4
 """
 
 
-def ray(bench: Bench) -> None:
+def ray_sweep(bench: Bench) -> None:
     """Sixteen trials under Ray, the driver killed half-way, and the rest resumed."""
-    import psutil
+    from probe_trials import descendants
 
     from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
     from birdnet_core.records.run_folder import RunFolder
@@ -643,9 +619,9 @@ def ray(bench: Bench) -> None:
         time.sleep(0.2)
         with contextlib.suppress(Exception):  # the folder may be half made
             n_ended = sum(event["event"] == "end" for event in RunFolder(run).events())
-    left: list[psutil.Process] = []
+    left: list[str] = []
     if driver.poll() is None:
-        left = psutil.Process(driver.pid).children(recursive=True)
+        left = descendants()
         driver.send_signal(signal.SIGKILL)
     driver.wait()
     bench.row(part="killed", seconds=time.monotonic() - started, ended=n_ended, exit_code=driver.returncode)
@@ -671,9 +647,9 @@ def ray(bench: Bench) -> None:
     for record in RunFolder(run).records().values():
         if record.status != "completed":
             bench.row(part=record.trial_id, status=record.status, error=(record.error or "")[:400])
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    for pid in left:  # of Ray, where they outlived their driver
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def doctor(bench: Bench) -> None:
@@ -702,7 +678,7 @@ PHASES: dict[str, Callable[[Bench], None]] = {
     "input": input_,
     "compile": compile_,
     "memory": memory,
-    "ray": ray,
+    "ray": ray_sweep,
     "doctor": doctor,
 }
 

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from gpu import (
     BATCH,
+    MODES,
     N_CLASSES,
     N_TRAIN,
     N_VAL,
     Bench,
     arguments,
     config_of,
-    modes,
     run_phase,
     seconds,
     synthetic,
@@ -62,7 +62,7 @@ def trial(pipe: Connection, bench: Bench) -> None:
         dataset = trials(bench)
         sessions = {
             mode: Session(config_of(bench, "audio_cnn", settings), dataset)
-            for mode, settings in modes().items()
+            for mode, settings in MODES.items()
         }
         for session in sessions.values():
             seconds(session.train_epoch)
@@ -104,7 +104,7 @@ def side_by_side(bench: Bench, how: str) -> None:
         for _, pipe in started:
             received(pipe, 60)
         alone: float | None = None
-        for mode in modes():
+        for mode in MODES:
             for k in ks:
                 begin = time.perf_counter() + 0.1
                 for _, pipe in started[:k]:
@@ -172,7 +172,7 @@ def packing_one_process(bench: Bench) -> None:
                         how=how, layout=name, trials=k, step_ms=1000 * took, clips_s=rate, ratio=rate / alone
                     )
                     del step
-    for mode in modes():
+    for mode in MODES:
         alone = None
         for k in bench.pick(K, (1, 2)):
             with bench.recorded(how="threads", mode=mode, trials=k):
@@ -184,7 +184,7 @@ def packing_one_process(bench: Bench) -> None:
 def in_threads(bench: Bench, mode: str, k: int) -> float:
     """Return the clips a second of `k` sessions, each in a thread and on a stream of its own."""
     dataset = trials(bench)
-    sessions = [Session(config_of(bench, "audio_cnn", modes()[mode]), dataset) for _ in range(k)]
+    sessions = [Session(config_of(bench, "audio_cnn", MODES[mode]), dataset) for _ in range(k)]
     for session in sessions:
         session.train_epoch()
     faults: list[str] = []
