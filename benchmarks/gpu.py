@@ -229,11 +229,17 @@ def step_ms(session: Session, budget_s: float = 0.3) -> float:
     return 1000 * statistics.median(seconds(lambda: run_steps(session, n)) / n for _ in range(3))
 
 
-def traced(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
-    """Return how many kernels and copies `work` ran on the GPU, and the ms in which at least one did.
+@dataclass(frozen=True)
+class Trace:
+    """Kernels and copies on the GPU: how many, the ms in which at least one ran, and the ms of each kind."""
 
-    From a trace of torch's profiler; with --cpu the operators of the CPU are counted instead.
-    """
+    count: int
+    busy_ms: float
+    ms_of: dict[str, float]
+
+
+def traced(bench: Bench, work: Callable[[], Any]) -> Trace:
+    """Return what `work` ran on the GPU, by torch's profiler; with --cpu the operators of the CPU."""
     activity = torch.profiler.ProfilerActivity
     wanted = bench.pick(("kernel", "gpu_memcpy", "gpu_memset"), ("cpu_op",))
     with torch.profiler.profile(activities=[bench.pick(activity.CUDA, activity.CPU)]) as profiler:
@@ -243,16 +249,15 @@ def traced(bench: Bench, work: Callable[[], Any]) -> tuple[int, float]:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    spans = sorted(
-        (float(event["ts"]), float(event["ts"]) + float(event["dur"]))
-        for event in events
-        if event.get("cat") in wanted and "dur" in event
-    )
+    events = [event for event in events if event.get("cat") in wanted and "dur" in event]
     busy, end = 0.0, -np.inf
-    for first, last in spans:
+    ms_of: dict[str, float] = {}
+    for event in sorted(events, key=lambda event: float(event["ts"])):
+        first, last = float(event["ts"]), float(event["ts"]) + float(event["dur"])
         busy += max(0.0, last - max(first, end))
         end = max(end, last)
-    return len(spans), busy / 1000
+        ms_of[event["name"]] = ms_of.get(event["name"], 0.0) + float(event["dur"]) / 1000
+    return Trace(len(events), busy / 1000, ms_of)
 
 
 def waits(work: Callable[[], Any]) -> str:
@@ -400,14 +405,17 @@ def kernels(bench: Bench) -> None:
                 timed.append(({"model": model, "mode": mode}, session, 1000 * took / n))
     for names, session, ms in timed:
         with bench.recorded(**names):
-            count, busy = traced(bench, lambda session=session: run_steps(session, n))
+            trace = traced(bench, lambda session=session: run_steps(session, n))
             bench.row(
                 **names,
-                kernels_a_step=count / n,
+                kernels_a_step=trace.count / n,
                 step_ms=ms,
-                gpu_ms_a_step=busy / n,
-                gpu_busy=busy / n / ms,
+                gpu_ms_a_step=trace.busy_ms / n,
+                gpu_busy=trace.busy_ms / n / ms,
             )
+            if names == {"model": "audio_cnn", "mode": "captured"}:
+                for kernel, of_all in sorted(trace.ms_of.items(), key=lambda item: -item[1])[:24]:
+                    bench.row(kernel=kernel, us_a_step=1000 * of_all / n)
 
 
 def compile_(bench: Bench) -> None:
@@ -522,8 +530,9 @@ def end_to_end(bench: Bench) -> None:
                 f1_macro=session.progress.best_metrics.get("val/f1_macro"),
             )
             later = seconds(session.step)
-            count, busy = traced(bench, session.step)
-            bench.row(**names, later_epoch_s=later, kernels_an_epoch=count, gpu_busy=busy / 1000 / later)
+            trace = traced(bench, session.step)
+            busy = trace.busy_ms / 1000 / later
+            bench.row(**names, later_epoch_s=later, kernels_an_epoch=trace.count, gpu_busy=busy)
 
 
 def memory(bench: Bench) -> None:

@@ -129,6 +129,7 @@ def packing_mps(bench: Bench) -> None:
 
 def packing_one_process(bench: Bench) -> None:
     """Trials in one process: sessions in threads, streams forked within a graph, grouped kernels."""
+    torch.backends.cudnn.benchmark = True  # as in a session
     for layout in (torch.channels_last, torch.contiguous_format):
         name = str(layout).removeprefix("torch.")
         alone: float | None = None

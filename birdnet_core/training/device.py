@@ -49,7 +49,8 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_gpu:
         raise ConfigError("runtime.device = 'cuda', but torch finds no GPU here; use 'auto' or 'cpu'")
-    return torch.device("cuda" if has_gpu and runtime.device != "cpu" else "cpu")
+    # With its number: parts of torch.cuda take no device without one.
+    return torch.device("cuda:0" if has_gpu and runtime.device != "cpu" else "cpu")
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -233,7 +233,7 @@ def _checkpoint_bytes(session: Session) -> int:
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
     """Restore random states and threads, and give back memory, after the block."""
-    generators = Generators(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    generators = Generators(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
     state, threads = generators.state_dict(), torch.get_num_threads()
     give_back_memory()
     try:

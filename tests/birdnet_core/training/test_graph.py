@@ -217,6 +217,7 @@ def test_on_a_gpu_a_captured_run_has_the_losses_of_an_eager_one(small_config, sm
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("cuda_graph", ["auto", "off"])
 def test_on_a_gpu_no_step_of_an_epoch_makes_the_cpu_wait(small_config, small_dataset, cuda_graph):
     config = small_config.override(
