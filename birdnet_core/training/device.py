@@ -49,8 +49,10 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_gpu:
         raise ConfigError("runtime.device = 'cuda', but torch finds no GPU here; use 'auto' or 'cpu'")
-    # With its number: parts of torch.cuda take no device without one.
-    return torch.device("cuda:0" if has_gpu and runtime.device != "cpu" else "cpu")
+    if not has_gpu or runtime.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.init()  # parts of torch.cuda do not start it by themselves,
+    return torch.device("cuda:0")  # and parts take no device without its number
 
 
 def has_fast_bf16(device: torch.device) -> bool:
