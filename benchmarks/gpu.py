@@ -84,7 +84,7 @@ class Bench:
         """Return the shape of the features that `model` is measured on."""
         if model in ("linear", "mlp"):
             return self.pick((1024,), (64,))
-        return self.pick((1, 128, 173), (1, 32, 48)) if model == "audio_ast" else self.spectrogram
+        return self.pick((1, 128, 173), (1, 16, 26)) if model == "audio_ast" else self.spectrogram
 
     def row(self, **values: Any) -> None:
         """Append a row to the results of the phase."""
@@ -708,16 +708,8 @@ def supervised(name: str, limit: float, scratch: Path, is_cpu: bool) -> dict[str
     """Run a phase in a process group of its own for `limit` seconds; return its rows, and its error."""
     script = HERE / ("gpu_packing.py" if name.startswith("packing") else "gpu.py")
     result, log = scratch / f"{name}.jsonl", scratch / f"{name}.log"
-    command = [
-        sys.executable,
-        str(script),
-        "--phase",
-        name,
-        "--result",
-        str(result),
-        "--scratch",
-        str(scratch),
-    ]
+    options = {"--phase": name, "--result": str(result), "--scratch": str(scratch)}
+    command = [sys.executable, str(script), *sum(options.items(), ())]
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "BIRDTUNE_CACHE": str(scratch / "cache")}
     start = time.monotonic()
