@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import shutil
-import subprocess
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from glob import glob
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,36 +114,14 @@ def side_by_side(bench: Bench, how: str) -> None:
 
 
 def packing_mps(bench: Bench) -> None:
-    """The same under NVIDIA's Multi-Process Service, which is started for it and ended after it."""
-    try:
-        with mps():
+    """The same under NVIDIA's Multi-Process Service, as a sweep starts it."""
+    from tuning.engine.cluster import scratch_folder
+    from tuning.engine.mps import mps
+
+    with scratch_folder() as folder, mps(folder) as words:
+        bench.row(how="processes with MPS", mps=words)
+        if not words.startswith("no"):
             side_by_side(bench, "processes with MPS")
-    except (OSError, subprocess.SubprocessError, RuntimeError, TimeoutError) as error:
-        bench.row(how="processes with MPS", error=str(error)[-600:])
-
-
-@contextlib.contextmanager
-def mps() -> Iterator[None]:
-    """Run the control daemon of MPS within the block; its pipes and logs lie in a short folder under /tmp."""
-    folders = ["/usr/local/nvidia/bin", "/usr/bin", *glob("/usr/local/cuda*/bin")]
-    path = os.pathsep.join([os.environ.get("PATH", ""), *folders])
-    control = shutil.which("nvidia-cuda-mps-control", path=path)
-    if control is None:
-        raise FileNotFoundError("there is no nvidia-cuda-mps-control")
-    folder = Path(f"/tmp/mps-{os.getpid()}")  # a socket's path has at most 107 characters
-    for name in ("PIPE", "LOG"):
-        made = folder / name.lower()
-        made.mkdir(parents=True)
-        os.environ[f"CUDA_MPS_{name}_DIRECTORY"] = str(made)
-    try:
-        subprocess.run([control, "-d"], check=True, timeout=20)
-        yield
-    finally:
-        with contextlib.suppress(subprocess.SubprocessError):
-            subprocess.run([control], input="quit -t 3\n", text=True, timeout=10)
-        for log in (folder / "log").glob("*.log"):
-            print(log.name, log.read_text(errors="replace")[-2000:])
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------- one process

@@ -118,6 +118,8 @@ def accelerator() -> Finding:
     """Tell which GPU torch sees; without one everything runs, slower."""
     import torch
 
+    from tuning.engine.mps import control_program
+
     if not torch.cuda.is_available():
         built = torch.version.cuda
         why = "torch is built without CUDA" if built is None else f"torch is built for CUDA {built}"
@@ -134,7 +136,14 @@ def accelerator() -> Finding:
             "the driver is older than torch's CUDA, or another process holds the GPU: see `nvidia-smi`",
         )  # fmt: skip
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return Finding("GPU", "ok", ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus))
+    names = ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus)
+    if control_program() is None:
+        return Finding(
+            "GPU", "ok", f"{names}; without MPS",
+            "trials that share a GPU take turns; nvidia-cuda-mps-control of NVIDIA's driver would let them "
+            "compute at the same time",
+        )  # fmt: skip
+    return Finding("GPU", "ok", f"{names}; MPS is there for trials that share one")
 
 
 def precision() -> Finding:

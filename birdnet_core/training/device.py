@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -90,9 +91,11 @@ def choose_kernels(device: torch.device, precision: Precision, *, deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch requires of cuBLAS
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    multiplies = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = multiplies
-    torch.backends.cudnn.conv.fp32_precision = multiplies  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        # Some releases warn that newer switches exist, which torch.compile and others cannot read yet.
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def logits_of(model: torch.nn.Module, features: torch.Tensor, precision: Precision) -> torch.Tensor:

@@ -51,6 +51,7 @@ from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
 from tuning.engine.dispatch import Dispatcher, HaltingScheduler
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
+from tuning.engine.mps import shared_gpus
 from tuning.engine.nodes import Nodes
 from tuning.engine.packing import Resources
 from tuning.engine.placement import place
@@ -183,7 +184,12 @@ def sweep(
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.usage, {})
         if searcher.n_left() and not halt.reason:
-            with ray_session(run.path / "ray.log", address) as there:
+            with (
+                shared_gpus(resources.gpus, address) as sharing,
+                ray_session(run.path / "ray.log", address) as there,
+            ):
+                if sharing:
+                    observer({"event": "note", "text": f"trials share GPUs: {sharing}"})
                 if address:
                     there = [*there, *nodes_to_come(len(there) - 1)]
                 waits = bool(address and resources.concurrent)  # for nodes that may still join

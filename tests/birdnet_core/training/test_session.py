@@ -890,3 +890,32 @@ def test_a_network_trains_with_a_class_without_training_clips(small_config, smal
 def test_final_training_takes_what_is_unused_too(small_config, embeddings):
     session = train(small_config.override({**FINAL, "model.name": "linear"}), with_unused(embeddings))
     assert len(session.train_clips) == (embeddings.splits != "test").sum()
+
+
+@pytest.fixture
+def kernels_as_before():
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, benchmark
+
+
+def test_only_tf32_multiplies_float32_with_less_than_its_precision(kernels_as_before):
+    gpu, found = torch.device("cuda"), {}
+    for precision in ("tf32", "fp32", "bf16"):
+        training_device.choose_kernels(gpu, precision)
+        found[precision] = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert found == {"tf32": (True, True), "fp32": (False, False), "bf16": (False, False)}
+    assert pick_precision("tf32", gpu) == "tf32" and pick_precision("tf32", torch.device("cpu")) == "fp32"
+
+
+def test_determinism_is_of_the_run_and_not_of_the_process(kernels_as_before, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    gpu = torch.device("cuda")
+    training_device.choose_kernels(gpu, "bf16", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    training_device.choose_kernels(gpu, "bf16")
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
