@@ -8,7 +8,7 @@ differ. Times are taken after a warm-up and with the GPU synchronised, medians o
 otherwise. --cpu runs the same code at small sizes without a GPU, to try the script out.
 
 Phases, in the order of worth: tests, steps, kernels, end_to_end, packing, packing_one_process,
-packing_mps (gpu_packing.py), input, compile, memory, ray, doctor.
+packing_mps (gpu_packing.py), input, variants, memory, ray, doctor.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 # Seconds that a phase may take.
 LIMITS = {"tests": 110, "steps": 140, "kernels": 50, "end_to_end": 90, "packing": 70,
-          "packing_one_process": 70, "packing_mps": 70, "input": 60, "compile": 60, "memory": 60, "ray": 110,
+          "packing_one_process": 70, "packing_mps": 70, "input": 60, "variants": 80, "memory": 60, "ray": 110,
           "doctor": 40}  # fmt: skip
 MODELS = ("audio_cnn", "audio_cnn_v2", "linear", "mlp", "audio_ast")
 N_CLASSES, N_TRAIN, N_VAL, BATCH = 89, 7751, 1550, 32
@@ -84,7 +84,7 @@ class Bench:
         """Return the shape of the features that `model` is measured on."""
         if model in ("linear", "mlp"):
             return self.pick((1024,), (64,))
-        return self.pick((1, 128, 173), (1, 32, 48)) if model == "audio_ast" else self.spectrogram
+        return self.pick((1, 128, 173), (1, 16, 26)) if model == "audio_ast" else self.spectrogram
 
     def row(self, **values: Any) -> None:
         """Append a row to the results of the phase."""
@@ -190,19 +190,19 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def some_batches(session: Session, n: int) -> Iterator[batches.Raw]:
-    """Return `n` whole batches, the same for every session of as many clips."""
+def whole_batches(session: Session, n: int) -> list[torch.Tensor]:
+    """Return the positions of `n` whole batches, the same for every session of as many clips."""
     clips, size = session.train_clips, session.config.training.batch_size
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(len(clips), generator=generator) for _ in range(n * size // len(clips) + 1)]
-    return clips.batches(clips.placed(torch.cat(orders)[: n * size]).split(size))
+    return list(clips.placed(torch.cat(orders)[: n * size]).split(size))
 
 
-def run_steps(session: Session, n: int) -> list[torch.Tensor]:
+def run_steps(session: Session, n: int, given: list[torch.Tensor] | None = None) -> list[torch.Tensor]:
     """Make `n` steps as an epoch makes them; return loss, clips right and the gradient's norm of each."""
     session.model.train()
     found = []
-    for raw in some_batches(session, n):
+    for raw in session.train_clips.batches(given or whole_batches(session, n)):
         set_rates(session.optimizer, 1.0)
         found.append(session.train_step(raw))
     return found
@@ -299,7 +299,17 @@ def tests(bench: Bench) -> None:
         if "mark.gpu" in (text := path.read_text()) and (has_ray or "mark.ray" not in text)
     ]
     report = bench.scratch / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+    ]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", "120"]
     done = subprocess.run([*command, *files], cwd=ROOT, check=False)
@@ -337,6 +347,8 @@ def steps(bench: Bench) -> None:
                         on_cpu[model] = cpu_losses(bench, dataset, model)
                     found = losses(bench, dataset, model, given, undropped(model), n=len(on_cpu[model]))
                     bench.row(**names, loss_against_cpu=largest_difference(found, on_cpu[model]))
+            if precision != "bf16" and model != "audio_cnn":
+                continue
             with bench.recorded(**names, check="captured against eager"):
                 curves = [
                     losses(bench, dataset, model, {"training.precision": precision}, settings, AUGMENTED, n=n)
@@ -347,12 +359,6 @@ def steps(bench: Bench) -> None:
                     eager_against_eager=largest_difference(curves[-1], curves[-2]),
                     captured_against_eager=largest_difference(curves[0], curves[-2]),
                 )
-    for name, extra in {"augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}.items():
-        for mode, settings in MODES.items():
-            names = {"model": "audio_cnn", "precision": "bf16", "mode": f"{mode}, {name}"}
-            with bench.recorded(**names):
-                given = {**settings, **extra}
-                bench.row(**names, **measured_steps(bench, few_clips(bench, "audio_cnn"), "audio_cnn", given))
 
 
 def few_clips(bench: Bench, model: str) -> Dataset:
@@ -374,7 +380,8 @@ def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: Setting
     if not bench.is_cpu:
         found["allocated_mb"] = torch.cuda.max_memory_allocated() / MIB
         found["reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
-    found["waits_in_10_steps"] = waits(lambda: run_steps(session, 10))
+    of_ten = whole_batches(session, 10)
+    found["waits_in_10_steps"] = waits(lambda: run_steps(session, 10, of_ten))
     return found
 
 
@@ -418,15 +425,19 @@ def kernels(bench: Bench) -> None:
                     bench.row(kernel=kernel, us_a_step=1000 * of_all / n)
 
 
-def compile_(bench: Bench) -> None:
-    """Measure torch.compile of AudioCNN's network in bf16 against captured and eager steps."""
+def variants(bench: Bench) -> None:
+    """Measure AudioCNN in bf16 as it is, augmented, deterministic, and its network by torch.compile."""
     dataset = few_clips(bench, "audio_cnn")
-    for mode, settings in MODES.items():
-        bench.row(mode=mode, step_ms=step_ms(Session(config_of(bench, "audio_cnn", settings), dataset)))
+    kinds = {"plain": {}, "augmented": AUGMENTED, "deterministic": {"runtime.deterministic": True}}
+    for kind, settings in kinds.items():
+        for mode, of_mode in MODES.items():
+            with bench.recorded(kind=kind, mode=mode):
+                session = Session(config_of(bench, "audio_cnn", settings, of_mode), dataset)
+                bench.row(kind=kind, mode=mode, step_ms=step_ms(session), steps=session.training_step)
     session = Session(config_of(bench, "audio_cnn", MODES["eager"]), dataset)
     session.model = torch.compile(session.model)
     first_s = seconds(lambda: run_steps(session, 1))
-    bench.row(mode="compiled", step_ms=step_ms(session), first_step_s=first_s)
+    bench.row(kind="compiled", mode="eager", step_ms=step_ms(session), first_step_s=first_s)
 
 
 def input_(bench: Bench) -> None:
@@ -542,9 +553,12 @@ def memory(bench: Bench) -> None:
     dataset = few_clips(bench, "audio_cnn")
     for mode, settings in MODES.items():
         config = config_of(bench, "audio_cnn", settings)
-        with bench.recorded(check="out of memory", mode=mode):
-            if not bench.is_cpu:
-                bench.row(check="out of memory", mode=mode, **out_of_memory(bench, dataset, settings))
+        for share in bench.pick((0.6, 0.4, 0.25), ()):
+            with bench.recorded(check="out of memory", mode=mode, share=share):
+                found = out_of_memory(bench, dataset, settings, share)
+                bench.row(check="out of memory", mode=mode, share=share, **found)
+                if found["n_out_of_memory"]:
+                    break
         if not bench.is_cpu:
             torch.cuda.set_per_process_memory_fraction(1.0)
         with bench.recorded(check="many trials", mode=mode):
@@ -571,18 +585,19 @@ def memory_in_use(bench: Bench) -> dict[str, float]:
     }
 
 
-def out_of_memory(bench: Bench, dataset: Dataset, settings: Settings) -> dict[str, Any]:
-    """Train two epochs under 60 % of the memory that one takes, and return what became of them."""
+def out_of_memory(bench: Bench, dataset: Dataset, settings: Settings, share: float) -> dict[str, Any]:
+    """Train three epochs under a share of the memory that one takes, and return what became of them."""
     config = config_of(bench, "audio_cnn", settings, {"training.batch_size": 1024, "training.epochs": 3})
+    torch.cuda.set_per_process_memory_fraction(1.0)
     session = Session(config, dataset)
     session.step()
     needed = torch.cuda.max_memory_reserved()
     del session
     give_back_memory()
-    cap = 0.6 * needed
+    cap = share * needed
     torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(0).total_memory)
     session = Session(config, dataset)
-    history = [session.step()["train/loss"] for _ in range(2)]
+    history = [session.step()["train/loss"] for _ in range(3)]
     most = torch.cuda.max_memory_reserved()
     return {
         "kind": session.training_step,
@@ -685,7 +700,7 @@ PHASES: dict[str, Callable[[Bench], None]] = {
     "kernels": kernels,
     "end_to_end": end_to_end,
     "input": input_,
-    "compile": compile_,
+    "variants": variants,
     "memory": memory,
     "ray": ray_sweep,
     "doctor": doctor,
@@ -702,16 +717,8 @@ def supervised(name: str, limit: float, scratch: Path, is_cpu: bool) -> dict[str
     """Run a phase in a process group of its own for `limit` seconds; return its rows, and its error."""
     script = HERE / ("gpu_packing.py" if name.startswith("packing") else "gpu.py")
     result, log = scratch / f"{name}.jsonl", scratch / f"{name}.log"
-    command = [
-        sys.executable,
-        str(script),
-        "--phase",
-        name,
-        "--result",
-        str(result),
-        "--scratch",
-        str(scratch),
-    ]
+    options = {"--phase": name, "--result": str(result), "--scratch": str(scratch)}
+    command = [sys.executable, str(script), *sum(options.items(), ())]
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "BIRDTUNE_CACHE": str(scratch / "cache")}
     start = time.monotonic()
@@ -761,9 +768,12 @@ def machine() -> str:
             return "unknown"
         return " ".join(done.stdout.split()) if done.returncode == 0 else "unknown"
 
+    cudnn: int | str | None = "unknown"
+    with contextlib.suppress(Exception):
+        cudnn = torch.backends.cudnn.version()
     card = printed("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     return (
-        f"{card}; torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}; "
+        f"{card}; torch {torch.__version__}, cuDNN {cudnn}; "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; commit {printed('git', 'rev-parse', '--short', 'HEAD')}; "
         f"{len(os.sched_getaffinity(0))} CPUs"
     )

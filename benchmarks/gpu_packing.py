@@ -138,7 +138,7 @@ def packing_one_process(bench: Bench) -> None:
                 with bench.recorded(how=how, layout=name, trials=k):
                     step = captured(bench, make(bench, k, layout))
                     seconds(step)
-                    n = bench.pick(100, 2)
+                    n = bench.pick(100, 1)
                     took = min(seconds(lambda s=step, n=n: [s() for _ in range(n)]) for _ in range(3)) / n
                     rate = k * BATCH / took
                     alone = alone or rate
