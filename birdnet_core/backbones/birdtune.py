@@ -53,7 +53,7 @@ class Birdtune(Backbone):
             dim=self.last.in_features,
             inputs=f"{self.model.config.features.name} features, as in its training",
             output="the input of its last linear layer",
-            licence="yours",
+            licence="as its owner decides",
             source=f"a model of birdtune, {self.model.config.model.name}",
             trained_on="the recordings of its training; see its model card",
             labels=self.model.species,

@@ -323,15 +323,13 @@ def _notes(group: np.ndarray, truth: np.ndarray) -> list[str]:
 
 
 def _few_groups(seen: Mapping[str, Any]) -> list[str]:
-    """Return a sentence that names the parts of `seen` whose intervals are too narrow."""
-    few = [
-        f"{part['n_groups']} group{'s' if part['n_groups'] != 1 else ''} ({part['status']})"
+    """Return a sentence for each part of `seen` whose intervals are too narrow."""
+    return [
+        f"the {seen['scored']} that are {part['status']} come from only {part['n_groups']} "
+        f"group{'s' if part['n_groups'] != 1 else ''}: their intervals are too narrow"
         for part in seen["rows"]
         if part["n_groups"] < FEW_GROUPS
     ]
-    if not few:
-        return []
-    return [f"by what the backbone has seen, {' and '.join(few)}: the intervals of each part are too narrow"]
 
 
 def _ahead(values: Mapping[str, Mapping[str, float]], baselines: Iterable[str]) -> list[str]:

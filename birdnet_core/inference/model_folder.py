@@ -36,6 +36,7 @@ from birdnet_core import plugins, registry
 from birdnet_core.build import build_model, count_parameters, input_shape
 from birdnet_core.config import CLIP_SETTINGS, TrainConfig
 from birdnet_core.errors import ModelFolderError, RunFolderError
+from birdnet_core.features.embedding import opened
 from birdnet_core.models.pretrained import built_from, config_to_keep, is_of_the_network
 from birdnet_core.records.checks import Types, check_fields, local_path
 from birdnet_core.records.files import write_json
@@ -163,7 +164,7 @@ def write_model(
             "calibration": dict(calibration or {}),
             "members": listed,
             "n_params": count_parameters(network),
-            "provenance": dict(provenance),
+            "provenance": {**provenance, **_backbone_facts(config)},
             "plugins": _plugins_of(config),
             "files": {file.name: _described(file.read_bytes()) for file in sorted(partial.iterdir())},
         }
@@ -250,6 +251,15 @@ def read_model(folder: str | Path, *, weights: str | None = None) -> Model:
         provenance=content["provenance"],
         checkpoint=checkpoint,
     )
+
+
+def _backbone_facts(config: TrainConfig) -> dict[str, Any]:
+    """Return the source and the licence of the backbone's weights, which the folder does not hold."""
+    options = config.features.kwargs
+    if "backbone" not in options:
+        return {}
+    stated = opened(options["backbone"], options["weights"]).convention
+    return {"backbone": {"source": stated.source, "licence": stated.licence}}
 
 
 def _plugins_of(config: TrainConfig) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def write_card(folder: str | Path) -> Path:
         model=model,
         optimistic=OPTIMISTIC,
         config=model["config"],
+        backbone=_backbone(model),
         evidence=evidence,
         data=data,
         openings=parts["tests"]["openings"] if parts["tests"] else [],
@@ -69,6 +70,14 @@ def write_card(folder: str | Path) -> Path:
     path = folder / CARD
     write_text(path, text)
     return path
+
+
+def _backbone(model: dict[str, Any]) -> dict[str, Any] | None:
+    """Return name, weights_hash, source and licence of the backbone of a model on embeddings, else None."""
+    features, stated = model["config"]["features"], model["provenance"].get("backbone")
+    if stated is None:
+        return None
+    return {"name": features["backbone"], "weights_hash": features["weights_hash"], **stated}
 
 
 def test_table(evaluation: dict[str, Any]) -> pd.DataFrame:
@@ -139,9 +148,9 @@ def _species_table(
     for name in sorted(model["species"], key=lambda s: (-counts.get(s, 0), s)):
         row: dict[str, Any] = {"species": name}
         if counts:
-            row |= {"training recordings": counts[name], "stratum": stratum[name]}
+            row |= {"in training split": counts[name], "stratum": stratum[name]}
         if tested:
-            row |= {"test recordings": tested[name]["n_test"], "test F1": _number(tested[name]["f1"])}
+            row |= {"in test split": tested[name]["n_test"], "test F1": _number(tested[name]["f1"])}
         rows.append(row)
     return pd.DataFrame(rows)
 

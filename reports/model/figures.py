@@ -88,11 +88,11 @@ def reliability_figure(evaluation: dict[str, Any]) -> Figure:
             )  # fmt: skip
             _count_bars(below, tables[which], colour, i)
         above.set_ylim(-0.03, 1.03)
-        above.set_xlim(0, 1)
+        above.set_xlim(-0.02, 1.02)
         above.set_ylabel("accuracy")
         below.set_ylabel(evaluation["scored"])
         below.set_xlabel("probability of the most probable species")
-        figure.legend(*above.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return figure
 
 
@@ -107,14 +107,15 @@ def _count_bars(ax: Axes, table: list[dict[str, Any]], colour: str, i: int) -> N
 def species_figure(species: list[dict[str, Any]]) -> Figure:
     """Return a bar of F1 for every species of the test split, from the commonest in training to the rarest.
 
-    The numbers are recordings in training and in the test.
+    The numbers are recordings in the training and in the test split.
     """
     tested = sorted((s for s in species if s["n_test"]), key=lambda s: (-s["n_train"], s["species"]))
     with mpl.rc_context(STYLE):
         figure, panels, rows = species_panels(len(tested), 4.2)
         for ax, mine in panels:
             _f1_bars(ax, tested[mine], rows)
-        patches = [Patch(color=colour, label=name) for name, colour in STRATA.items()]
+        found = {s["stratum"] for s in tested}
+        patches = [Patch(color=colour, label=name) for name, colour in STRATA.items() if name in found]
         figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))
     return figure
 
@@ -128,4 +129,4 @@ def _f1_bars(ax: Axes, species: list[dict[str, Any]], rows: int) -> None:
         ax.text(1.02, place, text, fontsize=6.5, va="center", color=INK)
     species_axis(ax, [s["species"] for s in species], rows)
     ax.set_xlim(0, 1)
-    ax.set_xlabel("test F1; right: training / test recordings")
+    ax.set_xlabel("test F1; right: recordings in training / test split")

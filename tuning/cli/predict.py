@@ -122,16 +122,26 @@ def export_command(
     out: Annotated[Path, typer.Option(callback=opt.local, help="The ONNX file to write.")] = Path(
         "model.onnx"
     ),
+    weights: opt.Weights = None,
     plugin: opt.Plugins = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Write the networks of a model as one ONNX file, checked against torch."""
+    """Write the networks of a model as one ONNX file, checked against torch.
+
+    The file takes features: spectrograms, or embeddings of a backbone, which the file does not hold.
+    """
     from birdnet_core.inference.model_folder import read_model
     from birdnet_core.inference.onnx_export import export_onnx
 
-    difference = export_onnx(read_model(model), out)
+    exported = read_model(model, weights=weights)
+    difference = export_onnx(exported, out)
     result = {"onnx": str(out), "largest_difference": difference}
-    print_result(result, as_json, f"{out}: probabilities differ from torch by at most {difference:.1e}")
+    features, shape = exported.config.features, list(exported.input_shape)
+    takes = f"{features.name} features"
+    if "backbone" in features.kwargs:
+        takes = f"embeddings of the backbone {features.kwargs['backbone']!r}, which is not in the file,"
+    text = f"{out}: probabilities differ from torch by at most {difference:.1e}\nit takes {takes} {shape}"
+    print_result(result, as_json, text)
 
 
 def _writer(given: str | None, out: Path) -> Any:

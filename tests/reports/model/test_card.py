@@ -82,6 +82,17 @@ def test_the_card_of_a_single_training_names_what_is_not_known(model):
     assert "| seed 3 | 1.250 | 0.625 | – | – | – | – | – | – |" in write_card(model).read_text()
 
 
+def test_the_card_of_a_model_on_embeddings_names_the_backbone_and_the_licence_of_its_weights(model):
+    content = json.loads((model / "model.json").read_text())
+    content["config"]["features"] = {"name": "embedding", "backbone": "birdnet", "weights_hash": "55f3"}
+    content["provenance"]["backbone"] = {"source": "BirdNET V2.4", "licence": "CC BY-NC-SA 4.0"}
+    assert "needs the backbone" not in write_card(model).read_text()
+    write(model, "model", content)
+    text = write_card(model).read_text()
+    assert "It needs the backbone birdnet (BirdNET V2.4), which is not in this folder: weights 55f3." in text
+    assert "Licence of these weights: CC BY-NC-SA 4.0." in text
+
+
 def test_the_card_counts_openings_and_warns_of_the_second(model):
     opening = {"number": 1, "date": "2026-01-01", "command": "birdtune evaluate model"}
     write(model, "tests", {"openings": [opening]})
@@ -121,6 +132,14 @@ def test_absent_scores_are_dashes():
         assert table.loc["mAP", name] == "0.500 [0.250, 0.750]"
 
 
+def test_the_card_explains_the_baselines_of_the_test(model):
+    write(model, "tests", {"openings": [{"number": 1, "date": "2026-01-01", "command": "evaluate"}]})
+    write(model, "evaluation", evaluation())
+    assert "zero-shot is what the backbone itself predicts" in write_card(model).read_text()
+    write(model, "evaluation", {**evaluation(), "over_baseline": {}})
+    assert "Baselines are not tuned" not in write_card(model).read_text()
+
+
 def test_every_row_of_the_evaluation_and_of_each_seen_part_has_its_score_drawn():
     tested = evaluation()
     axes = scores_figure(tested).axes
@@ -145,12 +164,18 @@ def test_every_tested_species_has_a_bar_and_no_names_overlap(n_species, tmp_path
         boxes = [label.get_window_extent() for label in labels]
         assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
     assert sorted(names) == sorted(s["species"] for s in species if s["n_test"])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(legend) == {s["stratum"] for s in species if s["n_test"]}
     assert (tmp_path / "species.svg").read_text().startswith("<?xml")
 
 
 def test_the_reliability_diagram_draws_the_bins_that_hold_recordings():
     tested = evaluation()
-    above, below = reliability_figure(tested).axes
+    figure = reliability_figure({**tested, "temperature": 0.514})
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+    above, below = figure.axes
     known = [row for row in tested["reliability"]["after"] if row["n"]]
     assert above.lines[2].get_xdata().tolist() == [row["confidence"] for row in known]
     assert above.lines[2].get_ydata().tolist() == [row["accuracy"] for row in known]

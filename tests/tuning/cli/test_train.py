@@ -82,8 +82,8 @@ def test_an_alone_trained_model_can_be_tested(birdtune, birds, tmp_path):
     assert not (model / "tests.json").exists()
 
 
-def test_a_model_whose_backbone_was_moved_is_tested_with_the_weights_that_are_given(
-    birdtune, birds, tmp_path
+def test_a_model_whose_backbone_was_moved_is_tested_and_exported_with_the_weights_that_are_given(
+    birdtune, birds, tmp_path, monkeypatch
 ):
     backbone, moved, model = (tmp_path / name for name in ("backbone", "moved", "model"))
     assert birdtune(f"train --data {birds} {SET} --out {backbone}")[0] == 0
@@ -97,6 +97,14 @@ def test_a_model_whose_backbone_was_moved_is_tested_with_the_weights_that_are_gi
     code, out, err = birdtune(f"evaluate {model} --data {birds} --no-baseline --weights {moved} --json")
     assert code == 0, err
     assert json.loads(out)["seen"]["backbone"] == "birdtune"
+    exported = []
+    monkeypatch.setattr(
+        "birdnet_core.inference.onnx_export.export_onnx", lambda model, out: (exported.append(model), 0.0)[1]
+    )
+    code, out, err = birdtune(f"export {model} --weights {moved}")
+    assert code == 0, err
+    assert exported[0].config.features.kwargs["weights"] == str(moved)
+    assert "embeddings of the backbone 'birdtune', which is not in the file" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
