@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from gpu import (
+from gpu_common import (
     BATCH,
     MODES,
     N_CLASSES,
