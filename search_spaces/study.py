@@ -16,7 +16,7 @@ from optuna.trial import BaseTrial
 
 from birdnet_core.config import NUMBERS, TrainConfig
 from birdnet_core.config import cautions as config_cautions
-from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.errors import ConfigError, check_range, did_you_mean
 from birdnet_core.records.checks import A_NAME, is_name
 from birdnet_core.records.metrics import is_better, metric_direction, objective_direction
 from birdnet_core.registry import checked_value
@@ -190,6 +190,8 @@ class Search(_Common):
         scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`SCHEDULERS`).
         grace_epochs: epochs that every trial may train before the scheduler compares it.
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
+        audit: the share of the trials to be ended early that train to the end instead. They are a random
+            sample, by which the search knows what ending the others was worth.
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials with the
             same value of it, for spaces whose trials learn at different speeds: a small network leads early
             and loses late, and would end the large ones.
@@ -207,11 +209,13 @@ class Search(_Common):
     scheduler: str = "asha"
     grace_epochs: int = 3
     reduction_factor: int = 3
+    audit: float = 0.1
     asha_within: str | None = None
     also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
+        check_range("audit", self.audit, 0, 1)
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ _EVENTS: Mapping[str, Mapping[str, Types]] = {
     "trial": {"study": (str,), "trial_id": (str,), "number": (int,), "factors": (dict,), "reused": (bool,)},
     "epoch": {"trial_id": (str,), "epoch": (int,), "metrics": (dict,), "epoch_s": _NUMBER},
     "restart": {"trial_id": (str,)},
+    "audit": {"trial_id": (str,), "epoch": (int,)},
     "rerun": {"trial_id": (str,)},
     "end": {"trial_id": (str,), "status": (str,)},
 }

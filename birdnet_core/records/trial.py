@@ -34,6 +34,8 @@ class TrialRecord:
     Args:
         metrics: every metric at the best epoch, by `training.monitor` of the config.
         epochs: epochs trained; `best_epoch` counts from 1.
+        audited_at: the epoch after which the scheduler would have ended a trial that it let train on, to know
+            what ending such trials is worth; None for others.
         f1_per_species: validation F1 of every species present in truth, at the best epoch.
         started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
         gpus, cpus: resources of the trial; times `seconds` they are gpu_hours and cpu_hours.
@@ -50,6 +52,7 @@ class TrialRecord:
     config: dict[str, Any]
     epochs: int = 0
     best_epoch: int | None = None
+    audited_at: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     f1_per_species: dict[str, float] = field(default_factory=dict)
     error: str | None = None

@@ -94,7 +94,7 @@ def choose_kernels(device: torch.device, precision: Precision, *, deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch requires of cuBLAS
     torch.use_deterministic_algorithms(deterministic)
     # No kernel here reads memory that it has not written, and filling it costs one more kernel each time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     with warnings.catch_warnings():
         # Some releases warn that newer switches exist, which torch.compile and others cannot read yet.

@@ -42,7 +42,7 @@ DESIGNS: dict[str, type[Design]] = {
 KINDS = {"ablation": "factors", "search": "space"}
 """What each kind of study varies."""
 
-OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "asha_within")
+OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "audit", "asha_within")
 """The keys of a file that are fields of `Search`."""
 
 OWN_NAME = r"^(?!(seed|repeat)$)[^.]+$"
@@ -256,6 +256,10 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
         },
         "grace_epochs": _count("the epochs that every trial may train before the scheduler compares it"),
         "reduction_factor": _count("asha and hyperband keep the best 1/factor at each rung", 2),
+        "audit": {
+            "type": "number", "minimum": 0, "maximum": 1,
+            "description": "the share of the trials to be ended early that train to the end, 0.1 if left out",
+        },
         "asha_within": {
             "enum": sorted(varied),
             "description": "a setting: the scheduler compares only trials with the same value of it",

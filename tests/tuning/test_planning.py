@@ -356,8 +356,8 @@ def epochs_under_ray(n_trials, max_epochs, grace, factor, rng, *, is_lasting, co
     return total
 
 
-def expected_epochs(scheduler, n_trials, max_epochs, grace=3, factor=3, concurrent=2):
-    study = replace(RATES, scheduler=scheduler, grace_epochs=grace, reduction_factor=factor)
+def expected_epochs(scheduler, n_trials, max_epochs, grace=3, factor=3, concurrent=2, audit=0.0):
+    study = replace(RATES, scheduler=scheduler, grace_epochs=grace, reduction_factor=factor, audit=audit)
     trials = [TrainConfig().override({"training.epochs": max_epochs})] * n_trials
     return np.mean([sum(s) for s in simulated_epochs(study, trials, side_by_side=concurrent)])
 
@@ -406,6 +406,13 @@ def test_searches_that_were_measured_are_within_what_is_expected():
     for scheduler, (most, least) in measured.items():
         low, high = 2000 / most, 2000 / least
         assert 0.95 * low < expected_epochs(scheduler, 40, 50) < 1.25 * high
+
+
+def test_audits_are_part_of_what_is_expected():
+    without, some, all_of_them = (expected_epochs("asha", 40, 50, audit=share) for share in (0.0, 0.2, 1.0))
+    assert all_of_them == 40 * 50
+    # A fifth of what ending trials saves is given back.
+    assert some - without == pytest.approx(0.2 * (2000 - without), rel=0.25)
 
 
 def test_a_simulation_of_many_trials_goes_on_as_its_second_half():

@@ -79,9 +79,10 @@ def find_study(
     repeats: int | None = None,
     trials: int | None = None,
     scheduler: str | None = None,
+    audit: float | None = None,
     source: str | None = None,
 ) -> Study:
-    """Return the study `name`; ConfigError for repeats of a search, trials or a scheduler of an ablation."""
+    """Return the study `name`; ConfigError for repeats of a search, and for options of one in an ablation."""
     from dataclasses import replace
 
     import optuna
@@ -96,11 +97,13 @@ def find_study(
             raise ConfigError(
                 f"{name!r} is a search: each config has one repeat; use --trials, not --repeats"
             )
-        return in_size(replace(study, scheduler=scheduler or study.scheduler), None, trials)
+        study = replace(study, scheduler=scheduler or study.scheduler)
+        return in_size(study if audit is None else replace(study, audit=audit), None, trials)
     if trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --repeats, not --trials")
-    if scheduler is not None:
-        raise ConfigError(
-            f"{name!r} is an ablation: every cell trains its whole budget; --scheduler is for searches"
-        )
+    for option, given in (("--scheduler", scheduler), ("--audit", audit)):
+        if given is not None:
+            raise ConfigError(
+                f"{name!r} is an ablation: every cell trains its whole budget; {option} is for searches"
+            )
     return in_size(study, repeats, None)

@@ -81,6 +81,13 @@ Scheduler = Annotated[
         metavar="NAME",
     ),
 ]
+Audit = Annotated[
+    float | None,
+    typer.Option(
+        help="The share of the trials to be ended early that train to the end, else the study's: 0 to 1.",
+        metavar="SHARE",
+    ),
+]
 Cpus = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
 BudgetHours = Annotated[

@@ -56,8 +56,9 @@ def print_result(result: dict[str, Any], as_json: bool, text: str | Group = "") 
 
 
 def in_words(value: Any) -> str:
+    """Return a cell of a table, or settings as ``name=value``, numbers to five digits."""
     if isinstance(value, dict):
-        return ", ".join(f"{k}={v}" for k, v in value.items())
+        return ", ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -35,6 +35,7 @@ def plan_command(
     gpus_per_trial: opt.Gpus = None,
     concurrent: opt.Concurrent = None,
     scheduler: opt.Scheduler = None,
+    audit: opt.Audit = None,
     budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
     budget_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
@@ -55,6 +56,7 @@ def plan_command(
         repeats=repeats,
         trials=trials,
         scheduler=scheduler,
+        audit=audit,
     )
     gpus = opt.parse_gpus(gpus_per_trial)
     start_from = read_config(base) if base else TrainConfig()

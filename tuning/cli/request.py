@@ -51,6 +51,7 @@ class Request:
     workers: int | None = None
     sampler: str = "tpe"
     scheduler: str | None = None
+    audit: float | None = None
     storage: str = "journal"
     budget: Budget = field(default_factory=Budget)
     tensorboard: bool = False
@@ -94,6 +95,7 @@ class Request:
             repeats=self.repeats,
             trials=self.trials,
             scheduler=self.scheduler,
+            audit=self.audit,
             source=self.source,
         )
         return replace(study, name=self.name or study.name)

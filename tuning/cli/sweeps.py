@@ -47,6 +47,7 @@ def sweep_command(
         str, typer.Option(help="Of a search: tpe, random, gp, cmaes or nsga2.", metavar="NAME")
     ] = "tpe",
     scheduler: opt.Scheduler = None,
+    audit: opt.Audit = None,
     storage: Annotated[
         str,
         typer.Option(
@@ -104,6 +105,7 @@ def sweep_command(
         workers=workers,
         sampler=sampler,
         scheduler=scheduler,
+        audit=audit,
         storage=storage,
         budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until),
         tensorboard=tensorboard,

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,7 @@ class Journal(tune.Callback):
         self._trained_for: dict[str, str] = {}
         self._unended: set[str] = set()
         self._n_known: dict[str, int] = {}
+        self._audits: dict[str, int] = {}
         self._iteration: dict[str, int] = {}
         for event in run.events():
             self._remember(event)
@@ -165,6 +166,8 @@ class Journal(tune.Callback):
             self._n_known[event["trial_id"]] = event["epoch"]
         elif kind == "rerun":
             self._n_known[event["trial_id"]] = 0
+        elif kind == "audit":
+            self._audits[event["trial_id"]] = event["epoch"]
         elif kind == "end":
             self._unended.discard(event["trial_id"])
 
@@ -241,6 +244,16 @@ class Journal(tune.Callback):
         for metrics in metrics_of:
             self.halt.judge(self.usage, metrics)
 
+    def enter_audits(self, audits: Mapping[str, int]) -> None:
+        """Enter the trials, with the epochs at which they would have been stopped, that are not known yet."""
+        self.write(
+            *(
+                {"event": "audit", "trial_id": name, "epoch": epoch}
+                for name, epoch in audits.items()
+                if name not in self._audits
+            )
+        )
+
     def interrupt(self, record: TrialRecord, payload: Event) -> None:
         """Settle a trial that is to be continued when the run is resumed."""
         why = f"stopped after epoch {record.epochs}: {self.halt.reason}; it can be resumed"
@@ -259,6 +272,7 @@ class Journal(tune.Callback):
         Optuna does not hear of it, and it continues when the run is resumed.
         """
         record.cpus, record.gpus = payload["resources"]["cpu"], payload["resources"]["gpu"]
+        record.audited_at = self._audits.get(record.trial_id)
         record.cpu_hours, record.gpu_hours = (
             round(share * record.seconds / 3600, 6) for share in (record.cpus, record.gpus)
         )

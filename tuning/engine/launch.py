@@ -286,6 +286,7 @@ class _Setup:
             return {
                 **common, "n_trials": study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
+                "audit": study.audit,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
         return {
@@ -468,7 +469,7 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "ablation": ("factors", "cells"),
             "search": (
                 "epochs", "base", "base_id", "space", "scheduler", "grace_epochs",
-                "reduction_factor", "asha_within", "also", "storage",
+                "reduction_factor", "audit", "asha_within", "also", "storage",
             ),
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", "seed", *fixed]

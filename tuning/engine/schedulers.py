@@ -37,13 +37,25 @@ class Rule(ABC):
         max_epochs: the budget of a trial; none is stopped at its last epoch.
         grace_epochs: epochs that every trial trains before it is compared.
         reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
+        audit: the share of the trials to be stopped that are audited: they train to the end.
+
+    `audits` holds the epoch at which each audited trial would have been stopped. It is compared no more from
+    then on, and others are not compared with it: the later rungs hold those that earned it.
     """
 
     def __init__(
-        self, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+        self,
+        *,
+        direction: Direction,
+        max_epochs: int,
+        grace_epochs: int,
+        reduction_factor: int,
+        audit: float = 0.0,
     ) -> None:
         self.max_epochs, self.grace_epochs = max_epochs, grace_epochs
         self.reduction_factor = reduction_factor
+        self.audit = audit
+        self.audits: dict[str, int] = {}
         self._sign = 1.0 if direction == "maximize" else -1.0
         self._scores: dict[str, dict[int, Score]] = {}
         self._stopped: set[tuple[str, int]] = set()
@@ -65,9 +77,17 @@ class Rule(ABC):
                 self._sign * value if math.isfinite(value) else -math.inf,
                 -loss if math.isfinite(loss) else -math.inf,
             )
-            if self._is_behind(trial, group, epoch):
-                self._stopped.add((trial, epoch))
+            if trial not in self.audits and self._is_behind(trial, group, epoch):
+                if self._is_audited(trial):
+                    self.audits[trial] = epoch
+                else:
+                    self._stopped.add((trial, epoch))
         return (trial, epoch) in self._stopped
+
+    def _is_audited(self, trial: str) -> bool:
+        """Return whether a trial is drawn, by the hash of its name: a resumed run draws it again."""
+        draw = int.from_bytes(hashlib.sha256(f"audit {trial}".encode()).digest()[:8])
+        return draw < self.audit * 2**64
 
     @abstractmethod
     def decisions(self, trial: str) -> list[int]:
@@ -218,7 +238,13 @@ class Median(Rule):
 
 
 def make_rule(
-    name: str, *, direction: Direction, max_epochs: int, grace_epochs: int, reduction_factor: int
+    name: str,
+    *,
+    direction: Direction,
+    max_epochs: int,
+    grace_epochs: int,
+    reduction_factor: int,
+    audit: float = 0.0,
 ) -> Rule:
     """Return the rule `name`; ConfigError for one not in `SCHEDULERS` and for numbers out of range."""
     if name not in SCHEDULERS:
@@ -235,16 +261,20 @@ def make_rule(
         max_epochs=max_epochs,
         grace_epochs=grace_epochs,
         reduction_factor=reduction_factor,
+        audit=audit,
     )
 
 
 def rule_of(study: Study, direction: Direction, max_epochs: int) -> Rule:
     """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
-    grace, factor = (1, 2) if isinstance(study, Ablation) else (study.grace_epochs, study.reduction_factor)
+    grace, factor, audit = 1, 2, 0.0
+    if not isinstance(study, Ablation):
+        grace, factor, audit = study.grace_epochs, study.reduction_factor, study.audit
     return make_rule(
         study.scheduler,
         direction=direction,
         max_epochs=max_epochs,
         grace_epochs=grace,
         reduction_factor=factor,
+        audit=audit,
     )

@@ -429,6 +429,9 @@ class OptunaSearcher(Source):
                 log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, reached)
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
+                # Also of an audited trial: it was trained whole, and its value is as true as any.
+                if record.audited_at is not None:
+                    trial.set_user_attr("audited_at", record.audited_at)
                 self.study.tell(trial, reached)
         else:
             self.study.tell(trial, state=TrialState.FAIL)

@@ -86,6 +86,11 @@ class SweepView:
         elif kind in ("note", "restart"):
             text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it continues"
             self.console.print(text, markup=False)
+        elif kind == "audit":
+            self.console.print(
+                f"{self._named(name)}: behind after epoch {event['epoch']}; it trains on as an audit",
+                markup=False,
+            )
         elif kind == "end" and name in self.running:  # else the driver before was killed over it
             self.ended[event["status"]] += 1
             self.running.remove(name)

@@ -72,6 +72,7 @@ class StudyStatus:
         epochs: the budget of a trial; `n_epochs` were trained for this study, `epoch_s` seconds each.
         eta_s: seconds until the study is trained, with as many trials side by side as now; None where nothing
             runs or no epoch is finished. Trials not yet begun are taken to be as long as those that ended.
+        n_audited: trials that the scheduler would have ended, and let train on as a sample.
     """
 
     name: str
@@ -82,6 +83,7 @@ class StudyStatus:
     counts: dict[str, int]
     n_left: int
     n_reused: int
+    n_audited: int
     running: list[Running]
     best: Best | None
     n_epochs: int
@@ -124,6 +126,7 @@ class _JournalState:
     epochs: dict[str, dict[int, Event]] = field(default_factory=dict)
     running: dict[str, list[_Trial]] = field(default_factory=dict)
     shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    audited: set[str] = field(default_factory=set)
     gpu_s: float = 0.0
     cpu_s: float = 0.0
 
@@ -198,6 +201,8 @@ def _gather(events: Iterable[Event], searches: set[str]) -> _JournalState:
             gpus, cpus = state.shares.get(trial_id, (0.0, 0.0))
             state.gpu_s += gpus * event["epoch_s"]
             state.cpu_s += cpus * event["epoch_s"]
+        elif kind == "audit":
+            state.audited.add(trial_id)
         elif kind == "end":
             for trial in state.running.pop(trial_id, []):
                 trial.status = event["status"]
@@ -252,6 +257,7 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) ->
         counts=dict(counts),
         n_left=n_left,
         n_reused=sum(t.is_reused for t in trials.values()),
+        n_audited=sum(t.trial_id in state.audited for t in trials.values()),
         running=[_running(t, trained[t.trial_id], study["metric"]) for t in running],
         best=_best(study, trials.values(), state),
         n_epochs=len(seconds),
@@ -326,4 +332,5 @@ def _driver_line(driver: Driver | None) -> str:
 def _counts_line(study: StudyStatus) -> str:
     states = "".join(f", {n} {status}" for status, n in sorted(study.counts.items()))
     reused = f" ({study.n_reused} reused)" if study.n_reused else ""
-    return f"{study.n_trials} trials{states}{reused}, {study.n_left} left"
+    audited = f" ({study.n_audited} audited)" if study.n_audited else ""
+    return f"{study.n_trials} trials{states}{reused}{audited}, {study.n_left} left"

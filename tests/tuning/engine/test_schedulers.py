@@ -20,13 +20,14 @@ from tuning.engine.stopping import StoppingScheduler
 METRIC = "val/f1_macro"
 
 
-def rule(name, *, direction="maximize", max_epochs=27, grace_epochs=3, reduction_factor=3):
+def rule(name, *, direction="maximize", max_epochs=27, grace_epochs=3, reduction_factor=3, audit=0.0):
     return make_rule(
         name,
         direction=direction,
         max_epochs=max_epochs,
         grace_epochs=grace_epochs,
         reduction_factor=reduction_factor,
+        audit=audit,
     )
 
 
@@ -121,6 +122,33 @@ def test_among_broken_trials_none_is_stopped_until_a_sound_one_came(name):
 
 
 # ASHA and HyperBand
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_of_the_trials_to_be_stopped_a_share_is_audited_and_trains_to_the_end(name):
+    values = {f"trial {i}": random.Random(i).random() for i in range(600)}
+    plain, audited = rule(name), rule(name, audit=0.2)
+    stops = {trial: train(plain, trial, [value] * 27) for trial, value in values.items()}
+    ends = {trial: train(audited, trial, [value] * 27) for trial, value in values.items()}
+    n_behind = len(audited.audits) + sum(epoch is not None for epoch in ends.values())
+    assert not plain.audits and n_behind > 200
+    assert 0.14 < len(audited.audits) / n_behind < 0.26
+    for trial, epoch in audited.audits.items():
+        assert ends[trial] is None and epoch in audited.decisions(trial)
+    # The first rung decides as ever: who is audited does not change who is behind there.
+    first = {trial for trial, epoch in stops.items() if epoch == 3}
+    assert first == {t for t, e in ends.items() if e == 3} | {t for t, e in audited.audits.items() if e == 3}
+
+
+def test_who_is_audited_depends_on_the_name_alone_and_no_rung_holds_them_afterwards():
+    one, again = rule("asha", audit=0.5), rule("asha", audit=0.5)
+    names = [f"t{i}" for i in range(100)]
+    for order, each in ((names, one), (names, again)):
+        for i, name in enumerate(order):
+            train(each, name, [1 - i / 100] * 27)
+    assert one.audits == again.audits and len(one.audits) > 20
+    assert all(not rung.trials & set(one.audits) for (_, _, at), rung in one._recorded.items() if at > 3)
+    assert not rule("asha", audit=0.0).audits
 
 
 def test_asha_compares_with_the_quantile_of_those_before():
