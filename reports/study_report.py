@@ -12,6 +12,7 @@ from reports.runs import Runs
 from reports.selection import choice, gates
 from reports.statistics import aggregate, importance, levels, resources, screening
 from reports.statistics.analysis import Analysis, results
+from reports.statistics.audits import Audits, audits_of
 from reports.statistics.predictions import Predictions, confusions, f1_intervals, predictions_of
 from reports.statistics.progress import progression
 
@@ -27,6 +28,7 @@ class StudyReport:
         best: the content of best.json; None where `no_best` is the reason.
         analysis: what its repeats say of the metric; None of a search.
         rank_correlations: of `screening`. level_means: of `levels`. importance: of `importance.importances`.
+        audits: of `audits.audits_of`; None where no trial was ended early, or none was to be audited.
         resources: of `resources.by_arm`. usage: of `resources.against_budget`.
         progression: of `progress.progression`. gate_results: of `gates.gate_results`.
         predictions: of the best cell and the baseline, by the cell's name; empty where the run holds none.
@@ -44,6 +46,7 @@ class StudyReport:
     rank_correlations: pd.DataFrame
     level_means: pd.DataFrame
     importance: pd.DataFrame
+    audits: Audits | None
     resources: pd.DataFrame
     usage: dict[str, float | None]
     progression: pd.DataFrame
@@ -94,6 +97,7 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
         rank_correlations=screening.rank_correlations(cells, study),
         level_means=levels.level_means(cells, study),
         importance=importance.importances(trials, epochs, study),
+        audits=audits_of(trials, epochs, study),
         resources=resources.by_arm(trials, epochs, study, cells),
         usage=resources.against_budget(runs, study),
         progression=progression(epochs, study, cells),

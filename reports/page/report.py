@@ -11,7 +11,7 @@ import gc
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,7 @@ def _content(r: StudyReport) -> dict[str, Any]:
             "claims": [row for row in contrasts if row["verdict"] is not None],
             "rank_correlations": r.rank_correlations.to_dict("records"),
             "importance": r.importance.to_dict("records"),
+            "early_stopping": None if r.audits is None else asdict(r.audits),
             "resources": {"arms": r.resources.to_dict("records"), "usage": r.usage},
             "best": r.best,
             "gates": r.gate_results.to_dict("records"),

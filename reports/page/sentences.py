@@ -5,6 +5,7 @@ A caveat is written once, here; HTML, Markdown, captions and the model card use 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import count, interval, n_of, number, signed, signed_interval
 from reports.statistics import aggregate
 from reports.statistics.analysis import repeats_for
+from reports.statistics.audits import Audits
 from reports.study_report import StudyReport
 
 OVER_REPEATS = "95 % interval over repeats, from three on"
@@ -97,6 +99,7 @@ def answer(report: StudyReport) -> str:
         claims(report),
         _best(report, report.best),
         rank_correlations(report.rank_correlations, report.metric),
+        early_stopping(report.audits, report.metric),
         importance(report.importance),
     ]
     return " ".join(filter(None, parts))
@@ -201,6 +204,37 @@ def correlations_note(metric: str) -> str:
         "Bonett and Wright (2000), of each factor alone. It finds monotonic relations only: a factor that is "
         "best in the middle has none."
     )
+
+
+def early_stopping(audits: Audits | None, metric: str) -> str:
+    """Return what early stopping saved in a search, and what the audited trials say that it cost."""
+    if audits is None:
+        return ""
+    parts = [
+        f"{audits.rule} ended {n_of(audits.n_ended, 'trial')} early, which saved "
+        f"{audits.epochs_saved:,} epochs ({audits.share_saved:.0%})."
+    ]
+    if not audits.n_audited:
+        return f"{parts[0]} No trial that it would have ended was audited: what that cost is not known."
+    of_all = f"{number(100 * audits.wrong_low, '{:.0f}')} to {number(100 * audits.wrong_high, '{:.0f}')} %"
+    parts.append(
+        f"Of {n_of(audits.n_audited, 'audited trial')}, which it let train on, {audits.n_wrong} came to be "
+        f"among the best third (of all that it ended, {of_all}); the best of them reached {metric} "
+        f"{number(audits.best_audited)}, the search {number(audits.best)}."
+    )
+    if math.isfinite(audits.low):
+        tells = (
+            "early epochs tell the end here"
+            if audits.tells
+            else "it is not clear that early epochs tell the end here, so that good configs may have been "
+            "ended; a search with the scheduler fifo ends none"
+        )
+        parts.append(
+            f"The rank correlation of {metric} at epoch {audits.first_rung} and at the end is "
+            f"{signed(audits.correlation, '{:+.2f}')} ({signed(audits.low, '{:+.2f}')} to "
+            f"{signed(audits.high, '{:+.2f}')}): {tells}."
+        )
+    return " ".join(parts)
 
 
 def importance(importances: pd.DataFrame) -> str:
