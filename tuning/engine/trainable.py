@@ -47,7 +47,10 @@ STEP_S = 1.0
 holds, and a checkpoint costs as much as an epoch of a linear head."""
 
 SAVING_SHARE = 0.05
-"""The share of a trial's time that saving it may take: a large network is not saved after every epoch."""
+"""The share of a trial's time that saving it may take, where it takes more than `QUICK_SAVE_S`: a large
+network is not saved after every step."""
+
+QUICK_SAVE_S = 0.5
 
 LEAK = 0.05
 """The share of its memory that a trial can do without: what `packing.RESERVE` leaves to nobody."""
@@ -74,7 +77,7 @@ class TrainTrial(tune.Trainable):
     take it apart; that of a completed trial also ``predictions``, the content of their file.
     `journal.epochs_of` reads the epochs of a result.
 
-    The session is saved after a step, before the driver hears of it, where that takes no more than
+    The session is saved after a step, before the driver hears of it, unless that would take more than
     `SAVING_SHARE` of the time. A trial whose process was killed continues from there: it first reports the
     epochs that were trained already, marked ``replayed``, and trains those again that were not saved.
 
@@ -324,7 +327,8 @@ class TrainTrial(tune.Trainable):
         try:
             self.session.save(checkpoint)
             now = time.monotonic()
-            self.next_save = now + (now - start) * (1 / SAVING_SHARE - 1)
+            took = now - start
+            self.next_save = now if took < QUICK_SAVE_S else now + took * (1 / SAVING_SHARE - 1)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
             if is_of_the_node(error):
                 raise

@@ -439,7 +439,8 @@ def replay(a_rule, history, cut):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("cut", [0, 57, 400])
-def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut):
+@pytest.mark.parametrize("audit", [0.0, 0.3])
+def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut, audit):
     rng = random.Random(cut)
     epochs, history = Counter(), []
     for _ in range(800):
@@ -447,10 +448,11 @@ def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut):
         epochs[n] += 1
         value = math.nan if rng.random() < 0.03 else round(rng.gauss(n / 60, 0.1), 1)  # many are equal
         history.append((str(n), "ab"[n % 2], epochs[n], value, rng.random()))
-    alive = rule(name)
+    alive, again = rule(name, audit=audit), rule(name, audit=audit)
     decisions = [alive.is_stopped(*step) for step in history]
     assert any(decisions[400:]) == (name != "fifo")
-    assert replay(rule(name), history, cut) == decisions[cut:]
+    assert replay(again, history, cut) == decisions[cut:]
+    assert again.audits == alive.audits and bool(alive.audits) == (audit > 0 and name != "fifo")
     if cut == 400 and name != "fifo":
         ignorant = rule(name)
         assert [ignorant.is_stopped(*step) for step in history[cut:]] != decisions[cut:]
