@@ -1,11 +1,12 @@
 """Whether early epochs tell late ones, and what each rule of early stopping saves and finds.
 
-    python benchmarks/early_stopping.py [--trials 40] [--epochs 50] [--seeds 0 1 2] [--keep DIR]
+    python benchmarks/early_stopping.py [--trials 40] [--epochs 50] [--seeds 0 1 2] [--keep DIR] [--run RUN]
 
 Trains configs of the learning-rate study whole, drawn at random, on the synthetic birds of the demo. Then
 replays them under every rule, in `N_ORDERS` orders on two workers: a rule sees what it would have seen.
 What random search finds with the same epochs is the mean over draws of as many whole trials. `--keep` keeps
-the runs in DIR, and takes those that are there.
+the runs in DIR, and takes those that are there. `--run` takes the whole trials of RUN instead, a search with
+`--sampler random --scheduler fifo`, `--trials` of them for each seed.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ def whole_trials(folder: Path, seed: int, n_trials: int, epochs: int) -> tuple[n
         data = Data(name="synthetic", manifest=read_manifest(cached_synthetic_birds(default_cache())))
         settings = {"training.epochs": epochs, **SETTINGS, "seed": seed}
         sweep(study, data, folder, settings=settings, n_trials=n_trials, sampler="random")
+    return curves_of(folder)
+
+
+def curves_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return F1-macro and loss [trials, epochs] of the trials of a run that were trained whole."""
     curves: defaultdict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for event in RunFolder(folder).events():
         if event["event"] == "epoch":
             curves[event["trial_id"]][event["epoch"]] = (event["metrics"][METRIC], event["metrics"][LOSS])
-    values = np.array([[curve[epoch] for epoch in sorted(curve)] for curve in curves.values()])
+    longest = max(map(len, curves.values()))
+    whole = [curve for curve in curves.values() if len(curve) == longest]
+    values = np.array([[curve[epoch] for epoch in sorted(curve)] for curve in whole])
     return values[:, :, 0], values[:, :, 1]
 
 
@@ -89,7 +97,7 @@ def replayed(f1: np.ndarray, loss: np.ndarray, judge: Judge, seed: int) -> tuple
         at = rng.randrange(len(running))
         trial, epoch = running[at]
         found = max(found, f1[trial, epoch])
-        is_stopped = judge(str(trial), epoch + 1, f1[trial, epoch], loss[trial, epoch])
+        is_stopped = judge(f"{seed} {trial}", epoch + 1, f1[trial, epoch], loss[trial, epoch])
         running[at][1] += 1
         n_epochs += 1
         is_whole = running[at][1] == f1.shape[1]
@@ -105,19 +113,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path, help="a folder for the runs")
+    parser.add_argument("--run", type=Path, help="a run folder with whole trials, to take instead")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def ours(name: str, grace: int = 3) -> Callable[[], Judge]:
+    def ours(name: str, grace: int = 3, audit: float = 0.0) -> Callable[[], Judge]:
         return lambda: by_rule(
             make_rule(
-                name, direction="maximize", max_epochs=given.epochs, grace_epochs=grace, reduction_factor=3
+                name,
+                direction="maximize",
+                max_epochs=given.epochs,
+                grace_epochs=grace,
+                reduction_factor=3,
+                audit=audit,
             )
         )
 
     judges: dict[str, Callable[[], Judge]] = {
         "ASHA as in Ray": lambda: as_ray(given.epochs),
         "ASHA": ours("asha"),
+        "ASHA, a tenth audited": ours("asha", audit=0.1),
         "ASHA, `grace_epochs` 6": ours("asha", 6),
         "HyperBand": ours("hyperband"),
         "median": ours("median"),
@@ -126,9 +141,11 @@ def main() -> None:
     rows: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for seed in given.seeds:
-            f1, loss = whole_trials(
-                (given.keep or Path(scratch)) / str(seed), seed, given.trials, given.epochs
-            )
+            if given.run:
+                f1, loss = (each[seed * given.trials :][: given.trials] for each in curves_of(given.run))
+            else:
+                folder = (given.keep or Path(scratch)) / str(seed)
+                f1, loss = whole_trials(folder, seed, given.trials, given.epochs)
             so_far = np.maximum.accumulate(f1, axis=1)
             best = so_far[:, -1]
             for rung in (3, 9, 27):
