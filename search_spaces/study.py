@@ -282,7 +282,7 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     """Return the configs of a study's trials: of an ablation's cells in order, or of 50 random samples.
 
     Raises StudyError with all faults of the factors, of the objectives, or of the configs; also for a search
-    over splits, and for a comparison of trials that are not validated.
+    over splits or budgets, and for a comparison of trials that are not validated.
     """
     if isinstance(study, Ablation):
         trials = [study.overrides(cell) for cell in study.cells()]
@@ -301,6 +301,14 @@ def check(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> list[
     if isinstance(study, Search) and len({config.data.split for config in configs}) > 1:
         text = "the leaky one would always win; compare the two in an ablation"
         faults.append(Fault(("space",), f"study {study.name!r} searches over data.split: {text}"))
+    budgets = sorted({config.training.most_epochs for config in configs})
+    if isinstance(study, Search) and len(budgets) > 1:
+        text = (
+            f"study {study.name!r} searches over the budget of a trial, {budgets[0]} to {budgets[-1]} "
+            "epochs: trials of other lengths cannot be compared on the way. Set training.epochs for all; "
+            "training.patience ends a trial that gets no better"
+        )
+        faults.append(Fault(("space",), text))
     is_compared = isinstance(study, Search) or study.design.has_factors
     if is_compared and not all(config.training.is_validated for config in configs):
         text = (

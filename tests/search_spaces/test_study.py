@@ -345,6 +345,15 @@ def test_a_search_over_the_split_is_refused():
     assert check(Search(name="leak", space=lambda trial: {}), TrainConfig(), {"data.split": "random-windows"})
 
 
+def test_a_search_over_the_budget_of_a_trial_is_refused():
+    def space(trial):
+        return {"training.epochs": trial.suggest_categorical("training.epochs", [5, 10])}
+
+    with pytest.raises(ConfigError, match="'long' searches over the budget of a trial, 5 to 10 epochs"):
+        check(Search(name="long", space=space), TrainConfig(), {})
+    assert check(Search(name="long", space=lambda trial: {}), TrainConfig(), {"training.epochs": 5})
+
+
 def test_asha_within_is_refused_where_no_trial_has_the_setting():
     with pytest.raises(ConfigError, match=r"asha_within = 'model.nam' .*; did you mean 'model.name'\?"):
         check(Search(space=models, asha_within="model.nam"), TrainConfig(), {})

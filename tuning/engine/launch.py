@@ -59,6 +59,7 @@ from tuning.engine.preparation import Data, Preparation, check_data
 from tuning.engine.ray_internals import take_low_memory_for_death
 from tuning.engine.schedulers import Rule, rule_of
 from tuning.engine.searcher import (
+    COMPLETED_ALONE,
     DEFAULT_STORAGE,
     OptunaSearcher,
     PlannedSearcher,
@@ -160,6 +161,12 @@ def sweep(
         check_data(run, dataset, data.name)
         _write_study(run, {**definition, "data": facts, "request": request}, command)
         _refuse_foreign_trials(journal, dataset)
+        if isinstance(study, Search) and study.scheduler != "fifo" and sampler in COMPLETED_ALONE:
+            text = (
+                f"the sampler {sampler} learns from completed trials alone, and {study.scheduler} ends most "
+                "before; tpe learns from those too, and with --scheduler fifo all complete"
+            )
+            observer({"event": "note", "text": text})
         for note in (definition["design"] or {}).get("notes", []):
             observer({"event": "note", "text": note})
         if shorter:

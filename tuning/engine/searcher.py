@@ -90,6 +90,10 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
         return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
+COMPLETED_ALONE = ("gp", "nsga2")
+"""The samplers that learn nothing from pruned trials."""
+
+
 class NumberedRandomSampler(optuna.samplers.RandomSampler):
     """Independent draws: each a function of the seed, the trial's number and the name of the setting alone.
 

@@ -410,6 +410,25 @@ def test_a_search_goes_on_to_its_number_of_trials_and_takes_up_those_left_runnin
         sweep(dataclasses.replace(study, scheduler="fifo"), data, run, settings=SMALL, n_trials=4)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "is_noted"),
+    [("gp", "asha", True), ("gp", "fifo", False), ("tpe", "asha", False)],
+)
+def test_a_sampler_that_learns_from_completed_trials_alone_is_named(
+    data, tmp_path, monkeypatch, sampler, scheduler, is_noted
+):
+    def space(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-6, 1e-2, log=True)}
+
+    notes = []
+    monkeypatch.setattr("tuning.engine.launch.ray_session", lambda *_: pytest.fail("nothing is trained"))
+    study = Search(name="rates", question="Which?", space=space, n_trials=2, scheduler=scheduler)
+    with pytest.raises(pytest.fail.Exception):
+        sweep(study, data, tmp_path / "run", settings=SMALL, sampler=sampler, observer=notes.append)
+    text = f"the sampler {sampler} learns from completed trials alone, and {scheduler} ends most before"
+    assert any(text in event.get("text", "") for event in notes) == is_noted
+
+
 def test_the_seed_of_a_search_is_its_trials_and_its_samplers(cluster, data, tmp_path):
     def space(trial):
         return {"optim.lr": trial.suggest_float("optim.lr", 1e-6, 1e-2, log=True)}
