@@ -20,7 +20,8 @@ from reports.study_report import StudyReport
 OVER_REPEATS = "95 % interval over repeats, from three on"
 OPTIMISTIC = "The best config was chosen by these validation scores: its own is too high on average."
 CELLS = (
-    "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
+    "Of completed trials, each read at the epoch at which the smoothed mean of the other repeats of its cell "
+    "is best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
     f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
     "are counted and enter no score. Hours are of one completed trial."

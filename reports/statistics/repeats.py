@@ -1,11 +1,14 @@
 """The cells of an ablation over their repeats: read at epochs that other repeats chose, scored together.
 
 A trial that is read at its own best epoch is read at its luckiest, and the noisier a cell's epochs are, the
-luckier. So repeat r is read at the epoch at which the other repeats of its cell are best on average.
+luckier. So repeat r is read at the epoch at which the other repeats of its cell are best on average, by a
+smoothed curve: a single lucky epoch of one repeat would otherwise choose where all the others are read, and
+make their errors alike.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,8 +29,9 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
     """Return the trials of a study with `read_epoch`, and every metric as it was at that epoch.
 
     The epoch of a completed trial of an ablation is the best one, by the study's metric, of the mean over the
-    other completed repeats of its config. A repeat that ended before counts with its last epoch. A config
-    with one completed repeat, and every trial of a search, is read at its own best epoch.
+    other completed repeats of its config, smoothed by a moving average over a fifth of the epochs. A repeat
+    that ended before counts with its last epoch. A config with one completed repeat, and every trial of a
+    search, is read at its own best epoch.
     """
     read_epoch = trials["best_epoch"].to_numpy(dtype=float, copy=True)
     metric, sign = study["metric"], 1 if study["direction"] == "maximize" else -1
@@ -50,16 +54,24 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
             continue
         length = max(map(len, rows.values()))
         curves = np.array([np.pad(values[at], (0, length - len(at)), mode="edge") for at in rows.values()])
-        curves = np.where(np.isfinite(curves), curves, -np.inf)
-        total = curves.sum(axis=0)
-        for (i, at), curve in zip(rows.items(), curves, strict=True):
-            with np.errstate(invalid="ignore"):
-                others = np.where(np.isfinite(curve), total - curve, -np.inf)
-            epoch = min(int(np.argmax(np.where(np.isnan(others), -np.inf, others))), len(at) - 1)
+        known = np.isfinite(curves)
+        window = _window(length)
+        smoothed = np.where(known, curves, 0.0) @ window / np.maximum(known @ window, 1e-9)
+        total = np.where(known.all(axis=0), smoothed.sum(axis=0), -np.inf)
+        for (i, at), curve in zip(rows.items(), smoothed, strict=True):
+            epoch = min(int(np.argmax(total - curve)), len(at) - 1)
             read_epoch[i] = epoch + 1
             at_epoch[i] = all_values[at[epoch]]
     at_read = dict(zip(metrics, at_epoch.T, strict=True))
     return trials.assign(read_epoch=read_epoch, **at_read)
+
+
+@functools.lru_cache(maxsize=64)
+def _window(n: int) -> np.ndarray:
+    """Return 1 where two of n epochs are at most a tenth of n apart, else 0, [epochs, epochs]."""
+    epoch = np.arange(n)
+    found: np.ndarray = (np.abs(epoch[:, None] - epoch) <= round(n / 10)).astype(float)
+    return found
 
 
 @dataclass(frozen=True)

@@ -156,3 +156,30 @@ def test_a_trial_is_read_at_the_epoch_that_the_others_choose(tmp_path):
     assert found["val/f1_macro"].tolist() == [0.1, 0.1, 0.3]
     searched = read(trials, epochs, {**study, "kind": "search"})
     assert searched["read_epoch"].tolist() == [2, 2, 1]
+
+
+def test_the_noise_of_epochs_makes_repeats_no_more_certain_than_they_are():
+    """Repeats choose each other's epochs: by single epochs, the variance of their mean is twice what their
+    spread says."""
+    import pandas as pd
+
+    from reports.statistics.repeats import read
+
+    rng = np.random.default_rng(0)
+    n, n_epochs = 5, 50
+    trials = pd.DataFrame({
+        "trial_id": [f"a-r{r}" for r in range(n)], "config_id": "a", "status": "completed",
+        "best_epoch": np.ones(n), "val/f1_macro": np.zeros(n),
+    })  # fmt: skip
+    study = {"metric": "val/f1_macro", "direction": "maximize", "kind": "ablation"}
+    means, variances = [], []
+    for _ in range(300):
+        curves = rng.normal(size=(n, 1)) + 1.5 * rng.normal(size=(n, n_epochs))
+        epochs = pd.DataFrame({
+            "trial_id": np.repeat(trials["trial_id"].to_numpy(), n_epochs),
+            "epoch": np.tile(np.arange(1, n_epochs + 1), n), "val/f1_macro": curves.ravel(),
+        })  # fmt: skip
+        values = read(trials, epochs, study)["val/f1_macro"].to_numpy()
+        means.append(values.mean())
+        variances.append(values.var(ddof=1) / n)
+    assert np.var(means) / np.mean(variances) < 1.6
