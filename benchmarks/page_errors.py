@@ -86,7 +86,8 @@ HEADS = Spread(mean=0.87, recording=1.0, species=0, cell=0.055, fold=0.2, chance
 305 recordings, by four moments of being right: its mean (0.80; 0.79 and 0.81 there), how often two cells of a
 repeat disagree (0.021; 0.023 and 0.018), how often a cell disagrees with itself in another repeat (0.063;
 0.078 and 0.047), and the covariance of what two cells differ by in two repeats (0.0022; 0.0035 and 0.0017).
-What cells differ by has no covariance there between recordings of a group, species or fold (within 0.0003)."""
+What cells differ by has no covariance there between recordings of a group, species or fold (0.0003 at most).
+"""
 
 
 @dataclass(frozen=True)
@@ -512,7 +513,7 @@ def selection_curve(progress: Callable[[str], None], n_studies: int) -> None:
 
 
 def _raced(values: np.ndarray, left: np.ndarray) -> tuple[int, int]:
-    """Return the config that a race of `left` chooses by `values` [configs, 10], and the trainings it costs."""
+    """Return the config that a race of `left` chooses by `values` [configs, repeats], and its trainings."""
     cost = before = 0
     after = looks(values.shape[1])
     for n in after:

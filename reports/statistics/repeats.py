@@ -21,7 +21,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
-from reports.statistics.jackknife import Counts, pooled, statistics
+from reports.statistics.jackknife import Counts, statistics
 from reports.statistics.linear_model import RepeatedScores
 
 
@@ -114,14 +114,14 @@ class Repeats:
                 part = deal.of_cell(cell)
                 if part is None:
                     continue
-                of_folds, of_groups = part.counts(self.n_classes)
+                # Clips split at random have recordings in several folds: a group counts once in each.
+                counts = Counts(part.truth, part.predicted, part.part, self.n_classes)
                 for metric, statistic in known.items():
-                    is_influential = metric == influential
-                    each = pooled(of_folds, of_groups if is_influential else None, statistic)
-                    found[metric][cell, part.columns] = each.pseudo
-                    if is_influential and influence is not None:
+                    each, n_folds = counts.pooled(statistic), len(part.columns)
+                    found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
+                    if metric == influential and influence is not None:
                         place = cell, part.columns[part.part_fold], part.part_group
-                        influence[place] = len(part.columns) * each.influence
+                        influence[place] = n_folds * each.influence
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
             moved = influence if metric == influential else None
@@ -171,14 +171,6 @@ class Part:
     def seen_by(self, weights_hash: str) -> np.ndarray | None:
         """Return the word of `records.seen` of each recording, None where it is not known of the weights."""
         return None if weights_hash not in self.seen else np.array(SEEN)[self.seen[weights_hash]]
-
-    def counts(self, n_classes: int) -> tuple[Counts, Counts]:
-        """Return the counts of folds and of groups within them."""
-        # Clips split at random have recordings in several folds: a group counts once in each.
-        return (
-            Counts(self.truth, self.predicted, self.fold, n_classes),
-            Counts(self.truth, self.predicted, self.part, n_classes),
-        )
 
 
 @dataclass(frozen=True)
