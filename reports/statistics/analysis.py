@@ -69,7 +69,7 @@ def results(
     if study["kind"] == "search":
         return trials, cells, None
     analysis = analyse(trials, cells, study, level=level)
-    return trials, scored(cells, analysis), analysis
+    return trials, scored(cells, analysis, study["metric"]), analysis
 
 
 def analyse(
@@ -182,18 +182,25 @@ def _best(
     )
 
 
-def scored(cells: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
+def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFrame:
     """Return `cells` with the score of every metric and its interval over repeats (`interval`).
 
     A score that follows from predicted classes is of the recordings of all folds together; see
-    `Repeats.scores`. The values of single repeats stay those of their folds.
+    `Repeats.scores`. The values of single repeats stay those of their folds. The study's metric is as the
+    model has it: where a cell lacks a repeat, its mean and interval are moved by what that repeat does to the
+    others.
     """
-    place = {config_id: i for i, config_id in enumerate(analysis.repeats.config_ids)}
+    ids = analysis.repeats.config_ids
+    place = {config_id: i for i, config_id in enumerate(ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]
+    of_cell = dict(zip(analysis.best["config_id"], analysis.best["mean"], strict=True))
     cells = cells.copy()
     for metric, (means, found) in analysis.scores.items():
         if metric in cells and np.isfinite(found.values).any():
             bounds = np.array([interval(found, i) for i in range(len(means))])
+            if metric == of_model:
+                adjusted = np.array([of_cell.get(c, m) for c, m in zip(ids, means, strict=True)])
+                bounds, means = bounds + (adjusted - means)[:, None], adjusted
             cells[metric] = means[rows]
             cells[f"{metric}:low"], cells[f"{metric}:high"] = bounds[rows].T
     return cells
@@ -233,13 +240,16 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     n = len(fitted.means)
     pairs = np.eye(n)[1:] - np.eye(n)[0]
     now, n_folds = len(repeats.repeats), repeats.n_folds
+    if repeats.are_folds_given:  # a repeat is a fold, and there are no others
+        now = min(now, n_folds)
     of_recordings = 0.0  # once every recording was validated
     if fitted.moved.shape[1]:
         moved = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
         of_recordings = moved * min(now, n_folds) / n_folds
     of_training = max(0.0, 2 * float(fitted.spread.mean()) - of_recordings * n_folds)  # in one repeat
     freedom = float(np.median(fitted.degrees(pairs)))
-    for number in range(LEAST_REPEATS, MOST_REPEATS):
+    most = n_folds + 1 if repeats.are_folds_given else MOST_REPEATS
+    for number in range(LEAST_REPEATS, most):
         variance = of_training / number + of_recordings * n_folds / min(number, n_folds)
         quantile = stats.t.ppf((1 + LEVEL) / 2, max(1.0, freedom * (number - 1) / max(1, now - 1)))
         if quantile * math.sqrt(variance) <= difference:

@@ -82,6 +82,7 @@ class Repeats:
         config_ids: of each cell. repeats: their numbers.
         trials: [cells, repeats]: the place of the trial in the frame it comes from, -1 where there is none.
         n_folds: of a deal; repeats r and r' with equal r // n_folds validate disjoint recordings.
+        are_folds_given: by the manifest, so that every deal has the same.
         metrics: [cells, repeats] of each metric, at the epochs read.
         deals: what was predicted in the repeats of each deal; None where predictions are missing.
         strata: the classes of each.
@@ -90,6 +91,7 @@ class Repeats:
     config_ids: list[str]
     repeats: list[int]
     n_folds: int
+    are_folds_given: bool
     metrics: dict[str, np.ndarray]
     deals: list[Deal] | None
     strata: dict[str, np.ndarray]
@@ -125,7 +127,29 @@ class Repeats:
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
             moved = influence if metric == influential else None
-            yield metric, _means(of_metric), RepeatedScores(of_metric, moved, n_distinct)
+            scores = RepeatedScores(of_metric, moved, n_distinct)
+            yield metric, _means(of_metric), self._by_fold(scores) if self.are_folds_given else scores
+
+    def _by_fold(self, scores: RepeatedScores) -> RepeatedScores:
+        """Return the mean over the repeats of each fold, as one repeat.
+
+        They were trained on the same recordings: what these do to a cell is in all of them, and does not
+        cancel.
+        """
+        fold = np.unique([repeat % self.n_folds for repeat in self.repeats], return_inverse=True)[1]
+        each = [fold == k for k in range(fold.max() + 1)] if len(fold) else []
+        values = np.array([_means(scores.values[:, of]) for of in each]).reshape(len(each), -1).T
+        influence = None
+        if scores.influence is not None:
+            counts = [np.maximum(np.isfinite(scores.values[:, of]).sum(axis=1), 1) for of in each]
+            influence = np.stack(
+                [
+                    scores.influence[:, of].sum(axis=1) / n[:, None]
+                    for of, n in zip(each, counts, strict=True)
+                ],
+                axis=1,
+            )
+        return RepeatedScores(values, influence, len(each))
 
 
 def _means(values: np.ndarray) -> np.ndarray:
@@ -238,7 +262,8 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
         for place, value in zip(places, done[metric], strict=True):
             values[place] = value
     data = study.get("data") or {}
-    n_folds = int((data.get("folds") or {}).get("n", 1))
+    folds = data.get("folds") or {}
+    n_folds, are_folds_given = int(folds.get("n", 1)), folds.get("given") == "fold"
     found = _predictions(done, places)
     deals: list[Deal] | None = None
     n_classes = n_groups = 0
@@ -257,7 +282,9 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
             name: np.array([index[s] for s in members if s in index], dtype=int)
             for name, members in (data.get("strata") or {}).items()
         }
-    return Repeats(list(config_ids), numbers, n_folds, metrics, deals, strata, n_classes, n_groups)
+    return Repeats(
+        list(config_ids), numbers, n_folds, are_folds_given, metrics, deals, strata, n_classes, n_groups
+    )
 
 
 def _predictions(
