@@ -57,11 +57,11 @@ class Counts:
 
     def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
         is_right = truth == predicted
-        self.whole = [
+        self.whole = (
             np.bincount(truth[is_right], minlength=n_classes).astype(float),
             np.bincount(truth, minlength=n_classes).astype(float),
             np.bincount(predicted, minlength=n_classes).astype(float),
-        ]
+        )
         self.n_parts = int(part.max()) + 1
         keys = np.concatenate([part * n_classes + truth, part * n_classes + predicted])
         pairs, place = np.unique(keys, return_inverse=True)
@@ -76,15 +76,16 @@ class Counts:
         # predicted as a species without any.
         all_true, all_called = self.whole[1][self.classes], self.whole[2][self.classes]
         self.is_all = ((true == all_true) & (true > 0)) | ((all_true == 0) & (called == all_called))
-        self.without = [
-            whole[self.classes] - STEP * of
-            for whole, of in zip(self.whole, (hits, true, called), strict=True)
-        ]
+        self.of_pairs = (hits, true, called)
 
     def pooled(self, statistic: Statistic) -> Pooled:
         """Return a score of all recordings, with what each part adds to it."""
-        above, below = statistic(*self.whole, np.arange(len(self.whole[0])))
-        less_above, less_below = statistic(*self.without, self.classes)
+        hits, true, called = self.whole
+        above, below = statistic(hits, true, called, np.arange(len(hits)))
+        hits, true, called = (
+            whole[self.classes] - STEP * of for whole, of in zip(self.whole, self.of_pairs, strict=True)
+        )
+        less_above, less_below = statistic(hits, true, called, self.classes)
         total = float(below.sum())
         if total <= 0:
             return Pooled(np.nan, np.zeros(self.n_parts))
