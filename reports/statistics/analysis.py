@@ -24,6 +24,7 @@ CONTRAST_COLUMNS = (
     "note",
 )  # fmt: skip
 FEW_REPEATS = f"fewer than {LEAST_REPEATS} repeats"
+FEW_FOLDS = f"fewer than {LEAST_REPEATS} folds, which the manifest gives"
 MOST_REPEATS = 1000  # that a planned number of repeats may be
 Choice = Literal["mean", "cheapest"]
 
@@ -99,7 +100,8 @@ def analyse(
         for config_id in np.array(config_ids)[~used]
     }
     found = design.contrasts(list(cells["factors"]), study)
-    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, level)
+    few = FEW_FOLDS if repeats.are_folds_given and len(repeats.repeats) >= LEAST_REPEATS else FEW_REPEATS
+    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, few, level)
     best = _best(config_ids, used, fitted, study["direction"], level)
     return Analysis(repeats, scores, fitted, rough, frame, best, level)
 
@@ -113,6 +115,7 @@ def _contrasts(
     fitted: Fit | None,
     metric: str,
     why: dict[str, str],
+    few: str,
     level: float,
 ) -> pd.DataFrame:
     # Two cells may be one config, which then has the weights of both.
@@ -140,7 +143,8 @@ def _contrasts(
             }
         )  # fmt: skip
     n_repeats = int(np.isfinite(of_metric.values[used]).any(axis=0).sum()) if used.any() else 0
-    few = FEW_REPEATS if n_repeats < LEAST_REPEATS else "the cells share fewer than three repeats"
+    if n_repeats >= LEAST_REPEATS:
+        few = "the cells share fewer than three repeats"
     tested = [row for row in out if math.isfinite(row["estimate"]) and np.any(row["weights"])]
     if fitted is None:
         for row in tested:

@@ -228,3 +228,9 @@ def test_where_a_cell_lacks_a_repeat_its_mean_is_the_models(make_run):
     shown = cells["val/f1_macro"].to_numpy()
     assert shown[1] - shown[0] == pytest.approx(row["estimate"])
     assert shown[1] < 0.41 and cells["val/f1_macro:low"][1] < shown[1] < cells["val/f1_macro:high"][1]
+
+
+def test_two_given_folds_allow_no_verdict_whatever_the_repeats(make_run):
+    cells = [(c, {r: 0.3 + 0.01 * r + 0.1 * i for r in range(6)}) for i, c in enumerate((SMALL, BIG))]
+    _, _, analysis = of(make_run(cells, data={"folds": {"n": 2, "given": "fold", "deal": 0, "fold": 0}}))
+    assert analysis.contrasts["note"].tolist() == ["fewer than 3 folds, which the manifest gives"]
