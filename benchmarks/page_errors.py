@@ -420,10 +420,12 @@ def race(scenario: Scenario, rng: np.random.Generator, tally: Tally) -> None:
     """Race the cells as `birdtune best --confirm` does, with a study a round, and choose by `mean`."""
     better = scenario.better * rng.standard_normal(len(scenario.cells))
     true = better
-    if scenario.per_species:  # over recordings, by a line through a few points
-        grid = np.linspace(-4, 4, 5) * max(scenario.better, 1e-9)
+    if scenario.per_species:  # over recordings, by a parabola through a few points
+        grid = np.linspace(-4, 4, 5) * (scenario.better or 1e-9)
         at_grid = _curve(scenario, tuple(grid.tolist()))
-        true = np.polyval(np.polyfit(grid, at_grid, 2), better) if scenario.better else np.zeros(len(better))
+        true = np.polyval(np.polyfit(grid, at_grid, 2), better)
+        if not scenario.better:
+            true = np.full(len(better), at_grid.mean())
     left, after = list(range(len(better))), looks(scenario.repeats)
     names: list[str] = []
     n_trained = 0

@@ -76,15 +76,14 @@ class Counts:
         # predicted as a species without any.
         all_true, all_called = self.whole[1][self.classes], self.whole[2][self.classes]
         self.is_all = ((true == all_true) & (true > 0)) | ((all_true == 0) & (called == all_called))
-        self.of_pairs = (hits, true, called)
+        all_hits = self.whole[0][self.classes]
+        self.lowered = (all_hits - STEP * hits, all_true - STEP * true, all_called - STEP * called)
 
     def pooled(self, statistic: Statistic) -> Pooled:
         """Return a score of all recordings, with what each part adds to it."""
         hits, true, called = self.whole
         above, below = statistic(hits, true, called, np.arange(len(hits)))
-        hits, true, called = (
-            whole[self.classes] - STEP * of for whole, of in zip(self.whole, self.of_pairs, strict=True)
-        )
+        hits, true, called = self.lowered
         less_above, less_below = statistic(hits, true, called, self.classes)
         total = float(below.sum())
         if total <= 0:

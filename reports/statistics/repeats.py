@@ -313,7 +313,8 @@ def _predictions(
                 f"{len(classes)} epochs; its validation split {split_id} holds {len(split.truth)}, and it is "
                 f"read at epoch {epoch:g}; one of its files was altered"
             )
-        splits[place], predicted[place] = split, classes[int(epoch) - 1]
+        # A copy: a view would keep the classes of all epochs in memory.
+        splits[place], predicted[place] = split, classes[int(epoch) - 1].copy()
     if not splits or len({tuple(split.species) for split in splits.values()}) > 1:
         return None
     return splits, predicted
