@@ -44,8 +44,9 @@ class Runs:
     """What one or more run folders hold.
 
     Args:
-        studies: the content of each `studies/*.json`, with `run`, the folder it was read from, and
-            `load_notes`, sentences on what of the folder is left out.
+        studies: the content of each `studies/*.json`, with `run`, the folder it was read from,
+            `load_notes`, sentences on what of the folder is left out, and `n_extended`, how often
+            `birdtune extend` added trials to it.
         trials: one row a (study, trial) with the record's fields; its metrics, all from the best epoch, in
             columns named like the metric. A trial that two studies share has two rows.
         epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
@@ -92,10 +93,11 @@ def load(paths: Iterable[str | Path]) -> Runs:
         folder = RunFolder.existing(path)
         in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
         names = {study["name"] for study in in_folder}
-        of_trials, of_epochs, usage[path] = _read_journal(folder, path, names)
+        of_trials, of_epochs, usage[path], extended = _read_journal(folder, path, names)
         for study in in_folder:
             mine = [row for row in of_trials if row["study"] == study["name"]]
             study["load_notes"] = [*folder.notes(), *_set_aside(study, mine)]
+            study["n_extended"] = len(extended.get(study["name"], ()))
         studies += in_folder
         trials += of_trials
         epochs.append(of_epochs)
@@ -110,9 +112,11 @@ def load(paths: Iterable[str | Path]) -> Runs:
 
 def _read_journal(
     folder: RunFolder, run: str, studies: set[str]
-) -> tuple[list[dict[str, Any]], pd.DataFrame, Usage]:
-    """Return the trial rows and the epochs of one folder, and what it has cost."""
+) -> tuple[list[dict[str, Any]], pd.DataFrame, Usage, dict[str, set[int]]]:
+    """Return trial rows, epochs and costs of one folder, and the sessions that extended each study."""
     usage = Usage()
+    extended: dict[str, set[int]] = {}
+    n_sessions, is_extension = 0, False
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
     # Of the epochs: there may be a million, so that their values are packed now and then.
@@ -123,6 +127,8 @@ def _read_journal(
         if event["event"] == "trial" and event["study"] in studies:
             # A resumed trial, or a searcher that samples one config twice, comes here again: the first
             # number names it, and it counts as reused only if this study never trained it.
+            if is_extension and (event["study"], event["trial_id"]) not in started:
+                extended.setdefault(event["study"], set()).add(n_sessions)
             first = started.setdefault((event["study"], event["trial_id"]), event)
             first["reused"] = first.get("reused", False) and event.get("reused", False)
         elif event["event"] == "epoch":
@@ -132,6 +138,9 @@ def _read_journal(
             if len(rows) == N_PACKED:
                 blocks.append(np.array(rows, dtype="float64"))  # None becomes nan
                 rows = []
+        elif event["event"] == "session":
+            n_sessions += 1
+            is_extension = event.get("command", "").split()[1:2] == ["extend"]
         elif event["event"] == "end":
             ended[event["trial_id"]] = event["status"]
     blocks.append(np.array(rows, dtype="float64").reshape(-1, 1 + len(METRICS)))
@@ -152,7 +161,7 @@ def _read_journal(
     frame = frame.iloc[place]
     # Epochs beyond the recorded ones are left from an earlier attempt that went further.
     recorded = frame["trial_id"].map({name: r.epochs for name, r in records.items() if r.epochs > 0})
-    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), usage
+    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), usage, extended
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -22,7 +22,8 @@ from reports.study_report import StudyReport
 OVER_REPEATS = "95 % interval over repeats, from three on"
 OPTIMISTIC = "The best config was chosen by these validation scores: its own is too high on average."
 CELLS = (
-    "Of completed trials, each read at the epoch at which the other repeats of its cell are best. Accuracy "
+    "Of completed trials, each read at the epoch at which the smoothed mean of the other repeats of its cell "
+    "is best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
     f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
     "are counted and enter no score. Hours are of one completed trial."
@@ -372,6 +373,13 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     monitors = {config.get("training", {}).get("monitor", study["metric"]) for config in done["config"]}
     if monitors - {study["metric"]}:
         out.append(f"The best epoch of a trial was chosen by {', '.join(sorted(monitors))}.")
+    if study["kind"] == "ablation" and (n := study.get("n_extended", 0)):
+        times = "once" if n == 1 else f"{n} times"
+        out.append(
+            f"Extended {times}: the intervals are those of one look at the data. If repeats were added "
+            "because of what an earlier report showed, differences are claimed by chance more often, with "
+            f"{n + 1} looks in about {false_claims(n + 1)} % of studies instead of 5."
+        )
     out.append(f"{OPTIMISTIC} This report does not open the test split.")
     n_folds = ((study.get("data") or {}).get("folds") or {}).get("n", 1)
     if study["kind"] == "ablation" and n_folds == 1:
@@ -394,6 +402,15 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     return out
 
 
+def false_claims(n_looks: int) -> int:
+    """Return how often, in percent, a difference that is none is claimed at one of `n_looks` looks.
+
+    After equal blocks of data, each at 5 % (Armitage, McPherson and Rowe 1969, JRSS A 132:235).
+    """
+    known = {1: 5, 2: 8, 3: 11, 4: 13, 5: 14, 10: 19}
+    return known[max(n for n in known if n <= n_looks)]
+
+
 def limits(report: StudyReport) -> list[str]:
     """Return the caveats of a study, and why the importance of its parameters is unknown, if it is."""
     out, importances = caveats(report.study, report.cells, report.trials), report.importance
@@ -406,10 +423,12 @@ def limits(report: StudyReport) -> list[str]:
 def facts(report: StudyReport) -> list[tuple[str, str]]:
     """Return what is known of the data and its split, as pairs of a title and a value."""
     data, scored = report.study.get("data") or {}, report.scored
+    # Which recordings are in training, validated or unused depends on the repeat; the test split does not.
+    of = f", repeat {repeat}" if (repeat := _repeat_of(data)) is not None else ""
     titles = {
-        "name": "data", "data_id": "data id", "split_id": "split id", "n_recordings": "recordings",
-        "n_species": "species", "n_train": f"training {scored}", "n_val": f"validation {scored}",
-        "n_test": f"test {scored} (not opened)", "n_unused": f"unused {scored} (of species never scored)",
+        "name": "data", "data_id": "data id", "split_id": f"split id{of}", "n_recordings": "recordings",
+        "n_species": "species", "n_train": f"training {scored}{of}", "n_val": f"validation {scored}{of}",
+        "n_test": f"test {scored} (not opened)", "n_unused": f"unused {scored} (of species never scored){of}",
         "n_skipped": "recordings skipped",
     }  # fmt: skip
     out = [
@@ -424,10 +443,18 @@ def facts(report: StudyReport) -> list[tuple[str, str]]:
         out.append(("species by stratum", sizes))
     if counts := data.get("train_counts"):
         rarest, commonest = min(counts.values()), max(counts.values())
-        out.append((f"training {scored} a species", f"{rarest} (rarest) to {commonest} (commonest)"))
+        out.append((f"training {scored} a species{of}", f"{rarest} (rarest) to {commonest} (commonest)"))
     for seen in data.get("seen") or []:
-        out.append((f"validation {scored}, by {seen['backbone']}", seen_text(seen["counts"]["val"])))
+        out.append((f"validation {scored}{of}, by {seen['backbone']}", seen_text(seen["counts"]["val"])))
     return out
+
+
+def _repeat_of(data: dict[str, Any]) -> int | None:
+    """Return the repeat whose split the facts of a study are of; None where all have one split."""
+    folds = data.get("folds") or {}
+    if folds.get("n", 1) == 1:
+        return None
+    return int(folds.get("deal", 0) * folds["n"] + folds.get("fold", 0))
 
 
 def provenance(report: StudyReport) -> list[tuple[str, str]]:

@@ -227,7 +227,7 @@ def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "seed": str(trial["seed"]),
             "status": trial["status"] + (" (reused)" if trial["reused"] else ""),
             metric: number(trial.get(metric, math.nan)),
-            "best epoch": count(trial["best_epoch"]),
+            "read at epoch": count(trial["read_epoch"]),
             "epochs": str(trial["epochs"]),
             "hours": number(trial["seconds"] / 3600, "{:.2g}"),
             "peak memory": number(trial["peak_memory_mb"], "{:,.0f} MB"),

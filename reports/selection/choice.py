@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
+from birdnet_core.intervals import LEVEL
 from reports.runs import Runs
 from reports.statistics import aggregate
 from reports.statistics.aggregate import by_repeat
@@ -80,7 +81,8 @@ def choose_among(
     """Return the content of best.json for a study with its `trials`, `cells` and `analysis`; see `choose`."""
     ranked = candidates(trials, study, cells, analysis)
     best = chosen_by(ranked, study, by)
-    return content(best, ranked, study, rule(study, by), config_of(trials, best))
+    level = LEVEL if analysis is None else analysis.level
+    return content(best, ranked, study, rule(study, by), config_of(trials, best), level=level)
 
 
 def candidates(
@@ -148,10 +150,13 @@ def content(
     rule_text: str,
     config: dict[str, Any],
     confirmed: dict[str, Any] | None = None,
+    *,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
     """Return the content of best.json for the row `best` of `rows`, which competed, best mean first.
 
-    `confirmed` describes the race on fresh repeats that `rows` are the result of.
+    `confirmed` describes the race on fresh repeats that `rows` are the result of. The set of configs that may
+    be the best holds at `level`, that of a race over all its looks together.
     """
     metric = study["metric"]
     others = rows[rows["config_id"] != best["config_id"]]
@@ -167,7 +172,7 @@ def content(
         "metric": metric,
         "direction": study["direction"],
         "rule": rule_text,
-        "how_sure": how_sure(best, rows, in_set, study, is_fresh=confirmed is not None),
+        "how_sure": how_sure(best, rows, in_set, study, level=level, is_fresh=confirmed is not None),
         "not_worse": in_set,
         "regret": _null(float(best["regret"])),
         **_scores(best, metric),
@@ -188,19 +193,20 @@ def how_sure(
     in_set: list[str],
     study: dict[str, Any],
     *,
+    level: float = LEVEL,
     is_fresh: bool = False,
 ) -> str:
     """Return how certain the choice is, in a sentence or two."""
-    metric = study["metric"]
+    metric, percent = study["metric"], f"{100 * level:.3g} %"
     out = []
     if len(rows) == 1:
         out.append("Not compared: it is the only config that competes.")
     elif in_set:
         n = len(in_set)
         if n == 1:
-            out.append(f"It is the best of {len(rows)} at 95 %.")
+            out.append(f"It is the best of {len(rows)} at {percent}.")
         elif best["config_id"] in in_set:
-            out.append(f"At 95 %, {n} of {len(rows)} may be the best, this one among them.")
+            out.append(f"At {percent}, {n} of {len(rows)} may be the best, this one among them.")
         if n > 1:
             out.append(f"Against the best it may lose {best['regret']:.3f} {metric} at most.")
     else:

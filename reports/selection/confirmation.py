@@ -70,10 +70,13 @@ def shortlist(runs: Runs, study: str | None, n: int) -> list[dict[str, Any]]:
     ]
 
 
-def survivors(runs: Runs, study: str, n_looks: int, tolerance: float) -> tuple[list[str], bool]:
+def survivors(
+    runs: Runs, study: str, n_looks: int, tolerance: float, by: str = "mean"
+) -> tuple[list[str], bool]:
     """Return the configs that may still be the best after a look, and whether the race is decided.
 
-    It is where one is left, or where the leader cannot lose more than `tolerance` against the best.
+    It is where one is left, or where the config that the rule `by` chooses now cannot lose more than
+    `tolerance` against the best.
     """
     of_round = one_study(runs, study)
     trials, cells, analysis = results(runs, of_round, level=level_of(n_looks))
@@ -84,7 +87,7 @@ def survivors(runs: Runs, study: str, n_looks: int, tolerance: float) -> tuple[l
         left = list(cells.loc[cells[of_round["metric"]].notna(), "config_id"])
         return left, len(left) < 2
     left = list(ranked.loc[ranked["may_be_best"].astype(bool), "config_id"])
-    return left, len(left) < 2 or float(ranked["regret"].iloc[0]) <= tolerance
+    return left, len(left) < 2 or float(chosen_by(ranked, of_round, by)["regret"]) <= tolerance
 
 
 def confirmed(

@@ -24,6 +24,7 @@ CONTRAST_COLUMNS = (
     "note",
 )  # fmt: skip
 FEW_REPEATS = f"fewer than {LEAST_REPEATS} repeats"
+FEW_FOLDS = f"fewer than {LEAST_REPEATS} folds, which the manifest gives"
 MOST_REPEATS = 1000  # that a planned number of repeats may be
 Choice = Literal["mean", "cheapest"]
 
@@ -69,7 +70,7 @@ def results(
     if study["kind"] == "search":
         return trials, cells, None
     analysis = analyse(trials, cells, study, level=level)
-    return trials, scored(cells, analysis), analysis
+    return trials, scored(cells, analysis, study["metric"]), analysis
 
 
 def analyse(
@@ -99,7 +100,8 @@ def analyse(
         for config_id in np.array(config_ids)[~used]
     }
     found = design.contrasts(list(cells["factors"]), study)
-    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, level)
+    few = FEW_FOLDS if repeats.are_folds_given and len(repeats.repeats) >= LEAST_REPEATS else FEW_REPEATS
+    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, few, level)
     best = _best(config_ids, used, fitted, study["direction"], level)
     return Analysis(repeats, scores, fitted, rough, frame, best, level)
 
@@ -113,6 +115,7 @@ def _contrasts(
     fitted: Fit | None,
     metric: str,
     why: dict[str, str],
+    few: str,
     level: float,
 ) -> pd.DataFrame:
     # Two cells may be one config, which then has the weights of both.
@@ -140,7 +143,8 @@ def _contrasts(
             }
         )  # fmt: skip
     n_repeats = int(np.isfinite(of_metric.values[used]).any(axis=0).sum()) if used.any() else 0
-    few = FEW_REPEATS if n_repeats < LEAST_REPEATS else "the cells share fewer than three repeats"
+    if n_repeats >= LEAST_REPEATS:
+        few = "the cells share fewer than three repeats"
     tested = [row for row in out if math.isfinite(row["estimate"]) and np.any(row["weights"])]
     if fitted is None:
         for row in tested:
@@ -182,18 +186,25 @@ def _best(
     )
 
 
-def scored(cells: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
+def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFrame:
     """Return `cells` with the score of every metric and its interval over repeats (`interval`).
 
     A score that follows from predicted classes is of the recordings of all folds together; see
-    `Repeats.scores`. The values of single repeats stay those of their folds.
+    `Repeats.scores`. The values of single repeats stay those of their folds. The study's metric is as the
+    model has it: where a cell lacks a repeat, its mean and interval are moved by what that repeat does to the
+    others.
     """
-    place = {config_id: i for i, config_id in enumerate(analysis.repeats.config_ids)}
+    ids = analysis.repeats.config_ids
+    place = {config_id: i for i, config_id in enumerate(ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]
+    of_cell = dict(zip(analysis.best["config_id"], analysis.best["mean"], strict=True))
     cells = cells.copy()
     for metric, (means, found) in analysis.scores.items():
         if metric in cells and np.isfinite(found.values).any():
             bounds = np.array([interval(found, i) for i in range(len(means))])
+            if metric == of_model:
+                adjusted = np.array([of_cell.get(c, m) for c, m in zip(ids, means, strict=True)])
+                bounds, means = bounds + (adjusted - means)[:, None], adjusted
             cells[metric] = means[rows]
             cells[f"{metric}:low"], cells[f"{metric}:high"] = bounds[rows].T
     return cells
@@ -233,13 +244,16 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     n = len(fitted.means)
     pairs = np.eye(n)[1:] - np.eye(n)[0]
     now, n_folds = len(repeats.repeats), repeats.n_folds
+    if repeats.are_folds_given:  # a repeat is a fold, and there are no others
+        now = min(now, n_folds)
     of_recordings = 0.0  # once every recording was validated
     if fitted.moved.shape[1]:
         moved = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
         of_recordings = moved * min(now, n_folds) / n_folds
     of_training = max(0.0, 2 * float(fitted.spread.mean()) - of_recordings * n_folds)  # in one repeat
     freedom = float(np.median(fitted.degrees(pairs)))
-    for number in range(LEAST_REPEATS, MOST_REPEATS):
+    most = n_folds + 1 if repeats.are_folds_given else MOST_REPEATS
+    for number in range(LEAST_REPEATS, most):
         variance = of_training / number + of_recordings * n_folds / min(number, n_folds)
         quantile = stats.t.ppf((1 + LEVEL) / 2, max(1.0, freedom * (number - 1) / max(1, now - 1)))
         if quantile * math.sqrt(variance) <= difference:

@@ -7,6 +7,7 @@ Biometrical Journal 50:346), by drawing from the joint distribution of the contr
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from reports.statistics.linear_model import Fit
 
 N_DRAWS = 20_000
 STEP = 0.1  # of the logarithm of degrees of freedom
+GRID = np.linspace(-20.0, 20.0, 4001)  # of arsinh(t), where tails of Student's t are tabulated
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,33 @@ class Tails:
     """
 
     def __init__(self, covariance: np.ndarray, n_draws: int) -> None:
-        rng = np.random.default_rng(0)
         values, vectors = np.linalg.eigh(covariance)
-        normal = rng.standard_normal((n_draws, len(values)))
+        normal = np.random.default_rng(0).standard_normal((n_draws, len(values)))
         self.errors: np.ndarray = (normal * np.sqrt(np.maximum(values, 0))) @ vectors.T
-        self._share = rng.uniform(size=n_draws)
-        self._scale: dict[float, np.ndarray] = {}
 
     def smallest(self, statistics: np.ndarray, freedom: np.ndarray) -> np.ndarray:
         """Return the smallest one-sided tail probability of each draw of `statistics` [draws, n].
 
         `freedom` [n] has few values (`rounded`).
         """
-        found = np.ones(len(statistics))
+        found = np.zeros(len(statistics))
         for of in np.unique(freedom):
-            if of not in self._scale:
-                self._scale[of] = np.sqrt(stats.chi2.ppf(self._share, of) / of)
-            largest = statistics[:, freedom == of].max(axis=1) / self._scale[of]
-            np.minimum(found, stats.t.sf(largest, of), out=found)
-        return found
+            largest = statistics[:, freedom == of].max(axis=1) / _scale(float(of), len(statistics))
+            np.minimum(found, np.interp(np.arcsinh(largest), GRID, _log_tail(float(of))), out=found)
+        return np.exp(found)
+
+
+# Both are functions of a few degrees of freedom, and slow: tables make a family of hundreds affordable.
+@functools.lru_cache(maxsize=256)
+def _scale(freedom: float, n_draws: int) -> np.ndarray:
+    """Return draws of a spread's estimate over its true value; those of other degrees go with them."""
+    share = np.random.default_rng(1).uniform(size=n_draws)
+    found: np.ndarray = np.sqrt(stats.chi2.ppf(share, freedom) / freedom)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _log_tail(freedom: float) -> np.ndarray:
+    """Return the logarithm of the upper tail of Student's t on `GRID`."""
+    found: np.ndarray = np.log(np.maximum(stats.t.sf(np.sinh(GRID), freedom), 1e-300))
+    return found

@@ -19,7 +19,7 @@ from scipy import stats
 
 MOST_FREEDOM = 1e4
 LEAST_REPEATS = 3  # below these, the spread is not estimated
-EQUAL_ABOVE = 0.5
+EQUAL_ABOVE = 0.7
 """Cells share one spread if Bartlett's test of equal variances has a p value above this; otherwise each has
 its own. A high border: a test of a few repeats rarely finds what makes pooled intervals too short."""
 LEAST_SHARE = 0.5

@@ -1,11 +1,14 @@
 """The cells of an ablation over their repeats: read at epochs that other repeats chose, scored together.
 
 A trial that is read at its own best epoch is read at its luckiest, and the noisier a cell's epochs are, the
-luckier. So repeat r is read at the epoch at which the other repeats of its cell are best on average.
+luckier. So repeat r is read at the epoch at which the other repeats of its cell are best on average, by a
+smoothed curve: a single lucky epoch of one repeat would otherwise choose where all the others are read, and
+make their errors alike.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +21,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
-from reports.statistics.jackknife import Counts, pooled, statistics
+from reports.statistics.jackknife import Counts, statistics
 from reports.statistics.linear_model import RepeatedScores
 
 
@@ -26,8 +29,9 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
     """Return the trials of a study with `read_epoch`, and every metric as it was at that epoch.
 
     The epoch of a completed trial of an ablation is the best one, by the study's metric, of the mean over the
-    other completed repeats of its config. A repeat that ended before counts with its last epoch. A config
-    with one completed repeat, and every trial of a search, is read at its own best epoch.
+    other completed repeats of its config, smoothed by a moving average over a fifth of the epochs. A repeat
+    that ended before counts with its last epoch. A config with one completed repeat, and every trial of a
+    search, is read at its own best epoch.
     """
     read_epoch = trials["best_epoch"].to_numpy(dtype=float, copy=True)
     metric, sign = study["metric"], 1 if study["direction"] == "maximize" else -1
@@ -50,16 +54,24 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
             continue
         length = max(map(len, rows.values()))
         curves = np.array([np.pad(values[at], (0, length - len(at)), mode="edge") for at in rows.values()])
-        curves = np.where(np.isfinite(curves), curves, -np.inf)
-        total = curves.sum(axis=0)
-        for (i, at), curve in zip(rows.items(), curves, strict=True):
-            with np.errstate(invalid="ignore"):
-                others = np.where(np.isfinite(curve), total - curve, -np.inf)
-            epoch = min(int(np.argmax(np.where(np.isnan(others), -np.inf, others))), len(at) - 1)
+        known = np.isfinite(curves)
+        window = _window(length)
+        smoothed = np.where(known, curves, 0.0) @ window / np.maximum(known @ window, 1e-9)
+        total = np.where(known.all(axis=0), smoothed.sum(axis=0), -np.inf)
+        for (i, at), curve in zip(rows.items(), smoothed, strict=True):
+            epoch = min(int(np.argmax(total - curve)), len(at) - 1)
             read_epoch[i] = epoch + 1
             at_epoch[i] = all_values[at[epoch]]
     at_read = dict(zip(metrics, at_epoch.T, strict=True))
     return trials.assign(read_epoch=read_epoch, **at_read)
+
+
+@functools.lru_cache(maxsize=64)
+def _window(n: int) -> np.ndarray:
+    """Return 1 where two of n epochs are at most a tenth of n apart, else 0, [epochs, epochs]."""
+    epoch = np.arange(n)
+    found: np.ndarray = (np.abs(epoch[:, None] - epoch) <= round(n / 10)).astype(float)
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class Repeats:
         config_ids: of each cell. repeats: their numbers.
         trials: [cells, repeats]: the place of the trial in the frame it comes from, -1 where there is none.
         n_folds: of a deal; repeats r and r' with equal r // n_folds validate disjoint recordings.
+        are_folds_given: by the manifest, so that every deal has the same.
         metrics: [cells, repeats] of each metric, at the epochs read.
         deals: what was predicted in the repeats of each deal; None where predictions are missing.
         strata: the classes of each.
@@ -78,6 +91,7 @@ class Repeats:
     config_ids: list[str]
     repeats: list[int]
     n_folds: int
+    are_folds_given: bool
     metrics: dict[str, np.ndarray]
     deals: list[Deal] | None
     strata: dict[str, np.ndarray]
@@ -102,18 +116,40 @@ class Repeats:
                 part = deal.of_cell(cell)
                 if part is None:
                     continue
-                of_folds, of_groups = part.counts(self.n_classes)
+                # Clips split at random have recordings in several folds: a group counts once in each.
+                counts = Counts(part.truth, part.predicted, part.part, self.n_classes)
                 for metric, statistic in known.items():
-                    is_influential = metric == influential
-                    each = pooled(of_folds, of_groups if is_influential else None, statistic)
-                    found[metric][cell, part.columns] = each.pseudo
-                    if is_influential and influence is not None:
+                    each, n_folds = counts.pooled(statistic), len(part.columns)
+                    found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
+                    if metric == influential and influence is not None:
                         place = cell, part.columns[part.part_fold], part.part_group
-                        influence[place] = len(part.columns) * each.influence
+                        influence[place] = n_folds * each.influence
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
             moved = influence if metric == influential else None
-            yield metric, _means(of_metric), RepeatedScores(of_metric, moved, n_distinct)
+            scores = RepeatedScores(of_metric, moved, n_distinct)
+            yield metric, _means(of_metric), self._by_fold(scores) if self.are_folds_given else scores
+
+    def _by_fold(self, scores: RepeatedScores) -> RepeatedScores:
+        """Return the mean over the repeats of each fold, as one repeat.
+
+        They were trained on the same recordings: what these do to a cell is in all of them, and does not
+        cancel.
+        """
+        fold = np.unique([repeat % self.n_folds for repeat in self.repeats], return_inverse=True)[1]
+        each = [fold == k for k in range(fold.max() + 1)] if len(fold) else []
+        values = np.array([_means(scores.values[:, of]) for of in each]).reshape(len(each), -1).T
+        influence = None
+        if scores.influence is not None:
+            counts = [np.maximum(np.isfinite(scores.values[:, of]).sum(axis=1), 1) for of in each]
+            influence = np.stack(
+                [
+                    scores.influence[:, of].sum(axis=1) / n[:, None]
+                    for of, n in zip(each, counts, strict=True)
+                ],
+                axis=1,
+            )
+        return RepeatedScores(values, influence, len(each))
 
 
 def _means(values: np.ndarray) -> np.ndarray:
@@ -159,14 +195,6 @@ class Part:
     def seen_by(self, weights_hash: str) -> np.ndarray | None:
         """Return the word of `records.seen` of each recording, None where it is not known of the weights."""
         return None if weights_hash not in self.seen else np.array(SEEN)[self.seen[weights_hash]]
-
-    def counts(self, n_classes: int) -> tuple[Counts, Counts]:
-        """Return the counts of folds and of groups within them."""
-        # Clips split at random have recordings in several folds: a group counts once in each.
-        return (
-            Counts(self.truth, self.predicted, self.fold, n_classes),
-            Counts(self.truth, self.predicted, self.part, n_classes),
-        )
 
 
 @dataclass(frozen=True)
@@ -234,7 +262,8 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
         for place, value in zip(places, done[metric], strict=True):
             values[place] = value
     data = study.get("data") or {}
-    n_folds = int((data.get("folds") or {}).get("n", 1))
+    folds = data.get("folds") or {}
+    n_folds, are_folds_given = int(folds.get("n", 1)), folds.get("given") == "fold"
     found = _predictions(done, places)
     deals: list[Deal] | None = None
     n_classes = n_groups = 0
@@ -253,7 +282,9 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
             name: np.array([index[s] for s in members if s in index], dtype=int)
             for name, members in (data.get("strata") or {}).items()
         }
-    return Repeats(list(config_ids), numbers, n_folds, metrics, deals, strata, n_classes, n_groups)
+    return Repeats(
+        list(config_ids), numbers, n_folds, are_folds_given, metrics, deals, strata, n_classes, n_groups
+    )
 
 
 def _predictions(
@@ -282,7 +313,8 @@ def _predictions(
                 f"{len(classes)} epochs; its validation split {split_id} holds {len(split.truth)}, and it is "
                 f"read at epoch {epoch:g}; one of its files was altered"
             )
-        splits[place], predicted[place] = split, classes[int(epoch) - 1]
+        # A copy: a view would keep the classes of all epochs in memory.
+        splits[place], predicted[place] = split, classes[int(epoch) - 1].copy()
     if not splits or len({tuple(split.species) for split in splits.values()}) > 1:
         return None
     return splits, predicted

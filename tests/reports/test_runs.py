@@ -164,3 +164,19 @@ def test_an_ablation_over_the_split_has_two_and_sets_nothing_aside(make_run):
     ]
     path = make_run(cells, data={"name": "clips", "data_id": "d1", "split_id": "s1", "notes": []})
     assert list(load([path]).trials["status"]) == ["completed"] * 2
+
+
+@pytest.mark.parametrize(("command", "expected"), [("extend", 1), ("resume", 0)])
+def test_a_study_that_was_extended_is_counted(make_run, command, expected):
+    path = make_run([({"a": 1}, {0: 0.1, 1: 0.2})])
+    session = {
+        "event": "session",
+        "pid": 1,
+        "host": "h",
+        "command": f"birdtune {command} {path} --repeats +1",
+    }
+    again = {"event": "trial", "study": "capacity", "number": 0, "factors": {"a": 1}, "reused": False}
+    known = next(iter(load([path]).trials["trial_id"]))
+    new = known.rpartition("-r")[0] + "-r2"
+    RunFolder(path).append(session, {**again, "trial_id": known}, {**again, "trial_id": new, "number": 2})
+    assert load([path]).studies[0]["n_extended"] == expected

@@ -32,9 +32,10 @@ def confirm(
     """Train the `n` best configs of `run` on fresh repeats, and return the content of best.json.
 
     Up to `n_repeats` each, a block after the other. Who cannot be the best leaves after its block; the race
-    ends when one is left or the leader can lose `tolerance` at most. Into the run folder RUN/confirm, a study
-    a round; what it holds is not trained again. The report of RUN shows what came out. Raises RunFolderError
-    where the run has no request to take data and means from, or a round was interrupted.
+    ends when one is left or the config that the rule `by` would choose can lose `tolerance` at most. Into the
+    run folder RUN/confirm, a study a round; what it holds is not trained again. The report of RUN shows what
+    came out. Raises RunFolderError where the run has no request to take data and means from, or a round was
+    interrupted.
     """
     from birdnet_core.config import TrainConfig
     from birdnet_core.records.files import write_json
@@ -73,7 +74,7 @@ def confirm(
     folder, left, names = run / FOLDER, list(settings), list[str]()
     for number, n_each in enumerate(after, start=1):
         if names:
-            left, is_decided = survivors(load([folder]), names[-1], len(after), tolerance)
+            left, is_decided = survivors(load([folder]), names[-1], len(after), tolerance, by)
             if is_decided:
                 break
         # By what it compares, so that a run which was extended meanwhile has rounds of its own.

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html.parser
 import json
+import math
 import re
 
 import numpy as np
@@ -510,3 +511,51 @@ def test_species_of_a_large_ablation_are_those_of_its_best_and_its_baseline(writ
     (row,) = csv.DictReader((out / "tables" / "species-capacity.csv").read_text().splitlines())
     assert len(row) == 2 + (n_cells if n_cells == 20 else 2)
     assert row["lr=0.001"] == "0.0010" and row[f"lr={0.001 * n_cells:.4g}"] == f"{0.001 * n_cells:.4f}"
+
+
+def test_a_long_table_of_the_text_names_the_file_of_its_other_rows(make_run, tmp_path):
+    run = make_run([({"a": i}, {0: 0.3}) for i in range(23)])
+    write_report([run], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("3 more in `tables/cells-")]
+    assert (tmp_path / "out" / line.split("`")[1]).read_text().count("\n") == 25
+
+
+def test_the_trials_name_the_epoch_that_their_score_is_of(make_run):
+    from reports import load
+    from reports.page.tables import trial_table
+    from reports.statistics.analysis import results
+
+    runs = load([make_run([({"a": i}, {0: 0.3, 1: 0.2, 2: "failed"}) for i in range(2)])])
+    trials, _, _ = results(runs, runs.studies[0])
+    table = trial_table(trials.assign(read_epoch=[2.0, 3.0, math.nan] * 2, best_epoch=4.0), runs.studies[0])
+    assert table["read at epoch"].tolist()[:3] == ["2", "3", "–"] and "best epoch" not in table
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(1, "with 2 looks in about 8 %"), (2, "with 3 looks in about 11 %")]
+)
+def test_a_study_that_was_extended_states_what_a_second_look_costs(make_run, n, words):
+    from reports import load
+    from reports.page import sentences
+    from reports.study_report import study_report
+
+    runs = load([make_run([({"a": i}, {r: 0.3 + 0.01 * r for r in range(3)}) for i in range(2)])])
+    study = runs.studies[0]
+    assert not any("Extended" in text for text in sentences.limits(study_report(runs, study)))
+    report = study_report(runs, {**study, "n_extended": n})
+    assert any("Extended" in text and words in text for text in sentences.limits(report))
+
+
+@pytest.mark.parametrize(
+    ("n_folds", "title"), [(5, "validation recordings, repeat 0"), (1, "validation recordings")]
+)
+def test_facts_that_depend_on_the_repeat_name_it(make_run, n_folds, title):
+    from reports import load
+    from reports.page import sentences
+    from reports.study_report import study_report
+
+    data = {"n_val": 61, "n_test": 83, "folds": {"n": n_folds, "deal": 0, "fold": 0}}
+    runs = load([make_run([({"a": 1}, {0: 0.3})], data=data)])
+    found = dict(sentences.facts(study_report(runs, runs.studies[0])))
+    assert found[title] == "61" and found["test recordings (not opened)"] == "83"

@@ -6,6 +6,8 @@ import pytest
 
 from birdnet_core.errors import ConfigError, RunFolderError
 from reports import choose, load
+from reports.selection.choice import choose_among
+from reports.statistics.analysis import results
 from tests.reports.conftest import config_id_of
 
 CE, FOCAL, LOGIT = ({"loss.name": name} for name in ("cross_entropy", "focal", "logit_adjusted"))
@@ -140,7 +142,11 @@ def test_a_cell_that_lacks_a_repeat_competes_by_what_the_model_makes_of_it(make_
     ]
     best = choose(load([make_run(cells)]))
     assert best["factors"] == CE and best["runner_up"]["factors"] == FOCAL
-    assert best["runner_up"]["mean"] > best["mean"]
+    assert best["runner_up"]["mean"] == pytest.approx(0.3575)  # 0.46 over its own three
+    assert best["runner_up"]["low"] < best["runner_up"]["mean"] < best["runner_up"]["high"]
+    assert [each["mean"] for each in best["shortlist"]] == sorted(
+        (each["mean"] for each in best["shortlist"]), reverse=True
+    )
 
 
 def test_a_cell_whose_split_leaks_competes_only_where_all_leak(make_run):
@@ -215,3 +221,10 @@ def test_a_cell_with_a_value_that_is_not_finite_does_not_beat_a_complete_one(mak
     half = {"status": "completed", "metrics": {"val/f1_macro": float("nan")}}
     best = choose(load([make_run([(CE, {0: 0.9, 1: half}), (FOCAL, {0: 0.1, 1: 0.2})])]))
     assert best["factors"] == FOCAL
+
+
+def test_the_level_of_a_page_of_several_studies_is_that_of_its_choice(make_run):
+    runs = load([make_run(THREE)])
+    study = runs.studies[0]
+    trials, cells, analysis = results(runs, study, level=0.975)
+    assert choose_among(trials, study, cells, analysis)["how_sure"].startswith("At 97.5 %, 2 of 3 may be")

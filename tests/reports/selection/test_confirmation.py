@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+from dataclasses import replace
 
 import pytest
 
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.files import write_json
+from birdnet_core.records.run_folder import RunFolder
 from reports import choose, load, write_report
 from reports.selection.choice import SCHEMA
 from reports.selection.confirmation import confirmed, level_of, looks, shortlist, survivors
@@ -208,3 +210,19 @@ def test_a_choice_of_another_version_is_refused_with_what_to_do(searched, tmp_pa
     write_json(searched / "confirm" / "best.json", {"schema": schema, "config": {}})
     with pytest.raises(RunFolderError, match=r"best\.json' is of another version.*best RUN --confirm N"):
         write_report([searched], tmp_path / "out")
+
+
+def test_the_tolerance_is_that_of_the_config_which_the_rule_would_choose(race):
+    """The second of the leaders is cheaper, and may lose more than the first."""
+    path = race((3, LEADERS))
+    run = RunFolder(path)
+    for record in run.records().values():
+        run.write_record(replace(record, n_params=100 if record.config_id == LEADERS[1] else 900))
+    runs = load([path])
+    best = results(runs, runs.studies[0], level=level_of(2))[2].best.set_index("config_id")
+    by_mean, cheapest = (float(best.loc[name, "regret"]) for name in LEADERS)
+    assert best["may_be_best"].all() and by_mean < cheapest
+    between = (by_mean + cheapest) / 2
+    assert survivors(runs, "round-1", 2, between, "mean")[1]
+    assert not survivors(runs, "round-1", 2, between, "cheapest")[1]
+    assert survivors(runs, "round-1", 2, cheapest * 1.01, "cheapest")[1]

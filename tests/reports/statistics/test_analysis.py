@@ -156,3 +156,81 @@ def test_a_trial_is_read_at_the_epoch_that_the_others_choose(tmp_path):
     assert found["val/f1_macro"].tolist() == [0.1, 0.1, 0.3]
     searched = read(trials, epochs, {**study, "kind": "search"})
     assert searched["read_epoch"].tolist() == [2, 2, 1]
+
+
+def test_the_noise_of_epochs_makes_repeats_no_more_certain_than_they_are():
+    """Repeats choose each other's epochs: by single epochs, the variance of their mean is twice what their
+    spread says."""
+    import pandas as pd
+
+    from reports.statistics.repeats import read
+
+    rng = np.random.default_rng(0)
+    n, n_epochs = 5, 50
+    trials = pd.DataFrame({
+        "trial_id": [f"a-r{r}" for r in range(n)], "config_id": "a", "status": "completed",
+        "best_epoch": np.ones(n), "val/f1_macro": np.zeros(n),
+    })  # fmt: skip
+    study = {"metric": "val/f1_macro", "direction": "maximize", "kind": "ablation"}
+    means, variances = [], []
+    for _ in range(300):
+        curves = rng.normal(size=(n, 1)) + 1.5 * rng.normal(size=(n, n_epochs))
+        epochs = pd.DataFrame({
+            "trial_id": np.repeat(trials["trial_id"].to_numpy(), n_epochs),
+            "epoch": np.tile(np.arange(1, n_epochs + 1), n), "val/f1_macro": curves.ravel(),
+        })  # fmt: skip
+        values = read(trials, epochs, study)["val/f1_macro"].to_numpy()
+        means.append(values.mean())
+        variances.append(values.var(ddof=1) / n)
+    assert np.var(means) / np.mean(variances) < 1.6
+
+
+def test_repeats_of_a_fold_that_the_manifest_gives_are_one_repeat(make_run):
+    """A cell that likes one of three given folds likes it in every deal."""
+    rng = np.random.default_rng(0)
+    liking = {"small": [0.0, 0.0, 0.0], "big": [0.10, -0.05, 0.01]}
+    cells = [
+        (c, {r: 0.4 + liking[c["model.name"]][r % 3] + 0.001 * rng.normal() for r in range(12)})
+        for c in (SMALL, BIG)
+    ]
+    given = {"folds": {"n": 3, "given": "fold", "deal": 0, "fold": 0}}
+    _, table, analysis = of(make_run(cells, data=given))
+    found = analysis.scores["val/f1_macro"][1]
+    each = np.array([[ends[r] for r in range(12)] for _, ends in cells])
+    assert found.values == pytest.approx(each.reshape(2, 4, 3).mean(axis=1))
+    spread = np.diff(found.values, axis=0)[0].var(ddof=1) / 3
+    assert analysis.fitted.variance(np.array([[-1.0, 1.0]])) == pytest.approx([spread])
+    assert analysis.claims.empty
+    assert repeats_for(analysis, 0.01) is None  # there are no other folds
+    means = [sum(ends.values()) / 12 for _, ends in cells]
+    assert table["val/f1_macro"].tolist() == pytest.approx(means)
+
+
+def test_influences_of_recordings_are_means_over_the_repeats_of_a_given_fold():
+    from reports.statistics.linear_model import RepeatedScores
+    from reports.statistics.repeats import Repeats
+
+    repeats = Repeats(["a", "b"], [0, 1, 2, 3], 2, True, {}, None, {}, 0, 3)
+    values = np.array([[1.0, 2.0, 3.0, np.nan], [0.0, 0.0, 2.0, 4.0]])
+    influence = np.arange(24.0).reshape(2, 4, 3)
+    influence[0, 3] = 0
+    found = repeats._by_fold(RepeatedScores(values, influence, 2))
+    assert found.values.tolist() == [[2.0, 2.0], [1.0, 2.0]]
+    assert found.influence[1] == pytest.approx((influence[1, :2] + influence[1, 2:]) / 2)
+    assert found.influence[0, 1] == pytest.approx(influence[0, 1])  # the other repeat failed
+
+
+def test_where_a_cell_lacks_a_repeat_its_mean_is_the_models(make_run):
+    small = {0: 0.30, 1: 0.31, 2: 0.10, 3: 0.32}
+    big = {0: 0.40, 1: 0.42, 2: "failed", 3: 0.41}
+    _, cells, analysis = of(make_run([(SMALL, small), (BIG, big)]))
+    (row,) = analysis.contrasts.to_dict("records")
+    shown = cells["val/f1_macro"].to_numpy()
+    assert shown[1] - shown[0] == pytest.approx(row["estimate"])
+    assert shown[1] < 0.41 and cells["val/f1_macro:low"][1] < shown[1] < cells["val/f1_macro:high"][1]
+
+
+def test_two_given_folds_allow_no_verdict_whatever_the_repeats(make_run):
+    cells = [(c, {r: 0.3 + 0.01 * r + 0.1 * i for r in range(6)}) for i, c in enumerate((SMALL, BIG))]
+    _, _, analysis = of(make_run(cells, data={"folds": {"n": 2, "given": "fold", "deal": 0, "fold": 0}}))
+    assert analysis.contrasts["note"].tolist() == ["fewer than 3 folds, which the manifest gives"]
