@@ -97,7 +97,7 @@ def rung_figures(report: StudyReport) -> Iterator[Drawn]:
         colour = alt.Color(
             "name:N",
             legend=legend(known),
-            scale=alt.Scale(domain=known, range=[OKABE_ITO[5], STATUS["pruned"], OKABE_ITO[7]][: len(known)]),
+            scale=alt.Scale(domain=known, range=[OKABE_ITO[0], STATUS["pruned"], OKABE_ITO[7]][: len(known)]),
         )
         long = at.rename(columns=ENDS).melt(["epoch", "n_reached"], known, "name", "n")
         bars = (
@@ -241,7 +241,7 @@ def parameter_effect(points: pd.DataFrame, parameter: str, report: StudyReport) 
         space = report.study.get("space") or {}
         is_log = _is_log(space[parameter]) if parameter in space else _spans_decades(points["x"])
         scale = alt.Scale(type="log" if is_log else "linear", zero=False, nice=False, padding=8)
-        axis = alt.Axis(format="~g", grid=False, labelOverlap="greedy")
+        axis = alt.Axis(format=".4~g", grid=False, labelOverlap="greedy")
         x = alt.X("x:Q", title=parameter, scale=scale, axis=axis)
     else:
         x = alt.X("x:N", title=parameter, axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')"))

@@ -34,7 +34,7 @@ def long_tail_figures(report: StudyReport) -> Iterator[Drawn]:
         "x:Q",
         title=f"training {scored} of the species",
         scale=alt.Scale(type="log", nice=False, padding=8),
-        axis=alt.Axis(values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000], format="~g"),
+        axis=alt.Axis(values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000], format=".4~g"),
     )
     y = alt.Y("f1:Q", title="validation F1 of the species", scale=alt.Scale(domain=[0, 1]))
     shape = alt.Shape(
@@ -74,7 +74,7 @@ def confusion_figures(report: StudyReport) -> Iterator[Drawn]:
             scale=alt.Scale(domain=predicted),
             axis=alt.Axis(labelAngle=-40, labelLimit=150, labelOverlap=False),
         )
-        y = alt.Y("truth:N", sort=None, title=None, axis=alt.Axis(labelLimit=190))
+        y = alt.Y("truth:N", sort=None, title=None, axis=alt.Axis(labelLimit=115))
         tip = tips("truth", "predicted", "n_val", count="recordings", share="share")
         text = alt.condition("datum.share > 0.55", alt.value(ON_DARK), alt.value(ON_LIGHT))
         yield draw(
@@ -89,7 +89,9 @@ def confusion_figures(report: StudyReport) -> Iterator[Drawn]:
                 tooltip=tip,
                 color=alt.Color("share:Q", legend=None, scale=alt.Scale(scheme="blues", domain=[0, 1])),
             ),
-            rows("pairs").mark_text().encode(x=x, y=y, text=alt.Text("share:Q", format=".0%"), color=text),
+            rows("pairs")
+            .mark_text(opacity=alt.ExprRef(f"width < {30 * len(predicted)} ? 0 : 1"))  # no room for it
+            .encode(x=x, y=y, text=alt.Text("share:Q", format=".0%"), color=text),
             pairs=shares,
         )
 

@@ -30,7 +30,6 @@ from reports.study_report import StudyReport
 STRATUM_COLOURS = {"rare": OKABE_ITO[3], "medium": OKABE_ITO[7], "common": OKABE_ITO[2]}
 N_GROUPS, N_STRATA_GROUPS = 6, 2  # lines that can be followed
 N_BANDS = 3  # of more lines bands hide each other, and bars have to do
-N_NUMBERED = 7  # levels with room for a number each
 
 
 def trend_figures(report: StudyReport) -> Iterator[Drawn]:
@@ -86,11 +85,9 @@ def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Dr
         scale=alt.Scale(type=scale, zero=False, nice=False, padding=12),  # type: ignore[arg-type]
         axis=alt.Axis(
             values=levels,
-            format="~g",
+            format=".4~g",
             grid=False,
             labelOverlap="greedy",
-            # Vega-Lite drops a `labelOverlap` of false: few levels are numbered whatever their distance.
-            labelSeparation=0 if len(levels) > N_NUMBERED else -100,
         ),
     )
     y = alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False))

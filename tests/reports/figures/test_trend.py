@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+import vl_convert
 
 from reports import load, write_report
+from reports.figures.charts import VEGA_LITE, theme
 from reports.figures.trend import strata_figures, trend_figures
 from reports.study_report import study_report
 from tests.reports.gammas import FACTORS, METRIC, NETWORKS, of_gamma
@@ -51,13 +54,20 @@ def test_figure_of_the_only_factor_has_a_line_without_a_legend(make_run):
     assert (encoding["x"]["scale"]["type"], encoding["x"]["title"]) == ("log", "model.width (log)")
 
 
-def test_of_many_levels_those_whose_numbers_would_touch_have_none(make_run):
-    for n, apart in ((20, 0), (3, -100)):
-        rates = [float(rate) for rate in np.geomspace(1e-5, 1e-1, n)]  # as many digits as 0.0001129
-        cells = [({"optim.lr": rate}, {0: 0.1, 1: 0.2}) for rate in rates]
-        (drawn,), _ = figures_of(make_run(cells, factors={"optim.lr": rates}, folder=str(n)))
-        axis = drawn.spec["layer"][-1]["encoding"]["x"]["axis"]
-        assert axis["values"] == rates and axis["labelSeparation"] == apart
+def test_levels_are_the_numbers_of_the_axis_where_they_do_not_touch(make_run):
+    rates = [float(rate) for rate in np.geomspace(1e-5, 1e-1, 20)]  # as many digits as 0.0001129
+    for levels in ([0.0, 0.5, 1.0, 2.0, 3.0, 5.0], rates):
+        cells = [({"optim.lr": level}, {0: 0.1, 1: 0.2}) for level in levels]
+        folder = str(len(levels))
+        (drawn,), _ = figures_of(make_run(cells, factors={"optim.lr": levels}, folder=folder))
+        spec = json.dumps(drawn.spec | {"width": 326, "config": theme()})
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+        x = re.findall(r'<text text-anchor="middle" transform="translate\(([\d.]+),[^>]* opacity="1">([\d.e−]+)<', svg)
+        places, numbers = [float(at) for at, _ in x], [text for _, text in x]
+        assert len(numbers) == 6 if len(levels) == 6 else 2 <= len(numbers) < 20
+        widths = [6 * len(number) for number in numbers]
+        gaps = np.diff(places) - np.convolve(widths, [0.5, 0.5], mode="valid")
+        assert (gaps > -2).all()
 
 
 def test_of_many_groups_the_best_have_a_line_and_no_band(make_run):
