@@ -32,6 +32,7 @@ from reports.statistics.aggregate import show
 from reports.study_report import StudyReport
 
 STANDING = {"may be the best": OKABE_ITO[0], "behind the best": FAINT, "not known": OKABE_ITO[0]}
+FEW_TICKS = alt.Axis(tickCount=5)
 VERDICTS = {"higher": OKABE_ITO[0], "lower": OKABE_ITO[1], "no difference claimed": FAINT}
 
 
@@ -46,7 +47,7 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
     )
     if not (frame["standing"] == "not known").any():
         caption += " Blue: may be the best; grey: behind the best."
-    x = alt.X("value:Q", title=report.metric, scale=alt.Scale(zero=False))
+    x = alt.X("value:Q", title=report.metric, scale=alt.Scale(zero=False), axis=FEW_TICKS)
     scale = alt.Scale(domain=list(STANDING), range=list(STANDING.values()))
     colour = alt.Color("standing:N", legend=None, scale=scale)
     fill = alt.condition("datum.is_open", alt.value(PAPER), colour)
@@ -139,7 +140,7 @@ def difference_figures(report: StudyReport, n: int = N_ROWS, name: str = "differ
     scale = alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values()))
     colour = alt.Color("verdict:N", scale=scale, legend=None)
     title = f"difference in {report.metric}"
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=FEW_TICKS)
     is_open = "datum.verdict === 'no difference claimed'"
     tip = tips("label", "verdict", value="difference", low="from", high="to", p="p (adjusted)")
     yield draw(

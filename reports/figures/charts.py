@@ -62,7 +62,7 @@ def fading(opacity: float = 1.0) -> Any:
     return alt.condition("marked === null || datum.cell === marked", alt.value(opacity), alt.value(0.1))
 
 
-def labels_above(name: str, field: str = "label") -> alt.Chart:
+def labels_above(name: str, field: str = "label") -> Any:
     """Return the label of each row, above its mark: there a long one has the whole width."""
     return (
         rows(name)
@@ -170,7 +170,7 @@ def in_page_colours(text: str) -> str:
 @functools.cache
 def script() -> str:
     """Return the script of Vega, Vega-Lite and Vega-Embed, for pages without a network."""
-    bundle: str = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE)
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return bundle.replace("</script", "<\\/script")
 
 

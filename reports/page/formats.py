@@ -194,9 +194,9 @@ def file_name(text: str, taken: Collection[str] = ()) -> str:
 
 def time_unit(hours: float) -> tuple[str, float]:
     """Return the unit in which so many hours can be read, and how many of it an hour has."""
-    return next(
-        (unit for unit in (("hours", 1.0), ("minutes", 60.0)) if hours * unit[1] >= 1), ("seconds", 3600.0)
-    )
+    if hours >= 0.5:
+        return "hours", 1.0
+    return ("minutes", 60.0) if hours * 60 >= 0.5 else ("seconds", 3600.0)
 
 
 def form_of(lows: Iterable[float], highs: Iterable[float]) -> str:

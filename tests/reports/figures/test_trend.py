@@ -62,7 +62,9 @@ def test_levels_are_the_numbers_of_the_axis_where_they_do_not_touch(make_run):
         (drawn,), _ = figures_of(make_run(cells, factors={"optim.lr": levels}, folder=folder))
         spec = json.dumps(drawn.spec | {"width": 326, "config": theme()})
         svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-        x = re.findall(r'<text text-anchor="middle" transform="translate\(([\d.]+),[^>]* opacity="1">([\d.e−]+)<', svg)
+        x = re.findall(
+            r'<text text-anchor="middle" transform="translate\(([\d.]+),[^>]* opacity="1">([\d.e−]+)<', svg
+        )
         places, numbers = [float(at) for at, _ in x], [text for _, text in x]
         assert len(numbers) == 6 if len(levels) == 6 else 2 <= len(numbers) < 20
         widths = [6 * len(number) for number in numbers]

@@ -83,7 +83,7 @@ def test_usage_of_the_run_is_compared_with_its_budget(make_run):
 
 @pytest.mark.parametrize(
     ("seconds", "unit", "value"),
-    [(7200.0, "hours", "2.00"), (120.0, "minutes", "2.00"), (20.0, "seconds", "20.00")],
+    [(7200.0, "hours", "2.00"), (120.0, "minutes", "2.00"), (10.0, "seconds", "10.00")],
 )
 def test_the_unit_of_time_is_one_in_which_the_largest_can_be_read(make_run, seconds, unit, value):
     arms = arms_of(make_run([(CE, {0: ended("completed", 4, seconds)})]))
