@@ -108,7 +108,7 @@ def long_tail_points(by_recording: pd.DataFrame, train_counts: dict[str, int]) -
     place = species.groupby("n_train").cumcount() + 0.5
     size = species.groupby("n_train")["n_train"].transform("size")
     moved = dict(zip(species["species"], SPREAD * (2 * place / size - 1) * (size > 1), strict=True))
-    cell = mine["name"].map({name: i for i, name in enumerate(in_order(mine["name"]))})
+    cell = mine["name"].map({name: i for i, name in enumerate(in_order(mine["name"]))}).astype(float)
     x = mine["n_train"] * 10 ** (mine["species"].map(moved).astype(float) + 0.006 * cell)
     return mine.assign(x=x, cell=mine["name"].str.replace(r" \([^(]*\)$", "", regex=True))
 
