@@ -29,6 +29,7 @@ PX_PER_INCH = 96
 PNG_SCALE = 2
 N_ROWS = 24  # the most rows of a figure: more cannot be read. The tables have them all
 ROW = 34  # pixels of a row with its label above its mark
+N_BANDS = 3  # of more lines bands hide each other
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
@@ -59,7 +60,9 @@ def draw(name: str, caption: str, height: int, *layers: alt.Chart, **frames: pd.
 
 def fading(opacity: float = 1.0) -> Any:
     """Return the opacity of a mark, which is less where another cell is marked."""
-    return alt.condition("marked === null || datum.cell === marked", alt.value(opacity), alt.value(0.1))
+    return alt.condition(
+        "marked === null || datum.cell === marked", alt.value(opacity), alt.value(opacity / 10)
+    )
 
 
 def labels_above(name: str, field: str = "label") -> Any:

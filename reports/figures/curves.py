@@ -9,18 +9,31 @@ import pandas as pd
 
 from reports.earlier.experiments import EarlierWork
 from reports.figures.cells import some_cells
-from reports.figures.charts import DASHES, Drawn, colours, cycled, draw, fading, in_order, legend, rows, tips
+from reports.figures.charts import (
+    DASHES,
+    N_BANDS,
+    Drawn,
+    colours,
+    cycled,
+    draw,
+    fading,
+    in_order,
+    legend,
+    rows,
+    tips,
+)
 from reports.study_report import StudyReport
 
 N_CURVES = 12  # more cannot be read
-EPOCH = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1, grid=False))
+EPOCH = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1, tickCount=8, grid=False))
 
 
 def curve_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_CURVES)
     points = curve_points(report.epochs, cells, report.metric)
     if len(points):
-        caption = f"{report.metric} over epochs. Line: mean of completed trials; band: their range.{left_out}"
+        band = "; band: their range" if points["name"].nunique() <= N_BANDS else ""
+        caption = f"{report.metric} over epochs. Line: mean of completed trials{band}.{left_out}"
         yield learning_curves("curves", caption, points, report.metric)
 
 
@@ -114,4 +127,6 @@ def learning_curves(name: str, caption: str, points: pd.DataFrame, metric: str) 
             tooltip=tips("cell", "epoch", value=metric, low="lowest", high="highest", n="trials"),
         ),
     ]
-    return draw(name, caption, 240, *layers[int((points["n"] < 2).all()) :], curves=points)
+    return draw(
+        name, caption, 240, *layers[int(len(names) > N_BANDS or (points["n"] < 2).all()) :], curves=points
+    )

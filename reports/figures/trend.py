@@ -9,6 +9,7 @@ import pandas as pd
 
 from reports.figures.charts import (
     DASHES,
+    N_BANDS,
     SHAPES,
     Drawn,
     colours,
@@ -29,7 +30,6 @@ from reports.study_report import StudyReport
 # In other colours than the first groups, so that a stratum is not confused with one of them.
 STRATUM_COLOURS = {"rare": OKABE_ITO[3], "medium": OKABE_ITO[7], "common": OKABE_ITO[2]}
 N_GROUPS, N_STRATA_GROUPS = 6, 2  # lines that can be followed
-N_BANDS = 3  # of more lines bands hide each other, and bars have to do
 
 
 def trend_figures(report: StudyReport) -> Iterator[Drawn]:
