@@ -139,20 +139,27 @@ def _mislabelled(duplicates: list[dict[str, Any]]) -> list[str]:
 def _absences(folds: dict[str, Any], scored: pd.DataFrame, species: list[str]) -> list[str]:
     """Return notes on the species that are not in training, not scored, scored in part, or not tested."""
     tested = set(scored["species"][scored["split"] == "test"])
-    untrained = "train" if folds["n"] == 1 else "train when one of the folds is validated"
+    when = "" if folds["n"] == 1 else " when one of the folds is validated"
     found = {
-        f"have no recording in {untrained}": folds["untrained"],
-        "have no recording in val" if folds["n"] == 1 else "are never scored": folds["never_scored"],
+        f"have no training recording{when}": folds["untrained"],
+        "have no validation recording" if folds["n"] == 1 else "are never scored": folds["never_scored"],
         "are scored in part: the rest of their recordings are in training in every repeat": folds[
             "scored_in_part"
         ],
-        "have no recording in test": sorted(set(species) - tested) if tested else [],
+        "have no test recording": sorted(set(species) - tested) if tested else [],
     }
     return [
-        f"{len(names)} of {len(species)} species {what}: {few(names)}"
+        f"{len(names)} of {len(species)} species {_agreeing(what, len(names))}: {few(names)}"
         for what, names in found.items()
         if names
     ]
+
+
+def _agreeing(what: str, n: int) -> str:
+    """Return a verb and what follows for `n` species."""
+    verb, rest = what.split(" ", 1)
+    one = {"have": "has", "are": "is"}
+    return f"{one[verb] if n == 1 else verb} {rest}"
 
 
 def few(names: list[str]) -> str:

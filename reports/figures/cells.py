@@ -1,55 +1,207 @@
-"""Figures of an ablation's cells: means, the contrasts, and the four cells of a 2x2 design."""
+"""Figures of an ablation's cells: scores, the contrasts, and the four cells of a 2x2 design."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
 
-from reports.figures.drawing import (
-    FAINT,
-    INK,
+from reports.figures.charts import (
     N_ROWS,
-    OKABE_ITO,
+    ROW,
+    SHAPES,
     Drawn,
-    figure,
-    height_of,
-    line_style,
-    wrapped,
+    colours,
+    cycled,
+    draw,
+    fading,
+    in_order,
+    labels_above,
+    largest,
+    row_of,
+    rows,
+    tips,
 )
+from reports.figures.colours import FAINT, INK, OKABE_ITO, PAPER
 from reports.page.sentences import OVER_REPEATS
 from reports.statistics import aggregate
 from reports.statistics.aggregate import show
 from reports.study_report import StudyReport
 
+STANDING = {"may be the best": OKABE_ITO[0], "behind the best": FAINT, "not known": OKABE_ITO[0]}
+FEW_TICKS = alt.Axis(tickCount=5)
+VERDICTS = {"higher": OKABE_ITO[0], "lower": OKABE_ITO[1], "no difference claimed": FAINT}
 
-def mean_figures(report: StudyReport) -> Iterator[Drawn]:
-    cells, left_out = some_cells(report, N_ROWS)
+
+def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> Iterator[Drawn]:
+    cells, left_out = some_cells(report, n)
+    frame, repeats = score_rows(report, cells)
+    (factor,) = list(report.study.get("factors") or {}) if has_one_factor(report) else [""]
     caption = (
-        f"{report.metric} by cell. Diamond: score; line: {OVER_REPEATS}; grey: a repeat on its own fold; "
-        "open diamond: trained unequal epochs."
+        f"{report.metric} by {factor or 'cell'}. Diamond: score; line: {OVER_REPEATS}; small dots: repeats, "
+        f"each on its own fold{'; open: trained unequal epochs' if cells['unequal_epochs'].any() else ''}."
         f"{left_out}"
     )
-    draw = partial(cell_intervals, cells=cells, metric=report.metric)
-    yield Drawn("cells", caption, figure(draw, height_of(cells["label"])))
+    if not (frame["standing"] == "not known").any():
+        caption += " Blue: may be the best; grey: behind the best."
+    x = alt.X("value:Q", title=report.metric, scale=alt.Scale(zero=False), axis=FEW_TICKS)
+    scale = alt.Scale(domain=list(STANDING), range=list(STANDING.values()))
+    colour = alt.Color("standing:N", legend=None, scale=scale)
+    fill = alt.condition("datum.is_open", alt.value(PAPER), colour)
+    tip = tips("cell", value=report.metric, low="95 % from", high="to", n="repeats")
+    each = rows("repeats").mark_circle(size=18, color=FAINT, opacity=1)
+    yield draw(
+        name,
+        caption,
+        ROW * len(frame),
+        each.encode(
+            x=x,
+            y=row_of(),
+            yOffset=alt.value(ROW * 0.8),
+            opacity=fading(0.8),
+            tooltip=tips("cell", "repeat", value=report.metric),
+        ),
+        rows("cells")
+        .mark_rule(strokeWidth=2.5)
+        .encode(
+            x=alt.X("low:Q", title=report.metric),
+            x2="high:Q",
+            y=row_of(),
+            color=colour,
+            opacity=fading(),
+            tooltip=tip,
+        ),
+        rows("cells")
+        .mark_point(shape="diamond", size=80, filled=True, opacity=1)
+        .encode(x=x, y=row_of(), stroke=colour, fill=fill, opacity=fading(), tooltip=tip),
+        labels_above("cells"),
+        cells=frame,
+        repeats=repeats,
+    )
 
 
-def difference_figures(report: StudyReport) -> Iterator[Drawn]:
+def has_one_factor(report: StudyReport) -> bool:
+    return report.kind == "comparison" and len(report.study.get("factors") or {}) == 1
+
+
+def score_rows(report: StudyReport, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row a cell, with its score, interval and standing, and a row a (cell, repeat).
+
+    `standing` is whether the cell may be the best. A cell without a score has
+    the reason in its label.
+    """
+    metric, best = report.metric, report.best or {}
+    in_set = may_be_best(report)
+    baseline = aggregate.baseline_of(report.cells, report.study)
+    out, repeats = [], []
+    for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
+        label = str(cell["label"])
+        if has_one_factor(report):
+            label = show(next(iter(cell["factors"].values())))
+        marks = ["chosen"] * (cell["config_id"] == best.get("config_id"))
+        marks += ["baseline"] * (baseline is not None and index == baseline.name)
+        marks += ["no completed trial"] * (not math.isfinite(cell[metric]))
+        label += f" ({', '.join(marks)})" if marks else ""
+        bounds = {key: cell[f"{metric}:{key}"] for key in ("low", "high")}
+        row = {"cell": cell["label"], "label": label, "value": cell[metric], **bounds, "n": cell["n"]}
+        standing = "not known"
+        if in_set is not None:
+            standing = list(STANDING)[cell["config_id"] not in in_set]
+        out.append(row | {"standing": standing, "is_open": bool(cell["unequal_epochs"])})
+        values = aggregate.by_repeat(cell, metric)
+        for repeat, value in values.items() if len(values) > 1 else ():
+            repeats.append({"cell": cell["label"], "label": label, "repeat": repeat, "value": value})
+    return pd.DataFrame(out), pd.DataFrame(repeats, columns=["cell", "label", "repeat", "value"])
+
+
+def may_be_best(report: StudyReport) -> set[str] | None:
+    """Return the configs of the best set; None where it is not known."""
+    best = report.analysis.best if report.analysis is not None else pd.DataFrame()
+    return set(best.loc[best["may_be_best"].astype(bool), "config_id"]) if len(best) else None
+
+
+def difference_figures(report: StudyReport, n: int = N_ROWS, name: str = "differences") -> Iterator[Drawn]:
     if report.analysis is None or not report.analysis.contrasts["estimate"].notna().any():
         return
-    rows = report.analysis.contrasts
-    caption = f"Differences in {report.metric} with simultaneous intervals. Filled: the interval excludes 0."
-    if len(rows) > N_ROWS:
-        caption += f" Of {len(rows)} differences, the {N_ROWS} largest."
-        largest = rows["estimate"].abs().sort_values(ascending=False, kind="stable").index[:N_ROWS]
-        rows = rows.loc[sorted(largest)]
-    draw = partial(difference_intervals, contrasts=rows, metric=report.metric)
-    yield Drawn("differences", caption, figure(draw, height_of(rows["label"])))
+    found = report.analysis.contrasts
+    caption = (
+        f"Differences in {report.metric} with intervals that hold together. Blue and filled: higher; orange "
+        "and filled: lower; open: the interval holds 0, no difference is claimed."
+    )
+    if len(found) > n:
+        caption += f" Of {len(found)} differences, the {n} largest."
+        found = largest(found, found["estimate"].abs(), n)
+    frame = difference_rows(report, found)
+    if frame["label"].str.endswith("★").any():
+        caption += " ★: may be the best."
+    scale = alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values()))
+    colour = alt.Color("verdict:N", scale=scale, legend=None)
+    title = f"difference in {report.metric}"
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True), axis=FEW_TICKS)
+    is_open = "datum.verdict === 'no difference claimed'"
+    tip = tips("label", "verdict", value="difference", low="from", high="to", p="p (adjusted)")
+    yield draw(
+        name,
+        caption,
+        ROW * len(frame),
+        rows("zero").mark_rule(color=INK).encode(x=x),
+        rows("differences")
+        .mark_rule(strokeWidth=2.5)
+        .encode(
+            x=alt.X("low:Q", title=title),
+            x2="high:Q",
+            y=row_of(),
+            color=colour,
+            opacity=fading(),
+            tooltip=tip,
+        ),
+        rows("differences")
+        .mark_point(shape="diamond", size=80, filled=True, opacity=1)
+        .encode(
+            x=x,
+            y=row_of(),
+            stroke=colour,
+            fill=alt.condition(is_open, alt.value(PAPER), colour),
+            opacity=fading(),
+            tooltip=tip,
+        ),
+        labels_above("differences"),
+        differences=frame,
+        zero=pd.DataFrame({"value": [0]}),
+    )
+
+
+def difference_rows(report: StudyReport, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a contrast: `label`, `cell`, `value`, `low`, `high`, `p` and `verdict`.
+
+    A contrast of a cell of the best set with the baseline ends with a star.
+    """
+    in_set = may_be_best(report) or set()
+    out = []
+    for row in contrasts.to_dict("records"):
+        cell = None if row["cell"] is None else report.cells.iloc[row["cell"]]
+        label = row["label"]
+        if has_one_factor(report):  # its name on every row is noise
+            (factor,) = report.study["factors"]
+            label = label.replace(f"{factor.rpartition('.')[2]}=", "")
+        label += f": {row['note']}" if not math.isfinite(row["estimate"]) else ""
+        if cell is not None and cell["config_id"] in in_set and len(in_set) < len(report.analysis.best):  # type: ignore[union-attr]
+            label += " ★"
+        out.append(
+            {
+                "label": label,
+                "cell": None if cell is None else cell["label"],
+                "value": row["estimate"],
+                "low": row["low"],
+                "high": row["high"],
+                "p": row["p"],
+                "verdict": row["verdict"] or "no difference claimed",
+            }
+        )
+    return pd.DataFrame(out)
 
 
 def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
@@ -57,14 +209,39 @@ def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
     if report.kind != "comparison" or [len(levels) for levels in factors.values()] != [2, 2]:
         return
     points = interaction_points(report.cells, report.metric, factors)
-    if len(points) < 4 or not points["mean"].notna().all():
+    if len(points) < 4 or not points["value"].notna().all():
         return
     a, b = factors
     caption = (
         f"{report.metric} over {a}, a line a level of {b}; parallel: no interaction. Bar: {OVER_REPEATS}."
     )
-    draw = partial(interaction_lines, points=points, metric=report.metric, factors=(a, b))
-    yield Drawn("interaction", caption, figure(draw))
+    names = in_order(points["name"])
+    x = alt.X("level:N", sort=None, title=a, axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.5))
+    y = alt.Y("value:Q", title=report.metric, scale=alt.Scale(zero=False))
+    colour, tip = colours(names, b), tips("cell", value=report.metric, low="95 % from", high="to")
+    shape = alt.Shape("name:N", scale=alt.Scale(domain=names, range=cycled(SHAPES, 2)), legend=None)
+    # Next to each other, so that intervals do not hide each other.
+    offset = alt.XOffset("name:N", sort=None, scale=alt.Scale(range=[-4, 4]))
+    yield draw(
+        "interaction",
+        caption,
+        220,
+        rows("corners").mark_line().encode(x=x, y=y, color=colour, xOffset=offset),
+        rows("corners")
+        .mark_rule(strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=alt.Y("low:Q", title=report.metric),
+            y2="high:Q",
+            color=colour,
+            xOffset=offset,
+            opacity=fading(),
+        ),
+        rows("corners")
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(x=x, y=y, color=colour, shape=shape, xOffset=offset, opacity=fading(), tooltip=tip),
+        corners=points,
+    )
 
 
 def some_cells(report: StudyReport, n: int) -> tuple[pd.DataFrame, str]:
@@ -84,83 +261,18 @@ def some_cells(report: StudyReport, n: int) -> tuple[pd.DataFrame, str]:
     return cells.loc[sorted(kept)], f" Of {len(cells)} cells, {also}the best."
 
 
-def cell_intervals(ax: Axes, cells: pd.DataFrame, metric: str) -> None:
-    """Draw one row a cell: the mean with its interval, and a small dot a repeat. No bar where n is 1."""
-    height = len(cells)
-    for row, (_, cell) in enumerate(cells.iterrows()):
-        y = height - 1 - row
-        values = [v for v in cell[f"{metric}:values"] if math.isfinite(v)]
-        offsets = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
-        if values:
-            ax.plot(values, y - 0.22 + np.asarray(offsets), "o", color=FAINT, markersize=3.5, zorder=2)
-        if math.isfinite(cell[f"{metric}:low"]):
-            ax.plot(
-                [cell[f"{metric}:low"], cell[f"{metric}:high"]], [y, y], "-", color=OKABE_ITO[0], zorder=3
-            )
-        if math.isfinite(cell[metric]):
-            fill = "white" if cell["unequal_epochs"] else OKABE_ITO[0]
-            ax.plot(
-                [cell[metric]], [y], "D", color=OKABE_ITO[0], markersize=6, markerfacecolor=fill, zorder=4
-            )
-        else:
-            ax.text(0.02, y, "no completed trial", transform=ax.get_yaxis_transform(), va="center", color=INK)
-    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in cells["label"]])
-    ax.set_ylim(-0.6, height - 0.4)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: score, 95 % interval; grey: repeats")
-
-
-def difference_intervals(ax: Axes, contrasts: pd.DataFrame, metric: str) -> None:
-    """Draw one row a contrast: the estimate with its interval, against a line at zero.
-
-    Filled where the interval excludes zero, open elsewhere; a row without an interval has its mark alone.
-    """
-    height = len(contrasts)
-    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
-    for row, (_, each) in enumerate(contrasts.iterrows()):
-        y = height - 1 - row
-        colour = OKABE_ITO[0] if each["estimate"] >= 0 else OKABE_ITO[1]
-        if math.isfinite(each["low"]):
-            ax.plot([each["low"], each["high"]], [y, y], "-", color=colour, zorder=3)
-        if math.isfinite(each["estimate"]):
-            fill = colour if each["verdict"] else "white"
-            ax.plot([each["estimate"]], [y], "D", color=colour, markerfacecolor=fill, markersize=6, zorder=4)
-        else:
-            ax.text(0.02, y, str(each["note"]), transform=ax.get_yaxis_transform(), va="center", color=INK)
-    ax.set_yticks(range(height - 1, -1, -1), [wrapped(label) for label in contrasts["label"]])
-    ax.set_ylim(-0.6, height - 0.4)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"{metric}: difference")
-
-
 def interaction_points(
     cells: pd.DataFrame, metric: str, factors: Mapping[str, Sequence[Any]]
 ) -> pd.DataFrame:
-    """Return the corners of a 2x2 design: `x` (0, 1), `line`, `level`, `mean`, `low` and `high`.
-
-    Places are the levels of the first factor, lines those of the second.
-    """
+    """Return the corners of a 2x2 design: `level` of the first factor, `name` of the second, `value`,
+    `low`, `high` and `cell`."""
     (a, levels_a), (b, levels_b) = factors.items()
-    rows = []
-    for line in levels_b:
-        for x, level in enumerate(levels_a):
+    out = []
+    for name in levels_b:
+        for level in levels_a:
             for _, cell in cells.iterrows():
-                if cell["factors"] == {a: level, b: line}:
-                    interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
-                    corner = {"x": x, "level": show(level), "line": show(line), "mean": cell[metric]}
-                    rows.append({**corner, **interval})
-    return pd.DataFrame(rows)
-
-
-def interaction_lines(ax: Axes, points: pd.DataFrame, metric: str, factors: tuple[str, str]) -> None:
-    """Draw a line a level of the second factor over the first: parallel lines are no interaction."""
-    for i, (name, line) in enumerate(points.groupby("line", sort=False)):
-        colour, dash = line_style(i)
-        x = line["x"] + (i - 0.5) * 0.04  # side by side, so that intervals do not hide each other
-        ax.plot(x, line["mean"], dash, marker="os"[i], color=colour, label=f"{factors[1]} = {name}")
-        ax.vlines(x, line["low"], line["high"], color=colour, linewidth=1.2)
-    levels = points.drop_duplicates("x")
-    ax.set_xticks(levels["x"], [wrapped(level) for level in levels["level"]])
-    ax.set_xlim(-0.35, 1.35)
-    ax.set_xlabel(factors[0])
-    ax.set_ylabel(f"{metric}, 95 % interval")
+                if cell["factors"] == {a: level, b: name}:
+                    bounds = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
+                    corner = {"cell": cell["label"], "level": show(level), "name": show(name)}
+                    out.append({**corner, "value": cell[metric], **bounds})
+    return pd.DataFrame(out)

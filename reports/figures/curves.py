@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
 
 from reports.earlier.experiments import EarlierWork
 from reports.figures.cells import some_cells
-from reports.figures.drawing import FAINT, Drawn, epoch_axis, figure, line_style
+from reports.figures.charts import (
+    DASHES,
+    N_BANDS,
+    Drawn,
+    colours,
+    cycled,
+    draw,
+    fading,
+    in_order,
+    legend,
+    rows,
+    tips,
+)
 from reports.study_report import StudyReport
 
 N_CURVES = 12  # more cannot be read
+EPOCH = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1, tickCount=8, grid=False))
 
 
 def curve_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_CURVES)
     points = curve_points(report.epochs, cells, report.metric)
     if len(points):
-        caption = f"{report.metric} over epochs. Line: mean of completed trials; band: their range.{left_out}"
-        yield Drawn("curves", caption, figure(partial(learning_curves, points=points, metric=report.metric)))
+        band = "; band: their range" if points["name"].nunique() <= N_BANDS else ""
+        caption = f"{report.metric} over epochs. Line: mean of completed trials{band}.{left_out}"
+        yield learning_curves("curves", caption, points, report.metric)
 
 
 def loss_figures(report: StudyReport) -> Iterator[Drawn]:
     if not {"train/loss", "val/loss"} <= set(report.epochs.columns):
         return
     cells, left_out = some_cells(report, N_CURVES)
-    train, val = (curve_points(report.epochs, cells, f"{name}/loss") for name in ("train", "val"))
-    if len(val):
-        caption = (
-            "Losses over epochs, mean over completed trials. Validation loss is cross-entropy; training "
-            f"loss is the loss that was minimised, so its level differs between loss functions.{left_out}"
+    points = pd.concat(
+        curve_points(report.epochs, cells, f"{split}/loss").assign(split=name)
+        for split, name in (("val", "validation"), ("train", "training"))
+    )
+    if not len(points):
+        return
+    caption = (
+        "Losses over epochs, mean over completed trials; solid: validation, dashed: training. Validation "
+        "loss is cross-entropy; training loss is the loss that was minimised, so its level differs between "
+        f"loss functions.{left_out}"
+    )
+    names = in_order(points["name"])
+    dash = alt.StrokeDash(
+        "split:N", legend=None, scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
+    )
+    layer = (
+        rows("curves")
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=EPOCH,
+            y=alt.Y("value:Q", title="loss"),
+            color=colours(names),
+            strokeDash=dash,
+            detail="split:N",
+            opacity=fading(),
+            tooltip=tips("cell", "split", "epoch", value="loss"),
         )
-        yield Drawn("loss", caption, figure(partial(loss_curves, train=train, val=val)))
+    )
+    yield draw("loss", caption, 240, layer, curves=points)
 
 
 def imported_figures(earlier: EarlierWork) -> Iterator[Drawn]:
@@ -45,45 +80,53 @@ def imported_figures(earlier: EarlierWork) -> Iterator[Drawn]:
     gap = "train/accuracy − val/accuracy"
     epochs = earlier.epochs.assign(**{gap: earlier.epochs["train/accuracy"] - earlier.epochs["val/accuracy"]})
     for name, metric in (("accuracy", "val/accuracy"), ("gap", gap)):
-        draw = partial(learning_curves, points=curve_points(epochs, runs, metric), metric=metric)
-        yield Drawn(name, f"{metric} over epochs of the imported experiments, one run each.", figure(draw))
+        caption = f"{metric} over epochs of the imported experiments, one run each."
+        yield learning_curves(name, caption, curve_points(epochs, runs, metric), metric)
 
 
 def curve_points(epochs: pd.DataFrame, cells: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one row a (cell, epoch): `mean`, `low` and `high` (min and max) over its completed trials.
+    """Return one row a (cell, epoch): `value`, the mean over completed trials, `low` and `high`, their range.
 
-    `n` is the number of trials that reached the epoch. Columns: `label`, `epoch`, `n`, `mean`, `low`, `high`.
+    `n` is the number of trials that reached the epoch. Columns: `name` and `cell`, the cell's label, `epoch`,
+    `n`, `value`, `low`, `high`.
     """
     cell_of = {
         trial: label for label, ids in zip(cells["label"], cells["trial_ids"], strict=True) for trial in ids
     }
     mine = epochs[epochs["trial_id"].isin(cell_of) & epochs[metric].notna()]
-    grouped = mine.groupby([mine["trial_id"].map(cell_of).rename("label"), "epoch"], sort=True)[metric]
-    points = grouped.agg(n="size", mean="mean", low="min", high="max").reset_index()
+    grouped = mine.groupby([mine["trial_id"].map(cell_of).rename("name"), "epoch"], sort=True)[metric]
+    points = grouped.agg(n="size", value="mean", low="min", high="max").reset_index()
     order = {label: i for i, label in enumerate(cells["label"])}
-    return points.sort_values(["label", "epoch"], key=lambda c: c.map(order) if c.name == "label" else c)
+    points = points.sort_values(["name", "epoch"], key=lambda c: c.map(order) if c.name == "name" else c)
+    return points.assign(cell=points["name"])
 
 
-def learning_curves(ax: Axes, points: pd.DataFrame, metric: str) -> None:
-    """Draw one line a cell over epochs, with a band from the lowest to the highest repeat."""
-    for i, (name, line) in enumerate(points.groupby("label", sort=False)):
-        colour, dash = line_style(i)
-        ax.plot(line["epoch"], line["mean"], dash, color=colour, label=str(name))
-        if (line["n"] > 1).any():
-            ax.fill_between(line["epoch"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
-    epoch_axis(ax)
-    ax.set_ylabel(metric)
-
-
-def loss_curves(ax: Axes, train: pd.DataFrame, val: pd.DataFrame) -> None:
-    """Draw validation loss as a line and training loss as a dotted line of the same colour, a pair a cell."""
-    for i, name in enumerate(val["label"].drop_duplicates()):
-        colour, _ = line_style(i)
-        for points, dash, width in ((val, "-", 1.6), (train, ":", 1.2)):
-            line = points[points["label"] == name]
-            ax.plot(line["epoch"], line["mean"], dash, color=colour, linewidth=width,
-                    label=str(name) if dash == "-" else "_")  # fmt: skip
-    ax.plot([], [], "-", color=FAINT, label="validation")
-    ax.plot([], [], ":", color=FAINT, label="training")
-    epoch_axis(ax)
-    ax.set_ylabel("loss")
+def learning_curves(name: str, caption: str, points: pd.DataFrame, metric: str) -> Drawn:
+    """Return one line a cell over epochs, with a band from the lowest to the highest repeat."""
+    names = in_order(points["name"])
+    dash = alt.StrokeDash(
+        "name:N",
+        scale=alt.Scale(domain=names, range=cycled(DASHES, len(names))),
+        legend=legend(names) if len(names) > 1 else None,
+    )
+    y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+    layers = [
+        rows("curves")
+        .mark_area()
+        .encode(
+            x=EPOCH, y=alt.Y("low:Q", title=metric), y2="high:Q", color=colours(names), opacity=fading(0.14)
+        ),
+        rows("curves")
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=EPOCH,
+            y=y,
+            color=colours(names),
+            strokeDash=dash,
+            opacity=fading(),
+            tooltip=tips("cell", "epoch", value=metric, low="lowest", high="highest", n="trials"),
+        ),
+    ]
+    return draw(
+        name, caption, 240, *layers[int(len(names) > N_BANDS or (points["n"] < 2).all()) :], curves=points
+    )

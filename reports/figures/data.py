@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from reports.figures.drawing import OKABE_ITO, STYLE, species_axis, species_panels
+from reports.figures.colours import OKABE_ITO
+from reports.figures.drawing import STYLE, species_axis, species_panels
 
 SPLIT_COLOURS = {"train": OKABE_ITO[0], "val": OKABE_ITO[4], "test": OKABE_ITO[2], "unused": OKABE_ITO[7]}
 LONG_TAIL = 30  # from this ratio of the commonest to the rarest species on, the axis is logarithmic

@@ -1,59 +1,77 @@
-"""The figure of compute used: epochs, hours and GPU-hours of each arm."""
+"""The figure of compute used: hours of each arm, and what did not complete."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import matplotlib as mpl
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from reports.figures.drawing import FAINT, N_ROWS, OKABE_ITO, STYLE, Drawn, height_of, legend_below, wrapped
+from reports.figures.charts import (
+    N_ROWS,
+    ROW,
+    Drawn,
+    draw,
+    fading,
+    labels_above,
+    largest,
+    legend,
+    row_of,
+    rows,
+    tips,
+)
+from reports.figures.colours import OKABE_ITO
+from reports.page.formats import time_unit
 from reports.study_report import StudyReport
+
+COLOURS = {"of completed trials": OKABE_ITO[0], "of trials that did not complete": OKABE_ITO[4]}
 
 
 def resource_figures(report: StudyReport) -> Iterator[Drawn]:
     arms = report.resources
     if len(arms) < 2 or not arms["hours"].sum() > 0:
         return
-    caption = (
-        "Compute used by each arm: epochs, wall time of its trials, and GPU-hours (without a GPU: "
-        "CPU-hours). Framed: all trials at full length."
-    )
+    caption = "Compute used by each arm."
     if len(arms) > N_ROWS:
         caption += f" Of {len(arms)} arms, the {N_ROWS} with the most hours."
-        arms = arms.loc[sorted(arms["hours"].sort_values(ascending=False, kind="stable").index[:N_ROWS])]
-    yield Drawn("resources", caption, resource_figure(arms, height_of(arms["arm"])))
+        arms = largest(arms, arms["hours"], N_ROWS)
+    yield resource_figure(arms, caption)
 
 
-def resource_figure(arms: pd.DataFrame, height: float) -> Figure:
-    """Return panels with a bar an arm: epochs, trial hours, and GPU-hours, or CPU-hours without a GPU.
+def resource_figure(arms: pd.DataFrame, caption: str) -> Drawn:
+    """Return a bar an arm of GPU time, without a GPU of CPU time; that of trials that did not complete apart.
 
-    `arms` are rows of `resources.by_arm`; `height` is in inches. A panel without any hours is left out.
+    `arms` are rows of `resources.by_arm`. The unit is the one in which the largest bar can be read.
     """
-    unit = "gpu_hours" if arms["gpu_hours"].any() else "cpu_hours"
-    titles = {"hours": "trial hours", "gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours"}
-    columns = [column for column in ("hours", unit) if arms[column].any()]
-    y = range(len(arms) - 1, -1, -1)
-    with mpl.rc_context(STYLE):
-        out = Figure(figsize=(5.6, height), layout="constrained")
-        epochs, *others = out.subplots(1, 1 + len(columns), sharey=True, squeeze=False)[0]
-        epochs.barh(y, arms["full_epochs"], 0.6, color="none", edgecolor=FAINT, label="all at full length")
-        epochs.barh(y, arms["epochs"], 0.6, color=OKABE_ITO[0], label="trained")
-        epochs.set_xlabel("epochs")
-        epochs.set_yticks(y, [wrapped(arm) for arm in arms["arm"]])
-        share = (arms["lost_hours"] / arms["hours"]).fillna(0.0)
-        for ax, column in zip(others, columns, strict=True):
-            lost = arms[column] * share
-            ax.barh(y, arms[column], 0.6, color=OKABE_ITO[0])
-            if lost.any():
-                ax.barh(y, lost, 0.6, arms[column] - lost, color=OKABE_ITO[4], hatch="////", linewidth=0,
-                        edgecolor="white", label="of trials that did not complete")  # fmt: skip
-            ax.set_xlim(0, 1.06 * arms[column].max())
-            ax.set_xlabel(titles[column])
-        for ax in (epochs, *others):
-            ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.grid(axis="y", visible=False)
-        legend_below(out, epochs, *others[:1])
-    return out
+    column = next((c for c in ("gpu_hours", "cpu_hours") if arms[c].any()), "hours")
+    prefix = {"gpu_hours": "GPU-", "cpu_hours": "CPU-", "hours": ""}[column]
+    unit, factor = time_unit(float(arms[column].max()))
+    share = (arms["lost_hours"] / arms["hours"]).fillna(0.0)
+    parts = zip(COLOURS, (1 - share, share), strict=True)
+    frame = pd.concat(
+        arms.assign(cell=arms["arm"], part=part, used=arms[column] * factor * of) for part, of in parts
+    )
+    title = f"{prefix}{unit}"
+    known = list(COLOURS)[: 1 + bool(share.any())]
+    colour = alt.Color(
+        "part:N",
+        legend=legend(known) if len(known) > 1 else None,
+        scale=alt.Scale(domain=known, range=[COLOURS[k] for k in known]),
+    )
+    tip = [
+        *tips("arm", "part", used=title),
+        *tips("epochs", full_epochs="epochs at full length", hours="hours of wall time"),
+    ]
+    bars = (
+        rows("arms")
+        .mark_bar(height=10)
+        .encode(x=alt.X("used:Q", title=title), y=row_of("arm"), color=colour, opacity=fading(), tooltip=tip)
+    )
+    return draw(
+        "resources",
+        caption,
+        ROW * len(arms),
+        bars,
+        labels_above("arms", "arm"),
+        arms=frame[frame["part"].isin(known)],
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from reports.figures.drawing import OKABE_ITO, Drawn, figure, wrapped
+from reports.figures.charts import Drawn, colours, cycled, draw, fading, in_order, rows, tips
+from reports.figures.colours import FAINT
 from reports.statistics.predictions import Predictions, confusion_matrix, confusions
 from reports.study_report import StudyReport
 
@@ -22,85 +21,124 @@ SPREAD = 0.055  # decades to either side, over which species of one count are sp
 def long_tail_figures(report: StudyReport) -> Iterator[Drawn]:
     if not report.predictions:
         return
-    counts, scored = (report.study.get("data") or {}).get("train_counts") or {}, report.scored
-    points = [
-        long_tail_points(mine, counts, str(cell))
-        for cell, mine in report.by_recording.groupby("cell", sort=False)
-    ]
+    scored = report.scored
+    points = long_tail_points(report.by_recording, (report.study.get("data") or {}).get("train_counts") or {})
     caption = (
-        f"F1 of every validation species against its training {scored}, mean over repeats on the "
-        f"same ones. Line: 95 % bootstrap interval over {scored}, none with one of them."
+        f"F1 of every validation species against its training {scored}, mean over repeats on the same ones. "
+        f"Line: 95 % bootstrap interval over {scored}, none with one of them"
+        f"{'; a grey line joins the two marks of a species' if len(report.predictions) > 1 else ''}. Species "
+        "of one count stand next to each other."
     )
-    draw = partial(long_tail, points=pd.concat(points, ignore_index=True), scored=scored)
-    yield Drawn("long-tail", caption, figure(draw, 3.4))
+    names = in_order(points["name"])
+    x = alt.X(
+        "x:Q",
+        title=f"training {scored} of the species",
+        scale=alt.Scale(type="log", nice=False, padding=8),
+        axis=alt.Axis(values=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000], format=".4~g"),
+    )
+    y = alt.Y("f1:Q", title="validation F1 of the species", scale=alt.Scale(domain=[0, 1]))
+    shape = alt.Shape(
+        "name:N", scale=alt.Scale(domain=names, range=cycled(("circle", "diamond"), len(names))), legend=None
+    )
+    tip = tips("species", "name", "n_train", "n_val", f1="F1", low="95 % from", high="to")
+    yield draw(
+        "long-tail",
+        caption,
+        280,
+        rows("species").mark_line(color=FAINT, strokeWidth=0.8).encode(x=x, y=y, detail="species:N"),
+        rows("species")
+        .mark_rule(strokeWidth=1)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colours(names), opacity=fading(0.4)),
+        rows("species")
+        .mark_point(filled=True, size=40, opacity=1)
+        .encode(x=x, y=y, color=colours(names), shape=shape, opacity=fading(0.9), tooltip=tip),
+        species=points,
+    )
 
 
 def confusion_figures(report: StudyReport) -> Iterator[Drawn]:
     """Yield the confusion matrix of the species that the first cell with predictions confuses most."""
     for cell, predictions in list(report.predictions.items())[:1]:
-        if n := len(worst_species(predictions)):
-            caption = (
-                f"Species of the most frequent confusions of {cell}: a row a true species, with the share of "
-                f"its validation {report.scored} that were predicted as each column."
-            )
-            yield Drawn(
-                "confusions", caption, figure(partial(confusion, predictions=predictions), 1.6 + 0.3 * n)
-            )
+        shares = confusion_shares(predictions)
+        if shares.empty:
+            continue
+        caption = (
+            f"Species of the most frequent confusions of {cell}: a row a true species, with the share of "
+            f"its validation {report.scored} that were predicted as each column."
+        )
+        predicted = [predictions.species[c] for c in worst_species(predictions)]
+        x = alt.X(
+            "predicted:N",
+            sort=predicted,
+            title="predicted as",
+            scale=alt.Scale(domain=predicted),
+            axis=alt.Axis(labelAngle=-40, labelLimit=150, labelOverlap=False),
+        )
+        y = alt.Y("truth:N", sort=None, title=None, axis=alt.Axis(labelLimit=115))
+        tip = tips("truth", "predicted", "n_val", count="recordings", share="share")
+        text = alt.condition("datum.share > 0.55", alt.value(ON_DARK), alt.value(ON_LIGHT))
+        yield draw(
+            "confusions",
+            caption,
+            26 * shares["truth"].nunique(),
+            rows("pairs")
+            .mark_rect()
+            .encode(
+                x=x,
+                y=y,
+                tooltip=tip,
+                color=alt.Color("share:Q", legend=None, scale=alt.Scale(scheme="blues", domain=[0, 1])),
+            ),
+            rows("pairs")
+            .mark_text(opacity=alt.ExprRef(f"width < {30 * len(predicted)} ? 0 : 1"))  # no room for it
+            .encode(x=x, y=y, text=alt.Text("share:Q", format=".0%"), color=text),
+            pairs=shares,
+        )
 
 
-def long_tail_points(intervals: pd.DataFrame, train_counts: dict[str, int], cell: str) -> pd.DataFrame:
-    """Return the rows of species of `predictions.f1_intervals`, with `n_train` and `cell`."""
-    mine = intervals[intervals["kind"] == "species"]
-    mine = mine.assign(cell=cell, n_train=[train_counts.get(name, 0) for name in mine["name"]])
-    return mine[mine["n_train"] > 0]
+def long_tail_points(by_recording: pd.DataFrame, train_counts: dict[str, int]) -> pd.DataFrame:
+    """Return the rows of species of `predictions.f1_intervals`, with `species`, `name`, `n_train` and `x`.
 
-
-def long_tail(ax: Axes, points: pd.DataFrame, scored: str) -> None:
-    """Draw F1 with its interval against the training recordings of each species; a colour and mark a cell."""
-    place = points.groupby("n_train").cumcount() + 0.5
-    size = points.groupby("n_train")["n_train"].transform("size")
-    x = points["n_train"] * 10 ** (SPREAD * (2 * place / size - 1) * (size > 1))
-    for i, (cell, mine) in enumerate(points.groupby("cell", sort=False)):
-        at = x[mine.index]
-        ax.vlines(at, mine["low"], mine["high"], color=OKABE_ITO[i], linewidth=0.9, alpha=0.45)
-        ax.plot(at, mine["f1"], "oD"[i % 2], color=OKABE_ITO[i], markersize=4.5, alpha=0.9, label=str(cell),
-                markerfacecolor=OKABE_ITO[i] if i == 0 else "white")  # fmt: skip
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_ylim(-0.03, 1.03)
-    ax.set_xlabel(f"training {scored} of the species")
-    ax.set_ylabel("validation F1 of the species")
+    `x` is `n_train`, moved a little where several species have it, and the marks of one a little apart.
+    """
+    mine = by_recording[by_recording["kind"] == "species"]
+    mine = mine.assign(n_train=[train_counts.get(name, 0) for name in mine["name"]])
+    mine = mine[mine["n_train"] > 0].rename(columns={"name": "species", "cell": "name"})
+    species = mine.drop_duplicates("species")
+    place = species.groupby("n_train").cumcount() + 0.5
+    size = species.groupby("n_train")["n_train"].transform("size")
+    moved = dict(zip(species["species"], SPREAD * (2 * place / size - 1) * (size > 1), strict=True))
+    cell = mine["name"].map({name: i for i, name in enumerate(in_order(mine["name"]))}).astype(float)
+    x = mine["n_train"] * 10 ** (mine["species"].map(moved).astype(float) + 0.006 * cell)
+    return mine.assign(x=x, cell=mine["name"].str.replace(r" \([^(]*\)$", "", regex=True))
 
 
 def worst_species(predictions: Predictions) -> list[int]:
     """Return the classes of the most frequent confusions, the most frequent first."""
     pairs = confusions(predictions, N_PAIRS)
-    names = dict.fromkeys(
-        name for pair in zip(pairs["truth"], pairs["predicted"], strict=True) for name in pair
-    )
+    names = in_order(name for pair in zip(pairs["truth"], pairs["predicted"], strict=True) for name in pair)
     return [predictions.species.index(name) for name in names]
 
 
-def confusion(ax: Axes, predictions: Predictions) -> None:
-    """Draw the confusion matrix of `worst_species`, a row a true species, in shares of its recordings.
+def confusion_shares(predictions: Predictions) -> pd.DataFrame:
+    """Return a row a (true, predicted) of `worst_species` that occurs, with its `share` of the true one.
 
-    The shares of a row add up to less than 1 where recordings were predicted as other species.
+    Species without recordings in truth have no row. The shares of a species add up to less than 1 where
+    recordings were predicted as other species.
     """
     classes = worst_species(predictions)
-    n_val = np.bincount(predictions.truth, minlength=len(predictions.species))[classes]
-    counts = confusion_matrix(predictions)[np.ix_(classes, classes)]
-    shares = counts / np.maximum(n_val, 1)[:, None]
-    # A cell without any is the page's ground, which may be dark.
-    ax.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
-        if counts[row, column]:
-            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=min(7, 80 / len(classes)),
-                    color=ON_DARK if share > 0.55 else ON_LIGHT)  # fmt: skip
-    names = [wrapped(predictions.species[c]) for c in classes]
-    ax.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(classes)), [f"{name} ({n})" for name, n in zip(names, n_val, strict=True)])
-    ax.grid(visible=False)
-    ax.set_xlabel("predicted as")
-    ax.set_ylabel("truth (validation recordings)")
+    n_val = np.bincount(predictions.truth, minlength=len(predictions.species))
+    counts = confusion_matrix(predictions)
+    rows = [
+        {
+            "truth": f"{predictions.species[i]} ({n_val[i]})",
+            "predicted": predictions.species[j],
+            "n_val": int(n_val[i]),
+            "count": counts[i, j],
+            "share": counts[i, j] / n_val[i],
+        }
+        for i in classes
+        for j in classes
+        if n_val[i] and counts[i, j]
+    ]
+    return pd.DataFrame(rows, columns=["truth", "predicted", "n_val", "count", "share"])

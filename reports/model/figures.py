@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from birdnet_core.records.metrics import TEST_METRICS
-from reports.figures.drawing import FAINT, INK, OKABE_ITO, STYLE, save, species_axis, species_panels
+from reports.figures.colours import FAINT, INK, OKABE_ITO
+from reports.figures.drawing import STYLE, save, species_axis, species_panels
 
 STRATA = {"common": OKABE_ITO[0], "medium": OKABE_ITO[4], "rare": OKABE_ITO[1]}
 SCORES = ("test/accuracy", "test/f1_macro", "test/map")

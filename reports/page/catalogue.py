@@ -35,6 +35,8 @@ class Table:
         text: what a reader sees, text cells. numbers: what the CSV holds.
         note: how to read it.
         is_folded: the page shows it on a click, report.md names its file.
+        keys: the cell of each row, for tables in which a click marks it. first: the columns that the page
+            shows at once; all if empty. is_paper: its LaTeX is for a page of a paper in two columns.
     """
 
     name: str
@@ -43,59 +45,100 @@ class Table:
     numbers: pd.DataFrame
     note: str = ""
     is_folded: bool = False
+    keys: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    is_paper: bool = False
+
+    def hidden_columns(self) -> set[str]:
+        return set(self.text.columns) - set(self.first) if self.first else set()
 
     def write(self, stem: Path, caption: str) -> None:
         """Write `stem`.csv, .md and .tex."""
         for ending, text in (
             ("csv", to_csv(with_lists_as_text(self.numbers))),
             ("md", to_markdown(self.text)),
-            ("tex", to_latex(self.text, caption)),
+            ("tex", to_latex(self.text, caption, is_paper=self.is_paper)),
         ):
             write_text(stem.with_name(f"{stem.name}.{ending}"), text)
 
 
-def results(r: StudyReport) -> list[Table]:
-    """Return the tables above the figures of a study; without those that have no row."""
+PARTS = {
+    "differences": "Differences",
+    "cells": "Cells",
+    "levels": "Levels of numeric factors",
+    "parameters": "Parameters",
+    "species": "Species",
+    "curves": "Learning curves",
+    "stopped": "Early stopping and failures",
+    "gates": "Gates",
+    "compute": "Compute used",
+    "trials": "All trials",
+}
+"""The parts of a study below its first screen, in their order: what names them in links, and their titles."""
+
+
+def of_study(r: StudyReport) -> dict[str, list[Table]]:
+    """Return the tables of a study by the parts of the page; without those that have no row."""
     cells = tables.cell_table(r.cells, r.study, r.best)
     failures = tables.failure_table(r.trials)
-    correlations = r.rank_correlations
     contrasts = r.analysis.contrasts if r.analysis is not None else pd.DataFrame()
+    correlations = r.rank_correlations
     confused = f"Most frequent confusions of {next(iter(r.predictions), '')}"
-    cell_title = "Trials, best first" if r.kind == "search" else "Cells"
-    recordings = tables.recording_table(r.by_recording)
-    return _filled(
-        Table("cells", cell_title, cells, tables.cell_numbers(r.cells), sentences.CELLS),
-        Table("failures", "Failed or unfinished trials", failures, failures),
-        Table("contrasts", "Differences", tables.contrast_table(contrasts) if len(contrasts) else contrasts,
-              contrasts, sentences.contrasts_note(r.analysis.level) if r.analysis else ""),
-        Table("levels", "Means at every level", tables.level_table(r.level_means), r.level_means,
-              sentences.LEVELS, is_folded=True),
-        Table("correlations", "Screening: rank correlations", tables.correlation_table(correlations),
-              correlations, sentences.correlations_note(r.metric)),
-        Table("importance", "Importance of parameters", tables.importance_table(r.importance), r.importance,
-              sentences.importance_note(r.importance)),
-        Table("recordings", f"F1 over {r.scored}", recordings, r.by_recording,
-              sentences.recordings_note(r.scored)),
-        Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions,
-              "Of the recordings of all folds of a deal together, means over deals.", is_folded=True),
-        Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
-              r.gate_results, sentences.GATES),
-    )  # fmt: skip
-
-
-def details(r: StudyReport) -> list[Table]:
-    """Return the tables at the end of a study; without those that have no row."""
     species = tables.species_table(r.trials, r.study, r.cells, r.best)
-    return _filled(
-        Table("resources", "Compute used", tables.resource_table(r.resources), r.resources,
-              f"{sentences.usage(r.usage)} {sentences.RESOURCES}"),
-        Table("species", "F1 of every species, rarest first", species, species, is_folded=True),
-        Table("progression", "Training and validation at every epoch",
-              tables.progression_table(r.progression), r.progression,
-              f"{sentences.PROGRESSION} {sentences.GAP}", is_folded=True),
-        Table("trials", "All trials", tables.trial_table(r.trials, r.study), tables.trial_numbers(r.trials),
-              is_folded=True),
-    )  # fmt: skip
+    return {
+        "differences": _filled(
+            Table("contrasts", "Differences",
+                  tables.contrast_table(contrasts) if len(contrasts) else contrasts, contrasts,
+                  sentences.contrasts_note(r.analysis.level) if r.analysis else ""),
+        ),
+        "cells": _filled(
+            Table("cells", "Trials, best first" if r.kind == "search" else "Cells", cells,
+                  tables.cell_numbers(r.cells), sentences.CELLS, keys=tuple(r.cells["label"]),
+                  first=tables.first_columns(cells, r.study)),
+        ),
+        "levels": _filled(
+            Table("levels", "Means at every level", tables.level_table(r.level_means), r.level_means,
+                  sentences.LEVELS, is_folded=True, keys=()),
+        ),
+        "parameters": _filled(
+            Table("correlations", "Screening: rank correlations", tables.correlation_table(correlations),
+                  correlations, sentences.correlations_note(r.metric)),
+            Table("importance", "Importance of parameters", tables.importance_table(r.importance),
+                  r.importance, sentences.importance_note(r.importance)),
+        ),
+        "species": _filled(
+            Table("recordings", f"F1 over {r.scored}", tables.recording_table(r.by_recording),
+                  r.by_recording, sentences.recordings_note(r.scored)),
+            Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions,
+                  "Of the recordings of all folds of a deal together, means over deals.", is_folded=True),
+            Table("species", "F1 of every species, rarest first", species, species, is_folded=True),
+        ),
+        "curves": _filled(
+            Table("progression", "Training and validation at every epoch",
+                  tables.progression_table(r.progression), r.progression,
+                  f"{sentences.PROGRESSION} {sentences.GAP}", is_folded=True,
+                  keys=tuple(r.progression["label"]) if len(r.progression) else ()),
+        ),
+        "stopped": _filled(Table("failures", "Failed or unfinished trials", failures, failures)),
+        "gates": _filled(
+            Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
+                  r.gate_results, sentences.GATES),
+        ),
+        "compute": _filled(
+            Table("resources", "Compute used", tables.resource_table(r.resources), r.resources,
+                  f"{sentences.usage(r.usage)} {sentences.RESOURCES}"),
+        ),
+        "trials": _filled(
+            Table("trials", "All trials", tables.trial_table(r.trials, r.study),
+                  tables.trial_numbers(r.trials), is_folded=True),
+        ),
+    }  # fmt: skip
+
+
+def paper(r: StudyReport) -> list[Table]:
+    """Return the table for a paper, of at most seven columns; none without a score."""
+    table = tables.paper_table(r)
+    return _filled(Table("paper", "For a paper", table, table, sentences.paper_note(r), is_paper=True))
 
 
 def confirmed(best: dict[str, Any]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jinja2
@@ -50,8 +50,13 @@ def to_markdown(frame: pd.DataFrame) -> str:
     )
 
 
-def to_latex(frame: pd.DataFrame, caption: str) -> str:
-    """Return a booktabs table of text cells; the document needs \\usepackage{booktabs}."""
+def to_latex(frame: pd.DataFrame, caption: str, *, is_paper: bool = False) -> str:
+    """Return a booktabs table of text cells; the document needs \\usepackage{booktabs}.
+
+    With `is_paper` it spans both columns of a page, and its first column wraps.
+    """
+    if is_paper:
+        return _for_paper(frame, caption)
     lines = [" & ".join(escape_latex(str(c)) for c in row) + r" \\" for row in frame.astype(str).to_numpy()]
     return "\n".join(
         [
@@ -66,6 +71,32 @@ def to_latex(frame: pd.DataFrame, caption: str) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _for_paper(frame: pd.DataFrame, caption: str) -> str:
+    rows = [[escape_latex(str(c)) for c in row] for row in (frame.columns, *frame.astype(str).to_numpy())]
+    for row in rows:
+        # A name is broken where its parts end.
+        row[0] = r"\raggedright " + re.sub(r"(\\_|=|/|\.)(?=.)", r"\1\\allowbreak{}", row[0])
+    head, *lines = [" & ".join(row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{escape_latex(caption)}}}",
+            rf"\begin{{tabular}}{{p{{0.2\textwidth}}{'r' * (len(frame.columns) - 1)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
             "",
         ]
     )
@@ -159,3 +190,26 @@ def file_name(text: str, taken: Collection[str] = ()) -> str:
     while unique in taken:
         unique, number = f"{name}-{number}", number + 1
     return unique
+
+
+def time_unit(hours: float) -> tuple[str, float]:
+    """Return the unit in which so many hours can be read, and how many of it an hour has."""
+    if hours >= 0.5:
+        return "hours", 1.0
+    return ("minutes", 60.0) if hours * 60 >= 0.5 else ("seconds", 3600.0)
+
+
+def form_of(lows: Iterable[float], highs: Iterable[float]) -> str:
+    """Return the format of scores whose intervals are from `lows` to `highs`: two digits of the uncertainty.
+
+    The uncertainty is the median half-width; where there is none, three digits.
+    """
+    halves = [(high - low) / 2 for low, high in zip(lows, highs, strict=True) if high > low]
+    if not halves:
+        return "{:.3f}"
+    return f"{{:.{min(4, max(2, 1 - math.floor(math.log10(float(np.median(halves))))))}f}}"
+
+
+def with_sign(form: str) -> str:
+    """Return a format of numbers that prints their sign."""
+    return form.replace("{:", "{:+")

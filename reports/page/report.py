@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.intervals import LEVEL
@@ -24,6 +26,8 @@ from birdnet_core.records.metrics import METRICS
 from reports.earlier import experiments, histories
 from reports.earlier.experiments import EarlierWork
 from reports.figures import catalogue as figures
+from reports.figures import charts
+from reports.figures.charts import Drawn
 from reports.figures.curves import imported_figures
 from reports.page import catalogue as tables
 from reports.page import sentences
@@ -38,14 +42,24 @@ N_ROWS = 20  # of a table on the page; the others are folded there, and left to 
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a study below its first screen: `name` is of `catalogue.PARTS`."""
+
+    name: str
+    title: str
+    tables: list[tables.Table]
+    figures: list[figures.Figure]
+
+
+@dataclass(frozen=True)
 class Section:
     """What the page shows of one study."""
 
     report: StudyReport
     slug: str
-    results: list[tables.Table]
-    figures: list[figures.Figure]
-    details: list[tables.Table]
+    lead: list[figures.Figure]
+    parts: list[Part]
+    paper: list[tables.Table]
 
     @property
     def best_config(self) -> str:
@@ -100,9 +114,13 @@ def write_report(
         "confirmed": list(confirmed.values()),
         "earlier_work": imported and imported["json"],
     }
+    has_charts = any(s.lead or any(p.figures for p in s.parts) for s in sections)
+    has_charts = has_charts or bool(imported and imported["figures"])
     environment = templates()
     environment.globals |= {
         "sentences": sentences, "confirmed_table": tables.confirmed, "words": tables.WORDS, "n_rows": N_ROWS,
+        "has_charts": has_charts, "theme": Markup(charts.page_theme()),
+        "vega": Markup(charts.script()) if has_charts else "",
     }  # fmt: skip
     for name in ("report.html", "report.md"):
         page = environment.get_template(f"{name}.j2")
@@ -118,11 +136,21 @@ def write_report(
 
 def _section(report: StudyReport, slug: str, out: Path) -> Section:
     """Write the tables and figures of a study and return what the page shows."""
-    results, details = tables.results(report), tables.details(report)
-    for table in (*results, *details):
+    found, paper = tables.of_study(report), tables.paper(report)
+    for table in (*itertools.chain.from_iterable(found.values()), *paper):
         table.write(out / "tables" / f"{table.name}-{slug}", f"{report.name}: {table.title}")
-    drawn = figures.save(figures.draw(report), slug, out / "figures")
-    return Section(report, slug, results, drawn, details)
+    lead = figures.lead(report)
+    drawn: dict[str, list[Drawn]] = {}
+    for part, each in figures.draw(report):
+        if each.spec not in [first.spec for first in lead]:
+            drawn.setdefault(part, []).append(each)
+    saved = {part: figures.save(of, slug, out / "figures") for part, of in drawn.items()}
+    parts = [
+        Part(name, title, found[name], saved.get(name, []))
+        for name, title in tables.PARTS.items()
+        if found[name] or name in saved
+    ]
+    return Section(report, slug, figures.save(lead, slug, out / "figures"), parts, paper)
 
 
 def _earlier_work(earlier: EarlierWork, reports: list[StudyReport], out: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pandas as pd
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.seen import seen_caution, seen_text
 from birdnet_core.records.trial import LEAKAGE
-from reports.page.formats import count, interval, n_of, number, signed, signed_interval
+from reports.page.formats import count, interval, n_of, number, signed, signed_interval, time_unit
+from reports.selection import gates
 from reports.statistics import aggregate
 from reports.statistics.analysis import repeats_for
 from reports.statistics.audits import Audits
@@ -26,7 +27,7 @@ CELLS = (
     "is best. Accuracy "
     "and F1 are of the recordings of all repeats of a deal together, other metrics means over repeats; "
     f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
-    "are counted and enter no score. Hours are of one completed trial."
+    "are counted and enter no score. Times are of one completed trial."
 )
 CONTRASTS = (
     "All rows are one family: the intervals hold together, and p is adjusted for all of them. A difference "
@@ -40,8 +41,8 @@ GATES = (
     "NO-GO: one fails. INVESTIGATE: otherwise."
 )
 RESOURCES = (
-    "Hours are the wall time of all trials, including those that did not complete; GPU-hours and CPU-hours "
-    "are hours times the GPUs and CPUs of a trial. At full length: the epochs of all trials if none had "
+    "Wall time is of all trials, including those that did not complete; GPU and CPU time are wall time times "
+    "the GPUs and CPUs of a trial. At full length: the epochs of all trials if none had "
     "been stopped or failed."
 )
 PROGRESSION = "Means over the completed trials that reached the epoch (n)."
@@ -104,6 +105,126 @@ def answer(report: StudyReport) -> str:
         importance(report.importance),
     ]
     return " ".join(filter(None, parts))
+
+
+def headline(report: StudyReport) -> str:
+    """Return the result of a study in a sentence or two: the largest difference, and what may be the best."""
+    if report.best is None or not aggregate.is_validated(report.study):
+        return answer(report)
+    metric, best = report.metric, report.best
+    row = report.cells[report.cells["config_id"] == best["config_id"]].iloc[0]
+    score = number(best["mean"], "{:.3f}")
+    if best["low"] is not None:
+        score += f" (95 % interval {interval(best, '{:.3f}')})"
+    if report.analysis is None or report.analysis.contrasts.empty:
+        of = f"{len(report.trials)} trials" if report.kind == "search" else f"{len(report.cells)} cells"
+        repeats = "one repeat each" if best["n"] == 1 else n_of(best["n"], "repeat")
+        return (
+            f"Of {of}, {row['label']} has the best {metric}: {score}, {repeats}. "
+            f"{'' if best['low'] is not None else 'Its lead may be chance: '}the best of several is too high "
+            "on average."
+        )
+    rows = report.analysis.contrasts
+    tested = rows[rows["low"].notna()]
+    standing = _standing(best, len(report.analysis.best))
+    if tested.empty:
+        why = next(filter(None, rows["note"]), "no contrast could be computed")
+        return f"No verdict on a difference: {why}. Highest so far: {row['label']}, {metric} {score}."
+    found = report.analysis.claims
+    compared = found if len(found) else tested
+    first = compared.iloc[int(compared["estimate"].abs().argmax())]
+    largest = (
+        f"{first['label']}, {signed(first['estimate'], '{:+.3f}')} "
+        f"({percent_of(report.analysis.level)} interval {signed_interval(first, '{:+.3f}')})"
+    )
+    if found.empty:
+        return (
+            f"No difference in {metric} can be claimed, of {n_of(len(tested), 'contrast')}. The largest: "
+            f"{largest}. {standing}"
+        )
+    verb = "is a difference" if len(found) == 1 else "are differences"
+    return (
+        f"{len(found)} of {n_of(len(tested), 'contrast')} in {metric} {verb}; the largest: {largest}. "
+        f"Chosen: {row['label']}, {score}. {standing}"
+    )
+
+
+def _standing(best: dict[str, Any], n: int) -> str:
+    """Return how many cells may be the best; empty where that is not known."""
+    in_set = len(best["not_worse"])
+    if in_set == 1:
+        return f"It is the best of {n} at {percent_of(LEVEL)}."
+    return f"{in_set} of {n} cells may be the best." if in_set else ""
+
+
+def basis(report: StudyReport) -> list[str]:
+    """Return what the answer rests on, in a few words each: trials, data, gates, and what is not known."""
+    study, data = report.study, report.study.get("data") or {}
+    trials = aggregate.status_counts(report.trials)
+    n_folds = (data.get("folds") or {}).get("n", 1)
+    folds = f" on {n_folds} folds" if n_folds > 1 else " on one validation split"
+    repeats = n_of(len(study["repeats"]), "repeat")
+    out = [f"Trials: {trials}; {repeats}{folds}, {study['epochs']} epochs at most"]
+    if collection := _collection(data):
+        at_a_time = f", {count(data['n_val'])} validated at a time" if data.get("n_val") else ""
+        out.append(f"Data: {collection}{at_a_time}")
+    if decision := gates.decision(report.gate_results):
+        out.append(f"Gates: {decision}")
+    unknown = [note for note in data.get("notes", []) if not note.startswith(LEAKAGE)][:1]
+    out.append("; ".join(["Not known: the score on the test split, which is not opened", *unknown]))
+    return out
+
+
+def _collection(data: dict[str, Any]) -> str:
+    """Return ``403 recordings of 75 species``; empty where neither is known."""
+    known = [key for key in ("recordings", "species") if data.get(f"n_{key}")]
+    return " of ".join(f"{count(data[f'n_{key}'])} {key}" for key in known)
+
+
+def methods(report: StudyReport) -> str:
+    """Return a sentence or more for the methods of a paper, with numbers and sources."""
+    study, data = report.study, report.study.get("data") or {}
+    versions = (study.get("provenance") or {}).get("versions") or {}
+    made = ", ".join(
+        f"{name} {versions[name]}" for name in ("birdtune", "torch", "optuna") if name in versions
+    )
+    n_folds = (data.get("folds") or {}).get("n", 1)
+    of = f" on {_collection(data)}" if _collection(data) else ""
+    apart = f", split by {', '.join(data['grouped_by'])}" if data.get("grouped_by") else ""
+    folds = f"{n_folds} folds" if n_folds > 1 else "one validation split"
+    out = [
+        f"We trained {n_of(len(report.trials), 'model')} for at most {study['epochs']} epochs{of}{apart}"
+        f"{f' ({made})' if made else ''}, and validated on {folds}; the test split was not used."
+    ]
+    if report.kind == "search":
+        rule = _TERMINATION.get(study.get("scheduler"))
+        out.append(
+            f"The search sampled {count(len(report.cells))} configurations"
+            f"{f', with early termination by {rule}' if rule else ''}, and ranked them by {report.metric}."
+        )
+    else:
+        out.append(
+            f"We compared {n_of(len(report.cells), 'configuration')} with "
+            f"{n_of(len(study['repeats']), 'repeat')} each by {report.metric}, of the predictions of all "
+            "folds together (Forman and Scholz 2010). Each training was read at the epoch at which the other "
+            "repeats of its configuration were best."
+        )
+    if report.analysis is not None and len(report.analysis.claims) + len(report.analysis.contrasts):
+        out.append(
+            f"Differences have simultaneous {percent_of(report.analysis.level)} intervals from a linear "
+            "model of configurations and repeats, adjusted for all contrasts; those that may be the best "
+            "follow from multiple comparisons with the best (Hsu 1984)."
+        )
+    return " ".join(out)
+
+
+def paper_note(report: StudyReport) -> str:
+    """Return what the table for a paper holds."""
+    note = f"{report.metric}, {OVER_REPEATS}; n: completed repeats."
+    if report.analysis is not None and len(report.analysis.contrasts):
+        level = percent_of(report.analysis.level)
+        note += f" Differences from the baseline, with simultaneous {level} intervals."
+    return note
 
 
 def claims(report: StudyReport) -> str:
@@ -285,16 +406,17 @@ def recordings_note(scored: str) -> str:
 def usage(costs: dict[str, float | None]) -> str:
     """Return what the run folder has used of its budget; `costs` is of `resources.against_budget`."""
     parts = []
-    for key, unit in (
-        ("hours", "hours of wall time"),
-        ("gpu_hours", "GPU-hours"),
-        ("cpu_hours", "CPU-hours"),
+    for key, prefix, of in (
+        ("hours", "", " of wall time"),
+        ("gpu_hours", "GPU-", ""),
+        ("cpu_hours", "CPU-", ""),
     ):
         used, limit = costs[key] or 0.0, costs.get(f"budget_{key}")
         if limit is not None:
-            parts.append(f"{used:.3g} of {limit:g} {unit} ({used / limit:.0%} of the budget)")
+            parts.append(f"{used:.3g} of {limit:g} {prefix}hours{of} ({used / limit:.0%} of the budget)")
         elif used:
-            parts.append(f"{used:.3g} {unit}")
+            unit, factor = time_unit(used)
+            parts.append(f"{used * factor:.3g} {prefix}{unit}{of}")
     text = f"All studies of the run folder together used {', '.join(parts) or 'no time yet'}"
     has_budget = any(costs[key] is not None for key in ("budget_hours", "budget_gpu_hours"))
     return f"{text}." if has_budget else f"{text}; no budget was set."
@@ -463,6 +585,7 @@ def provenance(report: StudyReport) -> list[tuple[str, str]]:
     source = study.get("provenance") or {}
     devices = sorted({str(p["device"]) for p in trials["provenance"] if p.get("device")})
     hours = trials.loc[~trials["reused"].astype(bool), "seconds"].sum() / 3600
+    unit, factor = time_unit(hours)
     rows = {
         "run folder": study["run"],
         "created": study.get("created"),
@@ -472,7 +595,7 @@ def provenance(report: StudyReport) -> list[tuple[str, str]]:
             f"{name} {version}" for name, version in (source.get("versions") or {}).items()
         ),
         "devices": ", ".join(devices),
-        "trial hours, failed ones included": f"{hours:.3g}",
+        "time of trials, failed ones included": f"{hours * factor:.3g} {unit}",
         "trials": aggregate.status_counts(trials),
     }
     return [(key, str(value)) for key, value in rows.items() if value]

@@ -11,6 +11,7 @@ import pandas as pd
 from birdnet_core.records.metrics import METRICS
 from reports.page.formats import (
     count,
+    form_of,
     interval,
     number,
     p_value,
@@ -19,12 +20,17 @@ from reports.page.formats import (
     signed,
     signed_interval,
     span,
+    time_unit,
     with_lists_as_text,
+    with_sign,
 )
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 from reports.statistics import aggregate
+from reports.study_report import StudyReport
 
 MOST_COLUMNS = 20  # cells side by side in a table
+N_FACTORS = 5  # of a search, that its table has room for
+N_PAPER = 20  # rows of a table for a paper
 
 
 def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] | None) -> pd.DataFrame:
@@ -32,6 +38,8 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
     baseline = aggregate.baseline_of(cells, study)
     n_species = (study.get("data") or {}).get("n_species")
     scores = {m: METRICS[m].title for m in METRICS if m.startswith("val/") and m not in ("val/loss", metric)}
+    forms = {m: form_of(cells[f"{m}:low"], cells[f"{m}:high"]) for m in (metric, *scores) if m in cells}
+    unit, factor = time_unit(float(cells["hours"].max()))
     rows = []
     for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         marks = {
@@ -42,32 +50,45 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
         }
         marked = ", ".join(mark for mark, is_set in marks.items() if is_set)
         row = {"cell": cell["label"] + (f" ({marked})" if marked else "")}
+        row[metric] = number(cell.get(metric, math.nan), forms.get(metric, "{:.3f}"))
+        row["95 % interval"] = _cell_interval(cell, metric, forms.get(metric, "{:.3f}"))
         if study["kind"] == "search" or aggregate.is_screen(study):
             row |= {key: aggregate.show(value) for key, value in cell["factors"].items()}
-        row[metric] = number(cell.get(metric, math.nan))
-        row["95 % interval"] = _cell_interval(cell, metric)
         row |= {"n": str(cell["n"]), "failed": str(cell["n_failed"]), "pruned": str(cell["n_pruned"])}
         if cells["n_other"].any():
             row[OTHER_TRAINING] = str(cell["n_other"])
-        row |= {title: number(cell[m]) for m, title in scores.items() if m in cells}
+        row |= {title: number(cell[m], forms[m]) for m, title in scores.items() if m in cells}
         row["parameters"] = count(cell["n_params"])
         if n_species:
             row["parameters per species"] = count(cell["n_params"] / n_species)
         row["epochs"] = span(cell["epochs_min"], cell["epochs_max"])
         row["to best"] = number(cell["epochs_to_best"], "{:.1f}")
-        row["hours"] = number(cell["hours"], "{:.2g}")
+        row[unit] = number(cell["hours"] * factor, "{:.2g}")
         if cells["gpu_hours"].any():
-            row["GPU-hours"] = number(cell["gpu_hours"], "{:.2g}")
+            row[f"GPU-{unit}"] = number(cell["gpu_hours"] * factor, "{:.2g}")
         rows.append(row)
     return _frame(rows, "–")
 
 
-def _cell_interval(cell: Mapping[Hashable, Any], metric: str) -> str:
+def first_columns(table: pd.DataFrame, study: dict[str, Any]) -> tuple[str, ...]:
+    """Return the columns of `cell_table` that fit a page: the score, what varied, and what weakens it."""
+    if not len(table):
+        return ()
+    is_known = not table["95 % interval"].str.startswith("none").all()
+    place = list(table.columns).index
+    varied = list(table.columns)[place("95 % interval") + 1 : place("n")][:N_FACTORS]
+    counted = [name for name in ("failed", "pruned") if (table[name] != "0").any()]
+    times = [name for name in ("hours", "minutes", "seconds") if name in table]
+    others = ["accuracy", "F1 rare", "parameters", *times] if len(varied) < 3 else times
+    return ("cell", study["metric"], *["95 % interval"] * is_known, *varied, "n", *counted, *others)
+
+
+def _cell_interval(cell: Mapping[Hashable, Any], metric: str, form: str) -> str:
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
         return "none: fewer than three repeats"
-    return f"{number(cell[f'{metric}:low'])} to {number(cell[f'{metric}:high'])}"
+    return interval({part: cell[f"{metric}:{part}"] for part in ("low", "high")}, form)
 
 
 def choice_table(best: dict[str, Any]) -> pd.DataFrame:
@@ -96,12 +117,13 @@ def _nan(value: float | None) -> float:
 def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
     """Return a row a contrast, what it is of and what may be claimed of it."""
     has_aliases = any(contrasts["aliases"])
+    form = with_sign(form_of(contrasts["low"], contrasts["high"]))
     return _frame(
         {
             "difference": row["label"],
             "kind": row["kind"],
-            "estimate": signed(row["estimate"]),
-            "simultaneous interval": signed_interval(row),
+            "estimate": signed(row["estimate"], form),
+            "simultaneous interval": signed_interval(row, form),
             "p (adjusted)": p_value(row["p"]),
             "verdict": row["verdict"] or "–",
             **({"aliased with": ", ".join(row["aliases"]) or "–"} if has_aliases else {}),
@@ -112,12 +134,13 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def gate_table(gate_results: pd.DataFrame) -> pd.DataFrame:
+    form = form_of(gate_results["low"], gate_results["high"])
     return _frame(
         {
             "criterion": row["criterion"],
             "status": row["status"],
-            "value": number(row["value"]),
-            "95 % interval": interval(row),
+            "value": number(row["value"], form),
+            "95 % interval": interval(row, form),
             "n": str(row["n"]),
             "stretch": _stretch(row),
             "note": row["note"],
@@ -135,6 +158,7 @@ def _stretch(row: Any) -> str:
 def level_table(means: pd.DataFrame) -> pd.DataFrame:
     """Return a row a level of each numeric factor, with mean and interval of each metric."""
     has_groups = means["group"].any()
+    form = form_of(means["low"], means["high"])
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in means.to_dict("records"):
         cell = rows.setdefault(
@@ -147,7 +171,7 @@ def level_table(means: pd.DataFrame) -> pd.DataFrame:
             },
         )
         cell["repeats"] = max(cell["repeats"], row["n"])
-        cell[row["metric"]] = f"{number(row['mean'])} ({interval(row)})"
+        cell[row["metric"]] = f"{number(row['mean'], form)} ({interval(row, form)})"
     return _frame(rows.values(), "–").astype(str)
 
 
@@ -198,6 +222,9 @@ def resource_table(arms: pd.DataFrame) -> pd.DataFrame:
         whole |= {"arm": "all", "peak_memory_mb": arms["peak_memory_mb"].max()}
         arms = pd.concat([arms, pd.DataFrame([whole])], ignore_index=True)
     has_reused = bool(arms["n_reused"].any())
+    columns = ["hours", "lost_hours", "gpu_hours", "cpu_hours"]
+    unit, factor = time_unit(float(arms[columns].to_numpy(dtype=float).max(initial=0)))
+    arms = arms.assign(**arms[columns] * factor)
     return _frame(
         {
             "arm": arm["arm"],
@@ -206,10 +233,10 @@ def resource_table(arms: pd.DataFrame) -> pd.DataFrame:
             **({"reused": count(arm["n_reused"])} if has_reused else {}),
             "epochs": count(arm["epochs"]),
             "at full length": count(arm["full_epochs"]),
-            "hours": number(arm["hours"], "{:.2f}"),
+            unit: number(arm["hours"], "{:.2f}"),
             "not completed": number(arm["lost_hours"], "{:.2f}"),
-            "GPU-hours": number(arm["gpu_hours"], "{:.2f}"),
-            "CPU-hours": number(arm["cpu_hours"], "{:.2f}"),
+            f"GPU-{unit}": number(arm["gpu_hours"], "{:.2f}"),
+            f"CPU-{unit}": number(arm["cpu_hours"], "{:.2f}"),
             "peak memory": number(arm["peak_memory_mb"], "{:,.0f} MB"),
         }
         for _, arm in arms.iterrows()
@@ -218,18 +245,19 @@ def resource_table(arms: pd.DataFrame) -> pd.DataFrame:
 
 def trial_table(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     metric = study["metric"]
+    unit, factor = time_unit(float(trials["seconds"].max()) / 3600)
     return _frame(
         {
             "trial": trial["trial_id"],
+            metric: number(trial.get(metric, math.nan), "{:.3f}"),
             "number": str(trial["number"]),
             "cell": aggregate.label(trial["factors"]),
             "repeat": str(trial["repeat"]),
             "seed": str(trial["seed"]),
             "status": trial["status"] + (" (reused)" if trial["reused"] else ""),
-            metric: number(trial.get(metric, math.nan)),
             "read at epoch": count(trial["read_epoch"]),
             "epochs": str(trial["epochs"]),
-            "hours": number(trial["seconds"] / 3600, "{:.2g}"),
+            unit: number(trial["seconds"] / 3600 * factor, "{:.2g}"),
             "peak memory": number(trial["peak_memory_mb"], "{:,.0f} MB"),
         }
         for trial in trials.to_dict("records")
@@ -272,19 +300,20 @@ def species_table(
     text = frame.rename(columns={**names, "n_train": n_train}).astype(object)
     for column, source in zip(text.columns, frame.columns, strict=True):
         if source != "species":
-            text[column] = [count(v) if source == "n_train" else number(v) for v in frame[source]]
+            text[column] = [count(v) if source == "n_train" else number(v, "{:.3f}") for v in frame[source]]
     return text if len(columns) else text.iloc[:0]
 
 
 def recording_table(by_recording: pd.DataFrame) -> pd.DataFrame:
     """Return F1 of all species and of the strata, with its interval over recordings."""
+    form = form_of(by_recording["low"], by_recording["high"]) if len(by_recording) else ""
     return _frame(
         {
             "cell": row["cell"],
             "species": f"all species, {row['name']}" if row["kind"] == "seen" else row["name"],
             "validation recordings": count(row["n_val"]),
-            "F1": number(row["f1"]),
-            "95 % interval over recordings": interval(row),
+            "F1": number(row["f1"], form),
+            "95 % interval over recordings": interval(row, form),
         }
         for _, row in by_recording.iterrows()
         if row["kind"] != "species"
@@ -302,6 +331,39 @@ def confusion_table(confusions: pd.DataFrame) -> pd.DataFrame:
         }
         for _, row in confusions.iterrows()
     )
+
+
+def paper_table(report: StudyReport) -> pd.DataFrame:
+    """Return a table of at most seven columns: the cells, or the best trials, with what a paper reports.
+
+    That is the score with its interval, the difference from the baseline with its own, F1 of rare species,
+    and the repeats.
+    """
+    metric, cells = report.metric, report.cells
+    if metric not in cells or not cells[metric].notna().any():
+        return pd.DataFrame()
+    contrasts = report.analysis.contrasts if report.analysis is not None else pd.DataFrame({"cell": []})
+    versus = {row["cell"]: row for row in contrasts.to_dict("records") if row["cell"] is not None}
+    ranked = cells[metric].sort_values(ascending=report.study["direction"] == "minimize", kind="stable")
+    form = form_of(cells[f"{metric}:low"], cells[f"{metric}:high"])
+    rows = []
+    in_order = list(cells.index)
+    records = cells.to_dict("records")
+    for place in [in_order.index(index) for index in ranked.index[:N_PAPER]]:
+        cell = records[place]
+        bounds = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
+        name = f"{cell['label']}: {aggregate.label(cell['factors'])}" if not versus else cell["label"]
+        row = {"cell": name, METRICS[metric].title: number(cell[metric], form)}
+        row["95 % interval"] = interval(bounds, form)
+        if versus and place in versus:
+            row["difference"] = signed(versus[place]["estimate"], with_sign(form))
+            row["its interval"] = signed_interval(versus[place], with_sign(form))
+        elif versus:
+            row |= {"difference": "baseline", "its interval": "–"}
+        if "val/f1_rare" in cells:
+            row["F1 rare"] = number(cell["val/f1_rare"], form)
+        rows.append(row | {"n": str(cell["n"])})
+    return _frame(rows, "–").replace("none", "–")
 
 
 def cell_numbers(cells: pd.DataFrame) -> pd.DataFrame:

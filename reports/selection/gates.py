@@ -98,6 +98,8 @@ def _status(
         return {"status": "OPEN", "note": note}
     if not math.isfinite(row["low"]):
         return {"status": "OPEN", "note": "fewer than three repeats: no interval"}
+    if row["low"] == row["high"]:
+        return {"status": "OPEN", "note": "the repeats have equal scores: an interval without a width"}
     worst, best = ("low", "high") if direction == "maximize" else ("high", "low")
 
     def reaches(bound: str, wanted: float | None) -> bool:

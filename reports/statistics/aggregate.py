@@ -143,6 +143,8 @@ def label(factors: dict[str, Any]) -> str:
     for key, value in factors.items():
         ending = key.rpartition(".")[2]
         name = ending if endings[ending] == 1 else key
+        if len(ending) == 1:  # a probability p of an augmentation would read as a p value
+            name = ".".join(key.split(".")[-2:])
         parts.append(show(value) if ending == "name" else f"{name}={show(value)}")
     return " · ".join(parts) or "base"
 

@@ -12,7 +12,7 @@ from reports.statistics.contrasts import numeric_factors, scale_of
 
 RARE = "val/f1_rare"
 STRATA = {RARE: "rare", "val/f1_medium": "medium", "val/f1_common": "common"}
-LEVEL_COLUMNS = ("factor", "group", "scale", "metric", "level", "n", "mean", "low", "high")
+LEVEL_COLUMNS = ("factor", "group", "scale", "metric", "level", "n", "mean", "low", "high", "cell")
 
 
 def axis_title(factor: str, scale: str) -> str:
@@ -23,7 +23,7 @@ def axis_title(factor: str, scale: str) -> str:
 def level_means(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return one row a numeric factor, combination of the others (`group`), metric and level.
 
-    `mean`, `low` and `high` are those of the cell: its completed trials with their t interval, nan with one
+    `mean`, `low` and `high` are those of the `cell`: its completed trials with their t interval, nan with one
     repeat. Metrics are the study's, and F1 of the rare, medium and common species where they were scored.
     Cells trained unequal epochs are left out, and so are combinations that the design crosses with fewer
     than three levels, as a design of one factor at a time does.
@@ -38,7 +38,9 @@ def level_means(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
                     continue
                 interval = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
                 row = {"factor": factor, "group": group, "scale": scale, "metric": metric, "level": level}
-                rows.append({**row, "n": len(values), "mean": cell[metric], **interval})
+                rows.append(
+                    {**row, "n": len(values), "mean": cell[metric], **interval, "cell": cell["label"]}
+                )
     return pd.DataFrame(rows, columns=list(LEVEL_COLUMNS))
 
 

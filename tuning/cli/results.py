@@ -93,7 +93,7 @@ def best_command(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="The race ends when its leader can lose so much of the metric at most; 0 if left out.",
+            help="The race ends when its choice can lose so much of the metric at most; 0 if left out.",
             min=0.0,
         ),
     ] = None,

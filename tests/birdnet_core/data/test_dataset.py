@@ -507,7 +507,7 @@ def test_given_folds_with_all_of_a_species_in_one_are_allowed_and_noted(birds, s
     facts = of_repeats(manifest.assign(fold=fold), small_config, tmp_path, [0])[0].facts
     assert facts["folds"]["untrained"] == [first] and facts["train_counts"][first] == 0
     assert facts["folds"]["labels"] == ["1", "2"] and facts["n_test"] == 0
-    (note,) = [note for note in facts["notes"] if "no recording in train when" in note]
+    (note,) = [note for note in facts["notes"] if "no training recording when" in note]
     assert note.startswith("1 of 4 species") and first in note
 
 
@@ -525,9 +525,9 @@ def test_recordings_of_a_single_group_are_unused_where_it_is_validated(birds, sm
     assert facts["folds"]["never_scored"] == facts["folds"]["untrained"] == [species[0]]
     assert facts["folds"]["scored_in_part"] == []
     notes = " ".join(facts["notes"])
-    assert f"1 of 4 species are never scored: {species[0]}" in notes
+    assert f"1 of 4 species is never scored: {species[0]}" in notes
     assert (
-        f"1 of 4 species have no recording in train when one of the folds is validated: {species[0]}" in notes
+        f"1 of 4 species has no training recording when one of the folds is validated: {species[0]}" in notes
     )
     parts = facts["folds"]["parts"]
     assert "train" not in parts
@@ -563,7 +563,7 @@ def test_facts_name_the_species_that_are_never_scored_and_those_scored_in_part(b
     assert len(in_part) == 2 and facts["folds"]["never_scored"] == [species[3]]
     assert facts["folds"]["parts"]["train"]["n_groups"] == 2 and facts["folds"]["untrained"] == []
     notes = " ".join(facts["notes"])
-    assert f"1 of 4 species are never scored: {species[3]}" in notes
+    assert f"1 of 4 species is never scored: {species[3]}" in notes
     assert f"in training in every repeat: {', '.join(in_part)}" in notes
 
 

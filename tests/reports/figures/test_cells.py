@@ -1,61 +1,98 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from reports import load
-from reports.figures.cells import cell_intervals, difference_intervals, interaction_lines, interaction_points
-from reports.figures.drawing import OKABE_ITO
-from reports.statistics.analysis import results
+from reports.figures.cells import (
+    VERDICTS,
+    difference_figures,
+    interaction_figures,
+    interaction_points,
+    mean_figures,
+    some_cells,
+)
+from reports.study_report import study_report
 
 CE, FOCAL = {"loss.name": "cross_entropy"}, {"loss.name": "focal"}
+FACTORS = {"model.name": ["small", "big"], "loss.name": ["ce", "focal"]}
+BASE, SURE, UNSURE = {0: 0.10, 1: 0.11, 2: 0.09}, {0: 0.30, 1: 0.31, 2: 0.291}, {0: 0.2, 1: 0.05, 2: 0.11}
 
 
-def frames(path):
+def report_of(path):
     runs = load([path])
-    _, cells, analysis = results(runs, runs.studies[0])
-    return cells, analysis.contrasts
+    return study_report(runs, runs.studies[0])
 
 
-def test_one_repeat_draws_no_interval(make_run, ax):
-    table, _ = frames(make_run([(CE, {0: 0.4, 1: 0.8, 2: 0.6}), (FOCAL, {0: 0.5})]))
-    cell_intervals(ax, table, "val/f1_macro")
-    bars = [line for line in ax.lines if line.get_linestyle() == "-"]
-    assert [list(bar.get_xdata()) for bar in bars] == [
-        [table["val/f1_macro:low"].iloc[0], table["val/f1_macro:high"].iloc[0]]
-    ]
+def test_one_repeat_has_no_interval(make_run):
+    report = report_of(make_run([(CE, {0: 0.4, 1: 0.8, 2: 0.6}), (FOCAL, {0: 0.5})]))
+    (drawn,) = mean_figures(report)
+    several, single = drawn.spec["datasets"]["cells"]
+    assert several["low"] == pytest.approx(report.cells["val/f1_macro:low"].iloc[0])
+    assert single["low"] is None and single["value"] == 0.5
+    repeats = [(row["cell"], row["value"]) for row in drawn.spec["datasets"]["repeats"]]
+    assert repeats == [("cross_entropy", value) for value in (0.4, 0.8, 0.6)]
 
 
-def test_cell_without_a_completed_trial_says_so(make_run, ax):
-    table, _ = frames(make_run([(CE, {0: 0.4}), (FOCAL, {0: "failed"})]))
-    cell_intervals(ax, table, "val/f1_macro")
-    assert [text.get_text() for text in ax.texts] == ["no completed trial"]
+def test_cell_without_a_completed_trial_says_so(make_run):
+    (drawn,) = mean_figures(report_of(make_run([(CE, {0: 0.4}), (FOCAL, {0: "failed"})])))
+    labels = [row["label"] for row in drawn.spec["datasets"]["cells"]]
+    assert labels == ["cross_entropy (chosen, baseline)", "focal (no completed trial)"]
 
 
-def test_differences_have_a_row_each_and_are_filled_where_they_hold(make_run, ax):
-    base, sure, unsure = {0: 0.10, 1: 0.11, 2: 0.09}, {0: 0.30, 1: 0.31, 2: 0.291}, {0: 0.2, 1: 0.05, 2: 0.11}
-    path = make_run([({"x": n}, ends) for n, ends in (("base", base), ("sure", sure), ("unsure", unsure))])
-    _, table = frames(path)
-    difference_intervals(ax, table, "val/f1_macro")
-    marks = [line for line in ax.lines if line.get_marker() == "D"]
-    assert [mark.get_markerfacecolor() for mark in marks] == [OKABE_ITO[0], "white"]
-    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(table["estimate"].tolist())
-    zero, *bars = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
-    assert zero == [0, 0]
-    assert bars == [list(row) for row in table[["low", "high"]].to_numpy()]
+def test_cells_of_one_factor_are_named_by_its_levels(make_run):
+    path = make_run([({"loss.gamma": g}, {0: 0.1 * g}) for g in (1, 2)], factors={"loss.gamma": [1, 2]})
+    (drawn,) = mean_figures(report_of(path))
+    assert [row["label"] for row in drawn.spec["datasets"]["cells"]] == ["1 (baseline)", "2 (chosen)"]
+    assert "by loss.gamma" in drawn.caption
 
 
-def test_a_2x2_design_has_a_line_a_level_of_the_second_factor(make_run, ax):
-    factors = {"model.name": ["small", "big"], "loss.name": ["ce", "focal"]}
+def test_the_cells_that_may_be_the_best_are_marked(make_run):
+    path = make_run([({"x": name}, ends) for name, ends in (("base", BASE), ("sure", SURE), ("twin", SURE))])
+    (drawn,) = mean_figures(report_of(path))
+    standing = [row["standing"] for row in drawn.spec["datasets"]["cells"]]
+    assert standing == ["behind the best", "may be the best", "may be the best"]
+    (drawn,) = difference_figures(report_of(path))
+    assert [row["label"][-1] for row in drawn.spec["datasets"]["differences"]] == ["★", "★"]
+
+
+def test_differences_have_a_row_each_and_their_verdict(make_run):
+    path = make_run([({"x": n}, ends) for n, ends in (("base", BASE), ("sure", SURE), ("unsure", UNSURE))])
+    report = report_of(path)
+    (drawn,) = difference_figures(report)
+    rows, contrasts = drawn.spec["datasets"]["differences"], report.analysis.contrasts
+    assert [row["verdict"] for row in rows] == ["higher", "no difference claimed"]
+    assert set(VERDICTS) >= {row["verdict"] for row in rows}
+    for column, source in (("value", "estimate"), ("low", "low"), ("high", "high")):
+        assert [row[column] for row in rows] == pytest.approx(contrasts[source].tolist())
+    assert [row["cell"] for row in rows] == ["x=sure", "x=unsure"]
+    assert drawn.spec["datasets"]["zero"] == [{"value": 0}]
+
+
+def test_of_many_differences_the_largest_are_drawn_in_their_order(make_run):
+    cells = [({"x": f"c{n}"}, {r: 0.1 * n + 0.01 * (r + n) % 3 for r in range(3)}) for n in range(6)]
+    report = report_of(make_run(cells))
+    (drawn,) = difference_figures(report, 2)
+    assert [row["cell"] for row in drawn.spec["datasets"]["differences"]] == ["x=c4", "x=c5"]
+    assert "Of 5 differences, the 2 largest." in drawn.caption
+    kept, sentence = some_cells(report, 3)
+    assert list(kept["label"]) == ["x=c0", "x=c4", "x=c5"]
+    assert sentence == " Of 6 cells, the baseline and the best."
+
+
+def test_a_2x2_design_has_a_line_a_level_of_the_second_factor(make_run):
     means = {("small", "ce"): 0.1, ("small", "focal"): 0.2, ("big", "ce"): 0.3, ("big", "focal"): 0.6}
     cells_of = [
         ({"model.name": m, "loss.name": loss}, {0: mean, 1: mean + 0.02, 2: mean + 0.01})
         for (m, loss), mean in means.items()
     ]
-    path = make_run(cells_of, factors=factors)
-    table, _ = frames(path)
-    points = interaction_points(table, "val/f1_macro", factors)
-    assert points["mean"].tolist() == pytest.approx([0.11, 0.31, 0.21, 0.61])
-    interaction_lines(ax, points, "val/f1_macro", ("model.name", "loss.name"))
-    assert [line.get_label() for line in ax.lines] == ["loss.name = ce", "loss.name = focal"]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["small", "big"]
-    assert len(ax.collections) == 2  # the intervals
+    report = report_of(make_run(cells_of, factors=FACTORS))
+    points = interaction_points(report.cells, "val/f1_macro", FACTORS)
+    assert points["value"].tolist() == pytest.approx([0.11, 0.31, 0.21, 0.61])
+    (drawn,) = interaction_figures(report)
+    corners = drawn.spec["datasets"]["corners"]
+    assert [(row["level"], row["name"]) for row in corners] == [
+        ("small", "ce"), ("big", "ce"), ("small", "focal"), ("big", "focal"),
+    ]  # fmt: skip
+    assert all(math.isfinite(row["low"]) for row in corners)

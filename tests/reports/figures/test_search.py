@@ -3,22 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
 from reports import load
 from reports.figures.search import (
     ABSENT,
     N_LINES,
     parallel_axes,
-    parallel_coordinates,
+    parallel_figures,
+    parallel_rows,
     parameter_effect,
     parameter_points,
-    rung_bars,
+    rung_figures,
     rungs,
     some_trials,
-    trial_lengths,
+    trial_figures,
 )
+from reports.study_report import study_report
 
 
 def ended(*pairs):
@@ -35,13 +35,34 @@ def test_a_rung_counts_who_reached_it_and_what_became_of_them():
     assert list(table.index) == [1, 3], "nobody was stopped after epoch 2 or 9"
 
 
-def test_bars_of_a_rung_add_up_to_those_that_reached_it():
-    ax = Figure().add_subplot()
-    at = rungs(ended(*[("pruned", 1)] * 4, *[("completed", 4)] * 5, ("failed", 1)))
-    rung_bars(ax, at, 10)
-    assert sum(bar.get_height() for bar in ax.patches) == 10
-    assert [text.get_text() for text in ax.texts] == ["5 of 10"]
-    assert ax.get_legend_handles_labels()[1] == ["trained on", "ended there otherwise", "stopped there"]
+def report_of(path):
+    runs = load([path])
+    return study_report(runs, runs.studies[0])
+
+
+PRUNED = {"status": "pruned", "epochs": 1, "best_epoch": 1, "metrics": {"val/f1_macro": 0.1}}
+
+
+def test_bars_of_a_rung_add_up_to_those_that_reached_it(make_run):
+    cells = [({"optim.lr": 10.0**-i}, {0: PRUNED if i < 4 else 0.4}) for i in range(9)]
+    bars, lengths = rung_figures(
+        report_of(make_run([*cells, ({"optim.lr": 3.0}, {0: "missing"})], kind="search"))
+    )
+    found = {row["name"]: row["n"] for row in bars.spec["datasets"]["rungs"]}
+    assert found == {"trained on": 5, "stopped there": 4}
+    assert (bars.name, lengths.name) == ("rungs", "lengths")
+    assert [row["epochs"] for row in lengths.spec["datasets"]["trials"]] == [1] * 4 + [4] * 5
+
+
+def test_the_curves_of_a_search_mark_its_rungs_and_the_best(make_run):
+    run = make_run([({"optim.lr": 1e-4}, {0: 0.4}), ({"optim.lr": 1e-1}, {0: PRUNED})], kind="search")
+    (drawn,) = trial_figures(report_of(run))
+    data = drawn.spec["datasets"]
+    assert data["rungs"] == [{"epoch": 1}]
+    assert {row["cell"] for row in data["best"]} == {"#0"} and len(data["best"]) == 4
+    assert sorted((row["cell"], row["status"], row["epoch"]) for row in data["ends"]) == [
+        ("#0", "completed", 4), ("#1", "pruned", 1),
+    ]  # fmt: skip
 
 
 def trials_of(make_run):
@@ -75,23 +96,47 @@ def test_axes_are_logarithmic_where_the_space_is_and_choices_are_ticks(make_run)
 @pytest.mark.parametrize(("direction", "worth"), [("maximize", [1 / 3, 1]), ("minimize", [0, 2 / 3])])
 def test_the_best_lie_on_top_and_trials_that_did_not_complete_are_grey(make_run, direction, worth):
     trials = trials_of(make_run)
-    shown = trials[trials["val/f1_macro"].notna()]
-    places, ticks = parallel_axes(shown, ["optim.lr", "loss.name"], None, "val/f1_macro")
-    ax = Figure().add_subplot()
-    parallel_coordinates(ax, places, ticks, shown["status"], direction)
-    grey, coloured = (c for c in ax.collections if isinstance(c, LineCollection))
-    assert len(grey.get_segments()) == 1
-    assert list(coloured.get_array()) == pytest.approx(sorted(worth))
+    scored = trials[trials["val/f1_macro"].notna()]
+    places, ticks = parallel_axes(scored, ["optim.lr", "loss.name"], None, "val/f1_macro")
+    lines, at = parallel_rows(scored, places, ticks, direction)
+    of_lines = lines[lines["axis"] == "val/f1_macro"]
+    assert of_lines["worth"].dropna().tolist() == pytest.approx(worth, abs=1e-3), "drawn in this order"
+    assert of_lines.loc[of_lines["worth"].isna(), "cell"].tolist() == ["#2"]
+    assert set(at["axis"]) == {"optim.lr", "loss.name", "val/f1_macro"}
 
 
-def test_pruned_trials_have_another_mark(make_run, ax):
-    pruned = {"status": "pruned", "epochs": 1, "best_epoch": 1, "metrics": {"val/f1_macro": 0.1}}
-    run = make_run([({"optim.lr": 1e-4}, {0: 0.4}), ({"optim.lr": 1e-1}, {0: pruned})], kind="search")
-    points = parameter_points(load([run]).trials, "optim.lr", "val/f1_macro")
-    parameter_effect(ax, points, "optim.lr", "val/f1_macro")
-    marks = {line.get_label(): (line.get_marker(), list(line.get_xdata())) for line in ax.lines}
-    assert marks == {"completed": ("o", [1e-4]), "pruned": ("X", [1e-1])}
-    assert ax.get_xscale() == "log"
+def test_parameters_are_called_the_most_important_only_where_that_is_known(make_run):
+    names = [f"model.p{i}" for i in range(9)]
+    rng = np.random.default_rng(0)
+    for n, words in ((4, "8 of 9 parameters: the first."), (40, "8 of 9 parameters: the most important.")):
+        cells = [
+            (dict(zip(names, map(float, rng.uniform(size=9)), strict=True)), {0: float(rng.uniform())})
+            for _ in range(n)
+        ]
+        space = {name: {"low": 0.0, "high": 1.0} for name in names}
+        (drawn,) = parallel_figures(report_of(make_run(cells, kind="search", space=space, folder=str(n))))
+        assert drawn.caption.endswith(words)
+
+
+def test_pruned_trials_have_another_mark(make_run):
+    run = make_run([({"optim.lr": 1e-4}, {0: 0.4}), ({"optim.lr": 1e-1}, {0: PRUNED})], kind="search")
+    report = report_of(run)
+    points = parameter_points(report.trials, "optim.lr", "val/f1_macro")
+    assert points[["status", "x"]].to_numpy().tolist() == [["completed", 1e-4], ["pruned", 1e-1]]
+    encoding = parameter_effect(points, "optim.lr", report).spec["layer"][0]["encoding"]
+    assert encoding["shape"]["scale"]["domain"] == ["completed", "pruned"]
+    assert len(set(encoding["shape"]["scale"]["range"])) == 2
+    assert encoding["x"]["scale"]["type"] == "log"
+
+
+@pytest.mark.parametrize(("is_log", "scale"), [(True, "log"), (False, "linear")])
+def test_a_parameter_has_the_scale_that_it_was_sampled_by(make_run, is_log, scale):
+    space = {"model.dropout": {"low": 0.001, "high": 0.9, "log": is_log}}
+    run = make_run([({"model.dropout": p}, {0: 0.4}) for p in (0.001, 0.9)], kind="search", space=space)
+    report = report_of(run)
+    points = parameter_points(report.trials, "model.dropout", "val/f1_macro")
+    encoding = parameter_effect(points, "model.dropout", report).spec["layer"][0]["encoding"]
+    assert encoding["x"]["scale"]["type"] == scale
 
 
 def test_parameter_with_mixed_types_becomes_levels(make_run):
@@ -100,20 +145,12 @@ def test_parameter_with_mixed_types_becomes_levels(make_run):
     assert sorted(points["x"]) == ["0.25", "none"]
 
 
-def test_each_trial_is_drawn_to_the_epoch_where_it_ended(make_run, ax):
-    pruned = {"status": "pruned", "epochs": 1, "best_epoch": 1, "metrics": {"val/f1_macro": 0.1}}
-    run = make_run([({"optim.lr": 1e-4}, {0: 0.4}), ({"optim.lr": 1e-1}, {0: pruned})], kind="search")
-    trial_lengths(ax, load([run]).trials)
-    bars = [[x for x, _ in bar] for bars in ax.collections for bar in bars.get_segments()]
-    assert bars == [[0, 4], [0, 1]]
-
-
 def test_of_many_trials_the_best_half_is_drawn_and_as_many_others():
     study = {"metric": "val/f1_macro", "direction": "maximize"}
     few = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, N_LINES)})
-    assert some_trials(few, study)[1] == ""
+    assert some_trials(few, study, N_LINES)[1] == ""
     many = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, 1000)})
-    shown, sentence = some_trials(many, study)
-    assert len(shown) == N_LINES and not shown.index.duplicated().any()
-    assert set(range(900, 1000)) <= set(shown.index) and (shown.index < 900).sum() == 100
+    chosen, sentence = some_trials(many, study, N_LINES)
+    assert len(chosen) == N_LINES and not chosen.index.duplicated().any()
+    assert set(range(900, 1000)) <= set(chosen.index) and (chosen.index < 900).sum() == 100
     assert sentence == " Of 1,000 trials, the best 100 and 100 others, drawn from a fixed seed."

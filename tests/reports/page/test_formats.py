@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 
-from reports.page.formats import to_csv, to_latex, to_markdown
+from reports.page.formats import form_of, to_csv, to_latex, to_markdown, with_sign
 
 
 def test_latex_prints_every_special_character_as_it_is():
@@ -33,3 +33,12 @@ def test_csv_keeps_full_precision_and_leaves_absent_numbers_empty():
     )
     assert float(rows[1][0]) == 1 / 3
     assert rows[1:][0][1] == "x,y" and rows[2][0] == ""
+
+
+def test_a_score_has_two_digits_of_its_uncertainty():
+    nan = float("nan")
+    assert form_of([0.10, nan], [0.18, nan]).format(0.12345) == "0.123"  # half-width 0.04
+    assert form_of([0.1], [0.5]).format(0.12345) == "0.12"
+    assert form_of([0.1], [0.102]).format(0.12345) == "0.1235"
+    assert form_of([nan], [nan]).format(0.12345) == "0.123"
+    assert with_sign(form_of([0.1], [0.5])).format(0.12345) == "+0.12"

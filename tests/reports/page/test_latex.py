@@ -21,9 +21,11 @@ DOCUMENT = r"""\documentclass[landscape]{article}
 TABLES
 \end{document}
 """
+SPEC = r"\\begin\{tabular\}\{(?:l|p\{0\.2\\textwidth\})(r*)\}"
 # What a table may hold of LaTeX: its frame, and the characters that `to_latex` writes for others.
 KNOWN = (
-    r"\\(?:begin|end)\{(?:table|tabular)\}|\\(?:top|mid|bottom)rule|\\centering|\\caption|\\\\"
+    r"\\(?:begin|end)\{(?:table\*?|tabular)\}|\\footnotesize|\\setlength\{\\tabcolsep\}\{4pt\}|\\raggedright"
+    r"|\\allowbreak\{\}|\\(?:top|mid|bottom)rule|\\centering|\\caption|\\\\"
     r"|\\text(?:backslash|asciitilde|asciicircum|less|greater)\{\}|\$(?:\\cdot|\\to|-)\$|\{\[\}|\\[&%$#_{}]"
 )
 
@@ -64,26 +66,53 @@ def test_every_kind_of_table_is_there(tables):
 def test_what_is_special_is_escaped(tables):
     for name, text in tables.items():
         captions_and_spec = re.sub(r"\\caption\{(.*)\}$", r"\1", text, flags=re.MULTILINE)
-        captions_and_spec = re.sub(r"\\begin\{tabular\}\{[lr]+\}", "", captions_and_spec)
+        captions_and_spec = re.sub(SPEC, "", captions_and_spec)
         rest = re.sub(KNOWN, "", captions_and_spec).replace(" & ", "")
         assert not set(rest) & set("\\&%$#_{}~^<>["), f"{name}: {rest}"
 
 
 def test_every_row_has_as_many_columns_as_the_head_says(tables):
     for name, text in tables.items():
-        (spec,) = re.findall(r"\\begin\{tabular\}\{([lr]+)\}", text)
+        (spec,) = re.findall(SPEC, text)
         rows = [line for line in text.splitlines() if line.endswith(r" \\")]
         n_columns = {len(re.split(r"(?<!\\)&", row)) for row in rows}
-        assert n_columns == {len(spec)} and len(rows) >= 2, name
+        assert n_columns == {1 + len(spec)} and len(rows) >= 2, name
+
+
+def test_a_table_for_a_paper_has_seven_columns_at_most(tables):
+    papers = [text for name, text in tables.items() if name.startswith("paper-")]
+    assert len(papers) == 2 and all(len(re.search(SPEC, text).group(1)) < 7 for text in papers)
+
+
+IN_TWO_COLUMNS = r"""\documentclass[twocolumn]{article}
+\usepackage[utf8]{inputenc}
+\usepackage[T1]{fontenc}
+\usepackage{textcomp,booktabs}
+\begin{document}
+TABLES
+\end{document}
+"""
+
+
+@pytest.mark.skipif(LATEX is None, reason="no LaTeX here: tectonic or pdflatex on the PATH")
+def test_a_table_for_a_paper_fits_a_page_of_two_columns(tables, tmp_path):
+    papers = [text for name, text in tables.items() if name.startswith("paper-")]
+    done = compiled(IN_TWO_COLUMNS.replace("TABLES", "\n".join(papers)), tmp_path)
+    log = done.stdout + "".join(file.read_text(errors="replace") for file in tmp_path.glob("*.log"))
+    assert done.returncode == 0 and "Overfull" not in log, log[-2000:]
+
+
+def compiled(document, folder):
+    (folder / "all.tex").write_text(document)
+    options = [] if LATEX.endswith("tectonic") else ["-interaction=nonstopmode", "-halt-on-error"]
+    return subprocess.run(
+        [LATEX, *options, "all.tex"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.skipif(LATEX is None, reason="no LaTeX here: tectonic or pdflatex on the PATH")
 def test_every_table_compiles(tables, tmp_path):
     wide = [rf"{{\tiny {text}}}\clearpage" for text in tables.values()]
-    (tmp_path / "all.tex").write_text(DOCUMENT.replace("TABLES", "\n".join(wide)))
-    options = [] if LATEX.endswith("tectonic") else ["-interaction=nonstopmode", "-halt-on-error"]
-    done = subprocess.run(
-        [LATEX, *options, "all.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = compiled(DOCUMENT.replace("TABLES", "\n".join(wide)), tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (tmp_path / "all.pdf").stat().st_size > 0

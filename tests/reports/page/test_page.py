@@ -27,13 +27,32 @@ console.error = (...words) => faults.push(words.join(" "));
 alert = text => faults.push(`alert ${text}`);
 addEventListener("error", event => faults.push(event.message));
 document.addEventListener("securitypolicyviolation", event => faults.push(`blocked ${event.blockedURI}`));
-addEventListener("load", () => {
+addEventListener("unhandledrejection", event => faults.push(`${event.reason}`));
+const pause = ms => new Promise(done => setTimeout(done, ms));
+const faded = root => [...root.querySelectorAll(".chart svg [opacity]")]
+  .filter(mark => mark.getAttribute("opacity") === "0.1").length;
+addEventListener("load", async () => {
+  await pause(500);
+  const study = document.querySelector("section");
+  const bottom = Math.max(...["h2", ".answer", ".chart svg", ".basis"].map(
+    what => study.querySelector(what).getBoundingClientRect().bottom));
+  document.querySelector("nav.tools a[href$=cells]").click();
+  await pause(500);
+  const n_drawn = document.querySelectorAll(".chart svg").length;
+  const n_faded = [faded(document)];
+  document.querySelector("tr[data-cell]").click();
+  await pause(300);
+  n_faded.push(faded(document));
+  const hasText = each => each.firstChild?.nodeType === 3 && each.getClientRects().length;
+  const small = [...document.querySelectorAll("main *")].filter(
+    each => hasText(each) && parseFloat(getComputedStyle(each).fontSize) < 12).map(each => each.tagName);
   const button = [...document.querySelectorAll("th button")].find(b => b.textContent === "val/f1_macro");
   button.click();
   const column = button.parentNode.cellIndex;
   const rows = [...button.closest("table").tBodies[0].rows];
   parent.postMessage({
-    faults, width: innerWidth, overflow: document.documentElement.scrollWidth - innerWidth,
+    faults, bottom, n_drawn, n_faded, small, width: innerWidth,
+    overflow: document.documentElement.scrollWidth - innerWidth,
     ground: getComputedStyle(document.body).backgroundColor,
     n_requests: performance.getEntriesByType("resource").length,
     values: rows.map(row => row.cells[column].textContent),
@@ -45,7 +64,7 @@ AROUND = """<body style="margin: 0"><pre id="seen"></pre>
 <script>
 onmessage = event => { document.getElementById("seen").textContent = JSON.stringify(event.data); };
 </script>
-<iframe src="page.html" style="border: 0; width: WIDTHpx; height: 1600px"></iframe></body>"""
+<iframe src="page.html" style="border: 0; width: WIDTHpx; height: HEIGHTpx"></iframe></body>"""
 
 
 @pytest.fixture
@@ -66,23 +85,24 @@ def test_a_species_that_is_a_script_stays_text(page):
 
 def test_the_page_forbids_requests_to_itself(page):
     assert "Content-Security-Policy" in page and "default-src 'none'" in page
-    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
+    own = re.sub(r'<script id="vega">.*?</script>', "", page, flags=re.DOTALL)
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", own)
 
 
 @pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here: chromium, google-chrome or chrome on the PATH"
 )
-@pytest.mark.parametrize(("width", "size"), [(390, "phone"), (1280, "desktop")])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 @pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(245, 246, 247)"), ("dark", "rgb(19, 22, 24)")])
-def test_the_page_in_a_browser(page, tmp_path, width, size, scheme, ground):
+def test_the_page_in_a_browser(page, tmp_path, width, height, scheme, ground):
     wanted = "all" if scheme == "dark" else "not all"
-    shown = page.replace("(prefers-color-scheme: dark)", wanted).replace("</head>", f"{PROBE}</head>")
+    shown = page.replace("(prefers-color-scheme: dark)", wanted).replace("</head>", f"{PROBE}</head>", 1)
     (tmp_path / "page.html").write_text(shown)
-    (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", str(width)))
-    spectrogram = tmp_path / f"{size}-{scheme}.png"
+    (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", str(width)).replace("HEIGHT", str(height)))
+    spectrogram = tmp_path / f"{width}-{scheme}.png"
     common = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--window-size=1280,1600",
+        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--window-size=1280,1600",
     ]  # fmt: skip
     address = (tmp_path / "around.html").as_uri()
     subprocess.run(
@@ -95,7 +115,12 @@ def test_the_page_in_a_browser(page, tmp_path, width, size, scheme, ground):
     assert seen["faults"] == [] and seen["n_requests"] == 0
     assert seen["width"] == width and seen["overflow"] <= 0
     assert seen["ground"] == ground
-    assert seen["values"] == ["0.1050", "0.2050", "0.2500", "0.3050", "–"]
+    assert seen["bottom"] <= height, "question, answer, figure and what they rest on: the first screen"
+    assert seen["n_drawn"] == 2, "the first figure, and that of the part that was opened"
+    before, after = seen["n_faded"]
+    assert before == 0 and after > 0, "a click on a cell marks it in every figure"
+    assert seen["small"] == [], "nothing is smaller than 12 pixels"
+    assert seen["values"] == ["0.105", "0.205", "0.250", "0.305", "–"]
     assert spectrogram.stat().st_size > 0
 
 

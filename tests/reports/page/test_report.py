@@ -26,15 +26,20 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, source):
         super().__init__()
-        self.tags, self.links, self.text = [], [], ""
+        self.tags, self.links, self.text, self.elements = [], [], "", []
         self.feed(source)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.elements.append((tag, attrs))
         self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
 
     def handle_data(self, data):
         self.text += data
+
+
+def n_charts(page):
+    return sum(("class", "chart") in attrs for tag, attrs in page.elements if tag == "figure")
 
 
 def report(run, out):
@@ -70,7 +75,7 @@ def test_json_has_schema_4_and_nothing_else(two_by_two):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 4, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "level",
-                          "contrasts", "claims", "rank_correlations", "importance", "resources",
+                          "contrasts", "claims", "rank_correlations", "importance", "early_stopping", "resources",
                           "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
@@ -129,28 +134,62 @@ def test_page_states_what_the_split_separates_and_what_it_does_not(two_by_two):
 def test_page_needs_nothing_else(two_by_two):
     _, page, _ = two_by_two
     assert not {"link", "iframe", "img"} & set(page.tags)
-    assert page.tags.count("script") == 1, "its own, which sorts tables"
+    scripts = [dict(attrs) for tag, attrs in page.elements if tag == "script"]
+    assert [each.get("id") for each in scripts if "type" not in each] == [None, "vega", "page"], "its own"
     assert [link for link in page.links if not link.startswith("#")] == []
-    assert page.tags.count("svg") == 6
+    assert n_charts(page) == 7
 
 
 def test_every_file_of_the_report_is_written(two_by_two):
     _, _, out = two_by_two
-    names = ("cells", "differences", "interaction", "curves", "loss", "resources")
-    figures = {f"capacity-{name}.{kind}" for name in names for kind in ("png", "svg")}
+    names = ("answer", "cells", "differences", "interaction", "curves", "loss", "resources")
+    figures = {
+        f"capacity-{name}{width}.{kind}"
+        for name in names
+        for width in ("", "-column")
+        for kind in ("png", "svg", "pdf")
+    }
     assert {p.name for p in (out / "figures").iterdir()} == figures
     tables = {
         f"{name}-capacity.{kind}"
-        for name in ("cells", "failures", "contrasts", "progression", "resources", "trials")
+        for name in ("cells", "failures", "contrasts", "paper", "progression", "resources", "trials")
         for kind in ("csv", "md", "tex")
     }
     assert {p.name for p in (out / "tables").iterdir()} == tables
 
 
+def test_the_first_screen_has_the_largest_difference_and_what_the_answer_rests_on(two_by_two):
+    _, page, _ = two_by_two
+    first = page.text[: page.text.index("How sure")]
+    assert re.search(
+        r"\d of 8 contrasts in val/f1_macro are differences; the largest: .* \+0\.\d{3} \(95 % int", first
+    )
+    assert "Chosen: big · focal, 0.257 (95 % interval" in first
+    assert "Trials: 11 completed, 1 failed; 3 repeats on 5 folds, 4 epochs at most" in first
+    assert "Not known: the score on the test split, which is not opened; the split does not" in first
+
+
+def test_the_table_for_a_paper_has_the_best_first_and_differences_from_the_baseline(two_by_two):
+    _, page, out = two_by_two
+    head, _, *rows = (out / "tables" / "paper-capacity.md").read_text().splitlines()
+    assert head == "| cell | F1-macro | 95 % interval | difference | its interval | n |"
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert names[0] == "big · focal" and len(names) == 4
+    assert next(row for row in rows if row.startswith("| small · ce")).split(" | ")[3] == "baseline"
+    assert "We compared 4 configurations with 3 repeats each by val/f1_macro" in page.text
+
+
+def test_a_wide_table_hides_columns_until_they_are_chosen(two_by_two):
+    _, page, _ = two_by_two
+    heads = [dict(attrs) for tag, attrs in page.elements if tag == "th"]
+    assert any("hidden" in attrs for attrs in heads) and not all("hidden" in attrs for attrs in heads)
+    assert page.tags.count("caption") == page.tags.count("table")
+
+
 def test_figures_of_the_markdown_exist(two_by_two):
     _, _, out = two_by_two
     paths = re.findall(r"\]\((figures/[^)]+)\)", (out / "report.md").read_text())
-    assert len(paths) == 6 and all((out / path).is_file() for path in paths)
+    assert len(paths) == 7 and all((out / path).is_file() for path in paths)
 
 
 def test_one_repeat_has_null_intervals_and_the_page_says_why(written):
@@ -259,9 +298,12 @@ def test_a_screen_has_rank_correlations_a_figure_a_factor_and_no_baseline(writte
         "dropout "
     ) in page.text
     assert "compared with the baseline" not in page.text and "vs baseline" not in page.text
-    figures = {p.stem for p in (out / "figures").glob("*.png")}
-    assert figures == {"capacity-cells", "capacity-by-optim.lr", "capacity-by-dropout", "capacity-resources"}
-    assert (out / "tables" / "cells-capacity.md").read_text().startswith("| cell | optim.lr | dropout |")
+    figures = {p.stem for p in (out / "figures").glob("*.png") if not p.stem.endswith("-column")}
+    assert figures == {
+        f"capacity-{name}" for name in ("answer", "cells", "by-optim.lr", "by-dropout", "resources")
+    }
+    columns = "| cell | val/f1_macro | 95 % interval | optim.lr | dropout |"
+    assert (out / "tables" / "cells-capacity.md").read_text().startswith(columns)
     assert "Screening: rank correlations" in (out / "report.md").read_text()
 
 
@@ -282,7 +324,7 @@ def test_hostile_names_stay_text(written, kind):
     scored = {"status": "completed", "metrics": {"val/f1_macro": 0.4}, "f1_per_species": {EVIL: 0.5}}
     cells = [({"loss.name": EVIL}, {0: scored}), ({"loss.name": "b"}, {0: error})]
     study, page, out = written(cells, kind=kind, name="evil", question=EVIL)
-    assert page.tags.count("script") == 1, "its own"
+    assert "alert" not in [dict(attrs) for tag, attrs in page.elements if tag == "script"]
     assert page.text.count(EVIL) >= 4
     assert "<script" not in (out / "report.md").read_text().split("```json")[0]
     assert study["question"] == EVIL
@@ -299,7 +341,7 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert means[:8] == sorted(means[:8], reverse=True) and means[8:] == [None, None]
     assert [cell["n_pruned"] for cell in study["cells"]] == [0] * 8 + [1] * 2
     assert study["best"]["factors"] == study["cells"][0]["factors"]
-    assert page.tags.count("svg") == 4
+    assert n_charts(page) == 6
 
 
 def test_a_search_names_its_most_important_parameter_at_one_epoch(written):
@@ -431,7 +473,8 @@ def test_where_every_split_leaks_the_best_says_so(written):
 def test_the_page_says_which_recordings_the_repeats_validated(written, folds, n_repeats, words):
     ends = {repeat: 0.2 + repeat / 10 for repeat in range(n_repeats)}
     _, page, _ = written([(CE, ends), (FOCAL, ends)], data={"folds": folds})
-    assert words in page.text if words else "folds" not in page.text
+    assert words in page.text if words else "validated on the same" not in page.text
+    assert ("were never scored" in page.text) == (words is not None and "never" in words)
 
 
 def test_the_answer_names_the_differences_that_hold_the_largest_first(written):
@@ -510,7 +553,7 @@ def test_species_of_a_large_ablation_are_those_of_its_best_and_its_baseline(writ
     _, _, out = report(write_run(tmp_path / "run", cells), tmp_path / "report")
     (row,) = csv.DictReader((out / "tables" / "species-capacity.csv").read_text().splitlines())
     assert len(row) == 2 + (n_cells if n_cells == 20 else 2)
-    assert row["lr=0.001"] == "0.0010" and row[f"lr={0.001 * n_cells:.4g}"] == f"{0.001 * n_cells:.4f}"
+    assert row["lr=0.001"] == "0.001" and row[f"lr={0.001 * n_cells:.4g}"] == f"{0.001 * n_cells:.3f}"
 
 
 def test_a_long_table_of_the_text_names_the_file_of_its_other_rows(make_run, tmp_path):

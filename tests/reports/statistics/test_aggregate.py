@@ -193,3 +193,8 @@ def test_a_trial_under_smaller_micro_batches_than_configured_is_counted_and_no_p
     assert shown["out of memory: other training"].tolist() == ["1", "0"]
     (text,) = (s for s in caveats(study, frame, trials) if "ran out of GPU memory" in s)
     assert text.startswith("1 trial ran")
+
+
+def test_a_probability_is_named_with_its_owner():
+    assert label({"augment.waveform.mixup.p": 0, "optim.lr": 0.1}) == "mixup.p=0 · lr=0.1"
+    assert label({"p": 0}) == "p=0"

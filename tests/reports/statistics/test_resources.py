@@ -58,10 +58,12 @@ def test_a_trial_without_a_record_used_the_time_of_its_epochs(make_run):
 
 def test_the_figure_shows_gpu_hours_and_without_a_gpu_cpu_hours(make_run):
     for gpus, title in ((1.0, "GPU-hours"), (0.0, "CPU-hours")):
-        ends = (ended("completed", 4, 360.0, gpus), ended("failed", 1, 360.0, gpus))
+        ends = (ended("completed", 4, 3600.0, gpus), ended("failed", 1, 3600.0, gpus))
         path = make_run([(CE, {0: ends[0]}), (FOCAL, {0: ends[1]})], folder=title)
-        figure = resource_figure(arms_of(path), 2.0)
-        assert [ax.get_xlabel() for ax in figure.axes] == ["epochs", "trial hours", title]
+        drawn = resource_figure(arms_of(path), "")
+        assert drawn.spec["layer"][0]["encoding"]["x"]["title"] == title
+        parts = [(row["arm"], row["part"].startswith("of trials")) for row in drawn.spec["datasets"]["arms"]]
+        assert parts == [("ce", False), ("focal", False), ("ce", True), ("focal", True)]
 
 
 def test_usage_of_the_run_is_compared_with_its_budget(make_run):
@@ -77,6 +79,17 @@ def test_usage_of_the_run_is_compared_with_its_budget(make_run):
         "budget)."
     )
     assert sentences.usage({**costs, "budget_gpu_hours": None}).endswith("0.5 GPU-hours; no budget was set.")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "value"),
+    [(7200.0, "hours", "2.00"), (120.0, "minutes", "2.00"), (10.0, "seconds", "10.00")],
+)
+def test_the_unit_of_time_is_one_in_which_the_largest_can_be_read(make_run, seconds, unit, value):
+    arms = arms_of(make_run([(CE, {0: ended("completed", 4, seconds)})]))
+    table = resource_table(arms)
+    assert table[unit].tolist() == [value] and f"GPU-{unit}" in table
+    assert resource_figure(arms, "").spec["layer"][0]["encoding"]["x"]["title"] == f"GPU-{unit}"
 
 
 def test_the_last_row_of_the_table_is_the_sum(make_run):

@@ -75,7 +75,7 @@ def test_describe_shows_given_folds_and_what_they_share(birdtune, birds, tmp_pat
     assert "folds          2, as given by the manifest (a, b); repeat r validates on fold r mod 2" in out
     assert "note           the 2 folds were given by the manifest" in out
     assert "note           LEAKAGE: the given folds have the same recordist" in out
-    assert f"species have no recording in train when one of the folds is validated: {first}" in out
+    assert f"species has no training recording when one of the folds is validated: {first}" in out
     assert "\nrule " not in out
     n_folds = manifest.groupby("recordist")["fold"].nunique()
     crossing = sorted(n_folds.index[n_folds > 1])

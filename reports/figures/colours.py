@@ -1,0 +1,4 @@
+"""The colours of all figures: those of Okabe and Ito (2008), which colour-blind readers can distinguish."""
+
+INK, GRID, FAINT, PAPER = "#2b2f33", "#d9dde1", "#868d94", "#ffffff"
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A1F", "#767D84")
