@@ -75,8 +75,8 @@ def test_json_has_schema_4_and_nothing_else(two_by_two):
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == {"schema": 4, "studies": [study], "confirmed": [], "earlier_work": None}
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "level",
-                          "contrasts", "claims", "rank_correlations", "importance", "early_stopping", "resources",
-                          "best", "gates", "decision", "by_recording", "confusions",
+                          "contrasts", "claims", "rank_correlations", "importance", "resources",
+                          "early_stopping", "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
         "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
