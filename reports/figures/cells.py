@@ -33,6 +33,7 @@ from reports.study_report import StudyReport
 
 STANDING = {"may be the best": OKABE_ITO[0], "behind the best": FAINT, "not known": OKABE_ITO[0]}
 FEW_TICKS = alt.Axis(tickCount=5)
+LEAST_SPAN = 0.05  # of an axis of scores
 VERDICTS = {"higher": OKABE_ITO[0], "lower": OKABE_ITO[1], "no difference claimed": FAINT}
 
 
@@ -47,7 +48,8 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
     )
     if not (frame["standing"] == "not known").any():
         caption += " Blue: may be the best; grey: behind the best."
-    x = alt.X("value:Q", title=report.metric, scale=alt.Scale(zero=False), axis=FEW_TICKS)
+    spread = pd.concat([frame["value"], frame["low"], frame["high"], repeats["value"]])
+    x = alt.X("value:Q", title=report.metric, scale=wide_enough(spread), axis=FEW_TICKS)
     scale = alt.Scale(domain=list(STANDING), range=list(STANDING.values()))
     colour = alt.Color("standing:N", legend=None, scale=scale)
     fill = alt.condition("datum.is_open", alt.value(PAPER), colour)
@@ -81,6 +83,15 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
         cells=frame,
         repeats=repeats,
     )
+
+
+def wide_enough(values: pd.Series[Any]) -> alt.Scale:
+    """Return a scale over `values` that spans `LEAST_SPAN` at least: what is nearly equal looks so."""
+    low, high = float(values.min()), float(values.max())
+    if not high - low < LEAST_SPAN:  # nor where there is no value
+        return alt.Scale(zero=False)
+    middle = (low + high) / 2
+    return alt.Scale(zero=False, domain=[middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2])
 
 
 def has_one_factor(report: StudyReport) -> bool:

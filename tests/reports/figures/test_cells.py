@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 
 from reports import load
@@ -12,6 +13,7 @@ from reports.figures.cells import (
     interaction_points,
     mean_figures,
     some_cells,
+    wide_enough,
 )
 from reports.study_report import study_report
 
@@ -96,3 +98,11 @@ def test_a_2x2_design_has_a_line_a_level_of_the_second_factor(make_run):
         ("small", "ce"), ("big", "ce"), ("small", "focal"), ("big", "focal"),
     ]  # fmt: skip
     assert all(math.isfinite(row["low"]) for row in corners)
+
+
+@pytest.mark.parametrize(
+    ("values", "domain"), [([0.8493, 0.8497], [0.8245, 0.8745]), ([0.3, 0.7], None), ([math.nan], None)]
+)
+def test_scores_that_are_nearly_equal_look_so(values, domain):
+    scale = wide_enough(pd.Series([*values, math.nan])).to_dict()
+    assert scale.get("domain") == (domain and pytest.approx(domain)) and scale["zero"] is False
