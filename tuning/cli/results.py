@@ -105,6 +105,8 @@ def best_command(
     from birdnet_core.records.files import write_json
     from birdnet_core.records.run_folder import RunFolder
     from reports import choose, load
+    from reports.page.sentences import early_stopping
+    from reports.statistics.audits import audits_of
     from tuning.cli.sweeps import own_file, study_named
 
     for name, given in (("--shortlist", shortlist), ("--tolerance", tolerance)):
@@ -135,18 +137,20 @@ def best_command(
         err_console.print(f"note: {note}", style="yellow")
     interval = "" if best["low"] is None else f" [{best['low']:.4f}, {best['high']:.4f}]"
     here = (best["study"], best["run"])
-    request = next(s.get("request") for s in runs.studies if (s["name"], s["run"]) == here) or {}
+    of = next(s for s in runs.studies if (s["name"], s["run"]) == here)
+    request = of.get("request") or {}
+    stopping = early_stopping(audits_of(runs.trials_of(of), runs.epochs_of(of), of), best["metric"])
     following = ["birdtune", "train", str(file), "--data", request.get("data", "..."), "--seeds", "5"]
-    print_result(
-        best,
-        as_json,
-        f"{in_words(best['factors'])}\n"
-        f"{best['metric']} {best['mean']:.4f}{interval}, n = {best['n']}\n"
-        f"rule: {best['rule']}\n"
-        f"{best['how_sure']}\n"
-        f"{file}\n"
+    lines = [
+        in_words(best["factors"]),
+        f"{best['metric']} {best['mean']:.4f}{interval}, n = {best['n']}",
+        f"rule: {best['rule']}",
+        best["how_sure"],
+        stopping,
+        str(file),
         f"next: {shlex.join(following)} --out model/",
-    )
+    ]
+    print_result(best, as_json, "\n".join(filter(None, lines)))
 
 
 def gate_command(
