@@ -345,16 +345,16 @@ def early_stopping(audits: Audits | None, metric: str) -> str:
         f"{number(audits.best_audited)}, the search {number(audits.best)}."
     )
     if math.isfinite(audits.low):
-        tells = (
-            "early epochs tell the end here"
-            if audits.tells
-            else "it is not clear that early epochs tell the end here, so that good configs may have been "
+        found = (
+            "early epochs predict the end here"
+            if audits.is_predictive
+            else "it is not clear that early epochs predict the end here, so that good configs may have been "
             "ended; a search with the scheduler fifo ends none"
         )
         parts.append(
             f"The rank correlation of {metric} at epoch {audits.first_rung} and at the end is "
             f"{signed(audits.correlation, '{:+.2f}')} ({signed(audits.low, '{:+.2f}')} to "
-            f"{signed(audits.high, '{:+.2f}')}): {tells}."
+            f"{signed(audits.high, '{:+.2f}')}): {found}."
         )
     return " ".join(parts)
 

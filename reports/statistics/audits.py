@@ -51,8 +51,8 @@ class Audits:
     high: float
 
     @property
-    def tells(self) -> bool:
-        """Whether early epochs clearly tell the end: the whole interval of the correlation is above 0."""
+    def is_predictive(self) -> bool:
+        """Whether early epochs clearly predict the end: the whole interval of the correlation is above 0."""
         return self.low > 0
 
 

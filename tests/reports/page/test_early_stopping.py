@@ -21,19 +21,19 @@ KNOWN = {
 }
 
 
-def test_what_was_saved_what_was_wrong_and_whether_early_epochs_tell_the_end():
+def test_what_was_saved_what_was_wrong_and_whether_early_epochs_predict_the_end():
     text = early_stopping(Audits(**KNOWN), "val/f1_macro")
     assert text == (
         "asha ended 32 trials early, which saved 1,384 epochs (46%). Of 3 audited trials, which it let train "
         "on, 1 came to be among the best third (of all that it ended, 1 to 91 %); the best of them reached "
         "val/f1_macro 0.8400, the search 0.8500. The rank correlation of val/f1_macro at epoch 3 and at the "
-        "end is +0.50 (+0.20 to +0.80): early epochs tell the end here."
+        "end is +0.50 (+0.20 to +0.80): early epochs predict the end here."
     )
 
 
 def test_a_correlation_that_may_be_none_is_called_that():
     text = early_stopping(Audits(**{**KNOWN, "low": -0.2}), "val/f1_macro")
-    assert "(−0.20 to +0.80): it is not clear that early epochs tell the end here" in text
+    assert "(−0.20 to +0.80): it is not clear that early epochs predict the end here" in text
     assert "a search with the scheduler fifo ends none" in text
 
 

@@ -73,14 +73,14 @@ def test_the_correlation_counts_an_audited_trial_for_all_that_it_was_drawn_from(
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_early_epochs_that_tell_the_end_are_known_from_those_that_do_not(direction):
+def test_early_epochs_that_predict_the_end_are_known_from_those_that_do_not(direction):
     rng = np.random.default_rng(0)
     end = rng.normal(size=30)
     audited = range(20, 30)
-    telling = search(end, end + 0.3 * rng.normal(size=30), audited, 90, direction=direction)
-    assert telling.tells and telling.correlation > 0.5
+    predicting = search(end, end + 0.3 * rng.normal(size=30), audited, 90, direction=direction)
+    assert predicting.is_predictive and predicting.correlation > 0.5
     misleading = search(end, -end + 0.3 * rng.normal(size=30), audited, 90, direction=direction)
-    assert not misleading.tells and misleading.correlation < -0.5
+    assert not misleading.is_predictive and misleading.correlation < -0.5
 
 
 def test_the_interval_holds_the_correlation_of_all_trials_trained_whole():
@@ -103,4 +103,4 @@ def test_without_ended_trials_or_audits_there_is_nothing_to_say():
     assert search([0.1, 0.2], [0.1, 0.2]) is None
     assert search([0.1, 0.2], [0.1, 0.2], n_ended=3, audit=0.0) is None
     few = search([0.1, 0.2], [0.1, 0.2], n_ended=3)
-    assert few.n_audited == 0 and math.isnan(few.correlation) and not few.tells
+    assert few.n_audited == 0 and math.isnan(few.correlation) and not few.is_predictive
