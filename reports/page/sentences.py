@@ -137,16 +137,17 @@ def headline(report: StudyReport) -> str:
         f"{first['label']}, {signed(first['estimate'], '{:+.3f}')} "
         f"({percent_of(report.analysis.level)} interval {signed_interval(first, '{:+.3f}')})"
     )
+    is_one = len(tested) == 1
     if found.empty:
-        return (
-            f"No difference in {metric} can be claimed, of {n_of(len(tested), 'contrast')}. The largest: "
-            f"{largest}. {standing}"
-        )
+        of = ":" if is_one else f", of {n_of(len(tested), 'contrast')}. The largest:"
+        return f"No difference in {metric} can be claimed{of} {largest}. {standing}"
     verb = "is a difference" if len(found) == 1 else "are differences"
-    return (
-        f"{len(found)} of {n_of(len(tested), 'contrast')} in {metric} {verb}; the largest: {largest}. "
-        f"Chosen: {row['label']}, {score}. {standing}"
+    claimed = (
+        f"A difference in {metric}: {largest}."
+        if is_one
+        else (f"{len(found)} of {n_of(len(tested), 'contrast')} in {metric} {verb}; the largest: {largest}.")
     )
+    return f"{claimed} Chosen: {row['label']}, {score}. {standing}"
 
 
 def _standing(best: dict[str, Any], n: int) -> str:

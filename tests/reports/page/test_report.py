@@ -602,3 +602,20 @@ def test_facts_that_depend_on_the_repeat_name_it(make_run, n_folds, title):
     runs = load([make_run([({"a": 1}, {0: 0.3})], data=data)])
     found = dict(sentences.facts(study_report(runs, runs.studies[0])))
     assert found[title] == "61" and found["test recordings (not opened)"] == "83"
+
+
+@pytest.mark.parametrize(
+    ("other", "begins"),
+    [
+        ({0: 0.30, 1: 0.33, 2: 0.28}, r"A difference in val/f1_macro: a=1 vs baseline, \+0\.2"),
+        ({0: 0.11, 1: 0.08, 2: 0.12}, "No difference in val/f1_macro can be claimed: a=1 vs baseline, "),
+    ],
+)
+def test_the_headline_of_one_contrast_does_not_count_it(make_run, other, begins):
+    from reports import load
+    from reports.page import sentences
+    from reports.study_report import study_report
+
+    runs = load([make_run([({"a": 0}, {0: 0.10, 1: 0.11, 2: 0.09}), ({"a": 1}, other)])])
+    text = sentences.headline(study_report(runs, runs.studies[0]))
+    assert re.match(begins, text), text
