@@ -48,7 +48,7 @@ from birdnet_core.training.device import (
     pick_precision,
     seed_everything,
 )
-from birdnet_core.training.graph import CapturedStep, why_eager
+from birdnet_core.training.graph import WARM_UP, CapturedStep, why_eager
 from birdnet_core.training.memory import PeakMemory, give_back_memory, is_out_of_memory, may_run_out
 from birdnet_core.training.metrics import average_windows, f1_per_class, likeliest, score
 from birdnet_core.training.optim import MovingAverage, Plateau, is_open_ended, lr_share, set_rates
@@ -416,8 +416,11 @@ class Session:
     @property
     def training_step(self) -> str:
         """How the steps of whole batches are launched: ``captured``, or ``eager: `` and why."""
-        why = self.captured.why_eager if self.captured else self.why_eager
-        return f"eager: {why}" if why else "captured"
+        if self.captured is None:
+            return f"eager: {self.why_eager}"
+        if self.captured.replay is not None:
+            return "captured"
+        return f"eager: {self.captured.why_eager or f'not more than {WARM_UP} whole batches yet'}"
 
     def _new_captured_step(self) -> CapturedStep | None:
         if self.why_eager:

@@ -14,8 +14,9 @@ from birdnet_core.intervals import LEVEL
 
 TOP = 1 / 3
 N_RESAMPLES = 2000
-LEAST_WHOLE = 4
-"""Of fewer whole trials no correlation is computed."""
+N_PAIRS = 2e8  # of trials, in all resamples together: with many trials fewer resamples do
+LEAST_WHOLE, MOST_WHOLE = 4, 1000
+"""Of fewer whole trials no correlation is computed, and of more that of a random sample of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,10 @@ def _best_by(epochs: pd.DataFrame, trial_ids: pd.Series, metric: str, sign: floa
 
 def _correlation(early: np.ndarray, end: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
     """Return Kendall's tau-b under weights of the trials, and its interval."""
+    rng = np.random.default_rng(0)
+    if len(end) > MOST_WHOLE:
+        some = rng.choice(len(end), MOST_WHOLE, replace=False)
+        early, end, weight = early[some], end[some], weight[some]
     n = len(end)
     if n < LEAST_WHOLE:
         return math.nan, math.nan, math.nan
@@ -124,9 +129,9 @@ def _correlation(early: np.ndarray, end: np.ndarray, weight: np.ndarray) -> tupl
         both, a, b = (float(times @ product @ times) for product in products)
         return both / math.sqrt(a * b) if a and b else math.nan
 
-    rng = np.random.default_rng(0)
+    n_resamples = int(min(N_RESAMPLES, N_PAIRS / n**2))
     drawn = np.array(
-        [tau(weight * np.bincount(rng.integers(0, n, n), minlength=n)) for _ in range(N_RESAMPLES)]
+        [tau(weight * np.bincount(rng.integers(0, n, n), minlength=n)) for _ in range(n_resamples)]
     )
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):

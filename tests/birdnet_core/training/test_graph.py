@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves
 
 from birdnet_core import registry
 from birdnet_core.config import RuntimeConfig
-from birdnet_core.training import graph as graph_module
 from birdnet_core.training import optim
 from birdnet_core.training import session as session_module
 from birdnet_core.training.batches import Raw
@@ -169,6 +168,16 @@ def test_a_step_that_waits_for_the_gpu_stays_eager_and_says_so(small_config, sma
     assert session.training_step == "eager: a part of the step makes the CPU wait for the GPU"
 
 
+def test_a_run_of_fewer_batches_than_the_warm_up_has_does_not_count_as_captured(
+    small_config, small_dataset, taped
+):
+    config = small_config.override({"training.batch_size": 8, "training.epochs": 1})
+    session = Session(config, small_dataset)
+    session.step()
+    assert len(small_dataset.rows("train")) // 8 <= WARM_UP and taped.n_captured == 0
+    assert session.training_step == "eager: not more than 3 whole batches yet"
+
+
 def test_a_replayed_step_reads_the_batch_that_it_is_given():
     step = CapturedStep(lambda raw: (2 * raw.values).sum()[None], [], CpuWithTape())
     empty = torch.zeros(1)
@@ -270,4 +279,4 @@ def test_on_a_gpu_a_graph_survives_the_memory_that_another_session_gives_back(sm
     torch.cuda.set_rng_state(state)
     found += [session.step()["train/loss"] for _ in range(2)]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
-    assert graph_module.WARM_UP == 3 and session.training_step == "captured"
+    assert session.training_step == "captured"

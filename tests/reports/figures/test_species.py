@@ -26,7 +26,7 @@ def test_species_of_one_count_are_spread_and_the_two_marks_of_one_stay_a_pair():
     frame = pd.DataFrame(rows, columns=["kind", "name", "f1", "cell"])
     points = long_tail_points(frame, {"owl": 4, "wren": 4, "crane": 9})
     at = points.pivot(index="species", columns="name", values="x")
-    assert at.loc["owl"].max() < 4 < at.loc["wren"].min(), "to both sides of their count"
+    assert at.loc["owl"].max() < 4 < at.loc["wren"].min(), "below and above their count"
     assert at.loc["crane", "a (best)"] == 9
     assert np.log10(at["b (baseline)"] / at["a (best)"]).tolist() == pytest.approx([0.006] * 3)
     assert set(points["cell"]) == {"a", "b"}, "the cell that a click marks"

@@ -99,6 +99,19 @@ def test_the_interval_holds_the_correlation_of_all_trials_trained_whole():
     assert n_held / n > 0.88
 
 
+def test_of_thousands_of_trials_the_correlation_is_that_of_a_sample(monkeypatch):
+    rng = np.random.default_rng(4)
+    end = rng.normal(size=300)
+    early = end + rng.normal(size=300)
+    all_of_them = search(end, early, (1, 2), 100)
+    monkeypatch.setattr("reports.statistics.audits.MOST_WHOLE", 150)
+    monkeypatch.setattr("reports.statistics.audits.N_PAIRS", 200 * 150**2)
+    some = search(end, early, (1, 2), 100)
+    assert some.correlation != all_of_them.correlation
+    assert some.low < all_of_them.correlation < some.high
+    assert some.high - some.low > all_of_them.high - all_of_them.low > 0
+
+
 def test_without_ended_trials_or_audits_there_is_nothing_to_say():
     assert search([0.1, 0.2], [0.1, 0.2]) is None
     assert search([0.1, 0.2], [0.1, 0.2], n_ended=3, audit=0.0) is None
