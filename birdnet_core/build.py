@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,8 +14,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from birdnet_core import registry
+from birdnet_core.backbones.labels import label_rows
 from birdnet_core.config import Component, TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.features.embedding import Embedding
 from birdnet_core.training.optim import build_optimizer, parameter_groups
 
 
@@ -76,6 +79,28 @@ def build_model(model: Component, input_shape: tuple[int, ...], n_classes: int) 
     return _made(registry.models, model, input_shape, n_classes)
 
 
+def starts_from(model: nn.Module) -> str:
+    """Return what a model's weights start from: "random", "class means" or "labels" of a backbone."""
+    return str(getattr(model, "starts_from", "random"))
+
+
+def label_classifier(config: TrainConfig, species: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights [species, dim] and biases [species] of the classifier of the config's own backbone.
+
+    They are for embeddings that are not standardised. Raises ConfigError for features without a backbone, and
+    for a backbone that has no classifier of these species.
+    """
+    data = config.data
+    feature = build_feature(config.features, data.sample_rate, data.n_samples)
+    if not isinstance(feature, Embedding):
+        raise ConfigError(
+            f"model.start = 'labels' takes features.name = 'embedding', not {config.features.name!r}: it "
+            "starts from the labels of a backbone"
+        )
+    weights, biases = label_rows(feature.backbone, species)
+    return torch.from_numpy(weights), torch.from_numpy(biases)
+
+
 def build_loss(loss: Component, class_counts: torch.Tensor) -> nn.Module:
     """Return the loss; `class_counts` is the number of training clips of each class."""
     return _made(registry.losses, loss, class_counts)
@@ -114,16 +139,18 @@ def build(
     return Parts(model, loss, build_optimizer(model, config.optim), build_augmentations(config, device))
 
 
-def rehearse(config: TrainConfig, input_shape: tuple[int, ...], n_classes: int) -> int:
+def rehearse(config: TrainConfig, input_shape: tuple[int, ...], species: Sequence[str]) -> int:
     """Build everything without allocating weights, and return the number of parameters.
 
     Raises ConfigError for option values that a component refuses, before a sweep starts.
     """
-    build_loss(config.loss, torch.ones(n_classes, dtype=torch.long))
+    build_loss(config.loss, torch.ones(len(species), dtype=torch.long))
     build_augmentations(config, torch.device("cpu"))
     with torch.device("meta"):
-        model = build_model(config.model, input_shape, n_classes)
+        model = build_model(config.model, input_shape, len(species))
         parameter_groups(model, config.optim)
+    if starts_from(model) == "labels":
+        label_classifier(config, species)
     return count_parameters(model)
 
 

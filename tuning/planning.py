@@ -198,7 +198,7 @@ def plan(
     datasets = {arm: Dataset.open(folder_of(members[0])) for arm, members in arms.items()}
     for arm, members in arms.items():
         for each in members:
-            rehearse(each, datasets[arm].input_shape, len(datasets[arm].species))
+            rehearse(each, datasets[arm].input_shape, datasets[arm].species)
 
     folder = RunFolder(run)
     check_data(folder, next(iter(datasets.values())))

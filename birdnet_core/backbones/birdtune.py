@@ -26,6 +26,8 @@ class Birdtune(Backbone):
     `weights` is the folder that `birdtune train` wrote. Windows and features are those of its training.
     """
 
+    has_label_layer = True
+
     def __init__(self, weights: str) -> None:
         if not weights:
             raise ConfigError(
@@ -64,6 +66,11 @@ class Birdtune(Backbone):
 
     def label_logits(self, waveforms: np.ndarray) -> np.ndarray:
         return self._run(waveforms)[1]
+
+    def label_layer(self) -> tuple[np.ndarray, np.ndarray]:
+        weights = self.last.weight.detach().numpy()
+        biases = torch.zeros(len(weights)) if self.last.bias is None else self.last.bias.detach()
+        return weights, biases.numpy()
 
     def seen(self, recordings: pd.DataFrame, split_id: str) -> np.ndarray:
         """Return possibly seen for the splits that the model was trained on, if it was trained on this split.

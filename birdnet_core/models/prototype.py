@@ -18,6 +18,7 @@ class Prototype(nn.Module):
     """
 
     input_ndim = 1
+    starts_from = "class means"
 
     def __init__(
         self, input_shape: tuple[int, ...], n_classes: int, *, scale: float = 16.0, dropout: float = 0.0

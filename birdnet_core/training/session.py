@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from birdnet_core.build import build, count_parameters
+from birdnet_core.build import build, count_parameters, label_classifier, starts_from
 from birdnet_core.config import RuntimeConfig, TrainConfig, cautions
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError, DataError, TrialDiverged
@@ -106,9 +106,7 @@ class Session:
         self.train_clips, self.val_clips = train_and_val_clips(
             config, dataset, self.device, self.augmentations["waveform"]
         )
-        start_from = getattr(parts.model, "start_from", None)
-        if start_from is not None:
-            start_from(self.train_clips.class_means(len(dataset.species)))
+        self._start(parts.model)
         self.model = parts.model.to(memory_format=layout_of(self.precision))  # type: ignore[call-overload]
         self.scaler = self._new_scaler()
         self.ema = MovingAverage(self.model, training.ema_decay) if training.ema_decay else None
@@ -126,6 +124,17 @@ class Session:
             self.device, config.runtime, self.precision, parts_of_step + ([feature] if feature else [])
         )
         self.captured = self._new_captured_step()
+
+    def _start(self, model: torch.nn.Module) -> None:
+        """Give a model the weights that it starts from, where these are not drawn."""
+        match starts_from(model):
+            case "class means":
+                model.start_from(self.train_clips.class_means(len(self.dataset.species)))  # type: ignore[operator]
+            case "labels":
+                weights, biases = label_classifier(self.config, self.dataset.species)
+                mean, std = torch.from_numpy(self.dataset.mean), torch.from_numpy(self.dataset.std)
+                # The head's inputs are (embedding - mean) / std.
+                model.start_from(weights * std, biases + weights @ mean)  # type: ignore[operator]
 
     @property
     def finished(self) -> bool:

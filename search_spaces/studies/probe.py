@@ -2,6 +2,8 @@
 
 from optuna.trial import BaseTrial
 
+from birdnet_core.features.embedding import opened
+from birdnet_core.models.linear import STARTS
 from birdnet_core.registry import studies
 from search_spaces import fragments
 from search_spaces.study import Overrides, Search
@@ -19,17 +21,20 @@ BASE: Overrides = {
 
 
 @studies.register("probe")
-def probe(*, backbone: str = "birdnet", weights: str | None = None) -> Search:
+def probe(*, backbone: str = "birdnet", weights: str | None = None, labels: bool = True) -> Search:
     """Which head, loss and learning rate make the most of a frozen backbone's embeddings?
 
     `backbone` is a name of `birdtune list backbones`, `weights` its file, folder or hub id. Every setting is
-    of the head; embeddings are computed once for each number of windows a recording. The scheduler compares
-    trials of the same head. `--quick` leaves the windows as they are.
+    of the head; embeddings are computed once for each number of windows a recording. A linear head may start
+    from the backbone's own classifier, where it has one; `labels=false` leaves these starts out. The
+    scheduler compares trials of the same head. `--quick` leaves the windows as they are.
     """
 
     def space(trial: BaseTrial) -> Overrides:
         head: str = trial.suggest_categorical("model.name", list(HEADS))
         choices: Overrides = {"model.name": head}
+        if labels and head == "linear" and opened(backbone, weights).has_label_layer:
+            choices["model.start"] = trial.suggest_categorical("model.start", list(STARTS))
         choices |= fragments.loss(trial)
         choices |= fragments.class_balance(trial, choices["loss.name"])
         choices["optim.lr"] = trial.suggest_float("optim.lr", 1e-4, 3e-2, log=True)

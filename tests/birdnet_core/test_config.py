@@ -259,7 +259,7 @@ def test_a_component_refuses_numbers_that_it_cannot_build_with(group):
                     rehearse(
                         TrainConfig().override({f"{group}.name": name, f"{group}.{option.name}": value}),
                         (3, 40, 130),
-                        5,
+                        list("abcde"),
                     )
                 except ConfigError as error:
                     assert option.name in str(error), (name, option.name, value)

@@ -24,7 +24,7 @@ from search_spaces.study import Ablation, Gate, Search, base_config, cautions, c
 STUDIES = registry.studies.names()
 SEARCHES = [name for name in STUDIES if isinstance(load_study(name), Search)]
 ABLATIONS = [name for name in STUDIES if name not in SEARCHES]
-N_SPECIES = 89
+SPECIES = ["Turdus merula", *(f"species {n}" for n in range(88))]
 
 
 def local(name, checkpoints):
@@ -47,7 +47,7 @@ def test_the_cells_of_every_ablation_build_and_differ(name, quick, checkpoints):
     configs = check(study, base_config(study, TrainConfig()), {})
     assert len({config.config_id for config in configs}) == len(study.cells()) == len(configs) > 1
     for config in configs:
-        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+        assert rehearse(config, input_shape(config), SPECIES) > 0
 
 
 @pytest.mark.parametrize("is_pretrained", [False, True])
@@ -59,7 +59,7 @@ def test_whatever_a_search_samples_builds(name, quick, is_pretrained, checkpoint
     configs = check(study, base_config(study, TrainConfig()), {})
     assert len(configs) >= 50
     for config in configs:
-        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+        assert rehearse(config, input_shape(config), SPECIES) > 0
 
 
 @pytest.mark.parametrize("base", PRESETS)
@@ -70,7 +70,7 @@ def test_the_joint_search_samples_what_builds_whatever_the_base(base, checkpoint
     study = load_study("joint")
     for config in check(study, base_config(study, TrainConfig().override(settings)), {}):
         assert config.model.kwargs.get("pretrained") is None
-        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+        assert rehearse(config, input_shape(config), SPECIES) > 0
 
 
 @pytest.mark.parametrize("name", ["augmentation", "regularization", "learning-rate"])
@@ -79,7 +79,7 @@ def test_studies_of_the_base_configs_network_take_a_pretrained_one(name, checkpo
     study = load_study(name, options={"backbone": True} if name == "learning-rate" else {})
     for config in check(study, base_config(study, TrainConfig().override(settings)), {}):
         assert config.model.kwargs["pretrained"] == checkpoints["audio_ast"]
-        assert rehearse(config, input_shape(config), N_SPECIES) > 0
+        assert rehearse(config, input_shape(config), SPECIES) > 0
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -226,7 +226,7 @@ def test_width_and_depth_span_the_two_networks_of_the_earlier_work():
     sizes = {}
     for config in configs:
         key = config.model.kwargs["depth"], config.model.kwargs["width"]
-        sizes[key] = rehearse(config, input_shape(config), N_SPECIES) / N_SPECIES
+        sizes[key] = rehearse(config, input_shape(config), SPECIES) / len(SPECIES)
     stated = {
         (3, 32): 3860,
         (3, 40): 5950,
@@ -465,3 +465,14 @@ def test_a_repeat_is_a_fresh_fold_and_seed_and_a_seed_a_fresh_seed_alone():
 def test_a_gate_takes_finite_numbers():
     with pytest.raises(ConfigError, match="target = nan is not a finite number; it takes float"):
         Gate(metric="val/f1_macro", target=math.nan)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_probe_starts_linear_heads_from_the_backbones_labels_unless_these_are_left_out(labels):
+    study = load_study("probe", options={"labels": labels})
+    starts = {
+        (config.model.name, config.model.kwargs.get("start"))
+        for config in check(study, base_config(study, TrainConfig()), {})
+    }
+    assert (("linear", "labels") in starts) is labels
+    assert {("linear", "random"), ("mlp", None), ("prototype", None)} <= starts

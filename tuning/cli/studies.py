@@ -129,7 +129,7 @@ def _n_params(name: str) -> int:
     from birdnet_core.config import TrainConfig
 
     shape = (1024,) if input_ndim(name) == 1 else (3, 40, 130)
-    return rehearse(TrainConfig().override({"model.name": name}), shape, 89)
+    return rehearse(TrainConfig().override({"model.name": name}), shape, ["species"] * 89)
 
 
 def study_show(

@@ -135,7 +135,7 @@ def sweep(
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in configs:
-        rehearse(each, input_shape(each), len(dataset.species))
+        rehearse(each, input_shape(each), dataset.species)
     for caution in cautions(study, configs):
         log.warning(caution)
     run = RunFolder(out)

@@ -169,7 +169,7 @@ class Expected:
 def expected_of(config: TrainConfig, folder_of: Callable[[TrainConfig], Path]) -> Expected:
     """Return what `config` is expected to take, from a network without weights."""
     shape = input_shape(config)
-    n_params = rehearse(config, shape, len(Dataset.open(folder_of(config)).species))
+    n_params = rehearse(config, shape, Dataset.open(folder_of(config)).species)
     work = n_params * math.prod(shape)
     return Expected(work=work, memory=work * (config.training.micro_batch_size or config.training.batch_size))
 

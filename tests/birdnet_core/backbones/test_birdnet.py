@@ -74,6 +74,14 @@ def test_it_states_its_convention_and_names_its_species(birdnet):
     )
 
 
+def test_its_last_layer_is_linear_in_the_embeddings(birdnet):
+    waveforms = np.stack([chirps(48_000, 3.0), chirps(48_000, 3.0, seed=1)])
+    weights, biases = birdnet.label_layer()
+    assert weights.shape == (6522, 1024)
+    by_layer = birdnet.embed(waveforms) @ weights.T + biases
+    np.testing.assert_allclose(by_layer, birdnet.label_logits(waveforms), atol=1e-4)
+
+
 @pytest.fixture
 def copied(birdnet, tmp_path):
     for file in (MODEL_FILE, LABELS_FILE):

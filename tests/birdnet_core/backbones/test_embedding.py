@@ -95,13 +95,13 @@ def test_other_weights_than_those_of_the_config_are_refused(own_config, tiny_onn
 )
 def test_what_needs_spectrograms_is_refused_by_name(config, change, words):
     with pytest.raises(ConfigError, match=words):
-        rehearse(config.override(change), input_shape(config), 4)
+        rehearse(config.override(change), input_shape(config), list("abcd"))
 
 
 def test_a_head_is_refused_on_spectrograms(small_config):
     config = small_config.override({"model.name": "linear"})
     with pytest.raises(ConfigError, match="'linear' takes embeddings.*audio_cnn"):
-        rehearse(config, input_shape(config), 4)
+        rehearse(config, input_shape(config), list("abcd"))
 
 
 def test_stored_embeddings_are_those_of_the_clips_and_standardised_by_the_training_split(config, dataset):
