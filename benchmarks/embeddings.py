@@ -28,11 +28,13 @@ import pandas as pd
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
+from birdnet_core.backbones.birdnet import BirdNET
 from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.feature_store import channel_statistics
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.inference.baselines import clips_of, logistic_regression
+from birdnet_core.records.seen import NOT_SEEN
 from birdnet_core.training.batches import SCORING_BATCH
 from birdnet_core.training.metrics import average_windows
 from birdnet_core.training.run import save_model, train
@@ -46,6 +48,14 @@ N_SEEDS = 5  # of an ensemble
 WHOLE: Overrides = {"training.train_on": "train+val", "training.patience": 0, "seed": 0}
 HEADS: dict[str, Overrides] = {
     "linear head": {"model.name": "linear", "optim.lr": 1e-3},
+    "linear head from BirdNET's labels": {"model.name": "linear", "model.start": "labels", "optim.lr": 1e-3},
+    # A step too short to change anything.
+    "BirdNET's labels, zero-shot": {
+        "model.name": "linear",
+        "model.start": "labels",
+        "optim.lr": 1e-12,
+        "training.epochs": 1,
+    },
     "prototype head": {"model.name": "prototype", "optim.lr": 1e-3, "loss.label_smoothing": 0.1},
     "linear head on mel statistics": {"features.name": "mel_statistics", "model.name": "linear"},
 }
@@ -55,12 +65,16 @@ AUDIO_CNN: Overrides = {"model.name": "audio_cnn", "training.epochs": 50, **WHOL
 
 @dataclass(frozen=True)
 class Predicted:
-    """Classes of recordings, [recordings] each: the true ones, a head's and logistic regression's; groups."""
+    """Classes of recordings, [recordings] each: the true ones, a head's and logistic regression's; groups.
+
+    `is_new` are the recordings that BirdNET cannot have been trained on.
+    """
 
     truth: np.ndarray
     head: np.ndarray
     regression: np.ndarray
     group: np.ndarray
+    is_new: np.ndarray
 
 
 class Folds:
@@ -68,6 +82,7 @@ class Folds:
 
     def __init__(self, manifest: pd.DataFrame) -> None:
         self.manifest = manifest
+        self.is_new = BirdNET("").seen(manifest, "") == NOT_SEEN
         self._regressions: dict[tuple[object, ...], np.ndarray] = {}
 
     def dataset(self, config: TrainConfig, fold: int) -> tuple[Dataset, np.ndarray]:
@@ -108,6 +123,7 @@ class Folds:
             head=np.mean([probabilities(session) for session in sessions], axis=0).argmax(1),
             regression=self._regressions[key].argmax(1),
             group=groups[rows][first],
+            is_new=self.is_new[recordings],
         )
 
     def of_own_network(self) -> dict[str, list[Predicted]]:
@@ -149,9 +165,9 @@ def interval(values: np.ndarray) -> str:
 
 def row(name: str, parts: list[Predicted]) -> str:
     """Return a row of the table."""
-    truth, head, regression, group = (
+    truth, head, regression, group, is_new = (
         np.concatenate([getattr(part, field) for part in parts])
-        for field in ("truth", "head", "regression", "group")
+        for field in ("truth", "head", "regression", "group", "is_new")
     )
     members = [np.flatnonzero(group == each) for each in np.unique(group)]
     rng = np.random.default_rng(0)
@@ -161,11 +177,13 @@ def row(name: str, parts: list[Predicted]) -> str:
         drawn.append((f1(truth[rows], head[rows]), f1(truth[rows], regression[rows])))
     heads, regressions = np.array(drawn).T
     is_rare = np.isin(truth, np.flatnonzero(np.bincount(truth) <= 3))
-    rare = [float((classes[is_rare] == truth[is_rare]).mean()) for classes in (head, regression)]
+    recalls = [
+        float((classes[of] == truth[of]).mean()) for of in (is_rare, is_new) for classes in (head, regression)
+    ]
     return (
         f"| {name} | {f1(truth, head):.3f} {interval(heads)} | {f1(truth, regression):.3f} "
         f"{interval(regressions)} | {f1(truth, head) - f1(truth, regression):+.3f} "
-        f"{interval(heads - regressions)} | {rare[0]:.3f} | {rare[1]:.3f} |"
+        f"{interval(heads - regressions)} | {' | '.join(f'{recall:.3f}' for recall in recalls)} |"
     )
 
 
@@ -190,16 +208,21 @@ def main() -> None:
     best = None
     if len(sys.argv) > 2:
         best = TrainConfig.from_dict(json.loads(Path(sys.argv[2]).read_text())["config"])
-    print("| config | F1-macro | logistic regression | difference | rare: head | rare: regression |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| config | F1-macro | logistic regression | difference | rare: head | rare: regression "
+        "| not seen: head | not seen: regression |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     parts: list[Predicted] = []
     for name, parts in rows(Folds(read_manifest(sys.argv[1])), best):
         print(row(name, parts), flush=True)
     truth, group = (np.concatenate([getattr(part, field) for part in parts]) for field in ("truth", "group"))
+    n_new = sum(int(part.is_new.sum()) for part in parts)
     n_rare = int((np.bincount(truth)[truth] <= 3).sum())
     print(
         f"\n{len(truth)} recordings, {len(np.unique(truth))} species, {len(np.unique(group))} groups; rare: "
-        f"recall of the {n_rare} recordings of species with three or fewer"
+        f"recall of the {n_rare} recordings of species with three or fewer; not seen: accuracy on the "
+        f"{n_new} recordings that BirdNET cannot have been trained on"
     )
 
 
