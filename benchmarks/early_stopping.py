@@ -22,13 +22,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import optuna
+import pandas as pd
 from asha_search import SETTINGS
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from scipy.stats import spearmanr
 
 from birdnet_core.data.building import default_cache
 from birdnet_core.data.manifest import read_manifest
-from birdnet_core.demo.synthetic import cached_synthetic_birds
+from birdnet_core.demo.synthetic import SyntheticBirds, cached_synthetic_birds
 from birdnet_core.records.run_folder import RunFolder
 from search_spaces.loading import load_study
 from tuning.engine.launch import sweep
@@ -40,11 +41,23 @@ METRIC, LOSS = "val/f1_macro", "val/loss"
 Judge = Callable[[str, int, float, float], bool]  # trial, epoch, value and loss: is it stopped?
 
 
-def whole_trials(folder: Path, seed: int, n_trials: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+def manifest_of(data: str) -> pd.DataFrame:
+    """Return the recordings to train on: `synthetic`, `balanced`, or those of a manifest's path."""
+    if data == "synthetic":
+        return read_manifest(cached_synthetic_birds(default_cache()))
+    if data == "balanced":
+        some = SyntheticBirds(n_species=10, n_recordings=900)
+        return read_manifest(cached_synthetic_birds(default_cache(), some)).groupby("species").head(40)
+    return read_manifest(data)
+
+
+def whole_trials(
+    data_name: str, folder: Path, seed: int, n_trials: int, epochs: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return F1-macro and loss [trials, epochs] of configs that were trained whole."""
     if not folder.exists():
         study = replace(load_study("learning-rate", quick=True), scheduler="fifo")
-        data = Data(name="synthetic", manifest=read_manifest(cached_synthetic_birds(default_cache())))
+        data = Data(name=data_name, manifest=manifest_of(data_name))
         settings = {"training.epochs": epochs, **SETTINGS, "seed": seed}
         sweep(study, data, folder, settings=settings, n_trials=n_trials, sampler="random")
     return curves_of(folder)
@@ -80,12 +93,21 @@ def as_ray(epochs: int) -> Judge:
     return is_stopped
 
 
-def by_rule(rule: Rule) -> Judge:
-    return lambda name, epoch, value, loss: rule.is_stopped(name, None, epoch, value, loss)
+class ByRule:
+    """A rule of birdtune, which hears of whole trials."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def __call__(self, name: str, epoch: int, value: float, loss: float) -> bool:
+        is_stopped = self.rule.is_stopped(name, None, epoch, value, loss)
+        if epoch == self.rule.max_epochs:
+            self.rule.finish(name, None)
+        return is_stopped
 
 
-def replayed(f1: np.ndarray, loss: np.ndarray, judge: Judge, seed: int) -> tuple[int, int, float]:
-    """Return the epochs trained, the trials that were trained whole, and the best F1 found."""
+def replayed(f1: np.ndarray, loss: np.ndarray, judge: Judge, seed: int) -> tuple[int, int, int, float]:
+    """Return the epochs trained, the trials that were trained whole, and spared, and the best F1 found."""
     rng = random.Random(seed)
     waiting = list(range(len(f1)))
     rng.shuffle(waiting)
@@ -104,7 +126,8 @@ def replayed(f1: np.ndarray, loss: np.ndarray, judge: Judge, seed: int) -> tuple
         n_whole += is_whole
         if is_whole or is_stopped:
             running.pop(at)
-    return n_epochs, n_whole, found
+    n_spared = len(judge.rule.spared) if isinstance(judge, ByRule) else 0
+    return n_epochs, n_whole, n_spared, found
 
 
 def main() -> None:
@@ -112,13 +135,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", default="synthetic", help="synthetic, balanced, or a manifest")
     parser.add_argument("--keep", type=Path, help="a folder for the runs")
     parser.add_argument("--run", type=Path, help="a run folder with whole trials, to take instead")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def ours(name: str, grace: int = 3, audit: float = 0.0) -> Callable[[], Judge]:
-        return lambda: by_rule(
+        return lambda: ByRule(
             make_rule(
                 name,
                 direction="maximize",
@@ -133,11 +157,12 @@ def main() -> None:
         "ASHA as in Ray": lambda: as_ray(given.epochs),
         "ASHA": ours("asha"),
         "ASHA, a tenth audited": ours("asha", audit=0.1),
+        "HyperBand, a tenth audited": ours("hyperband", audit=0.1),
         "ASHA, `grace_epochs` 6": ours("asha", 6),
         "HyperBand": ours("hyperband"),
         "median": ours("median"),
     }
-    correlations: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    correlations: defaultdict[int, list[tuple[float, ...]]] = defaultdict(list)
     rows: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for seed in given.seeds:
@@ -145,34 +170,39 @@ def main() -> None:
                 f1, loss = (each[seed * given.trials :][: given.trials] for each in curves_of(given.run))
             else:
                 folder = (given.keep or Path(scratch)) / str(seed)
-                f1, loss = whole_trials(folder, seed, given.trials, given.epochs)
+                f1, loss = whole_trials(given.data, folder, seed, given.trials, given.epochs)
             so_far = np.maximum.accumulate(f1, axis=1)
             best = so_far[:, -1]
             for rung in (3, 9, 27):
-                pair = [float(spearmanr(each[:, rung - 1], best).statistic) for each in (f1, so_far)]
-                correlations[rung].append((pair[0], pair[1]))
+                statistics = (
+                    f1[:, rung - 1], so_far[:, rung - 1], f1[:, max(0, rung - 3) : rung].mean(axis=1),
+                    -loss[:, rung - 1], -loss[:, :rung].min(axis=1),
+                )  # fmt: skip
+                correlations[rung].append(
+                    tuple(float(spearmanr(each, best).statistic) for each in statistics)
+                )
             rng = np.random.default_rng(0)
             for name, judge in judges.items():
                 runs = [replayed(f1, loss, judge(), order) for order in range(N_ORDERS)]
-                n_epochs, n_whole, found = np.array(runs).mean(axis=0)
+                n_epochs, n_whole, n_spared, found = np.array(runs).mean(axis=0)
                 n_random = max(1, round(n_epochs / given.epochs))
                 by_chance = np.mean([rng.choice(best, n_random, replace=False).max() for _ in range(N_DRAWS)])
-                rows[name].append((f1.size / n_epochs, n_whole, found, by_chance))
-    print(
-        "| epoch | rank correlation of its F1 with the trial's best | of the best F1 so far |\n|---|---|---|"
-    )
-    for rung, pairs in correlations.items():
-        of_epoch, of_best = (
-            ", ".join(f"{value:.2f}" for value in column) for column in zip(*pairs, strict=True)
-        )
-        print(f"| {rung} | {of_epoch} | {of_best} |")
-    print("\n| rule | times fewer epochs | whole trials | best F1 | random, same epochs | mean gain |")
+                rows[name].append((f1.size / n_epochs, n_whole, n_spared, found, by_chance))
+    print("Rank correlation with the trial's best F1:\n")
+    print("| epoch | its F1 | best F1 so far | mean F1 of 3 epochs | its loss | lowest loss so far |")
     print("|---|---|---|---|---|---|")
+    for rung, by_seed in correlations.items():
+        of_rung = (", ".join(f"{v:+.2f}" for v in column) for column in zip(*by_seed, strict=True))
+        print(f"| {rung} | {' | '.join(of_rung)} |")
+    print(
+        "\n| rule | times fewer epochs | whole trials | spared | best F1 | random, same epochs | mean gain |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name, by_seed in rows.items():
-        fewer, whole, found, by_chance = zip(*by_seed, strict=True)
+        *_, found, by_chance = zip(*by_seed, strict=True)
         cells = [
-            ", ".join(f"{v:.{d}f}" for v in c)
-            for c, d in ((fewer, 2), (whole, 1), (found, 3), (by_chance, 3))
+            ", ".join(f"{v:.{d}f}" for v in column)
+            for column, d in zip(zip(*by_seed, strict=True), (2, 1, 1, 3, 3), strict=True)
         ]
         print(f"| {name} | {' | '.join(cells)} | {np.mean(found) - np.mean(by_chance):+.3f} |")
 

@@ -32,8 +32,8 @@ OTHER_TRAINING = "out of memory: other training"
 
 TRIAL_COLUMNS = (
     "run", "study", "trial_id", "number", "config_id", "repeat", "seed", "status", "reused", "factors",
-    "epochs", "best_epoch", "audited_at", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", "started",
-    "error", "traceback", "config", "f1_per_species", "provenance",
+    "epochs", "best_epoch", "audited_at", "spared_at", "n_params", "seconds", "gpus", "cpus",
+    "peak_memory_mb", "started", "error", "traceback", "config", "f1_per_species", "provenance",
 )  # fmt: skip
 N_PACKED = 50_000
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
@@ -239,7 +239,8 @@ def _trial_row(
 def _frame(rows: list[dict[str, Any]], metrics: list[str]) -> pd.DataFrame:
     """Return the trial rows as a frame in which an absent number is nan and an absent text is None."""
     frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metrics], dtype=object)
-    floats = ("best_epoch", "audited_at", "n_params", "seconds", "gpus", "cpus", "peak_memory_mb", *metrics)
+    numbers = ("best_epoch", "audited_at", "spared_at", "n_params", "seconds", "gpus", "cpus")
+    floats = (*numbers, "peak_memory_mb", *metrics)
     whole = dict.fromkeys(("number", "repeat", "seed", "epochs"), "int64")
     frame = frame.astype(whole | dict.fromkeys(floats, "float64"))
     for column in ("error", "traceback", "started"):

@@ -368,6 +368,8 @@ def simulated_epochs(
                 is_stopped = rule.is_stopped(f"{name}-{i}", groups[i], trained[i], value)
                 if is_stopped or trained[i] >= budgets[i]:
                     running.remove(i)
+                    if not is_stopped:
+                        rule.finish(f"{name}-{i}", groups[i])
         later = trained[len(trained) // 2 :]
         trained += [later[i % len(later)] for i in range(len(trials) - len(trained))]
         searches.append(trained)

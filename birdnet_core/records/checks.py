@@ -89,6 +89,7 @@ _EVENTS: Mapping[str, Mapping[str, Types]] = {
     "epoch": {"trial_id": (str,), "epoch": (int,), "metrics": (dict,), "epoch_s": _NUMBER},
     "restart": {"trial_id": (str,)},
     "audit": {"trial_id": (str,), "epoch": (int,)},
+    "spared": {"trial_id": (str,), "epoch": (int,)},
     "rerun": {"trial_id": (str,)},
     "end": {"trial_id": (str,), "status": (str,)},
 }

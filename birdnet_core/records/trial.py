@@ -36,6 +36,8 @@ class TrialRecord:
         epochs: epochs trained; `best_epoch` counts from 1.
         audited_at: the epoch after which the scheduler would have ended a trial that it let train on, to know
             what ending such trials is worth; None for others.
+        spared_at: the last epoch after which the scheduler would have ended a trial, if epochs so early
+            clearly predicted the end; None for others.
         f1_per_species: validation F1 of every species present in truth, at the best epoch.
         started: UTC, ISO 8601. `seconds`: wall time of building, training and validating.
         gpus, cpus: resources of the trial; times `seconds` they are gpu_hours and cpu_hours.
@@ -53,6 +55,7 @@ class TrialRecord:
     epochs: int = 0
     best_epoch: int | None = None
     audited_at: int | None = None
+    spared_at: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     f1_per_species: dict[str, float] = field(default_factory=dict)
     error: str | None = None

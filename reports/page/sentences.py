@@ -337,8 +337,14 @@ def early_stopping(audits: Audits | None, metric: str) -> str:
         f"{audits.rule} ended {n_of(audits.n_ended, 'trial')} early, which saved "
         f"{audits.epochs_saved:,} epochs ({audits.share_saved:.0%})."
     ]
+    if audits.n_spared:
+        parts.append(
+            f"It let {audits.n_spared} train on past an epoch at which they were behind, since epochs so "
+            "early did not clearly predict the end at that time."
+        )
     if not audits.n_audited:
-        return f"{parts[0]} No trial that it would have ended was audited: what that cost is not known."
+        parts.append("No trial that it would have ended was audited: what that cost is not known.")
+        return " ".join(parts)
     of_all = f"{number(100 * audits.wrong_low, '{:.0f}')} to {number(100 * audits.wrong_high, '{:.0f}')} %"
     parts.append(
         f"Of {n_of(audits.n_audited, 'audited trial')}, which it let train on, {audits.n_wrong} came to be "

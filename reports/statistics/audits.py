@@ -26,6 +26,7 @@ class Audits:
     Args:
         rule: the scheduler's name.
         n_ended: trials that it ended early. n_audited: those that it would have ended, trained whole.
+        n_spared: trials that it would have ended, but for early epochs that did not clearly predict the end.
         epochs_saved: epochs that the ended trials did not train, and their share of all budgets.
         n_wrong: audited trials among the best third of all trials. wrong_low, wrong_high: the exact interval
             of their share (Clopper and Pearson 1934).
@@ -39,6 +40,7 @@ class Audits:
     rule: str
     n_ended: int
     n_audited: int
+    n_spared: int
     epochs_saved: int
     share_saved: float
     n_wrong: int
@@ -58,7 +60,7 @@ class Audits:
 
 
 def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> Audits | None:
-    """Return what the audits of a search say; None where nothing was ended early or no audit was asked for.
+    """Return what the audits of a search say; None where nothing would have ended early, or without audits.
 
     `trials` and `epochs` are rows of `runs.Runs` of the study.
     """
@@ -67,7 +69,8 @@ def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any])
     ended = mine[mine["status"] == "pruned"]
     whole = mine[(mine["status"] == "completed") & mine.get(metric, pd.Series(dtype=float)).notna()]
     audited = whole["audited_at"].notna().to_numpy()
-    if study["kind"] != "search" or not share or not (len(ended) or audited.any()):
+    n_spared = int(mine["spared_at"].notna().sum())
+    if study["kind"] != "search" or not share or not (len(ended) or audited.any() or n_spared):
         return None
     sign = 1.0 if study["direction"] == "maximize" else -1.0
     end = sign * whole[metric].to_numpy(dtype=float)
@@ -85,6 +88,7 @@ def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any])
         rule=str(study["scheduler"]),
         n_ended=len(ended),
         n_audited=n_audited,
+        n_spared=n_spared,
         epochs_saved=saved,
         share_saved=saved / (budget * len(mine)),
         n_wrong=n_wrong,

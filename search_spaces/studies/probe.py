@@ -2,9 +2,7 @@
 
 from optuna.trial import BaseTrial
 
-from birdnet_core.features.embedding import opened
-from birdnet_core.models.linear import STARTS
-from birdnet_core.registry import studies
+from birdnet_core.registry import backbones, studies
 from search_spaces import fragments
 from search_spaces.study import Overrides, Search
 
@@ -33,8 +31,8 @@ def probe(*, backbone: str = "birdnet", weights: str | None = None, labels: bool
     def space(trial: BaseTrial) -> Overrides:
         head: str = trial.suggest_categorical("model.name", list(HEADS))
         choices: Overrides = {"model.name": head}
-        if labels and head == "linear" and opened(backbone, weights).has_label_layer:
-            choices["model.start"] = trial.suggest_categorical("model.start", list(STARTS))
+        if labels and head == "linear" and getattr(backbones[backbone].make, "has_label_layer", False):
+            choices["model.start"] = trial.suggest_categorical("model.start", ["random", "labels"])
         choices |= fragments.loss(trial)
         choices |= fragments.class_balance(trial, choices["loss.name"])
         choices["optim.lr"] = trial.suggest_float("optim.lr", 1e-4, 3e-2, log=True)

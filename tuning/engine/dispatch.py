@@ -304,7 +304,7 @@ class HaltingScheduler(StoppingScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         self.journal.enter_epochs(trial, result)
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        self.journal.enter_audits(self.rule.audits)
+        self.journal.enter_let_on(name_of(trial), self.rule)
         if self.journal.halt.reason and decision == TrialScheduler.CONTINUE and not result["status"]:
             self.journal.interrupted.add(name_of(trial))
             return TrialScheduler.STOP

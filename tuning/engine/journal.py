@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from birdnet_core.records.trial import TrialRecord
 from birdnet_core.records.usage import Usage
 from tuning.engine.halt import Halt
 from tuning.engine.ray_internals import drop_results, error_of
+from tuning.engine.schedulers import Rule
 
 UNFIT = "unfit-"
 """How the names of trials begin whose choices make no config."""
@@ -61,7 +62,7 @@ class Journal(tune.Callback):
         self._trained_for: dict[str, str] = {}
         self._unended: set[str] = set()
         self._n_known: dict[str, int] = {}
-        self._audits: dict[str, int] = {}
+        self._let_on: dict[str, dict[str, int]] = {"audit": {}, "spared": {}}
         self._iteration: dict[str, int] = {}
         for event in run.events():
             self._remember(event)
@@ -166,8 +167,8 @@ class Journal(tune.Callback):
             self._n_known[event["trial_id"]] = event["epoch"]
         elif kind == "rerun":
             self._n_known[event["trial_id"]] = 0
-        elif kind == "audit":
-            self._audits[event["trial_id"]] = event["epoch"]
+        elif kind in self._let_on:
+            self._let_on[kind][event["trial_id"]] = event["epoch"]
         elif kind == "end":
             self._unended.discard(event["trial_id"])
 
@@ -244,15 +245,11 @@ class Journal(tune.Callback):
         for metrics in metrics_of:
             self.halt.judge(self.usage, metrics)
 
-    def enter_audits(self, audits: Mapping[str, int]) -> None:
-        """Enter the trials, with the epochs at which they would have been stopped, that are not known yet."""
-        self.write(
-            *(
-                {"event": "audit", "trial_id": name, "epoch": epoch}
-                for name, epoch in audits.items()
-                if name not in self._audits
-            )
-        )
+    def enter_let_on(self, trial_id: str, rule: Rule) -> None:
+        """Enter that a trial trains on where it would have been stopped: as an audit, or spared."""
+        for kind, epochs in (("audit", rule.audits), ("spared", rule.spared)):
+            if epochs.get(trial_id) != self._let_on[kind].get(trial_id):
+                self.write({"event": kind, "trial_id": trial_id, "epoch": epochs[trial_id]})
 
     def interrupt(self, record: TrialRecord, payload: Event) -> None:
         """Settle a trial that is to be continued when the run is resumed."""
@@ -272,7 +269,8 @@ class Journal(tune.Callback):
         Optuna does not hear of it, and it continues when the run is resumed.
         """
         record.cpus, record.gpus = payload["resources"]["cpu"], payload["resources"]["gpu"]
-        record.audited_at = self._audits.get(record.trial_id)
+        record.audited_at = self._let_on["audit"].get(record.trial_id)
+        record.spared_at = self._let_on["spared"].get(record.trial_id)
         record.cpu_hours, record.gpu_hours = (
             round(share * record.seconds / 3600, 6) for share in (record.cpus, record.gpus)
         )

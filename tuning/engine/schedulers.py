@@ -13,7 +13,7 @@ import math
 import statistics
 from abc import ABC, abstractmethod
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,13 @@ from search_spaces.study import SCHEDULERS, Ablation, Study
 TIES_BY = "val/loss"
 """What decides between trials of the same value. F1 is the same to the last digit of all networks that
 predict one species only, as many do in their first epochs."""
+
+LEAST_WHOLE, MOST_WHOLE = 4, 100
+"""From how many whole trials on the rule asks whether early values predict late ones, and of how many it does
+at most: the latest of each group."""
+CLEARLY = 1.28
+"""The standard score from which the rank correlation of early and late values is clearly positive: one-sided
+at 10 %. See the replays in benchmarks/RESULTS.md."""
 
 Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
 
@@ -41,6 +48,11 @@ class Rule(ABC):
 
     `audits` holds the epoch at which each audited trial would have been stopped. It is compared no more from
     then on, and others are not compared with it: the later rungs hold those that earned it.
+
+    With audits a rule also stops less where it is not worth it: once there are `LEAST_WHOLE` whole trials, it
+    stops at an epoch only if their best values up to it clearly predict their best values at the end, see
+    `is_predictive`. `spared` holds the last epoch at which a trial went on for this reason alone; at the
+    next one it is compared again.
     """
 
     def __init__(
@@ -56,9 +68,12 @@ class Rule(ABC):
         self.reduction_factor = reduction_factor
         self.audit = audit
         self.audits: dict[str, int] = {}
+        self.spared: dict[str, int] = {}
         self._sign = 1.0 if direction == "maximize" else -1.0
         self._scores: dict[str, dict[int, Score]] = {}
         self._stopped: set[tuple[str, int]] = set()
+        self._whole: defaultdict[str | None, deque[str]] = defaultdict(lambda: deque(maxlen=MOST_WHOLE))
+        self._finished: set[str] = set()
 
     def is_stopped(
         self, trial: str, group: str | None, epoch: int, value: float, loss: float = math.nan
@@ -80,14 +95,54 @@ class Rule(ABC):
             if trial not in self.audits and self._is_behind(trial, group, epoch):
                 if self._is_audited(trial):
                     self.audits[trial] = epoch
+                elif self.audit and not self.is_predictive(epoch):
+                    self.spared[trial] = epoch
                 else:
                     self._stopped.add((trial, epoch))
         return (trial, epoch) in self._stopped
+
+    def finish(self, trial: str, group: str | None) -> None:
+        """Record that `trial` was trained to its end, be it by its patience.
+
+        Unless it is audited, it counts at ASHA's later rungs with the best value that it had.
+        """
+        if trial in self._finished or not self._scores.get(trial):
+            return
+        self._finished.add(trial)
+        self._whole[group].append(trial)
+        if trial not in self.audits:
+            self._count_later(trial, group, max(self._scores[trial]))
+
+    def is_predictive(self, epoch: int) -> bool:
+        """Return whether the best values of whole trials up to `epoch` clearly predict those at the end.
+
+        By Kendall's rank correlation within groups: the numerators of all groups, and their variances under
+        independence with ties (Kendall 1970, chapter 4), are added (Korn 1984). True of fewer than
+        `LEAST_WHOLE` whole trials. Trials that were stopped are missing, which makes the correlation of the
+        others smaller, and does not change its sign.
+        """
+        if sum(map(len, self._whole.values())) < LEAST_WHOLE:
+            return True
+        score, variance = 0.0, 0.0
+        for trials in self._whole.values():
+            early, late = (
+                [
+                    max(score[0] for at, score in self._scores[trial].items() if at <= until)
+                    for trial in trials
+                ]
+                for until in (epoch, self.max_epochs)
+            )
+            of_group = _kendall(early, late)
+            score, variance = score + of_group[0], variance + of_group[1]
+        return variance > 0 and score > CLEARLY * math.sqrt(variance)
 
     def _is_audited(self, trial: str) -> bool:
         """Return whether a trial is drawn, by the hash of its name: a resumed run draws it again."""
         draw = int.from_bytes(hashlib.sha256(f"audit {trial}".encode()).digest()[:8])
         return draw < self.audit * 2**64
+
+    def _count_later(self, trial: str, group: str | None, epoch: int) -> None:  # noqa: B027
+        """Let a trial that ended itself after `epoch` count at the rungs after it, where there are any."""
 
     @abstractmethod
     def decisions(self, trial: str) -> list[int]:
@@ -164,6 +219,12 @@ class ASHA(Rule):
         rung.add(trial, score)
         return behind
 
+    def _count_later(self, trial: str, group: str | None, epoch: int) -> None:
+        bracket = self.bracket(trial)
+        for rung in self.rungs[bracket:]:
+            if rung > epoch:
+                self._recorded[bracket, group, rung].add(trial, max(self._scores[trial].values()))
+
     def _is_below(self, score: Score, rung: _Rung) -> bool:
         """Return whether `score` is not among the best 1 / reduction_factor that `rung` holds."""
         values, ties = np.frombuffer(rung.values), np.frombuffer(rung.ties)
@@ -235,6 +296,27 @@ class Median(Rule):
         )
         others.append(statistics.fmean(scores))
         return behind
+
+
+def _kendall(first: list[float], second: list[float]) -> tuple[float, float]:
+    """Return concordant minus discordant pairs of two lists [n], and its variance under independence."""
+    n = len(first)
+    if n < 2:
+        return 0.0, 0.0
+    # By their ranks: of values, -inf less -inf is nan.
+    ranks, counts = zip(
+        *(np.unique(values, return_inverse=True, return_counts=True)[1:] for values in (first, second)),
+        strict=True,
+    )
+    signs = [np.sign(np.subtract.outer(each, each)) for each in ranks]
+    a, b = (each.astype(float) for each in counts)
+    spread = [(t * (t - 1) * (2 * t + 5)).sum() for t in (np.array([float(n)]), a, b)]
+    variance = (spread[0] - spread[1] - spread[2]) / 18
+    variance += (a * (a - 1)).sum() * (b * (b - 1)).sum() / (2 * n * (n - 1))
+    if n > 2:
+        triples = (a * (a - 1) * (a - 2)).sum() * (b * (b - 1) * (b - 2)).sum()
+        variance += triples / (9 * n * (n - 1) * (n - 2))
+    return float((signs[0] * signs[1]).sum() / 2), float(variance)
 
 
 def make_rule(

@@ -49,6 +49,8 @@ class StoppingScheduler(FIFOScheduler):
                 name = event["trial_id"]
                 value, loss = (event["metrics"].get(metric) for metric in (self._decides, TIES_BY))
                 self.rule.is_stopped(name, groups[name], event["epoch"], _number(value), _number(loss))
+            elif event["event"] == "end" and event["status"] == "completed" and event["trial_id"] in groups:
+                self.rule.finish(event["trial_id"], groups[event["trial_id"]])
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Return STOP or CONTINUE. A trial that ended itself is never stopped."""
@@ -58,6 +60,9 @@ class StoppingScheduler(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Record the last result of a trial that ended itself, of which Ray does not ask."""
         self._record(trial, result)
+        if result.get("status") == "completed":
+            line = trial.config["journal"]
+            self.rule.finish(line["trial_id"], line.get("group"))
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> bool:
         """Record the epochs of a result; return whether the trial is stopped at one of them.

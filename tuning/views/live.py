@@ -43,6 +43,7 @@ class SweepView:
         self.gpu_hours = 0.0
         self.best: tuple[float, str] | None = None
         self.stage = ""
+        self.uncertain: set[int] = set()  # epochs at which trials were spared
         self._live: Live | None = None
 
     def progress(self, stage: str, done: int, total: int) -> None:
@@ -70,6 +71,7 @@ class SweepView:
             self.stage = ""  # what came before is done, also where there was nothing to make
             # Another one may have gone before.
             self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
+            self.uncertain.clear()
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
             self.gpus[name] = event["gpus"]
@@ -89,6 +91,13 @@ class SweepView:
         elif kind == "audit":
             self.console.print(
                 f"{self._named(name)}: behind after epoch {event['epoch']}; it trains on as an audit",
+                markup=False,
+            )
+        elif kind == "spared" and event["epoch"] not in self.uncertain:
+            self.uncertain.add(event["epoch"])
+            self.console.print(
+                f"{self._named(name)}: behind after epoch {event['epoch']}, but trained on: epochs so early "
+                "do not clearly predict the end here; while that is so, no trial is ended there",
                 markup=False,
             )
         elif kind == "end" and name in self.running:  # else the driver before was killed over it

@@ -7,6 +7,7 @@ KNOWN = {
     "rule": "asha",
     "n_ended": 32,
     "n_audited": 3,
+    "n_spared": 0,
     "epochs_saved": 1384,
     "share_saved": 0.46,
     "n_wrong": 1,

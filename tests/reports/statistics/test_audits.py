@@ -26,6 +26,7 @@ def search(end, early, audited=(), n_ended=0, **changes):
             "trial_id": names + [f"ended{i}" for i in range(n_ended)],
             "status": ["completed"] * len(end) + ["pruned"] * n_ended,
             "epochs": [27] * len(end) + [3] * n_ended,
+            "spared_at": math.nan,
             "audited_at": [3.0 if i in audited else math.nan for i in range(len(end))] + [math.nan] * n_ended,
             "val/f1_macro": [*end, *[0.1] * n_ended],
         }

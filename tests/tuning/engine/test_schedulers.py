@@ -7,14 +7,16 @@ import random
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from scipy.stats import kendalltau
 
 from birdnet_core.errors import ConfigError
 from search_spaces.study import SCHEDULERS
-from tuning.engine.schedulers import make_rule
+from tuning.engine.schedulers import _kendall, make_rule
 from tuning.engine.stopping import StoppingScheduler
 
 METRIC = "val/f1_macro"
@@ -36,6 +38,7 @@ def train(a_rule, trial, values, group=None):
     for epoch, value in enumerate(values, start=1):
         if a_rule.is_stopped(trial, group, epoch, value):
             return epoch
+    a_rule.finish(trial, group)
     return None
 
 
@@ -138,6 +141,72 @@ def test_of_the_trials_to_be_stopped_a_share_is_audited_and_trains_to_the_end(na
     # The first rung decides as ever: who is audited does not change who is behind there.
     first = {trial for trial, epoch in stops.items() if epoch == 3}
     assert first == {t for t, e in ends.items() if e == 3} | {t for t, e in audited.audits.items() if e == 3}
+
+
+def curves(n, *, is_predictive):
+    """Values of `n` trials: of epochs 1 to 12, and 13 to 27, which the former predict or not."""
+    rng = np.random.default_rng(0)
+    ends = rng.permutation(np.linspace(0.5, 1.0, n))
+    starts = ends if is_predictive else rng.permutation(ends)
+    pairs = zip(starts, ends, strict=True)
+    return {f"t{i}": [start / 2] * 12 + [end] * 15 for i, (start, end) in enumerate(pairs)}
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_where_early_values_say_nothing_of_late_ones_a_rule_with_audits_notices_within_40_trials(name):
+    plain, audited = rule(name), rule(name, audit=0.1)
+    for i, (trial, values) in enumerate(curves(120, is_predictive=False).items()):
+        train(plain, trial, values)
+        train(audited, trial, values)
+        if i == 39:
+            assert audited.spared and not audited.is_predictive(3)
+    early = [sum(epoch < 13 for _, epoch in each._stopped) for each in (plain, audited)]
+    assert early[1] < early[0] / 2
+    assert not plain.spared
+    assert audited.is_predictive(13)
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_where_early_values_predict_late_ones_audits_change_little(name):
+    values = curves(120, is_predictive=True)
+    plain, audited = rule(name), rule(name, audit=0.1)
+    n_plain = sum(train(plain, *each) is not None for each in values.items())
+    n_audited = sum(train(audited, *each) is not None for each in values.items())
+    assert audited.is_predictive(3)
+    assert 0.7 * n_plain < n_audited <= n_plain
+    assert len(audited.spared) < 12
+
+
+def test_the_correlation_is_taken_within_groups():
+    """Of two groups, each predictive, the one that starts lower ends higher."""
+    apart, mixed = rule("fifo", audit=0.1), rule("fifo", audit=0.1)
+    for group, start, end in (("slow", 0.1, 0.9), ("fast", 0.5, 0.6)):
+        for i in range(8):
+            values = [start + i / 100] * 3 + [end + i / 100] * 24
+            train(apart, f"{group} {i}", values, group)
+            train(mixed, f"{group} {i}", values)
+    assert apart.is_predictive(3) and not mixed.is_predictive(3)
+
+
+def test_the_variance_of_the_correlation_is_kendalls_with_ties():
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 6, 40).tolist(), rng.integers(0, 4, 40).tolist()
+    score, variance = _kendall(first, second)
+    expected = kendalltau(first, second, method="asymptotic").pvalue
+    assert math.erfc(abs(score) / math.sqrt(2 * variance)) == pytest.approx(expected)
+    assert _kendall([1.0, -math.inf, -math.inf], [3.0, 2.0, 1.0])[0] == 2
+    assert _kendall([1.0], [1.0]) == (0, 0)
+
+
+def test_a_trial_that_ended_by_its_patience_counts_at_later_rungs():
+    a_rule = rule("asha")
+    for n in range(3):
+        assert train(a_rule, f"patient {n}", [0.1] * 3 + [0.8] * 2) is None
+    a_rule.finish("patient 0", None)
+    assert len(a_rule._recorded[0, None, 9].values) == 3  # each once
+    # Ahead of them at epoch 3, behind what they came to be at 9.
+    assert train(a_rule, "behind", [0.2] * 27) == 9
+    assert train(a_rule, "ahead", [0.2] * 3 + [0.9] * 24) is None
 
 
 def test_who_is_audited_depends_on_the_name_alone_and_no_rung_holds_them_afterwards():
