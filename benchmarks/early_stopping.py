@@ -1,11 +1,12 @@
-"""Whether early epochs tell late ones, and what each rule of early stopping saves and finds.
+"""Whether early epochs predict late ones, and what each rule of early stopping saves and finds.
 
-    python benchmarks/early_stopping.py [--trials 40] [--epochs 50] [--seeds 0 1 2] [--keep DIR] [--run RUN]
+    python benchmarks/early_stopping.py [--data synthetic] [--seeds 0 1 2] [--keep DIR] [--run RUN]
 
-Trains configs of the learning-rate study whole, drawn at random, on the synthetic birds of the demo. Then
-replays them under every rule, in `N_ORDERS` orders on two workers: a rule sees what it would have seen.
-What random search finds with the same epochs is the mean over draws of as many whole trials. `--keep` keeps
-the runs in DIR, and takes those that are there. `--run` takes the whole trials of RUN instead, a search with
+Trains configs of the learning-rate study whole, drawn at random, on the synthetic birds of the demo (`--data`
+takes a manifest, too, or `balanced`: ten species with 40 recordings each). Then replays them under every
+rule, in `N_ORDERS` orders on two workers: a rule sees what it would have seen. What random search finds with
+the same epochs is the mean over draws of as many whole trials. `--keep` keeps the runs in DIR, and continues
+those that are there. `--run` takes the whole trials of RUN instead, a search with
 `--sampler random --scheduler fifo`, `--trials` of them for each seed.
 """
 
@@ -55,11 +56,10 @@ def whole_trials(
     data_name: str, folder: Path, seed: int, n_trials: int, epochs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return F1-macro and loss [trials, epochs] of configs that were trained whole."""
-    if not folder.exists():
-        study = replace(load_study("learning-rate", quick=True), scheduler="fifo")
-        data = Data(name=data_name, manifest=manifest_of(data_name))
-        settings = {"training.epochs": epochs, **SETTINGS, "seed": seed}
-        sweep(study, data, folder, settings=settings, n_trials=n_trials, sampler="random")
+    study = replace(load_study("learning-rate", quick=True), scheduler="fifo")
+    data = Data(name=data_name, manifest=manifest_of(data_name))
+    settings = {"training.epochs": epochs, **SETTINGS, "seed": seed}
+    sweep(study, data, folder, settings=settings, n_trials=n_trials, sampler="random")
     return curves_of(folder)
 
 

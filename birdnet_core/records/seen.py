@@ -16,17 +16,27 @@ def seen_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in SEEN)
 
 
-def seen_caution(seen: Mapping[str, Any], split: str) -> str | None:
-    """Return a caution where more than half of a split is possibly seen by the backbone of `seen`.
+def seen_caution(seen: Mapping[str, Any], *splits: str) -> str | None:
+    """Return a caution where more than half of `splits` is possibly seen by the backbone of `seen`.
 
-    `seen` is of `data.seen.Seen.to_dict`; None where half or less is.
+    `seen` is of `data.seen.Seen.to_dict`; the splits are ``val`` or ``test``, or, of repeats that validate
+    several folds, ``train`` and ``val``. None where half or less is.
     """
-    counts = seen["counts"][split]
-    n = sum(counts.values())
-    if 2 * counts[POSSIBLY_SEEN] <= n:
+    n_seen = sum(seen["counts"][split][POSSIBLY_SEEN] for split in splits)
+    n = sum(sum(seen["counts"][split].values()) for split in splits)
+    if 2 * n_seen <= n:
         return None
-    name = {"val": "validation", "test": "test", "train": "training"}[split]
+    scored = {
+        ("val",): f"validation {seen['scored']}",
+        ("test",): f"test {seen['scored']}",
+        ("train", "val"): f"{seen['scored']} outside the test split",
+    }[splits]
     return (
-        f"{counts[POSSIBLY_SEEN]} of {n} {name} {seen['scored']} may be among those that the backbone "
-        f"{seen['backbone']!r} was trained on: scores may be too high for new recordings"
+        f"{n_seen} of {n} {scored} may be among those that the backbone {seen['backbone']!r} was trained on: "
+        "scores may be too high for new recordings"
     )
+
+
+def validated_splits(n_repeats: int, n_folds: int) -> tuple[str, ...]:
+    """Return the splits, of the first repeat, that hold what a study's repeats validate."""
+    return ("train", "val") if min(n_repeats, n_folds) > 1 else ("val",)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
-from birdnet_core.records.seen import seen_caution, seen_text
+from birdnet_core.records.seen import seen_caution, seen_text, validated_splits
 from birdnet_core.records.trial import LEAKAGE
 from reports.page.formats import count, interval, n_of, number, signed, signed_interval, time_unit
 from reports.selection import gates
@@ -523,7 +523,7 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
         )
     out += [f"On the split: {note}." for note in (study.get("data") or {}).get("notes", [])]
     for seen in (study.get("data") or {}).get("seen") or []:
-        if caution := seen_caution(seen, "val"):
+        if caution := seen_caution(seen, *validated_splits(len(study.get("repeats") or [0]), n_folds)):
             out.append(f"{caution}.")
     factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
     if factors:

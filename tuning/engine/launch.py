@@ -30,7 +30,7 @@ from birdnet_core.records.files import write_text
 from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.run_folder import RunFolder
-from birdnet_core.records.seen import SEEN, seen_caution
+from birdnet_core.records.seen import SEEN, seen_caution, validated_splits
 from birdnet_core.records.trial import TrialRecord, trial_id
 from birdnet_core.training.optim import is_open_ended
 from search_spaces.designs import Range
@@ -155,8 +155,10 @@ def sweep(
             "notes": list(dict.fromkeys(notes)),
             "seen": _seen(data, configs if isinstance(study, Ablation) else [first]),
         }
+        n_trained = study.n_repeats if isinstance(study, Ablation) else 1
+        validated = validated_splits(n_trained, dataset.facts["folds"]["n"])
         for seen in facts["seen"]:
-            if few_new := seen_caution(seen, "val"):
+            if few_new := seen_caution(seen, *validated):
                 log.warning(few_new)
         check_data(run, dataset, data.name)
         _write_study(run, {**definition, "data": facts, "request": request}, command)

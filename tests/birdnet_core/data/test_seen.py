@@ -13,7 +13,7 @@ from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.data.seen import Seen, seen_before
 from birdnet_core.inference.model_folder import read_model
-from birdnet_core.records.seen import seen_caution, seen_text
+from birdnet_core.records.seen import seen_caution, seen_text, validated_splits
 from birdnet_core.registry import backbones
 from birdnet_core.training.run import save_model, train
 
@@ -129,3 +129,14 @@ def test_a_split_of_which_more_than_half_is_possibly_seen_has_a_caution(n_seen, 
     assert (caution is not None) == is_cautioned
     if is_cautioned:
         assert caution.startswith("3 of 4 validation recordings may be among those that the backbone")
+
+
+def test_repeats_over_folds_are_cautioned_about_everything_that_they_validate():
+    status = np.array(["possibly seen", "not seen", "possibly seen", "possibly seen"], dtype=object)
+    seen = Seen(
+        "birdnet", "h", "xeno-canto", "recordings", status, np.array(["val", "val", "train", "train"])
+    )
+    assert validated_splits(1, 5) == validated_splits(5, 1) == ("val",)
+    assert seen_caution(seen.to_dict(), *validated_splits(1, 5)) is None
+    caution = seen_caution(seen.to_dict(), *validated_splits(5, 5))
+    assert caution.startswith("3 of 4 recordings outside the test split may be among those")
