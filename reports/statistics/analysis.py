@@ -205,6 +205,8 @@ def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFra
             if metric == of_model:
                 adjusted = np.array([of_cell.get(c, m) for c, m in zip(ids, means, strict=True)])
                 bounds, means = bounds + (adjusted - means)[:, None], adjusted
+            # Student's t does not know that no score lies beyond 0 and 1.
+            bounds = bounds.clip(0, math.inf if metric.endswith("loss") else 1)
             cells[metric] = means[rows]
             cells[f"{metric}:low"], cells[f"{metric}:high"] = bounds[rows].T
     return cells

@@ -32,6 +32,13 @@ def test_a_clear_difference_is_a_claim_and_its_cell_the_best(make_run):
     assert cells["val/f1_macro"].tolist() == pytest.approx([np.mean(list(x.values())) for x in (small, big)])
 
 
+def test_no_interval_of_a_score_goes_beyond_its_range(make_run):
+    high, low = {r: (0.90, 0.99, 1.0)[r] for r in range(3)}, {r: (0.0, 0.1, 0.02)[r] for r in range(3)}
+    _, cells, _ = of(make_run([(SMALL, high), (BIG, low)]))
+    assert cells["val/f1_macro:high"][0] == 1 and cells["val/f1_macro:low"][1] == 0
+    assert 0 < cells["val/f1_macro:low"][0] < 0.9 and 0.1 < cells["val/f1_macro:high"][1] < 1
+
+
 @pytest.mark.parametrize("n_repeats", [1, 2])
 def test_below_three_repeats_there_is_no_verdict_but_from_two_on_a_plan(make_run, n_repeats):
     values = [0.30, 0.33]
