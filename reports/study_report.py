@@ -26,6 +26,7 @@ class StudyReport:
         trials, epochs: its rows of `runs.Runs`.
         cells: of `aggregate.cells`; of a search, best first, each named by the number of its trial.
         best: the content of best.json; None where `no_best` is the reason.
+        front: of `choice.front_of`, with the names of `cells`; empty for one objective.
         analysis: what its repeats say of the metric; None of a search.
         rank_correlations: of `screening`. level_means: of `levels`. importance: of `importance.importances`.
         audits: of `audits.audits_of`; None where no trial was ended early, or none was to be audited.
@@ -42,6 +43,7 @@ class StudyReport:
     cells: pd.DataFrame
     best: dict[str, Any] | None
     no_best: str
+    front: pd.DataFrame
     analysis: Analysis | None
     rank_correlations: pd.DataFrame
     level_means: pd.DataFrame
@@ -93,6 +95,7 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
         cells=cells,
         best=best,
         no_best=no_best,
+        front=choice.front_of(trials, study, cells, analysis),
         analysis=analysis,
         rank_correlations=screening.rank_correlations(cells, study),
         level_means=levels.level_means(cells, study),
@@ -109,12 +112,12 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
 
 
 def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
-    """Return the configs of a search, best first, those without a value last, named by trial number."""
-    cells = cells.assign(label=[f"#{number:.0f}" for number in cells["number"]])
+    """Return the configs of a search, named by trial number: best first, those that are infeasible last."""
+    cells = aggregate.numbered(cells)
     if study["metric"] in cells:
         cells = cells.sort_values(
             study["metric"], ascending=study["direction"] == "minimize", kind="stable", na_position="last"
-        )
+        ).sort_values("is_infeasible", kind="stable")
     return cells.reset_index(drop=True)
 
 

@@ -4,6 +4,7 @@ A study of your own in Python imports what it needs from here: ``from search_spa
 register_study``.
 """
 
+from birdnet_core.records.bounds import Bound
 from birdnet_core.registry import studies as _studies
 from search_spaces.designs import (
     FractionalFactorial,
@@ -21,6 +22,7 @@ register_study = _studies.register
 __all__ = [
     "QUICK",
     "Ablation",
+    "Bound",
     "FractionalFactorial",
     "FullFactorial",
     "Gate",

@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial
 from birdnet_core.config import NUMBERS, TrainConfig
 from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, check_range, did_you_mean
+from birdnet_core.records.bounds import CONSTRAINED, Bound
 from birdnet_core.records.checks import A_NAME, is_name
 from birdnet_core.records.metrics import is_better, metric_direction, objective_direction
 from birdnet_core.registry import checked_value
@@ -69,6 +70,7 @@ class _Common:
 
     metric: str = "val/f1_macro"
     gates: tuple[Gate, ...] = ()
+    constraints: tuple[Bound, ...] = ()
     base: Overrides = field(default_factory=dict)
     quick: Overrides = field(default_factory=lambda: dict(QUICK))
     name: str = ""
@@ -84,12 +86,20 @@ class _Common:
             "metric": self.metric,
             "direction": metric_direction(self.metric),
             "gates": [asdict(gate) for gate in self.gates],
+            "constraints": [asdict(bound) for bound in self.constraints],
         }
 
     def _check(self, **least: int) -> None:
         """Raise ConfigError for a name that cannot name files, and for counts below `least` or not whole."""
         if self.name != "" and not is_name(self.name):
             raise ConfigError(f"a study cannot be named {self.name!r}: it names files; a name holds {A_NAME}")
+        for bound in self.constraints:
+            if bound.name not in CONSTRAINED:
+                near = did_you_mean(bound.name, CONSTRAINED)
+                known = ", ".join(CONSTRAINED)
+                raise ConfigError(
+                    f"constraint {bound} names an unknown {bound.name!r}{near} (known: {known})"
+                )
         for name, lowest in least.items():
             value = getattr(self, name)
             if checked_value(value, int, name) < lowest:
@@ -109,6 +119,7 @@ class Ablation(_Common):
             level. A `LatinHypercube` has no baseline.
         metric: the metric that ranks the cells.
         gates: what the best cell has to reach.
+        constraints: bounds that a config has to keep to be chosen.
         base: settings of every trial, which replace those of the user's base config.
         quick: further settings under ``--quick``.
         quick_factors: under ``--quick``, the levels of the factors that it names.
@@ -197,6 +208,8 @@ class Search(_Common):
             and loses late, and would end the large ones.
         also: further objectives: metrics, ``n_params`` or ``hours``. The search then finds a Pareto front,
             and takes scheduler ``fifo``.
+        constraints: bounds that a config has to keep to be chosen, and that the sampler learns to keep. A
+            config with more parameters than allowed is not trained.
         metric, gates, base, quick: as for `Ablation`.
     """
 

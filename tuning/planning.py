@@ -23,6 +23,7 @@ from birdnet_core.data.building import Progress, no_progress
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.records.predictions import N_TOP
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
+from birdnet_core.records.trial import OF_ONE_SEARCH
 from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
 from tuning.doctor import existing
@@ -400,7 +401,7 @@ def _ablation_trials(
 
 
 def _n_sampled(folder: RunFolder, study: str) -> int:
-    """Return how many trials of a search need not be sampled again: those that completed or were pruned."""
+    """Return how many trials of a search need not be sampled again: those that are not failed."""
     records = folder.records()
     return len(
         {
@@ -409,7 +410,7 @@ def _n_sampled(folder: RunFolder, study: str) -> int:
             if event["event"] == "trial"
             and event["study"] == study
             and event["trial_id"] in records
-            and records[event["trial_id"]].status in ("completed", "pruned")
+            and records[event["trial_id"]].status in ("completed", *OF_ONE_SEARCH)
         }
     )
 

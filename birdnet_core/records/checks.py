@@ -13,7 +13,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from birdnet_core.errors import RunFolderError
+from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.bounds import Bound
 from birdnet_core.records.trial import SCHEMA, STATUSES, TrialRecord
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -78,9 +79,11 @@ _STUDY: Mapping[str, Types] = {
 }  # fmt: skip
 _STUDY_MAY: Mapping[str, Types] = {
     "question": (str,), "base": (dict,), "data": (dict,), "provenance": (dict,), "gates": (list,),
+    "constraints": (list,),
     "request": (dict, type(None)), "design": (dict, type(None)), "factors": (dict, type(None)),
     "baseline": (dict, type(None)), "cells": (list, type(None)), "n_trials": (int, type(None)),
 }  # fmt: skip
+_BOUND: Mapping[str, Types] = {"name": (str,), "comparison": (str,), "limit": _NUMBER}
 _CELL: Mapping[str, Types] = {"config_id": (str,), "factors": (dict,)}
 _RECORD_MAY = {name: _types_of(annotation) for name, annotation in get_type_hints(TrialRecord).items()}
 _RECORD = {f.name: _RECORD_MAY[f.name] for f in fields(TrialRecord) if not _has_default(f)}
@@ -115,6 +118,12 @@ def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
         raise RunFolderError(f"{where}: repeats = {study['repeats']!r:.80}; they are whole numbers")
     for cell in study.get("cells") or ():
         check_fields(f"{where}: a cell", cell, _CELL, {})
+    for bound in study.get("constraints", ()):
+        check_fields(f"{where}: a constraint", bound, _BOUND, {})
+        try:
+            Bound(**bound)
+        except (ConfigError, TypeError) as error:
+            raise RunFolderError(f"{where}: a constraint: {error}") from None
     return study
 
 

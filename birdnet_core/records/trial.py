@@ -6,10 +6,12 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-SCHEMA = 4
+SCHEMA = 5
 
-Status = Literal["completed", "pruned", "diverged", "failed", "killed"]
+Status = Literal["completed", "pruned", "infeasible", "diverged", "failed", "killed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+OF_ONE_SEARCH = ("pruned", "infeasible")
+"""How a trial ends by the rules of its search alone: another study trains such a config."""
 
 LEAKAGE = "LEAKAGE"
 """The first word of a note on a split that makes scores too high; reports print it before any score."""

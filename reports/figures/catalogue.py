@@ -21,6 +21,7 @@ Draw = Callable[[StudyReport], Iterable[Drawn]]
 
 OF_SCORES: dict[str, dict[str, tuple[Draw, ...]]] = {
     "search": {
+        "cells": (search.front_figures,),
         "parameters": (search.importance_figures, search.parallel_figures, search.parameter_figures),
         "curves": (search.trial_figures,),
         "stopped": (search.rung_figures,),
@@ -53,11 +54,13 @@ class Figure:
 def lead(report: StudyReport) -> list[Drawn]:
     """Return the one figure that carries the answer of a study; none where it has no score.
 
-    A curve where a numeric factor was varied, else the largest differences, or the best cells or trials.
+    A curve where a numeric factor was varied, the Pareto front of several objectives, else the largest
+    differences, or the best cells or trials.
     """
     if not is_scored(report):
         return []
     found = next(iter(trend.trend_figures(report)), None) if report.kind == "comparison" else None
+    found = found or next(iter(search.front_figures(report)), None)
     found = found or next(iter(cells.difference_figures(report, N_LEAD, "answer")), None)
     return [found or next(iter(cells.mean_figures(report, N_LEAD, "answer")))]
 

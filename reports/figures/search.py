@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from birdnet_core.records.metrics import objective_direction
 from reports.figures.charts import (
     ROW,
     SHAPES,
@@ -27,12 +28,14 @@ from reports.figures.colours import FAINT, INK, OKABE_ITO, PAPER
 from reports.figures.curves import EPOCH
 from reports.page.formats import file_name
 from reports.runs import OTHER_TRAINING
-from reports.statistics.aggregate import show
+from reports.statistics.aggregate import label, show
+from reports.statistics.front import objectives_of
 from reports.study_report import StudyReport
 
 STATUS = {
     "completed": OKABE_ITO[0],
     "pruned": OKABE_ITO[4],
+    "infeasible": OKABE_ITO[6],
     "failed": OKABE_ITO[1],
     "diverged": OKABE_ITO[3],
     "killed": OKABE_ITO[7],
@@ -84,6 +87,44 @@ def trial_figures(report: StudyReport) -> Iterator[Drawn]:
         ends=ends,
         best=points[points["trial"] == best],
     )
+
+
+def front_figures(report: StudyReport) -> Iterator[Drawn]:
+    """Yield the metric against each further objective, with the Pareto front of all of them."""
+    if report.front.empty:
+        return
+    metric, *others = objectives_of(report.study)
+    chosen, left_out = some_trials(report.front, report.study, N_MARKS)
+    chosen = pd.concat([chosen, report.front[report.front["is_on_front"]]]).drop_duplicates("config_id")
+    for name in others:
+        scale = alt.Scale(type="log" if _spans_decades(chosen[name]) else "linear", zero=False, padding=8)
+        frame = pd.DataFrame(
+            {
+                "cell": chosen["label"], "x": chosen[name], "value": chosen[metric],
+                "is_on_front": chosen["is_on_front"], "config": chosen["factors"].map(label),
+            }
+        )  # fmt: skip
+        on_front = frame["is_on_front"]
+        x = alt.X("x:Q", title=name, scale=scale, axis=alt.Axis(format=".4~g", labelOverlap="greedy"))
+        y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+        common: dict[str, Any] = {"x": x, "y": y, "tooltip": tips("cell", "config", x=name, value=metric)}
+        layers = [
+            rows("others").mark_circle(size=30, color=FAINT, opacity=1).encode(**common, opacity=fading(0.5)),
+            rows("front")
+            .mark_point(shape="diamond", filled=True, size=80, color=OKABE_ITO[0], opacity=1)
+            .encode(**common, opacity=fading()),
+        ]
+        caption = f"{metric} against {name}. Diamonds: the Pareto front; grey: dominated configs."
+        if len(others) == 1:
+            step: Any = "step-after" if objective_direction(name) == "minimize" else "step-before"
+            line = rows("front").mark_line(strokeWidth=1.2, color=OKABE_ITO[0], interpolate=step)
+            layers.insert(1, line.encode(x=x, y=y))
+        else:
+            caption += f" The front is of {len(others) + 1} objectives, of which this figure has two."
+        yield draw(
+            f"front-{file_name(name)}", caption + left_out, 220, *layers,
+            others=frame[~on_front], front=frame[on_front].sort_values("x"),
+        )  # fmt: skip
 
 
 def rung_figures(report: StudyReport) -> Iterator[Drawn]:

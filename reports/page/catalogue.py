@@ -14,7 +14,7 @@ import pandas as pd
 from birdnet_core.records.files import write_text
 from reports.earlier.experiments import experiment_table
 from reports.page import sentences, tables
-from reports.page.formats import to_csv, to_latex, to_markdown, with_lists_as_text
+from reports.page.formats import file_name, to_csv, to_latex, to_markdown, with_lists_as_text
 from reports.selection import gates
 from reports.study_report import StudyReport
 
@@ -85,6 +85,7 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
     correlations = r.rank_correlations
     confused = f"Most frequent confusions of {next(iter(r.predictions), '')}"
     species = tables.species_table(r.trials, r.study, r.cells, r.best)
+    front = tables.front_table(r.front, r.study)
     return {
         "differences": _filled(
             Table("contrasts", "Differences",
@@ -92,6 +93,8 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
                   sentences.contrasts_note(r.analysis.level) if r.analysis else ""),
         ),
         "cells": _filled(
+            Table("front", "Pareto front", front, tables.cell_numbers(r.front) if len(front) else front,
+                  sentences.FRONT),
             Table("cells", "Trials, best first" if r.kind == "search" else "Cells", cells,
                   tables.cell_numbers(r.cells), sentences.CELLS, keys=tuple(r.cells["label"]),
                   first=tables.first_columns(cells, r.study)),
@@ -147,6 +150,15 @@ def confirmed(best: dict[str, Any]) -> Table:
     return Table(
         "confirmed", "The shortlist on fresh repeats", shortlist, shortlist, sentences.confirmed_note(best)
     )
+
+
+def searches(frame: pd.DataFrame) -> Table:
+    """Return the runs of one search with several seeds; `frame` is of `searches.repeated_searches`."""
+    name = frame["study"].iloc[0]
+    return Table(
+        f"searches-{file_name(name)}", f"{name}: the search with {len(frame)} seeds",
+        tables.search_table(frame), frame, sentences.repeated_search(frame),
+    )  # fmt: skip
 
 
 def experiments(rows: pd.DataFrame, epochs: pd.DataFrame) -> list[Table]:

@@ -170,6 +170,11 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def objective(value: float, name: str) -> str:
+    """Return a value of an objective of a search: a metric, hours, or a number of parameters."""
+    return count(value) if name == "n_params" else number(value, "{:.3g}" if name == "hours" else "{:.3f}")
+
+
 def count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "–"
 

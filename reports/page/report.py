@@ -35,9 +35,11 @@ from reports.page.formats import file_name, plain, templates
 from reports.runs import Runs, load
 from reports.selection import gates
 from reports.selection.confirmation import confirmed_choices
+from reports.statistics.front import objectives_of
+from reports.statistics.searches import repeated_searches
 from reports.study_report import StudyReport, study_report
 
-SCHEMA = 4
+SCHEMA = 5
 N_ROWS = 20  # of a table on the page; the others are folded there, and left to their file in report.md
 
 
@@ -107,11 +109,15 @@ def write_report(
         slug = file_name(f"confirmed-{best['study']}", confirmed)
         confirmed[slug] = best
         tables.confirmed(best).write(out / "tables" / slug, f"{best['study']}: on fresh repeats")
+    searches = [tables.searches(frame) for frame in repeated_searches(s.report for s in sections)]
+    for table in searches:
+        table.write(out / "tables" / table.name, table.title)
     imported = None if earlier is None else _earlier_work(earlier, [s.report for s in sections], out)
     content = {
         "schema": SCHEMA,
         "studies": [_content(section.report) for section in sections],
         "confirmed": list(confirmed.values()),
+        "repeated_searches": [plain(table.numbers.to_dict("records")) for table in searches],
         "earlier_work": imported and imported["json"],
     }
     has_charts = any(s.lead or any(p.figures for p in s.parts) for s in sections)
@@ -125,7 +131,10 @@ def write_report(
     for name in ("report.html", "report.md"):
         page = environment.get_template(f"{name}.j2")
         write_text(
-            out / name, page.render(sections=sections, earlier=imported, confirmed=content["confirmed"])
+            out / name,
+            page.render(
+                sections=sections, earlier=imported, confirmed=content["confirmed"], searches=searches
+            ),
         )
     # Line breaks are for people, who read no thousand cells; without them it is written ten times as fast.
     is_long = sum(len(section.report.cells) for section in sections) > 1000
@@ -177,13 +186,23 @@ def _earlier_work(earlier: EarlierWork, reports: list[StudyReport], out: Path) -
     }
 
 
+def _front(r: StudyReport) -> list[dict[str, Any]]:
+    """Return the Pareto front of a search with several objectives, best metric first; empty for one."""
+    names = [*objectives_of(r.study), "distance"]
+    on_front = r.front[r.front["is_on_front"]].to_dict("records") if len(r.front) else []
+    return [
+        {key: cell[key] for key in ("label", "config_id", "factors")} | {name: cell[name] for name in names}
+        for cell in on_front
+    ]
+
+
 def _content(r: StudyReport) -> dict[str, Any]:
     """Return one study of report.json."""
     study, metrics = r.study, [m for m in METRICS if m in r.cells]
     cells = []
     for cell in r.cells.to_dict("records"):
-        same = ("factors", "n", "n_failed", "n_other", "n_pruned", "epochs_to_best", "hours", "gpu_hours",
-                "repeats", "trial_ids", "unequal_epochs")  # fmt: skip
+        same = ("factors", "n", "n_failed", "n_other", "n_pruned", "is_infeasible", "epochs_to_best", "hours",
+                "gpu_hours", "repeats", "trial_ids", "unequal_epochs")  # fmt: skip
         scores = {
             m: {"mean": cell[m], **{key: cell[f"{m}:{key}"] for key in ("low", "high", "values")}}
             for m in metrics
@@ -193,7 +212,10 @@ def _content(r: StudyReport) -> dict[str, Any]:
     contrasts = [] if r.analysis is None else r.analysis.contrasts.to_dict("records")
     content: dict[str, Any] = plain(
         {
-            **{key: study.get(key) for key in ("name", "question", "metric", "direction", "data", "design")},
+            **{
+                key: study.get(key)
+                for key in ("name", "question", "metric", "direction", "constraints", "data", "design")
+            },
             "answer": sentences.answer(r),
             "warnings": sentences.warnings(study, r.cells),
             "cells": cells,
@@ -205,6 +227,7 @@ def _content(r: StudyReport) -> dict[str, Any]:
             "early_stopping": None if r.audits is None else asdict(r.audits),
             "resources": {"arms": r.resources.to_dict("records"), "usage": r.usage},
             "best": r.best,
+            "front": _front(r),
             "gates": r.gate_results.to_dict("records"),
             "decision": gates.decision(r.gate_results),
             "by_recording": r.by_recording.to_dict("records"),

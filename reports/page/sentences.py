@@ -11,13 +11,16 @@ from typing import Any
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
+from birdnet_core.records.bounds import constraints_of
 from birdnet_core.records.seen import seen_caution, seen_text, validated_splits
 from birdnet_core.records.trial import LEAKAGE
-from reports.page.formats import count, interval, n_of, number, signed, signed_interval, time_unit
+from reports.page.formats import count, interval, n_of, number, objective, signed, signed_interval, time_unit
 from reports.selection import gates
+from reports.selection.choice import FRONT_RULES
 from reports.statistics import aggregate
 from reports.statistics.analysis import repeats_for
 from reports.statistics.audits import Audits
+from reports.statistics.front import objectives_of
 from reports.study_report import StudyReport
 
 OVER_REPEATS = "95 % interval over repeats, from three on"
@@ -34,6 +37,10 @@ CONTRASTS = (
     "is one if its interval excludes 0. Errors are those of a linear model of cells and repeats, "
     "with the recordings that each repeat validated. Trends: linear, the change along a straight line from "
     "the first level to the last; curved, how far the curve lies above that line in the middle."
+)
+FRONT = (
+    "No other config is at least as good in every objective and better in one. Distance: from the best value "
+    "of every objective, in units of the range of the front; the rule ideal chooses the least."
 )
 LEVELS = f"Means over completed trials; {OVER_REPEATS}."
 GATES = (
@@ -66,6 +73,8 @@ def design(study: dict[str, Any]) -> str:
     trained = f"{study['epochs']} epochs at most, {n_of(len(study['repeats']), 'repeat')}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))
+    if len(study.get("also") or ()):
+        aim = f"objectives {', '.join(objectives_of(study))}"
     if study["kind"] == "search":
         ended = f"early termination by {rule}" if rule else "no early termination"
         planned = f" of {study['n_trials']} trials" if study.get("n_trials") else ""
@@ -95,6 +104,8 @@ def answer(report: StudyReport) -> str:
             "Not validated: these trials also trained on the validation split, so only the test split can "
             "evaluate them."
         )
+    if len(report.front):
+        return " ".join(filter(None, [front(report), importance(report.importance)]))
     if report.best is None:
         return f"No answer yet: {report.no_best}."
     parts = [
@@ -109,6 +120,8 @@ def answer(report: StudyReport) -> str:
 
 def headline(report: StudyReport) -> str:
     """Return the result of a study in a sentence or two: the largest difference, and what may be the best."""
+    if len(report.front) and aggregate.is_validated(report.study):
+        return front(report)
     if report.best is None or not aggregate.is_validated(report.study):
         return answer(report)
     metric, best = report.metric, report.best
@@ -150,6 +163,34 @@ def headline(report: StudyReport) -> str:
     return f"{claimed} Chosen: {row['label']}, {score}. {standing}"
 
 
+def front(report: StudyReport) -> str:
+    """Return how many configs are on the Pareto front, its ends, and how one of them is chosen."""
+    names = objectives_of(report.study)
+    on_front = report.front[report.front["is_on_front"]]
+    ends = [
+        f"{row['label']} ({', '.join(f'{name} {objective(row[name], name)}' for name in names)})"
+        for _, row in (on_front.iloc[[0]] if len(on_front) == 1 else on_front.iloc[[0, -1]]).iterrows()
+    ]
+    is_or_are = "is" if len(on_front) == 1 else "are"
+    return (
+        f"Of {len(report.trials)} trials, {len(on_front)} {is_or_are} on the Pareto front of "
+        f"{' and '.join(names)}: {' to '.join(ends)}. No config is chosen; `birdtune best` with --rule "
+        f"{' or '.join(FRONT_RULES)} chooses one of the front. Scores of the best of several are too high on "
+        "average."
+    )
+
+
+def repeated_search(searches: pd.DataFrame) -> str:
+    """Return how much the best value of a search varies over its seeds."""
+    best = searches["best"]
+    return (
+        f"{len(searches)} runs of one search with different seeds, of the sampler and of training, found "
+        f"a best {searches['metric'].iloc[0]} of {number(best.mean())} on average (std {number(best.std())}, "
+        f"{number(best.min())} to {number(best.max())}). All are the best of several, and too high on "
+        "average."
+    )
+
+
 def _standing(best: dict[str, Any], n: int) -> str:
     """Return how many cells may be the best; empty where that is not known."""
     in_set = len(best["not_worse"])
@@ -166,9 +207,23 @@ def basis(report: StudyReport) -> list[str]:
     folds = f" on {n_folds} folds" if n_folds > 1 else " on one validation split"
     repeats = n_of(len(study["repeats"]), "repeat")
     out = [f"Trials: {trials}; {repeats}{folds}, {study['epochs']} epochs at most"]
+    if facts := study.get("warm_start"):
+        trained = f" that trained {facts['epochs']} epochs" if facts["epochs"] != study["epochs"] else ""
+        other = "" if facts["data_id"] == data.get("data_id") else " on other recordings"
+        out.append(
+            f"Warm start: the sampler began with {n_of(facts['n'], 'observation')} of {facts['study']} in "
+            f"{facts['run']}{trained}{other}; they are in no table and no figure"
+        )
+    if n := study.get("n_enqueued"):
+        out.append(f"{n_of(n, 'config')} given and trained first")
     if collection := _collection(data):
         at_a_time = f", {count(data['n_val'])} validated at a time" if data.get("n_val") else ""
         out.append(f"Data: {collection}{at_a_time}")
+    if constraints := constraints_of(study):
+        n = int(report.cells["is_infeasible"].sum())
+        n_untrained = int(report.cells["n_infeasible"].sum())
+        text = f"Constraints: {', '.join(map(str, constraints))}; {n} of {len(report.cells)} break one"
+        out.append(f"{text}, {n_untrained} of them not trained" if n_untrained else text)
     if decision := gates.decision(report.gate_results):
         out.append(f"Gates: {decision}")
     unknown = [note for note in data.get("notes", []) if not note.startswith(LEAKAGE)][:1]
@@ -394,9 +449,10 @@ def importance_note(importances: pd.DataFrame) -> str:
         f"{count(row['n_trials'])} of {count(row['n_trials'] + row['n_left_out'])} have {row['metric']} "
         f"there, and {count(row['n_top'])} of these are the best. PED-ANOVA: how far the values of a "
         "parameter among the best trials differ from those among all, as a share of 1. The interval is the "
-        "middle 95 % of bootstrap resamples of trials. With few trials a parameter without any effect has "
-        "an importance above zero, and the sampler prefers good values: test important parameters in an "
-        "ablation."
+        "middle 95 % of bootstrap resamples of trials. p: how often any parameter distinguishes the better "
+        "half of permuted values as well; where no p is 0.05 or less, importances are not shown. A parameter "
+        "without any effect has an importance above zero, and the sampler prefers good values: test those "
+        "that are important in an ablation."
     )
 
 
@@ -545,7 +601,7 @@ def limits(report: StudyReport) -> list[str]:
     out, importances = caveats(report.study, report.cells, report.trials), report.importance
     if len(importances) and importances["importance"].isna().all():
         reasons = "; ".join(dict.fromkeys(importances["note"]))
-        out.append(f"The importance of parameters is unknown: {reasons}.")
+        out.append(f"The importance of parameters is not shown: {reasons}.")
     return out
 
 

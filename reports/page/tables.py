@@ -14,6 +14,7 @@ from reports.page.formats import (
     form_of,
     interval,
     number,
+    objective,
     p_value,
     percent,
     points,
@@ -26,6 +27,7 @@ from reports.page.formats import (
 )
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 from reports.statistics import aggregate
+from reports.statistics.front import objectives_of
 from reports.study_report import StudyReport
 
 MOST_COLUMNS = 20  # cells side by side in a table
@@ -47,6 +49,7 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
             "baseline": baseline is not None and index == baseline.name,
             "leaky split": cell["is_leaky"],
             "unequal epochs": cell["unequal_epochs"],
+            "infeasible": cell["is_infeasible"],
         }
         marked = ", ".join(mark for mark, is_set in marks.items() if is_set)
         row = {"cell": cell["label"] + (f" ({marked})" if marked else "")}
@@ -70,6 +73,35 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
     return _frame(rows, "–")
 
 
+def front_table(front: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a config of the Pareto front, best metric first; `front` is of `front.pareto_front`."""
+    if front.empty:
+        return front
+    return _frame(
+        {
+            "cell": row["label"],
+            **{name: objective(row[name], name) for name in objectives_of(study)},
+            "distance": number(row["distance"], "{:.2f}"),
+            **{key: aggregate.show(value) for key, value in row["factors"].items()},
+        }
+        for row in front[front["is_on_front"]].to_dict("records")
+    ).replace("", "–")
+
+
+def search_table(searches: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run of one search, with its best config; `searches` is of `repeated_searches`."""
+    return _frame(
+        {
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "trials": count(row["n_trials"]),
+            f"best {row['metric']}": number(row["best"]),
+            "best config": aggregate.label(row["factors"]),
+        }
+        for row in searches.to_dict("records")
+    )
+
+
 def first_columns(table: pd.DataFrame, study: dict[str, Any]) -> tuple[str, ...]:
     """Return the columns of `cell_table` that fit a page: the score, what varied, and what weakens it."""
     if not len(table):
@@ -84,6 +116,8 @@ def first_columns(table: pd.DataFrame, study: dict[str, Any]) -> tuple[str, ...]
 
 
 def _cell_interval(cell: Mapping[Hashable, Any], metric: str, form: str) -> str:
+    if cell["n_infeasible"]:
+        return "none: not trained"
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
@@ -197,6 +231,7 @@ def importance_table(importances: pd.DataFrame) -> pd.DataFrame:
             "parameter": row["parameter"],
             "importance": number(row["importance"], "{:.2f}"),
             "95 % of resamples": interval(row, "{:.2f}"),
+            "p (adjusted)": p_value(row["p"]),
             "trials with it": count(row["n"]),
             "note": row["note"],
         }

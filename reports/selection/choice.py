@@ -5,6 +5,7 @@ The result is the content of `best.json`; its `config` is the record's, so `Trai
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -12,28 +13,35 @@ import pandas as pd
 
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from birdnet_core.intervals import LEVEL
+from birdnet_core.records.bounds import constraints_of
 from reports.runs import Runs
 from reports.statistics import aggregate
 from reports.statistics.aggregate import by_repeat
 from reports.statistics.analysis import Analysis, results
+from reports.statistics.front import objectives_of, pareto_front
 
 SCHEMA = 2
 RULES = {
     "mean": "the {best} {metric}",
     "cheapest": "the fewest parameters among the configs that may be the best, of equal ones the {best} "
     "{metric}",
+    "ideal": "on the Pareto front, the least distance from the best value of every objective, in units of "
+    "the range of the front",
 }
-"""What decides within the set of configs that may be the best."""
+"""What decides within the set of configs that may be the best, or are on the Pareto front."""
+FRONT_RULES = ("mean", "ideal")
+"""The rules for a search with several objectives."""
 N_SHOWN = 10
 
 
-def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, Any]:
+def choose(runs: Runs, study: str | None = None, by: str | None = None) -> dict[str, Any]:
     """Return the content of best.json: the chosen config, its scores, what may be as good, and the rule.
 
     Configs of one study compete, which has to be named where the runs hold several: a search's single trials
-    do not compete with the repeated cells of an ablation. `by` is one of `RULES`. Raises RunFolderError for
-    an unknown study, for several, when no trial completed, and for ``cheapest`` where too few repeats are
-    there to know what may be the best; ConfigError for an unknown rule.
+    do not compete with the repeated cells of an ablation. `by` is one of `RULES`: ``mean`` if left out, and
+    needed for a search with several objectives. Raises RunFolderError for an unknown study, for several, when
+    no trial completed, and for ``cheapest`` where too few repeats are there to know what may be the best;
+    ConfigError for an unknown rule, or one that the study does not have.
     """
     check_rule(by)
     chosen = one_study(runs, study)
@@ -41,9 +49,26 @@ def choose(runs: Runs, study: str | None = None, by: str = "mean") -> dict[str, 
     return choose_among(trials, chosen, cells, analysis, by)
 
 
-def check_rule(by: str) -> None:
+def front_in(runs: Runs, study: str | None = None) -> pd.DataFrame:
+    """Return `front_of` a study of `runs`, its configs named by the numbers of their trials."""
+    chosen = one_study(runs, study)
+    trials, cells, analysis = results(runs, chosen)
+    return front_of(trials, chosen, aggregate.numbered(cells), analysis)
+
+
+def front_of(
+    trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame, analysis: Analysis | None
+) -> pd.DataFrame:
+    """Return `front.pareto_front` of the configs that compete; empty for one objective or no config."""
+    if len(objectives_of(study)) > 1:
+        with contextlib.suppress(RunFolderError):
+            return pareto_front(candidates(trials, study, cells, analysis), study)
+    return pd.DataFrame()
+
+
+def check_rule(by: str | None) -> None:
     """Raise ConfigError for a rule that there is not."""
-    if by not in RULES:
+    if by is not None and by not in RULES:
         raise ConfigError(f"unknown rule {by!r}{did_you_mean(by, RULES)} (known: {', '.join(RULES)})")
 
 
@@ -64,10 +89,13 @@ def one_study(runs: Runs, name: str | None = None) -> dict[str, Any]:
 def best_of(
     runs: Runs, study: dict[str, Any], cells: pd.DataFrame, analysis: Analysis | None
 ) -> tuple[dict[str, Any] | None, str]:
-    """Return the best config of one study, or None and why there is none; see `analysis.results`."""
+    """Return the best config of one study, or None and why there is none; see `analysis.results`.
+
+    Of several objectives no rule is the study's own.
+    """
     try:
         return choose_among(runs.trials_of(study), study, cells, analysis), ""
-    except RunFolderError as error:
+    except (ConfigError, RunFolderError) as error:
         return None, str(error)
 
 
@@ -76,10 +104,25 @@ def choose_among(
     study: dict[str, Any],
     cells: pd.DataFrame,
     analysis: Analysis | None,
-    by: str = "mean",
+    by: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of best.json for a study with its `trials`, `cells` and `analysis`; see `choose`."""
     ranked = candidates(trials, study, cells, analysis)
+    objectives = objectives_of(study)
+    if len(objectives) > 1:
+        if by not in FRONT_RULES:
+            raise ConfigError(
+                f"{study['name']!r} has {len(objectives)} objectives ({', '.join(objectives)}), and a "
+                f"rule chooses one config of the front: give --rule {' or --rule '.join(FRONT_RULES)}"
+            )
+        ranked = pareto_front(ranked, study)
+        ranked = ranked[ranked["is_on_front"]]
+        if by == "ideal":
+            ranked = ranked.sort_values("distance", kind="stable")
+        by = "mean" if by is None else by
+    elif by == "ideal":
+        raise ConfigError(f"the rule 'ideal' is of several objectives, and {study['name']!r} has one")
+    by = by or "mean"
     best = chosen_by(ranked, study, by)
     level = LEVEL if analysis is None else analysis.level
     return content(best, ranked, study, rule(study, by), config_of(trials, best), level=level)
@@ -91,7 +134,8 @@ def candidates(
     """Return the cells that compete, best mean first, with `may_be_best` and `regret` where these are known.
 
     Cells trained unequal epochs compete where none was trained equally, those whose split leaks where all
-    leak. Without a model, cells that lack a repeat compete where none is complete.
+    leak. Without a model, cells that lack a repeat compete where none is complete. Cells that break a
+    constraint of the study never do: RunFolderError, which names the nearest, where all break one.
     """
     metric = study["metric"]
     pool = cells[cells[metric].notna()] if metric in cells else cells.iloc[:0]
@@ -101,6 +145,10 @@ def candidates(
             f"({aggregate.status_counts(trials)})"
         )
     pool = pool.drop_duplicates("config_id")
+    feasible = pool[~pool["is_infeasible"].astype(bool)]
+    if feasible.empty:
+        raise RunFolderError(_none_feasible(pool, study))
+    pool = feasible
     for mark in ("is_leaky", "unequal_epochs"):
         unmarked = pool[~pool[mark].astype(bool)]
         pool = unmarked if len(unmarked) else pool
@@ -121,9 +169,28 @@ def candidates(
     return pool.sort_values("ranked_by", ascending=study["direction"] == "minimize", kind="stable")
 
 
+def _none_feasible(pool: pd.DataFrame, study: dict[str, Any]) -> str:
+    """Return in words that no config of `pool` keeps the constraints of the study, and which is nearest."""
+    constraints = constraints_of(study)
+    rows = pool.to_dict("records")
+    excess = [
+        sum(bound.excess(value) if math.isfinite(value) else math.inf for bound, value in of.items())
+        for of in (aggregate.broken(row, constraints) for row in rows)
+    ]
+    nearest = rows[excess.index(min(excess))]
+    values = ", ".join(
+        f"{bound.name} is {value:.6g}" for bound, value in aggregate.broken(nearest, constraints).items()
+    )
+    return (
+        f"none of the {len(rows)} trained configs of {study['name']!r} keeps "
+        f"{', '.join(map(str, constraints))}, so there is no best config; the nearest is {nearest['label']} "
+        f"({aggregate.label(nearest['factors'])}): {values}"
+    )
+
+
 def chosen_by(ranked: pd.DataFrame, study: dict[str, Any], by: str) -> pd.Series[Any]:
-    """Return the row of `ranked`, best mean first, that the rule chooses."""
-    if by == "mean":
+    """Return the row of `ranked`, in the order of the rule or best mean first, that the rule chooses."""
+    if by in FRONT_RULES:
         return ranked.iloc[0]
     if ranked["regret"].isna().any():
         raise RunFolderError(

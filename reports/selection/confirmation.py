@@ -84,7 +84,8 @@ def survivors(
     if (
         ranked["regret"].isna().any()
     ):  # too many trials failed: of those with a score nobody is clearly behind
-        left = list(cells.loc[cells[of_round["metric"]].notna(), "config_id"])
+        known = cells[of_round["metric"]].notna() & ~cells["is_infeasible"].astype(bool)
+        left = list(cells.loc[known, "config_id"])
         return left, len(left) < 2
     left = list(ranked.loc[ranked["may_be_best"].astype(bool), "config_id"])
     return left, len(left) < 2 or float(chosen_by(ranked, of_round, by)["regret"]) <= tolerance
@@ -112,9 +113,11 @@ def confirmed(
     best = chosen_by(ranked, last, by)
     # Those that left, as they were when they did, the last first.
     left: list[pd.Series[Any]] = []
-    for study in reversed(studies[:-1]):
+    for study in reversed(studies):
         of_round, table, _ = results(runs, study)
         gone = {row["config_id"] for row in left} | set(ranked["config_id"])
+        # Those that break a constraint on fresh repeats among them.
+        table = table.assign(is_infeasible=False)
         rows = candidates(of_round, study, table, None).assign(may_be_best=False)
         left += [row for _, row in rows.iterrows() if row["config_id"] not in gone]
     race = {

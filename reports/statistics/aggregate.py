@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
+from birdnet_core.records.bounds import Bound, constraints_of
 from birdnet_core.records.metrics import METRICS
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 
@@ -50,13 +51,14 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     """Return one row a cell of an ablation, or a sampled config of a search, in the order of the study.
 
     `n` completed trials enter the means; `n_failed` (failed, diverged, killed), `n_other` (completed, but no
-    sample of the config: `runs.OTHER_TRAINING`), `n_pruned`, `n_running` and `n_missing` (planned, never
-    started) do not. `repeats`, `trial_ids` and ``<metric>:values`` are lists over
+    sample of the config: `runs.OTHER_TRAINING`), `n_pruned`, `n_infeasible` (not trained), `n_running` and
+    `n_missing` (planned, never started) do not. `repeats`, `trial_ids` and ``<metric>:values`` are lists over
     the completed trials, by repeat. A metric has the columns ``<metric>`` (mean), ``<metric>:low`` and
     ``<metric>:high`` (`t_interval`), at each trial's best epoch. `epochs_to_best`, `hours` and `gpu_hours`
     are means over completed trials. `unequal_epochs`: see `trained_length`. `label` is short and unique: all
-    factors, or of more than three those that differ from the baseline's, or a number where
-    there is none. `is_leaky`: clips were split at random.
+    factors, or of more than three those that differ from the baseline's, or a number where there is none.
+    `is_leaky`: clips were split at random. `is_infeasible`: the means break a constraint of the study, or the
+    config was not trained because it does.
     """
     groups = _by_config(trials)
     nothing = _Group(trials.iloc[:0])
@@ -71,10 +73,11 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     lengths_of = {config_id: set(_lengths(done, study)) for config_id, done in completed.items()}
     lengths = set[int]().union(*lengths_of.values())
     rows = []
+    constraints = constraints_of(study)
     for (config_id, factors), name in zip(planned, names, strict=True):
         group = groups.get(config_id, nothing)
         own = lengths_of.get(config_id, set())
-        row = {
+        row: dict[str, Any] = {
             "label": name,
             "factors": factors,
             "config_id": config_id,
@@ -83,16 +86,30 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
             "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
             "is_leaky": LEAKY_SPLIT in (*factors.values(), *_splits(group)),
         }
-        rows.append(row | _summary(completed.get(config_id, nothing), metrics))
+        row |= _summary(completed.get(config_id, nothing), metrics)
+        is_trained = bool(row["n"])
+        row["is_infeasible"] = bool(broken(row, constraints) if is_trained else row["n_infeasible"])
+        rows.append(row)
     columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
     return pd.DataFrame(rows, columns=[*_CELL_COLUMNS, *columns])
 
 
 _CELL_COLUMNS = (
-    "label", "factors", "config_id", "number", "n", "n_failed", "n_other", "n_pruned", "n_running",
-    "n_missing", "unequal_epochs", "is_leaky", "repeats", "trial_ids", "n_params", "epochs_to_best",
-    "epochs_min", "epochs_max", "hours", "gpu_hours",
+    "label", "factors", "config_id", "number", "n", "n_failed", "n_other", "n_pruned",
+    "n_infeasible", "n_running", "n_missing", "unequal_epochs", "is_leaky", "is_infeasible", "repeats",
+    "trial_ids", "n_params", "epochs_to_best", "epochs_min", "epochs_max", "hours", "gpu_hours",
 )  # fmt: skip
+
+
+def broken(values: Mapping[Any, Any], constraints: Sequence[Bound]) -> dict[Bound, float]:
+    """Return the constraints that a row of values breaks, each with its value; nan where it is unknown."""
+    of = {bound: float(values.get(bound.name, math.nan)) for bound in constraints}
+    return {bound: value for bound, value in of.items() if not bound.holds(value)}
+
+
+def numbered(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the configs of a search, named by the numbers of their trials."""
+    return cells.assign(label=[f"#{number:.0f}" for number in cells["number"]])
 
 
 def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budget: int) -> int:
@@ -251,6 +268,7 @@ def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
         "n_failed": sum(status[s] for s in FAILED),
         "n_other": status[OTHER_TRAINING],
         "n_pruned": status["pruned"],
+        "n_infeasible": status["infeasible"],
         "n_running": status[RUNNING],
         "n_missing": (planned - Counter(group["repeat"])).total(),
     }

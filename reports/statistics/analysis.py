@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from birdnet_core.intervals import LEVEL
+from birdnet_core.records.bounds import constraints_of
 from reports.runs import Runs
 from reports.statistics import aggregate
 from reports.statistics import contrasts as design
@@ -39,8 +40,9 @@ class Analysis:
             repeats or more, from which further ones are planned.
         contrasts: a row each, with simultaneous intervals and adjusted p values at `level`. `verdict` is
             ``higher`` or ``lower`` where the interval excludes 0, else None; `note` is the reason for a nan.
-        best: a row a cell of the study: `config_id`, whether it `may_be_best`, and `regret`, the most that
-            the best one may be ahead of it. Empty without a model.
+        best: a row a cell of the study that keeps its constraints: `config_id`, whether it `may_be_best`, and
+            `regret`, the most that the best one may be ahead of it. Empty without a model.
+        infeasible: the config_ids that break a constraint of the study.
     """
 
     repeats: Repeats
@@ -50,6 +52,7 @@ class Analysis:
     contrasts: pd.DataFrame
     best: pd.DataFrame
     level: float
+    infeasible: frozenset[str] = frozenset()
 
     @property
     def claims(self) -> pd.DataFrame:
@@ -102,8 +105,28 @@ def analyse(
     found = design.contrasts(list(cells["factors"]), study)
     few = FEW_FOLDS if repeats.are_folds_given and len(repeats.repeats) >= LEAST_REPEATS else FEW_REPEATS
     frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, few, level)
-    best = _best(config_ids, used, fitted, study["direction"], level)
-    return Analysis(repeats, scores, fitted, rough, frame, best, level)
+    feasible = used & ~_breaking(config_ids, cells, scores, study)
+    compared = fitted
+    if not np.array_equal(feasible, used):
+        compared = fit(of_metric.cells(feasible)) if feasible.sum() > 1 else None
+    best = _best(config_ids, feasible, compared, study["direction"], level)
+    infeasible = frozenset(np.array(config_ids)[used & ~feasible])
+    return Analysis(repeats, scores, fitted, rough, frame, best, level, infeasible)
+
+
+def _breaking(
+    config_ids: list[str],
+    cells: pd.DataFrame,
+    scores: dict[str, tuple[np.ndarray, RepeatedScores]],
+    study: dict[str, Any],
+) -> np.ndarray:
+    """Return whether the scores of each config break a constraint of the study."""
+    constraints = constraints_of(study)
+    if not constraints:
+        return np.zeros(len(config_ids), dtype=bool)
+    rows = {row["config_id"]: row for row in cells.to_dict("records")}
+    known = [rows[c] | {m: means[i] for m, (means, _) in scores.items()} for i, c in enumerate(config_ids)]
+    return np.array([bool(aggregate.broken(row, constraints)) for row in known])
 
 
 def _contrasts(
@@ -198,7 +221,7 @@ def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFra
     place = {config_id: i for i, config_id in enumerate(ids)}
     rows = [place[config_id] for config_id in cells["config_id"]]
     of_cell = dict(zip(analysis.best["config_id"], analysis.best["mean"], strict=True))
-    cells = cells.copy()
+    cells = cells.assign(is_infeasible=cells["config_id"].isin(analysis.infeasible))
     for metric, (means, found) in analysis.scores.items():
         if metric in cells and np.isfinite(found.values).any():
             bounds = np.array([interval(found, i) for i in range(len(means))])

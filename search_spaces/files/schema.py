@@ -168,6 +168,10 @@ def study_schema() -> Schema:
                 "type": "array", "items": dataclass_schema(Gate, metric={"enum": list(METRICS)}),
                 "description": "a list of values for the best cell to reach, each {metric: ..., target: ...}",
             },
+            "constraints": {
+                "type": "array", "items": {"type": "string"},
+                "description": "a list of bounds that a config has to keep, such as n_params<=5e6",
+            },
             "quick": _mapping(quick, description=f"changes under --quick: settings, or {', '.join(SIZES)}"),
             **own,
         }  # fmt: skip

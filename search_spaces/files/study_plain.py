@@ -55,6 +55,7 @@ def to_plain(study: Study) -> dict[str, Any]:
         **own,
         "metric": study.metric,
         "gates": [{k: v for k, v in asdict(gate).items() if v is not None} for gate in study.gates],
+        "constraints": [str(bound) for bound in study.constraints],
         "quick": {key: value for key, value in quick.items() if value != {}},
     }
     return {key: value for key, value in plain.items() if value not in ({}, [], None)}

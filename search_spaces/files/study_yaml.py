@@ -13,6 +13,7 @@ from typing import Any
 
 from birdnet_core.config import COMPONENTS, PATH_SETTINGS, TrainConfig
 from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.records.bounds import parse_constraint
 from birdnet_core.records.checks import is_name
 from search_spaces.designs import Range
 from search_spaces.faults import Fault, Place, collected
@@ -71,7 +72,7 @@ def _entry(place: Place) -> Place:
     """Return the place of the setting, factor, parameter or key of the study that holds `place`."""
     if place[:2] in (("quick", "factors"), ("quick", "space")):
         return place[:3]
-    return place[:1] if place[:1] in (("also",), ("design",), ("gates",)) else place[:2]
+    return place[:1] if place[:1] in (("also",), ("constraints",), ("design",), ("gates",)) else place[:2]
 
 
 def _without(values: Values, faults: Iterable[Fault]) -> Values:
@@ -154,11 +155,16 @@ def _common(file: YamlFile, values: Values, faults: list[Fault]) -> Values:
     for i, gate in enumerate(values.get("gates", ())):
         with collected(faults, "gates", i):
             gates.append(Gate(**gate))
+    constraints = []
+    for i, text in enumerate(values.get("constraints", ())):
+        with collected(faults, "constraints", i):
+            constraints.append(parse_constraint(text))
     return {
         "name": name,
         "question": values.get("question", ""),
         "base": base,
         "gates": tuple(gates),
+        "constraints": tuple(constraints),
         "quick": {key: value for key, value in values.get("quick", QUICK).items() if key not in SIZES},
         "metric": values.get("metric", Ablation.metric),
     }

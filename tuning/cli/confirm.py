@@ -34,10 +34,11 @@ def confirm(
     Up to `n_repeats` each, a block after the other. Who cannot be the best leaves after its block; the race
     ends when one is left or the config that the rule `by` would choose can lose `tolerance` at most. Into the
     run folder RUN/confirm, a study a round; what it holds is not trained again. The report of RUN shows what
-    came out. Raises RunFolderError where the run has no request to take data and means from, or a round was
-    interrupted.
+    came out. Raises RunFolderError where the run has no request to take data and means from, the study has
+    several objectives, or a round was interrupted.
     """
     from birdnet_core.config import TrainConfig
+    from birdnet_core.records.bounds import constraints_of
     from birdnet_core.records.files import write_json
     from reports import load
     from reports.selection.choice import check_rule, one_study
@@ -50,10 +51,16 @@ def confirm(
         shortlist,
         survivors,
     )
+    from reports.statistics.front import objectives_of
     from search_spaces.study import Ablation
 
     check_rule(by)
     origin = one_study(runs, study)
+    if len(objectives := objectives_of(origin)) > 1:
+        raise RunFolderError(
+            f"a race on fresh repeats is by one metric, and {origin['name']!r} has {len(objectives)} "
+            f"objectives ({', '.join(objectives)}); choose a config of the front by --rule, without --confirm"
+        )
     after = looks(n_repeats)
     candidates = shortlist(runs, study, n)
     name = origin["name"]
@@ -89,6 +96,7 @@ def confirm(
             name=names[-1],
             question="Which of the shortlist is best, by repeats that the choice of it never saw?",
             metric=origin["metric"],
+            constraints=tuple(constraints_of(origin)),
             factors={"config": {config_id: settings[config_id] for config_id in left}},
             n_repeats=n_each,
         )

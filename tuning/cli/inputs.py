@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def find_study(
     trials: int | None = None,
     scheduler: str | None = None,
     audit: float | None = None,
+    constraints: Sequence[str] = (),
     source: str | None = None,
 ) -> Study:
     """Return the study `name`; ConfigError for repeats of a search, and for options of one in an ablation."""
@@ -87,11 +89,15 @@ def find_study(
 
     import optuna
 
+    from birdnet_core.records.bounds import parse_constraint
     from search_spaces.loading import load_study
     from search_spaces.study import Search, in_size
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = load_study(name, quick=quick, options=options, source=source)
+    if constraints:
+        bounds = tuple(parse_constraint(text, "--constraint") for text in constraints)
+        study = replace(study, constraints=bounds)
     if isinstance(study, Search):
         if repeats is not None:
             raise ConfigError(

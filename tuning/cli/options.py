@@ -88,6 +88,15 @@ Audit = Annotated[
         metavar="SHARE",
     ),
 ]
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constraint",
+        help="A bound that a config has to keep, as in --constraint 'n_params<=5e6', on a metric, n_params "
+        "or hours, else the study's; repeatable.",
+        metavar="NAME<=VALUE",
+    ),
+]
 Cpus = Annotated[int, typer.Option(min=1, help="CPUs and torch threads of a trial.")]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="The most trials side by side.")]
 BudgetHours = Annotated[

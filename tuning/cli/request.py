@@ -31,6 +31,7 @@ class Request:
         data: ``synthetic``, or the absolute path of a manifest or a folder.
         base: the config that all trials start from, None for the defaults.
         settings: what ``--set`` changes in every trial; `options`: what ``--option`` changes in the study.
+        warm_start: the absolute path of the earlier run. enqueue: the configs that are trained first.
         plugins: modules and files that ``--plugin`` named.
 
     The other fields are the options of `birdtune sweep` of the same name.
@@ -52,6 +53,9 @@ class Request:
     sampler: str = "tpe"
     scheduler: str | None = None
     audit: float | None = None
+    constraints: tuple[str, ...] = ()
+    warm_start: str | None = None
+    enqueue: tuple[dict[str, Any], ...] = ()
     storage: str = "journal"
     budget: Budget = field(default_factory=Budget)
     tensorboard: bool = False
@@ -96,6 +100,7 @@ class Request:
             trials=self.trials,
             scheduler=self.scheduler,
             audit=self.audit,
+            constraints=self.constraints,
             source=self.source,
         )
         return replace(study, name=self.name or study.name)

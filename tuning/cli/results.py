@@ -76,9 +76,13 @@ def best_command(
         typer.Option(callback=opt.local, help="The file to write; RUN/best.json if left out."),
     ] = None,
     rule: Annotated[
-        str,
-        typer.Option(help="What decides among the configs that may be the best: mean, or cheapest."),
-    ] = "mean",
+        str | None,
+        typer.Option(
+            help="What decides among the configs that may be the best: mean, the default, or cheapest. Of "
+            "several objectives, on the Pareto front: mean of the first, or ideal; by default none does.",
+            metavar="NAME",
+        ),
+    ] = None,
     n_confirm: Annotated[
         int | None,
         typer.Option(
@@ -101,11 +105,16 @@ def best_command(
     trust: opt.Trust = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Choose the best config by one stated rule, and write best.json for `train` and `sweep --base`."""
+    """Choose the best config by one stated rule, and write best.json for `train` and `sweep --base`.
+
+    Of a search with several objectives it prints the Pareto front, and chooses one of it by --rule.
+    """
     from birdnet_core.records.files import write_json
     from birdnet_core.records.run_folder import RunFolder
     from reports import choose, load
     from reports.page.sentences import early_stopping
+    from reports.page.tables import front_table
+    from reports.selection.choice import FRONT_RULES, front_in, one_study
     from reports.statistics.audits import audits_of
     from tuning.cli.sweeps import own_file, study_named
 
@@ -114,6 +123,12 @@ def best_command(
             raise ConfigError(f"{name} is of the race that --confirm N asks for; give both, or neither")
     runs = load([run])
     files, study = own_file(study), study_named(RunFolder(run), study)
+    if n_confirm is None and rule is None and len(front := front_in(runs, study)):
+        on_front = front_table(front, one_study(runs, study))
+        rules = "    ".join(f"birdtune best {run} --rule {name}" for name in FRONT_RULES)
+        text = f"{on_front.to_string(index=False)}\nnext: {rules}"
+        print_result({"front": on_front.to_dict("records"), "rules": list(FRONT_RULES)}, as_json, text)
+        return
     if n_confirm is None:
         best = choose(runs, study, rule)
     else:
@@ -124,7 +139,7 @@ def best_command(
             run,
             runs,
             study,
-            rule,
+            rule or "mean",
             n_repeats=n_confirm,
             n=n,
             tolerance=tolerance or 0.0,

@@ -48,6 +48,23 @@ def sweep_command(
     ] = "tpe",
     scheduler: opt.Scheduler = None,
     audit: opt.Audit = None,
+    constraint: opt.Constraints = None,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            callback=opt.local,
+            help="The run folder of an earlier search by the same metric: the sampler learns from it.",
+            metavar="RUN",
+        ),
+    ] = None,
+    enqueue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A config that a search trains first: best.json, a trial's record or a config; repeatable.",
+            metavar="FILE",
+        ),
+    ] = None,
     storage: Annotated[
         str,
         typer.Option(
@@ -106,6 +123,9 @@ def sweep_command(
         sampler=sampler,
         scheduler=scheduler,
         audit=audit,
+        constraints=tuple(constraint or ()),
+        warm_start=str(warm_start.absolute()) if warm_start else None,
+        enqueue=tuple(read_config(file).to_dict() for file in enqueue or ()),
         storage=storage,
         budget=Budget(hours=budget_hours, gpu_hours=budget_gpu_hours, until=until),
         tensorboard=tensorboard,
@@ -299,6 +319,7 @@ def train_study(
     import importlib
     import threading
 
+    from birdnet_core.config import TrainConfig
     from birdnet_core.records.run_folder import RunFolder
     from tuning.engine.cluster import ray_session
     from tuning.views.live import SweepView
@@ -343,6 +364,8 @@ def train_study(
             rerun_failed=rerun_failed,
             shorter=shorter,
             sampler=request.sampler,
+            warm_start=request.warm_start,
+            first_configs=[TrainConfig.from_dict(config) for config in request.enqueue],
             storage=request.storage,
             address=request.address,
             request=request.to_dict() if is_kept else None,

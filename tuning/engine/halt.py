@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from birdnet_core.errors import ConfigError, did_you_mean
+from birdnet_core.errors import ConfigError
+from birdnet_core.records.bounds import Bound, parse_bound
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.usage import Usage
-
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +37,11 @@ class Budget:
                 raise ConfigError(f"a budget of {value:g} {name} cannot train anything; give more than 0")
         self.goal()
 
-    def goal(self) -> tuple[str, str, float] | None:
-        """Return the metric, the comparison and the value of `until`; ConfigError for another form."""
+    def goal(self) -> Bound | None:
+        """Return `until` as a bound; ConfigError for another form or an unknown metric."""
         if self.until is None:
             return None
-        parts = re.fullmatch(r"\s*([\w/]+)\s*(>=|<=)\s*(\S+)\s*", self.until)
-        try:
-            metric, comparison, value = parts.groups() if parts else ("", "", "")
-            number = float(value)
-        except ValueError:
-            raise ConfigError(
-                f"--until {self.until!r} is not METRIC>=VALUE or METRIC<=VALUE; for example val/f1_macro>=0.5"
-            ) from None
-        if metric not in METRICS:
-            raise ConfigError(
-                f"--until {self.until!r} names an unknown metric {metric!r}{did_you_mean(metric, METRICS)} "
-                f"(known: {', '.join(METRICS)})"
-            )
-        return metric, comparison, number
+        return parse_bound(self.until, METRICS, "--until", "val/f1_macro>=0.5")
 
 
 class Halt:
@@ -85,10 +69,9 @@ class Halt:
         if budget.gpu_hours is not None and usage.gpu_hours >= budget.gpu_hours:
             self.ask(f"the budget of {budget.gpu_hours:g} GPU-hours is used up")
         if goal := budget.goal():
-            metric, comparison, wanted = goal
-            value = metrics.get(metric, math.nan)
-            if _COMPARISONS[comparison](value, wanted):
-                self.ask(f"{metric} {comparison} {wanted:g} is reached: {value:.4f}")
+            value = metrics.get(goal.name, math.nan)
+            if goal.holds(value):
+                self.ask(f"{goal.name} {goal.comparison} {goal.limit:g} is reached: {value:.4f}")
 
 
 @contextlib.contextmanager

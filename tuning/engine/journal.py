@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 
 from birdnet_core.records.metrics import METRICS, metric_direction
 from birdnet_core.records.run_folder import PRUNED_CHECKPOINT_BYTES, RunFolder
-from birdnet_core.records.trial import TrialRecord
+from birdnet_core.records.trial import OF_ONE_SEARCH, TrialRecord
 from birdnet_core.records.usage import Usage
 from tuning.engine.halt import Halt
 from tuning.engine.ray_internals import drop_results, error_of
@@ -41,8 +41,8 @@ class Journal(tune.Callback):
         keep: the number of completed trials, the best of a study by its metric, whose checkpoints stay.
 
     `settled` holds the records of the trials that are over, as they lie on disk, whatever study they were
-    trained for: completed, pruned, or failed by themselves, as they would again. Killed ones are to be
-    continued.
+    trained for: completed, pruned, infeasible, or failed by themselves, as they would again. Killed ones are
+    to be continued.
     """
 
     def __init__(
@@ -99,10 +99,11 @@ class Journal(tune.Callback):
     def outcome(self, trial_id: str, study: str) -> TrialRecord | None:
         """Return how a trial ended, None where `study` has it to train.
 
-        A trial that was pruned for another study was compared with other trials: this one continues it.
+        A trial that was pruned for another study was compared with other trials, and one that is infeasible
+        there may be feasible here: this study trains it.
         """
         record = self.settled.get(trial_id)
-        if record and record.status == "pruned" and self._trained_for.get(trial_id) != study:
+        if record and record.status in OF_ONE_SEARCH and self._trained_for.get(trial_id) != study:
             return None
         return record
 
@@ -257,7 +258,9 @@ class Journal(tune.Callback):
         self.settle(replace(record, status="killed", error=why), payload)
 
     def settle_unfit(self, record: TrialRecord, line: Event) -> None:
-        """Settle a trial that could not begin: its choices make no config, or no data can be made for it."""
+        """Settle a trial that does not begin: its choices make no config or an infeasible one, or it has no
+        data.
+        """
         nothing = {"cpu": 0.0, "gpu": 0.0}
         self.write({"event": "trial", **line, "cpus": 0.0, "gpus": 0.0, "reused": False})
         self.settle(record, {"journal": line, "resources": nothing})

@@ -8,13 +8,14 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 from optuna.trial import Trial
 from ray import tune
@@ -31,7 +32,7 @@ from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN, seen_caution, validated_splits
-from birdnet_core.records.trial import TrialRecord, trial_id
+from birdnet_core.records.trial import OF_ONE_SEARCH, TrialRecord, trial_id
 from birdnet_core.training.optim import is_open_ended
 from search_spaces.designs import Range
 from search_spaces.files.study_plain import space_facts
@@ -69,6 +70,15 @@ from tuning.engine.searcher import (
 )
 from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
 from tuning.engine.waiting import Waiting
+from tuning.engine.warm_start import (
+    MARK,
+    Enqueued,
+    Observations,
+    add_observations,
+    enqueue,
+    enqueued,
+    observations,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +116,8 @@ def sweep(
     rerun_failed: bool = False,
     shorter: int | None = None,
     sampler: str = "tpe",
+    warm_start: str | Path | None = None,
+    first_configs: Sequence[TrainConfig] = (),
     storage: str = DEFAULT_STORAGE,
     address: str | None = None,
     request: Mapping[str, Any] | None = None,
@@ -117,8 +129,9 @@ def sweep(
     A trial is known by its config, repeat and seed: one that completed, failed or diverged is not trained
     again, the latter two unless `rerun_failed`; one that was interrupted or killed continues after its last
     epoch. With `shorter`, trials continue from kept checkpoints of the same configs with that budget.
-    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). `address` is
-    of a Ray cluster; nodes that do not see the cache make the dataset themselves.
+    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). It learns from
+    the observations of the search in the run folder `warm_start`, and trains `first_configs` first.
+    `address` is of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
     written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
     the study cannot take, before anything is trained, and RunFolderError for a folder that holds other data,
@@ -132,6 +145,9 @@ def sweep(
     rule = rule_of(study, metric_direction(study.metric), configs[0].training.most_epochs)
     if isinstance(study, Search):
         sampler_of(study, sampler, 0)  # its faults, before anything is made
+    elif warm_start or first_configs:
+        raise ConfigError(f"{study.name!r} is an ablation; --from and --enqueue are for searches")
+    first_trials = enqueued(first_configs, study) if isinstance(study, Search) else []
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
     for each in configs:
@@ -139,6 +155,10 @@ def sweep(
     for caution in cautions(study, configs):
         log.warning(caution)
     run = RunFolder(out)
+    known = run.read_study(study.name) if study.name in run.study_names() else None
+    observed = None
+    if isinstance(study, Search) and warm_start:
+        observed = _observed(warm_start, study, sampler, known)
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
@@ -146,6 +166,9 @@ def sweep(
             study, config, settings, data, resources, run, _checkpoints(run), shorter, storage, rule
         )
         definition = setup.definition(first)
+        if isinstance(study, Search):
+            there = observed.facts if observed else (known or {}).get("warm_start")
+            definition |= {"sampler": sampler, "warm_start": there, "n_enqueued": len(first_trials)}
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
@@ -182,7 +205,13 @@ def sweep(
             searcher, n_reused = setup.planned(journal)
         else:
             n_reused = 0
-            searcher = setup.sampled(study, journal, sampler)
+            opened = open_study(run, study, seed=config.seed, sampler=sampler, storage=storage)
+            if observed and MARK not in opened.user_attrs:
+                add_observations(opened, observed)
+            enqueue(opened, first_trials)
+            searcher = setup.sampled(opened, study, journal, len(dataset.species))
+            for note in _warm_start_notes(definition, config, settings, first_configs, first_trials):
+                observer({"event": "note", "text": note})
             if rerun_failed:
                 # First: after a driver that died in between they count as failed, and can be retried.
                 searcher.retry_failed()
@@ -380,7 +409,7 @@ class _Setup:
             payload = self.payload(cell, self.trial(self.study.overrides(cell), repeat), number)
             name = payload["journal"]["trial_id"]
             record = journal.settled.get(name)
-            if record and record.status != "pruned":  # a search's: every cell trains its whole budget
+            if record and record.status not in OF_ONE_SEARCH:  # every cell trains its whole budget
                 n_reused += record.status == "completed"
                 if name not in known:
                     journal.reuse(payload["journal"])
@@ -389,10 +418,12 @@ class _Setup:
                 todo.append(payload)
         return PlannedSearcher(todo), n_reused
 
-    def sampled(self, study: Search, journal: Journal, sampler: str) -> OptunaSearcher:
+    def sampled(
+        self, opened: optuna.Study, study: Search, journal: Journal, n_classes: int
+    ) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
+        on_size = [bound for bound in study.constraints if bound.name == "n_params"]
         repeat = self.repeats[0]
-        opened = open_study(journal.run, study, seed=self.config.seed, sampler=sampler, storage=self.storage)
 
         def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
             try:
@@ -408,12 +439,65 @@ class _Setup:
                 return unfit
             payload = self.payload(choices, config, trial.number)
             record = journal.outcome(config.trial_id, study.name)
+            if record is None and on_size:
+                n_params = rehearse(config, input_shape(config), n_classes)
+                if broken := [str(bound) for bound in on_size if not bound.holds(n_params)]:
+                    why = f"not trained: n_params = {n_params}, and a constraint is {' and '.join(broken)}"
+                    unfit = replace(bare_record(payload, "infeasible", error=why), n_params=n_params)
+                    journal.settle_unfit(unfit, payload["journal"])
+                    return unfit
             if record is None:
                 return payload
             journal.reuse(payload["journal"])
             return record
 
         return OptunaSearcher(opened, study, make_payload, journal)
+
+
+def _observed(
+    path: str | Path, search: Search, sampler: str, known: Mapping[str, Any] | None
+) -> Observations:
+    """Return the observations with which a search begins; `known` is the content of its file, if any.
+
+    A search that has begun keeps those it began with, even if the earlier run has gone on or is gone.
+    """
+    if known is None:
+        return observations(path, search, sampler)
+    facts = known.get("warm_start") or {}
+    if facts.get("run") != str(Path(path).absolute()):
+        began = f"with those of {facts['run']!r}" if facts else "without any"
+        raise RunFolderError(
+            f"study {search.name!r} began {began}, and cannot take observations of {str(path)!r} now; give "
+            "another --out"
+        )
+    try:
+        return replace(observations(path, search, sampler), facts=facts)
+    except RunFolderError:
+        return Observations([], facts)
+
+
+def _warm_start_notes(
+    definition: Mapping[str, Any],
+    config: TrainConfig,
+    settings: Mapping[str, Any],
+    configs: Sequence[TrainConfig],
+    first: Sequence[Enqueued],
+) -> list[str]:
+    """Return what a search begins with, in sentences."""
+    notes = []
+    if facts := definition["warm_start"]:
+        left_out = f"; not sampled here: {', '.join(facts['left_out'])}" if facts["left_out"] else ""
+        notes.append(
+            f"the sampler begins with {facts['n']} observations of {facts['study']!r} in {facts['run']}; "
+            f"{facts['n_outside']} are outside of this space{left_out}"
+        )
+    for number, (given, each) in enumerate(zip(configs, first, strict=True), start=1):
+        here = trial_config(config, settings, each.settings).difference()
+        there = given.difference()
+        keys = sorted((here.keys() | there.keys()) - {"training.monitor"})
+        if other := [key for key in keys if here.get(key) != there.get(key)]:
+            notes.append(f"config {number} of --enqueue has other settings here: {', '.join(other)}")
+    return notes
 
 
 def _unfit(study: str, number: int, base: TrainConfig, error: Exception) -> TrialRecord:
@@ -478,7 +562,7 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "ablation": ("factors", "cells"),
             "search": (
                 "epochs", "base", "base_id", "space", "scheduler", "grace_epochs",
-                "reduction_factor", "audit", "asha_within", "also", "storage",
+                "reduction_factor", "audit", "asha_within", "also", "constraints", "storage",
             ),
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", "seed", *fixed]

@@ -17,7 +17,7 @@ import traceback
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +51,8 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
     """Return the sampler `name` of SAMPLERS for `search`.
 
     A quarter of the trials, at least 4 and at most 10, are random before TPE or the Gaussian process model
-    anything. Raises ConfigError for a name that is not known, and for `cmaes` where its package is missing or
-    there are several objectives.
+    anything. Raises ConfigError for a name that is not known, for `cmaes` where its package is missing, or
+    there are several objectives or constraints, and for `gp` where a constraint is on n_params.
     """
     if name not in SAMPLERS:
         raise ConfigError(
@@ -63,6 +63,16 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
         raise ConfigError(
             f"sampler 'cmaes' takes one objective, and the study has {n}; take nsga2, tpe or gp"
         )
+    if name == "cmaes" and search.constraints:
+        raise ConfigError(
+            f"sampler 'cmaes' takes no constraints, and the study has "
+            f"{', '.join(map(str, search.constraints))}; take tpe, gp or nsga2"
+        )
+    if name == "gp" and "n_params" in {bound.name for bound in search.constraints}:
+        raise ConfigError(
+            "sampler 'gp' learns from trained configs alone, and one with too many parameters is not "
+            "trained, so that it would be drawn again; take tpe or nsga2 with a constraint on n_params"
+        )
     if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise ConfigError(
             "sampler 'cmaes' needs the package cmaes, which is not installed: pip install 'birdtune[cmaes]'"
@@ -70,17 +80,28 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
     n_startup = min(10, max(4, search.n_trials // 4))
     samplers = optuna.samplers
     with warnings.catch_warnings():
+        # What Optuna's own defaults are is spelled out, since they differ between its versions.
         # Marked experimental: multivariate, group and constant_liar of TPE, without which it ignores
         # interactions and trials that are still running; consider_pruned_trials of CMA-ES.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":  # Bergstra et al. 2011; learns from pruned trials too
             return samplers.TPESampler(
-                seed=seed, n_startup_trials=n_startup, multivariate=True, group=True, constant_liar=True
+                seed=seed,
+                n_startup_trials=n_startup,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_ei_candidates=24,
             )
         if name == "random":  # the yardstick of the others: Bergstra and Bengio 2012
             return NumberedRandomSampler(seed)
         if name == "gp":  # Jones et al. 1998; learns from completed trials alone
-            return samplers.GPSampler(seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False)
+            return samplers.GPSampler(
+                seed=seed,
+                n_startup_trials=n_startup,
+                deterministic_objective=False,
+                warn_independent_sampling=False,
+            )
         if name == "cmaes":  # Hansen 2016
             # Pruned trials too, or ASHA would leave it nothing to learn from. It looks at ranks alone, and a
             # pruned trial was worse at its last rung than those that continued.
@@ -90,6 +111,8 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
         return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
+OBSERVED = "observed"
+"""The attribute of Optuna trials that an earlier search has trained: their number there."""
 COMPLETED_ALONE = ("gp", "nsga2")
 """The samplers that learn nothing from pruned trials."""
 
@@ -256,6 +279,27 @@ def open_study(
     return study
 
 
+def stored_trials(run: RunFolder, content: Mapping[str, Any]) -> list[FrozenTrial]:
+    """Return the trials in the Optuna study of a search; `content` is that of its file in `run`.
+
+    What another driver may be writing is read as it is.
+    """
+    spec = content["storage"]
+    if spec == "journal":
+        file = str(run.path / "optuna.jsonl")
+        opened: BaseStorage = JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
+    else:
+        opened = open_storage(spec, run)
+    name = content["name"] if spec in ("sqlite", "journal") else f"{content['name']}-{_run_id(run)}"
+    return optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
+
+
+def written_together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    """Return a block whose writes reach the disk together, where the storage is Optuna's journal."""
+    backend = getattr(study._storage, "_backend", None)
+    return backend.together() if isinstance(backend, _WholeLines) else contextlib.nullcontext()
+
+
 def _check_objectives(study: optuna.Study, search: Search, directions: list[Direction]) -> None:
     """Raise RunFolderError if the study was created for other objectives than those of `search`."""
     objectives = list(search.objectives)
@@ -331,6 +375,7 @@ class OptunaSearcher(Source):
         self.study, self.journal = study, journal
         self.make_payload = make_payload
         self.objectives, self.n_trials = search.objectives, search.n_trials
+        self.constraints = search.constraints
         self._trials: dict[str, tuple[Trial, Payload]] = {}
         self._reported: dict[str, set[int]] = {}
         # Trials with the config of one that is being trained: they end as it does.
@@ -339,7 +384,9 @@ class OptunaSearcher(Source):
         self._left_running = deque(t for t in trials if t.state == TrialState.RUNNING)
         self._n_enqueued = sum(t.state == TrialState.WAITING for t in trials)
         # Counted on, and not anew from the study: a thousand trials would be looked at at each of their ends.
-        self._n_counted = len(trials) - self._n_enqueued - len(self._left_running) - len(_retried(trials))
+        n_observed = sum(OBSERVED in t.user_attrs for t in trials)
+        n_open = self._n_enqueued + len(self._left_running)
+        self._n_counted = len(trials) - n_observed - n_open - len(_retried(trials))
         # The Optuna trial of each config that was pruned, whose intermediate values its twins take over.
         self._pruned = {
             t.user_attrs["trial_id"]: t.intermediate_values
@@ -402,7 +449,7 @@ class OptunaSearcher(Source):
         # Optuna keeps no intermediate values of several objectives.
         if len(self.objectives) > 1:
             return
-        with self._together():
+        with written_together(self.study):
             for each in epochs_of(result):
                 epoch = int(each["epoch"])
                 if metric in each and epoch not in self._reported[key]:
@@ -418,32 +465,52 @@ class OptunaSearcher(Source):
             self._report_end(twin, record)
 
     def _report_end(self, trial: Trial, record: TrialRecord) -> None:
-        """Report to Optuna how a trial ended: COMPLETE with the values at its best epoch, PRUNED, or FAIL."""
-        if record.status == "pruned":
+        """Report to Optuna how a trial ended: COMPLETE with the values at its best epoch, PRUNED, or FAIL.
+
+        A trial that is not trained, because its number of parameters breaks a constraint, is PRUNED with the
+        excess; so is one that is ended early with what is known then. Samplers take neither as feasible
+        where it is not.
+        """
+        is_whole = record.status == "completed"
+        excesses = {
+            str(bound): bound.excess(record.objective(bound.name))
+            for bound in self.constraints
+            if is_whole or bound.name == "n_params"
+        }
+        if record.status == "infeasible":
+            self._constrain(trial, excesses)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif record.status == "pruned":
             there = self._frozen(trial).intermediate_values
             values = self._pruned.setdefault(record.trial_id, there)
             if len(self.objectives) == 1:
                 for epoch, value in values.items():
                     if epoch not in there:
                         trial.report(value, epoch)
+            self._constrain(trial, excesses)
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif record.status == "completed":
+        elif is_whole:
             reached = [record.objective(name) for name in self.objectives]
-            if any(math.isnan(value) for value in reached):
-                log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, self.objectives, reached)
+            if any(math.isnan(value) for value in (*reached, *excesses.values())):
+                names = [*self.objectives, *(bound.name for bound in self.constraints)]
+                reached = [record.objective(name) for name in names]
+                log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, names, reached)
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
                 # Also of an audited trial: it was trained whole, and its value is as true as any.
                 if record.audited_at is not None:
                     trial.set_user_attr("audited_at", record.audited_at)
+                self._constrain(trial, excesses)
                 self.study.tell(trial, reached)
         else:
             self.study.tell(trial, state=TrialState.FAIL)
 
-    def _together(self) -> contextlib.AbstractContextManager[None]:
-        """Return a block whose writes reach the disk together, where the storage is Optuna's journal."""
-        backend = getattr(self.study._storage, "_backend", None)
-        return backend.together() if isinstance(backend, _WholeLines) else contextlib.nullcontext()
+    def _constrain(self, trial: Trial, excesses: Mapping[str, float]) -> None:
+        """Give Optuna the excess over each constraint; a driver that died may have given some before."""
+        there = self._frozen(trial).constraints
+        for name, excess in excesses.items():
+            if name not in there:
+                trial.set_constraint(name, excess)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)

@@ -109,10 +109,8 @@ def test_parameters_are_called_the_most_important_only_where_that_is_known(make_
     names = [f"model.p{i}" for i in range(9)]
     rng = np.random.default_rng(0)
     for n, words in ((4, "8 of 9 parameters: the first."), (40, "8 of 9 parameters: the most important.")):
-        cells = [
-            (dict(zip(names, map(float, rng.uniform(size=9)), strict=True)), {0: float(rng.uniform())})
-            for _ in range(n)
-        ]
+        drawn = [dict(zip(names, map(float, rng.uniform(size=9)), strict=True)) for _ in range(n)]
+        cells = [(config, {0: config["model.p3"]}) for config in drawn]
         space = {name: {"low": 0.0, "high": 1.0} for name in names}
         (drawn,) = parallel_figures(report_of(make_run(cells, kind="search", space=space, folder=str(n))))
         assert drawn.caption.endswith(words)

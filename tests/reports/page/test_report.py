@@ -54,6 +54,59 @@ def written(make_run, tmp_path):
     return lambda cells, **changes: report(make_run(cells, **changes), tmp_path / "report")
 
 
+def test_a_search_of_several_objectives_shows_its_front_first_and_no_winner(written):
+    cells = [
+        ({"model.width": width}, {0: {"status": "completed", "metrics": {"val/f1_macro": f1}, "n_params": n}})
+        for width, f1, n in ((8, 0.3, 1000), (16, 0.5, 5000), (32, 0.4, 20_000), (64, 0.6, 90_000))
+    ]
+    study, page, out = written(cells, kind="search", also=["n_params"])
+    assert study["best"] is None
+    assert [each["label"] for each in study["front"]] == ["#3", "#1", "#0"]
+    text = " ".join(page.text.split())
+    answer = (
+        "3 are on the Pareto front of val/f1_macro and n_params: #3 (val/f1_macro 0.600, n_params 90,000)"
+    )
+    assert answer in text and "is chosen, with" not in text
+    assert (out / "figures" / "capacity-front-n_params.svg").exists()
+    with (out / "tables" / "front-capacity.csv").open() as file:
+        assert [row["label"] for row in csv.DictReader(file) if row["is_on_front"] == "True"] == [
+            "#3",
+            "#1",
+            "#0",
+        ]
+
+
+def test_a_search_with_several_seeds_shows_how_much_its_best_varies(make_run, tmp_path):
+    def run(seed, *values, **changes):
+        cells = [({"optim.lr": 10.0**-i}, {0: value}) for i, value in enumerate(values, start=2)]
+        return make_run(cells, folder=f"run{seed}{len(changes)}", kind="search", seed=seed, **changes)
+
+    runs = [
+        run(0, 0.3, 0.5),
+        run(1, 0.4, 0.2),
+        run(2, 0.1, 0.6),
+        run(3, 0.9, 0.9, epochs=9),
+        run(0, 0.7, n_trials=7),
+    ]
+    content = write_report(runs, tmp_path / "report")
+    (found,) = content["repeated_searches"]
+    assert [(row["seed"], row["best"]) for row in found] == [(0, 0.5), (1, 0.4), (2, 0.6)]
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "found a best val/f1\\_macro" in text or "found a best val/f1_macro" in text
+        assert "0.5000 on average (std 0.1000, 0.4000 to 0.6000)" in text
+
+
+def test_the_page_counts_what_breaks_a_constraint(written):
+    cells = [({"model.width": 8}, {0: 0.3}), ({"model.width": 64}, {0: "infeasible"})]
+    limit = {"name": "n_params", "comparison": "<=", "limit": 500_000}
+    study, page, _ = written(cells, kind="search", constraints=[limit])
+    assert [cell["is_infeasible"] for cell in study["cells"]] == [False, True]
+    text = " ".join(page.text.split())
+    assert "Constraints: n_params<=500000; 1 of 2 break one, 1 of them not trained" in text
+    assert "#1 (infeasible)" in text and "none: not trained" in text
+
+
 @pytest.fixture(scope="module")
 def two_by_two(write_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("two_by_two")
@@ -69,18 +122,25 @@ def two_by_two(write_run, tmp_path_factory):
     return report(write_run(path / "run", cells, factors=FACTORS), path / "report")
 
 
-def test_json_has_schema_4_and_nothing_else(two_by_two):
+def test_json_has_schema_5_and_nothing_else(two_by_two):
     study, _, out = two_by_two
     text = (out / "report.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
-    assert json.loads(text) == {"schema": 4, "studies": [study], "confirmed": [], "earlier_work": None}
+    assert json.loads(text) == {
+        "schema": 5,
+        "studies": [study],
+        "confirmed": [],
+        "repeated_searches": [],
+        "earlier_work": None,
+    }
     assert set(study) == {"name", "question", "metric", "direction", "data", "design", "cells", "level",
+                          "constraints", "front",
                           "contrasts", "claims", "rank_correlations", "importance", "resources",
                           "early_stopping", "best", "gates", "decision", "by_recording", "confusions",
                           "answer", "warnings"}  # fmt: skip
     assert set(study["cells"][0]) == {
-        "factors", "n", "n_failed", "n_other", "n_pruned", "metrics", "n_params", "epochs_to_best", "hours",
-        "gpu_hours", "repeats", "trial_ids", "unequal_epochs",
+        "factors", "n", "n_failed", "n_other", "n_pruned", "is_infeasible", "metrics", "n_params",
+        "epochs_to_best", "hours", "gpu_hours", "repeats", "trial_ids", "unequal_epochs",
     }  # fmt: skip
     assert set(study["cells"][0]["metrics"]["val/f1_macro"]) == {"mean", "low", "high", "values"}
     for contrast in (*study["contrasts"], *study["claims"]):

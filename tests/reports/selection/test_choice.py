@@ -6,7 +6,7 @@ import pytest
 
 from birdnet_core.errors import ConfigError, RunFolderError
 from reports import choose, load
-from reports.selection.choice import choose_among
+from reports.selection.choice import choose_among, front_in
 from reports.statistics.analysis import results
 from tests.reports.conftest import config_id_of
 
@@ -49,6 +49,77 @@ def test_pruned_trial_is_never_chosen(make_run):
     best = choose(load([make_run([(CE, {0: 0.2}), (FOCAL, {0: pruned})], kind="search")]))
     assert best["factors"] == CE
     assert best["low"] is None and best["runner_up"] is None
+
+
+RARE, SIZE = (
+    {"name": "val/f1_rare", "comparison": ">=", "limit": 0.2},
+    {"name": "n_params", "comparison": "<=", "limit": 1000},
+)
+
+
+def ended(f1, f1_rare, n_params):
+    metrics = {"val/f1_macro": f1, "val/f1_rare": f1_rare}
+    return {0: {"status": "completed", "metrics": metrics, "n_params": n_params}}
+
+
+def test_a_config_that_breaks_a_constraint_is_never_chosen_nor_listed(make_run):
+    cells = [(CE, ended(0.3, 0.3, 900)), (FOCAL, ended(0.9, 0.1, 900)), (LOGIT, ended(0.8, 0.3, 1001))]
+    path = make_run(cells, kind="search", constraints=[RARE, SIZE])
+    best = choose(load([path]))
+    assert best["factors"] == CE and best["runner_up"] is None
+    assert [each["factors"] for each in best["shortlist"]] == [CE]
+
+
+def test_where_no_config_is_feasible_the_nearest_is_named_with_its_values(make_run):
+    cells = [(CE, ended(0.3, 0.19, 900)), (FOCAL, ended(0.9, 0.1, 2000)), (LOGIT, {0: "infeasible"})]
+    path = make_run(cells, kind="search", constraints=[RARE, SIZE])
+    words = r"none of the 2 trained configs .* keeps val/f1_rare>=0.2, n_params<=1000.*nearest is .*cross_ent"
+    with pytest.raises(RunFolderError, match=f"{words}.*: val/f1_rare is 0.19$"):
+        choose(load([path]))
+
+
+def test_means_over_repeats_decide_in_an_ablation_and_feasible_cells_alone_are_compared(make_run):
+    """Of the best cell the mean of F1 of rare species is too low: the best set is of the other two."""
+    cells = [
+        (factors, {r: ended(f1 + r / 100, rare[r], 900)[0] for r in range(3)})
+        for factors, f1, rare in (
+            (CE, 0.3, (0.3, 0.2, 0.3)), (FOCAL, 0.9, (0.3, 0.2, 0.0)), (LOGIT, 0.301, (0.1, 0.3, 0.3)),
+        )
+    ]  # fmt: skip
+    best = choose(load([make_run(cells, constraints=[RARE])]))
+    assert best["factors"] == LOGIT
+    assert set(best["not_worse"]) <= {config_id_of(CE), config_id_of(LOGIT)}
+    assert best["how_sure"].startswith(("At 95 %, 2 of 2", "It is the best of 2"))
+
+
+@pytest.fixture
+def fronted(make_run):
+    """For F1 and few parameters: two configs on the front, one dominated, the smallest infeasible."""
+    cells = [(CE, ended(0.5, 0.3, 400)), (FOCAL, ended(0.6, 0.3, 900)), (LOGIT, ended(0.4, 0.3, 500)),
+             ({"loss.name": "other"}, ended(0.5, 0.1, 10))]  # fmt: skip
+    return make_run(cells, kind="search", also=["n_params"], constraints=[RARE])
+
+
+def test_several_objectives_have_a_front_and_a_choice_by_an_explicit_rule_alone(fronted):
+    runs = load([fronted])
+    front = front_in(runs)
+    assert list(front["label"]) == ["#1", "#0", "#2"]
+    assert list(front["is_on_front"]) == [True, True, False]
+    with pytest.raises(
+        ConfigError, match=r"2 objectives \(val/f1_macro, n_params\).*--rule mean or --rule ideal"
+    ):
+        choose(runs)
+    best = choose(runs, by="mean")
+    assert best["factors"] == FOCAL
+    assert [each["factors"] for each in best["shortlist"]] == [FOCAL, CE]
+    assert choose(runs, by="ideal")["rule"].startswith("By ideal: on the Pareto front, the least distance")
+
+
+def test_the_rule_of_a_front_is_none_of_one_objective(make_run):
+    runs = load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])])
+    assert front_in(runs).empty
+    with pytest.raises(ConfigError, match="'ideal' is of several objectives, and 'capacity' has one"):
+        choose(runs, by="ideal")
 
 
 def test_one_repeat_is_never_sure(make_run):
@@ -129,7 +200,7 @@ def test_the_cheapest_is_refused_below_three_repeats_with_what_to_do(make_run):
 @pytest.mark.parametrize("by", ["men", "lower-bound", "one-se"])
 def test_a_rule_that_there_is_not_is_named_with_those_that_there_are(make_run, by):
     runs = load([make_run([(CE, {0: 0.9}), (FOCAL, {0: 0.1})])])
-    with pytest.raises(ConfigError, match=rf"unknown rule '{by}'.*\(known: mean, cheapest\)"):
+    with pytest.raises(ConfigError, match=rf"unknown rule '{by}'.*\(known: mean, cheapest, ideal\)"):
         choose(runs, by=by)
 
 

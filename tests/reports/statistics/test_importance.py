@@ -164,6 +164,39 @@ def test_of_many_trials_five_hundred_enter(make_run):
     assert frame["parameter"].iloc[0] == "a" and frame["low"].iloc[0] > 0.9
 
 
+def test_where_nothing_matters_no_importance_is_shown_in_most_cases():
+    """Of 24 searches of noise one is expected; five or more have a chance of half a percent."""
+    range_of_all = {"low": 0.0, "high": 1.0}
+    space = dict.fromkeys("abcd", range_of_all)
+    study = {"kind": "search", "metric": "val/f1_macro", "direction": "maximize", "space": space}
+    n_shown = 0
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        trials = pd.DataFrame({"trial_id": [f"t{i}" for i in range(30)]})
+        trials["factors"] = [
+            dict(zip("abcd", map(float, row), strict=True)) for row in rng.uniform(size=(30, 4))
+        ]
+        epochs = trials.assign(epoch=1, **{"val/f1_macro": rng.normal(size=30)})
+        frame = importances(trials, epochs, study)
+        n_shown += frame["importance"].notna().any()
+        assert frame["p"].between(0, 1).all()
+    assert n_shown < 5
+
+
+def test_noise_has_one_line_that_says_why_nothing_is_shown(make_run):
+    rng = np.random.default_rng(3)
+    frame = search(make_run, [(choices, float(rng.uniform())) for choices, _ in sampled(30)])
+    assert frame["importance"].isna().all() and frame["p"].min() > 0.05
+    (note,) = set(frame["note"])
+    assert note.startswith("it may be chance: permuted values look alike (p = 0.")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_parameter_that_decides_is_found_among_thirty_trials(make_run, seed):
+    frame = search(make_run, sampled(30, seed)).set_index("parameter")
+    assert frame.loc["optim.lr", "p"] <= 0.05 and frame["importance"].idxmax() == "optim.lr"
+
+
 def test_an_ablation_has_none(make_run):
     assert of_run(make_run([({"loss.name": "ce"}, {0: 0.1})])).empty
 

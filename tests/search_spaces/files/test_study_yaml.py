@@ -7,6 +7,7 @@ import pytest
 from birdnet_core import registry
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.bounds import Bound
 from search_spaces.designs import (
     FractionalFactorial,
     FullFactorial,
@@ -231,12 +232,19 @@ def test_a_component_that_is_left_open_is_the_users_to_choose():
 NO_YAML = ("joint", "probe")
 
 
+def test_constraints_are_the_same_when_written_and_read():
+    study = parse(f"{SPACE}  optim.lr: [1, 2]\nconstraints: [n_params<=5e6, ' val/f1_rare >= 0.1']")
+    assert study.constraints == (Bound("n_params", "<=", 5e6), Bound("val/f1_rare", ">=", 0.1))
+    assert parse(to_yaml(study)).constraints == study.constraints
+
+
 @pytest.mark.parametrize("name", [name for name in registry.studies.names() if name not in NO_YAML])
 def test_a_built_in_study_is_the_same_when_written_and_read(name):
     study = load_study(name)
     again = parse(to_yaml(study))
     assert (again.name, again.question, again.base) == (study.name, study.question, study.base)
     assert (again.metric, again.gates, again.quick) == (study.metric, study.gates, study.quick)
+    assert again.constraints == study.constraints
     if isinstance(study, Ablation):
         assert again.cells() == study.cells()
         assert again.baseline_cell() == study.baseline_cell()
@@ -303,18 +311,18 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{FACTORS}  optim.lr: [1, 2]\nspace: {{optim.lr: [1, 2]}}",
             "4: unknown key 'space' of the ablation (known: name, question, kind, base, epochs, "
-            "metric, gates, "
+            "metric, gates, constraints, "
             "quick, factors, design, baseline, repeats)",
         ),
         (
             f"{FACTORS}  optim.lr: [1, 2]\ntrials: 20",
             "4: unknown key 'trials' of the ablation (known: name, question, kind, base, epochs, "
-            "metric, gates,",
+            "metric, gates, constraints,",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nrepeats: 3",
             "4: unknown key 'repeats' of the search (known: name, question, kind, base, epochs, "
-            "metric, gates, quick,",
+            "metric, gates, constraints, quick,",
         ),
         (
             f"{SPACE}  optim.lr: [1, 2]\nkind: ablation",
@@ -626,6 +634,13 @@ SPACE = "question: Which?\nspace:\n"
         (
             f"{SPACE}  optim.lr: [1, 2]\nquick:\n  space:\n    optim.lr: [1, 20]",
             "6: optim.lr = 20.0 is out of range; it takes above 0, at most 10",
+        ),
+        # constraints
+        (
+            f"{SPACE}  optim.lr: [1, 2]\nconstraints: [n_params<=5e6, n_parms<=5e6]",
+            "4: constraint 'n_parms<=5e6' names an unknown 'n_parms'; did you mean 'n_params'? (known: "
+            "val/loss, val/accuracy, val/f1_macro, val/f1_weighted, val/map, val/f1_rare, val/f1_medium, "
+            "val/f1_common, n_params, hours)",
         ),
         # gates
         (

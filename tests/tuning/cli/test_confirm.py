@@ -1,11 +1,13 @@
 """The race of `best --confirm`, with a training that is made up."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import RunFolderError
+from birdnet_core.records.bounds import Bound
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 from reports import load
@@ -26,13 +28,16 @@ SCORES = {
     )
 }
 
+RARE = {}  # of configs, F1 of rare species on fresh repeats where it is not 0.5
 
-def write(run, name, repeats, cells):
+
+def write(run, name, repeats, cells, constraints=()):
     """Write a study of finished trials; `cells`: factors, config and its scores."""
     run.write_study(
         {"name": name, "question": "?", "kind": "ablation", "metric": "val/f1_macro",
          "direction": "maximize", "epochs": 1, "n_trials": None, "repeats": repeats, "seed": repeats[0],
          "factors": {}, "baseline": cells[0][0], "data": {}, "scheduler": "fifo",
+         "constraints": [asdict(bound) for bound in constraints],
          "cells": [{"factors": f, "config_id": config.config_id} for f, config, _ in cells]}
     )  # fmt: skip
     number = 0
@@ -46,7 +51,7 @@ def write(run, name, repeats, cells):
                 TrialRecord(
                     trial_id=trial_id, config_id=config.config_id, repeat=repeat, seed=repeat, epochs=1,
                     status="completed", config=config.to_dict(), best_epoch=1,
-                    metrics={"val/f1_macro": score},
+                    metrics={"val/f1_macro": score, "val/f1_rare": RARE.get(config.config_id, 0.5)},
                 )
             )  # fmt: skip
 
@@ -55,7 +60,8 @@ def write(run, name, repeats, cells):
 def race(tmp_path, monkeypatch):
     """Return a function that confirms the choice of a run, and the rounds that it trained."""
     run = RunFolder(tmp_path / "run")
-    write(run, "rates", [0], [({"optim.lr": c.optim.lr}, c, [0.3]) for c in CONFIGS])
+    bounds = (Bound("val/f1_rare", ">=", 0.2),)
+    write(run, "rates", [0], [({"optim.lr": c.optim.lr}, c, [0.3]) for c in CONFIGS], bounds)
     rounds = []
 
     def train_study(study, request, folder, *, is_kept):
@@ -64,7 +70,13 @@ def race(tmp_path, monkeypatch):
         first = request.settings["repeat"]
         rounds.append((len(ids), study.n_repeats))
         cells = [({"config": i}, by_id[i], SCORES[i]) for i in ids]
-        write(RunFolder(folder), study.name, list(range(first, first + study.n_repeats)), cells)
+        write(
+            RunFolder(folder),
+            study.name,
+            list(range(first, first + study.n_repeats)),
+            cells,
+            study.constraints,
+        )
         return {"halted": halted[0]}
 
     halted = [None]
@@ -101,6 +113,14 @@ def test_a_race_of_two_of_which_one_is_behind_ends_at_the_first_look(race, monke
     best = race.confirmed(n=2)
     assert race.rounds == [(2, 3)]
     assert best["not_worse"] == [best["config_id"]] == [CONFIGS[0].config_id]
+
+
+def test_a_config_that_breaks_a_constraint_on_fresh_repeats_leaves_however_good_it_is(race, monkeypatch):
+    monkeypatch.setitem(SCORES, CONFIGS[0].config_id, [0.91, 0.95, 0.93, 0.94, 0.93, 0.94, 0.93])
+    monkeypatch.setitem(RARE, CONFIGS[0].config_id, 0.1)
+    best = race.confirmed()
+    assert best["config_id"] == CONFIGS[1].config_id
+    assert CONFIGS[0].config_id in [each["config_id"] for each in best["confirmed"]["left"]]
 
 
 def test_an_interrupted_round_is_no_result(race):

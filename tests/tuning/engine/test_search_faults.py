@@ -19,7 +19,9 @@ from birdnet_core.config import TrainConfig
 from birdnet_core.data.dataset import prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.bounds import Bound
 from birdnet_core.records.run_folder import RunFolder
+from reports import choose, load
 from search_spaces.study import Ablation, Search
 from tests.settings import SMALL
 from tests.tuning.engine import driver
@@ -281,6 +283,69 @@ def test_a_config_that_was_pruned_is_not_trained_again(cluster, data, tmp_path):
     records = RunFolder(run).records()
     fresh = driver.train_alone(records.values(), data, tmp_path / "fresh").records()
     assert {n: r.metrics for n, r in records.items()} == {n: r.metrics for n, r in fresh.items()}
+
+
+def test_a_config_with_too_many_parameters_is_not_trained_and_another_study_may_train_it(
+    cluster, data, tmp_path
+):
+    def space(trial):
+        return {"model.width": trial.suggest_categorical("model.width", (8, 64))}
+
+    run, settings = tmp_path / "run", {**SMALL, "model.name": "audio_cnn", "training.epochs": 1}
+    search = Search(
+        name="widths",
+        question="?",
+        space=space,
+        n_trials=3,
+        scheduler="fifo",
+        constraints=(Bound("n_params", "<=", 30_000), Bound("hours", "<=", 1)),
+    )
+    sweep(search, data, run, settings=settings, sampler="random", n_trials=3, resources=ONE)
+    sweep(search, data, run, settings=settings, sampler="random", n_trials=6, resources=ONE)  # resumed
+    records = RunFolder(run).records()
+    by_status = {record.status: record for record in records.values()}
+    assert set(by_status) == {"completed", "infeasible"} and len(records) == 2
+    large, small = by_status["infeasible"], by_status["completed"]
+    assert large.config["model"]["width"] == 64 and large.epochs == 0 and large.n_params > 30_000
+    assert large.error.startswith(f"not trained: n_params = {large.n_params}, and a constraint is n_params<=")
+    assert small.n_params <= 30_000
+    trials = optuna_trials(run, "widths")
+    assert len(trials) == 6
+    for trial in trials:
+        is_large = trial.params["model.width"] == 64
+        assert (trial.state.name == "PRUNED") == is_large == (trial.constraints["n_params<=30000"] > 0)
+    assert choose(load([run]))["config_id"] == small.config_id
+    other = replace(search, constraints=())
+    with pytest.raises(RunFolderError, match="other settings.*constraints"):
+        sweep(other, data, run, settings=settings, sampler="random", resources=ONE)
+    ablation = Ablation(name="all", question="?", factors={"model.width": (8, 64)})
+    sweep(ablation, data, run, settings=settings, n_repeats=1, resources=ONE)
+    trained = RunFolder(run).records()[large.trial_id]
+    assert (trained.status, trained.n_params) == ("completed", large.n_params)
+
+
+def test_a_search_that_began_with_observations_and_configs_goes_on_with_both(cluster, data, tmp_path):
+    """The earlier run is gone when it is resumed; its trials are in no record and no table of the new one."""
+    earlier, run = tmp_path / "earlier", tmp_path / "run"
+    settings = {**SMALL, "training.epochs": 1}
+    search = Search(name="rates", question="?", space=rates, n_trials=2, scheduler="fifo")
+    sweep(search, data, earlier, settings=settings, resources=ONE)
+    first = TrainConfig().override({**settings, "optim.lr": 3e-3})
+    begin = {"settings": settings, "warm_start": earlier, "first_configs": [first], "resources": ONE}
+    sweep(search, data, run, n_trials=1, **begin)
+    shutil.rmtree(earlier)
+    sweep(search, data, run, n_trials=3, **begin)
+    trials = optuna_trials(run)
+    assert ["observed" in t.user_attrs for t in trials] == [True, True, False, False, False]
+    assert trials[2].params == {"optim.lr": 3e-3} and all(t.state.name == "COMPLETE" for t in trials)
+    study = RunFolder(run).read_study("rates")
+    assert (study["sampler"], study["n_enqueued"]) == ("tpe", 1)
+    facts = {"run": str(earlier), "study": "rates", "n": 2, "n_outside": 0, "left_out": []}
+    assert study["warm_start"] == study["warm_start"] | facts
+    runs = load([run])
+    assert len(runs.trials) == 3 and set(runs.trials["trial_id"]) == set(RunFolder(run).records())
+    with pytest.raises(RunFolderError, match="began with those of .*earlier.*cannot take observations of"):
+        sweep(search, data, run, **{**begin, "warm_start": run})
 
 
 ONE_TRIAL = Search(name="rates", question="?", space=rates, n_trials=1, grace_epochs=1)

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError, RunFolderError
+from birdnet_core.records.bounds import Bound
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 from search_spaces.study import Search
@@ -100,7 +101,7 @@ class Driver:
             seed=0,
             status=status,
             config={},
-            metrics=metrics or {metric: min(values)},
+            metrics=metrics or {metric: min(values, default=0.0)},
             n_params=n_params,
             seconds=seconds,
         )
@@ -149,6 +150,16 @@ def test_a_sampler_that_learns_draws_better_than_at_random(name, tmp_path):
     driver = Driver(tmp_path / "run", search, sampler=name, n_trials=24).run()
     late = [choices["optim.lr"] for _, choices in driver.asked[12:]]
     assert sorted(late)[6] < 1e-3  # where random draws have their median
+
+
+def test_the_options_of_tpe_do_not_follow_the_defaults_of_optuna(monkeypatch):
+    taken = {}
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **options: taken.update(options))
+    sampler_of(SEARCH, "tpe", 0)
+    assert taken == {
+        "seed": 0, "n_startup_trials": 10, "multivariate": True, "group": True, "constant_liar": True,
+        "n_ei_candidates": 24,
+    }  # fmt: skip
 
 
 def test_an_unknown_sampler_is_refused_with_the_near_one():
@@ -230,6 +241,79 @@ def test_a_study_of_other_objectives_is_refused(tmp_path):
     for search in (fewer, others):
         with pytest.raises(RunFolderError, match="'front' with other objectives: it has .*n_params.*hours"):
             Driver(tmp_path / "run", search)
+
+
+# ------------------------------------------------------------------------------------------ constraints
+
+SMALL_ONES = replace(SEARCH, constraints=(Bound("n_params", "<=", 100), Bound("val/f1_rare", ">=", 0.2)))
+
+
+def test_the_excess_over_each_constraint_is_in_the_storage(tmp_path):
+    driver = Driver(tmp_path / "run", SMALL_ONES, n_trials=4)
+    for status, n_params, f1_rare in (
+        ("completed", 50, 0.3),
+        ("completed", 50, 0.1),
+        ("pruned", 50, 0.1),  # what its last epoch would have been is not known
+        ("infeasible", 150, None),
+    ):
+        metrics = {"val/loss": 0.5} | ({"val/f1_rare": f1_rare} if f1_rare else {})
+        driver.end(driver.suggest(), status, metrics=metrics, n_params=n_params)
+    assert states(driver) == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert [t.constraints for t in driver.trials] == [
+        {"n_params<=100": -0.5, "val/f1_rare>=0.2": pytest.approx(-0.5)},
+        {"n_params<=100": -0.5, "val/f1_rare>=0.2": pytest.approx(0.5)},
+        {"n_params<=100": -0.5},
+        {"n_params<=100": 0.5},
+    ]
+    assert [t.number for t in driver.searcher.study.best_trials] == [0]
+
+
+def test_a_constrained_value_that_is_unknown_is_a_failed_trial(tmp_path, caplog):
+    driver = Driver(tmp_path / "run", SMALL_ONES, n_trials=1)
+    driver.end(driver.suggest(), "completed", metrics={"val/loss": 0.5})
+    assert states(driver) == ["FAIL"]
+    assert "val/f1_rare" in caplog.text and driver.trials[0].constraints == {}
+
+
+def test_a_gaussian_process_learns_to_keep_a_constraint(tmp_path):
+    """Of the rate alone, of which less is better, and at least 1e-3 is allowed."""
+
+    def narrow(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
+
+    search = replace(SEARCH, space=narrow, constraints=(Bound("val/f1_rare", ">=", 1e-3),))
+    driver = Driver(tmp_path / "run", search, sampler="gp", n_trials=24)
+    while name := driver.suggest():
+        rate = driver.asked[-1][1]["optim.lr"]
+        driver.end(name, "completed", [rate], metrics={"val/loss": rate, "val/f1_rare": rate})
+    late = [choices["optim.lr"] for _, choices in driver.asked[12:]]
+    # At the limit, and barely beyond. At random it would be half of them.
+    assert sum(rate >= 9e-4 for rate in late) > 8
+
+
+def test_tpe_learns_from_configs_that_were_not_trained(tmp_path):
+    def narrow(trial):
+        return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
+
+    search = replace(SEARCH, space=narrow, constraints=(Bound("n_params", "<=", 100),))
+    driver = Driver(tmp_path / "run", search, n_trials=40)
+    while name := driver.suggest():
+        rate = driver.asked[-1][1]["optim.lr"]
+        if rate < 1e-3:
+            driver.end(name, "infeasible", [], metrics={"val/loss": 0.0}, n_params=200)
+        else:
+            driver.end(name, "completed", [rate])
+    late = [choices["optim.lr"] for _, choices in driver.asked[20:]]
+    assert sum(rate >= 1e-3 for rate in late) > 12
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [("cmaes", "'cmaes' takes no constraints, .*n_params<=100"), ("gp", "'gp' learns from trained configs")],
+)
+def test_a_sampler_that_could_not_learn_a_constraint_refuses_it(sampler, words):
+    with pytest.raises(ConfigError, match=words):
+        sampler_of(SMALL_ONES, sampler, 0)
 
 
 def test_a_value_that_is_not_a_number_is_a_failed_trial_and_no_crash(tmp_path, caplog):
