@@ -157,8 +157,10 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
         check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER})
     elif kind == "epoch":
         _check_numbers(f"{where}, {kind!r},", event["metrics"])
-    elif kind == "end" and event["status"] not in STATUSES:
-        raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(STATUSES)}")
+    elif kind == "end":
+        check_fields(f"{where}, {kind!r},", event, {}, {"error": (str,), "peak_memory_mb": _NUMBER})
+        if event["status"] not in STATUSES:
+            raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(STATUSES)}")
     return event
 
 

@@ -24,11 +24,11 @@ def status_command(
     from dataclasses import asdict
 
     from birdnet_core.records.run_folder import RunFolder
-    from tuning.views.status import as_text, run_status
+    from tuning.views.status import StatusReader, as_text
 
-    folder = RunFolder.existing(run)
+    reader = StatusReader(RunFolder.existing(run))
     if watch is None:
-        status = run_status(folder)
+        status = reader.status()
         print_result(asdict(status), as_json, as_text(status))
         return
     if as_json:
@@ -40,7 +40,7 @@ def status_command(
 
     with contextlib.suppress(KeyboardInterrupt), Live(console=out_console, auto_refresh=False) as live:
         while True:
-            live.update(as_text(run_status(folder)), refresh=True)
+            live.update(as_text(reader.status()), refresh=True)
             time.sleep(watch)
 
 
