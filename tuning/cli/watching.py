@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -47,17 +48,36 @@ def status_command(
 def dashboard_command(
     run: opt.Run,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port on 127.0.0.1.")] = 8080,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
 ) -> None:
-    """Show a copy of a run's searches in optuna-dashboard, on this machine alone, until Ctrl-C."""
+    """Serve a page that follows a run while it trains, on this machine alone, until Ctrl-C; only reads.
+
+    On another machine, forward the port to yours: ssh -N -L 8080:127.0.0.1:8080 HOST
+    """
     import contextlib
+    import os
     import tempfile
+    import webbrowser
 
     from birdnet_core.records.run_folder import RunFolder
-    from tuning.views.dashboard import copy_storage, serve
+    from reports.page.live import live_page
+    from tuning.views.dashboard import Dashboard, optuna_command
 
     folder = RunFolder.existing(run)
+
+    def page() -> str:
+        studies = [folder.read_study(name) for name in folder.study_names()]
+        commands = {study["name"]: optuna_command(folder, study) for study in studies}
+        return live_page(str(run), studies, {name: text for name, text in commands.items() if text})
+
+    page()  # a folder of another version is refused here, and the first browser need not wait
     with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:
-        storage = copy_storage(folder, Path(scratch))
-        err_console.print(f"http://127.0.0.1:{port} shows the searches as they are now; Ctrl-C ends it")
-        with contextlib.suppress(KeyboardInterrupt):
-            serve(storage, port)
+        # Of this birdtune, wherever it is, and not of a folder `reports` where the command was called.
+        report = [sys.executable, "-P", "-m", "reports", str(folder.path.absolute())]
+        dashboard = Dashboard(folder, port, page, report, Path(scratch))
+        err_console.print(f"{dashboard.address} follows {run}; Ctrl-C ends it")
+        has_screen = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+        if has_screen and not no_browser:
+            webbrowser.open(dashboard.address)
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(dashboard):
+            dashboard.serve_forever()

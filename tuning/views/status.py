@@ -187,7 +187,7 @@ class _Epochs:
 NO_EPOCHS = _Epochs()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Trial:
     """One trial of a study, from the journal; `ended` is the time of its end, 0 before it."""
 
@@ -250,10 +250,14 @@ class _JournalState:
 
     def _begin(self, event: Event, is_search: bool) -> None:
         trials, trial_id = self.trials.setdefault(event["study"], {}), event["trial_id"]
-        label = f"#{event['number']}" if is_search else f"repeat {parts_of(trial_id)[1]}"
+        choices = describe(event["factors"])
+        if is_search:
+            label = f"#{event['number']}: {choices}"
+        else:
+            label = ", ".join(filter(None, (choices, f"repeat {parts_of(trial_id)[1]}")))
         trial = _Trial(
             trial_id=trial_id,
-            label=", ".join(filter(None, (describe(event["factors"]), label))),
+            label=label,
             factors=event["factors"],
             status=event["status"] if event["reused"] else "running",
             is_reused=event["reused"],
@@ -449,7 +453,7 @@ def _best(study: dict[str, Any], trials: Iterable[_Trial], state: _JournalState)
 
 
 def _failures(trials: Iterable[_Trial], state: _JournalState) -> list[Failure]:
-    failed = sorted((t for t in trials if t.status in FAULTS), key=lambda t: -t.ended)
+    failed = _newest(t for t in trials if t.status in FAULTS)
     return [
         Failure(
             trial_id=t.trial_id,
@@ -462,6 +466,10 @@ def _failures(trials: Iterable[_Trial], state: _JournalState) -> list[Failure]:
     ]
 
 
+def _newest(trials: Iterable[_Trial]) -> list[_Trial]:
+    return sorted(reversed(list(trials)), key=lambda t: -t.ended)
+
+
 def _first_line(error: str | None) -> str | None:
     return error.strip().split("\n")[0][:300] if error else None
 
@@ -469,7 +477,8 @@ def _first_line(error: str | None) -> str | None:
 def _curves(
     metric: str, trials: Iterable[_Trial], running: list[_Trial], state: _JournalState, best: Best | None
 ) -> list[Curve]:
-    ended = sorted((t for t in trials if t.status != "running"), key=lambda t: -t.ended)
+    training = set(running)
+    ended = _newest(t for t in trials if t not in training)
     of_best = [t for t in ended[N_CURVES:] if best and t.trial_id == best.trial_id]
     curves = []
     for t in [*running, *ended[:N_CURVES], *of_best]:
@@ -477,9 +486,14 @@ def _curves(
         points = [(n, events[n]["metrics"].get(metric)) for n in sorted(events)]
         points = [point for point in points if point[1] is not None]
         points = points[: -1 : len(points) // N_POINTS + 1] + points[-1:]
-        epochs, values = [n for n, _ in points], [value for _, value in points]
         curves.append(
-            Curve(trial_id=t.trial_id, label=t.label, status=t.status, epochs=epochs, values=values)
+            Curve(
+                trial_id=t.trial_id,
+                label=t.label,
+                status=t.status if t in training else t.status.replace("running", "interrupted"),
+                epochs=[n for n, _ in points],
+                values=[value for _, value in points],
+            )
         )
     return curves
 
