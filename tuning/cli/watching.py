@@ -1,7 +1,8 @@
-"""`birdtune status` and `birdtune dashboard`."""
+"""`birdtune status`, `dashboard` and `runs`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,6 @@ def dashboard_command(
     On another machine, forward the port to yours: ssh -N -L 8080:127.0.0.1:8080 HOST
     """
     import contextlib
-    import os
     import tempfile
     import webbrowser
 
@@ -81,3 +81,42 @@ def dashboard_command(
             webbrowser.open(dashboard.address)
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(dashboard):
             dashboard.serve_forever()
+
+
+def runs_command(
+    folder: Annotated[
+        Path, typer.Argument(callback=opt.local, help="A folder with run folders in it.", metavar="DIR")
+    ],
+    as_json: opt.Json = False,
+) -> None:
+    """List the run folders at or below a folder, newest first: study, state, best trial, begun, hours."""
+    import textwrap
+    from dataclasses import asdict
+
+    from rich.console import Group
+
+    from tuning.views.runs import list_runs
+    from tuning.views.study_view import aligned
+
+    rows, unreadable = list_runs(folder)
+    header = ["run", "study", "kind", "state", "trials", "begun (UTC)", "hours", "version", "best trial"]
+    lines = [
+        [
+            os.path.relpath(row.run, folder),
+            row.study,
+            row.kind,
+            row.state + (f", {row.n_failed} failed" if row.n_failed else ""),
+            f"{row.n_ended}/{row.n_trials}",
+            row.begun[:16].replace("T", " "),
+            f"{row.hours:.2f}",
+            row.version or "",
+            f"{row.metric} {row.best.value:.4f}: {textwrap.shorten(row.best.label, 70)}" if row.best else "",
+        ]
+        for row in rows
+    ]
+    result = {"runs": [asdict(row) for row in rows], "unreadable": [asdict(each) for each in unreadable]}
+    print_result(result, as_json, Group(*aligned(header, lines)) if rows else "")
+    for each in unreadable:
+        err_console.print(f"cannot be read: {each.run}: {each.error}", style="yellow")
+    if not rows:
+        raise typer.Exit(1)

@@ -71,7 +71,8 @@ function headline(study) {
   const n = `${ended.toLocaleString("en")} of ${plural(study.n_trials, "trial")} ended`;
   if (study.state === "finished") return `Finished: ${n}.`;
   if (study.state === "interrupted") return `Not running: ${n}.`;
-  if (!study.running.length) return `${n}; no trial is in training at the moment.`;
+  if (!ended && !study.running.length) return "No trial has begun: Ray starts, or data is made ready.";
+  if (!study.running.length) return `${n}; none is in training at the moment.`;
   const left = study.eta_s === null ? "" : `, about ${clock(study.eta_s)} left`;
   return `${n}, ${study.running.length.toLocaleString("en")} in training${left}.`;
 }
@@ -126,7 +127,7 @@ async function chart(section, study) {
   if (charts.has(section)) return void await charts.get(section).data("curves", rows).runAsync();
   const spec = { ...JSON.parse(figure.querySelector("script").textContent), width: "container",
     datasets: { curves: rows } };
-  const options = { ast: true, actions: false, renderer: "svg", config: theme,
+  const options = { ast: true, actions: false, renderer: "svg", config: theme, logLevel: 1,
     tooltip: { theme: "custom", disableDefaultStyle: true } };
   const { view } = await vegaEmbed(figure.querySelector("div"), spec, options);
   view.addEventListener("click", (_, item) => mark(section, item?.datum?.cell ?? null));
