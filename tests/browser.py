@@ -68,9 +68,9 @@ class Browser:
         params = event.get("params", {})
         if event.get("method") == "Runtime.exceptionThrown":
             self.faults.append(json.dumps(params["exceptionDetails"])[:500])
-        elif event.get("method") == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+        elif event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.faults.append(params["entry"]["text"])
-        elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
+        elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] == "error":
             self.faults.append(json.dumps(params["args"])[:500])
 
     def evaluate(self, script: str) -> Any:

@@ -56,6 +56,7 @@ def dashboard_command(
     On another machine, forward the port to yours: ssh -N -L 8080:127.0.0.1:8080 HOST
     """
     import contextlib
+    import signal
     import tempfile
     import webbrowser
 
@@ -79,6 +80,7 @@ def dashboard_command(
         has_screen = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
         if has_screen and not no_browser:
             webbrowser.open(dashboard.address)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the scratch folder would stay
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(dashboard):
             dashboard.serve_forever()
 

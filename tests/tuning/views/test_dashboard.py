@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shlex
 import signal
 import socket
@@ -223,7 +224,8 @@ def test_a_taken_port_is_one_line(write, tmp_path):
             Dashboard(write([SEARCH], []), port, str, [], tmp_path)
 
 
-def test_the_verb_serves_on_this_machine_alone_until_ctrl_c(write):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_verb_serves_on_this_machine_alone_until_ctrl_c_and_leaves_nothing(write, tmp_path, end):
     run = write([SEARCH, ABLATION], MIXED)
     # Ctrl-C ends it, also where these tests run as a background job, whose children ignore that.
     code = "import signal; signal.signal(2, signal.default_int_handler); from tuning.cli import main; main()"
@@ -231,7 +233,8 @@ def test_the_verb_serves_on_this_machine_alone_until_ctrl_c(write):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", code, "dashboard", str(run.path), "--port", str(port), "--no-browser"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
     try:
         line = process.stderr.readline()
         assert line == f"http://127.0.0.1:{port} follows {run.path}; Ctrl-C ends it\n"
@@ -249,9 +252,10 @@ def test_the_verb_serves_on_this_machine_alone_until_ctrl_c(write):
         connection.request("GET", "/report")
         assert b"being made" in connection.getresponse().read()
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+    assert list(tmp_path.glob("birdtune-dashboard-*")) == []
 
 
 # Optuna's dashboard
