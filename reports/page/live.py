@@ -1,9 +1,14 @@
-"""The page of `birdtune dashboard`: it fetches status.json from where it was served and draws it anew."""
+"""The page of `birdtune dashboard`: it fetches status.json from where it was served and draws it anew.
+
+``python -m reports.page.live`` reads the arguments of `live_page` as JSON and prints the page.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,3 +53,7 @@ def live_page(run: str, studies: Sequence[dict[str, Any]], commands: dict[str, s
         scripts=list(map(Markup, scripts)),
         sources=" ".join(f"'sha256-{each}'" for each in hashes),
     )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(live_page(**json.load(sys.stdin)))

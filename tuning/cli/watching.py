@@ -56,26 +56,48 @@ def dashboard_command(
     On another machine, forward the port to yours: ssh -N -L 8080:127.0.0.1:8080 HOST
     """
     import contextlib
+    import functools
+    import json
     import signal
+    import subprocess
     import tempfile
     import webbrowser
 
     from birdnet_core.records.run_folder import RunFolder
-    from reports.page.live import live_page
     from tuning.views.dashboard import Dashboard, optuna_command
 
     folder = RunFolder.existing(run)
+    # In processes of their own: what draws takes hundreds of MB, which the server need not hold. They have
+    # the modules of this process, and not those of a folder `reports` where the command was called.
+    python = [sys.executable, "-P", "-m"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+    @functools.cache
+    def drawn(facts: str) -> str:
+        command = [*python, "reports.page.live"]
+        done = subprocess.run(
+            command, input=facts, capture_output=True, text=True, env=environment, check=True
+        )
+        return done.stdout
 
     def page() -> str:
         studies = [folder.read_study(name) for name in folder.study_names()]
+        keys = ("name", "question", "kind", "metric", "epochs")
         commands = {study["name"]: optuna_command(folder, study) for study in studies}
-        return live_page(str(run), studies, {name: text for name, text in commands.items() if text})
+        return drawn(
+            json.dumps(
+                {
+                    "run": str(run),
+                    "studies": [{key: study.get(key) for key in keys} for study in studies],
+                    "commands": {name: text for name, text in commands.items() if text},
+                }
+            )
+        )
 
     page()  # a folder of another version is refused here, and the first browser need not wait
     with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:
-        # Of this birdtune, wherever it is, and not of a folder `reports` where the command was called.
-        report = [sys.executable, "-P", "-m", "reports", str(folder.path.absolute())]
-        dashboard = Dashboard(folder, port, page, report, Path(scratch))
+        report = [*python, "reports", str(folder.path.absolute())]
+        dashboard = Dashboard(folder, port, page, report, environment, Path(scratch))
         err_console.print(f"{dashboard.address} follows {run}; Ctrl-C ends it")
         has_screen = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
         if has_screen and not no_browser:

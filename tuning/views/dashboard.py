@@ -56,9 +56,12 @@ class Report:
     `get` returns a page at once: the report, or a notice that it is being made.
     """
 
-    def __init__(self, run: RunFolder, command: Sequence[str], scratch: Path) -> None:
+    def __init__(
+        self, run: RunFolder, command: Sequence[str], environment: Mapping[str, str], scratch: Path
+    ) -> None:
         self._run = run
         self._command = command
+        self._environment = environment
         self._scratch = scratch
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -90,8 +93,7 @@ class Report:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 text=True,
-                # One thread, and the modules of this process, wherever these are.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+                env=self._environment,
                 start_new_session=True,  # Ctrl-C is for the server, which ends this one
             )
         os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)  # the trials come first
@@ -119,14 +121,20 @@ class Dashboard(ThreadingHTTPServer):
 
     Args:
         page: returns the page.
-        report: the command that writes a report, see `Report`.
+        report: the command that writes a report, see `Report`; it runs in `environment`.
     Raises ConfigError where the port is taken.
     """
 
     daemon_threads = True
 
     def __init__(
-        self, run: RunFolder, port: int, page: Callable[[], str], report: Sequence[str], scratch: Path
+        self,
+        run: RunFolder,
+        port: int,
+        page: Callable[[], str],
+        report: Sequence[str],
+        environment: Mapping[str, str],
+        scratch: Path,
     ) -> None:
         try:
             super().__init__((HOST, port), Handler)
@@ -135,7 +143,7 @@ class Dashboard(ThreadingHTTPServer):
             raise ConfigError(f"cannot listen on port {port}: {reason}; give another --port") from None
         self.address = f"http://{HOST}:{self.server_port}"
         self._page = page
-        self._report = Report(run, report, scratch)
+        self._report = Report(run, report, environment, scratch)
         self._reader = StatusReader(run)
         self._lock = threading.Lock()
         self._status = ""

@@ -1,5 +1,6 @@
 """The page of the dashboard in headless Chromium, where there is one, over a run folder that grows."""
 
+import os
 import sys
 import threading
 import time
@@ -26,13 +27,14 @@ def serve(tmp_path):
 
     def start(run: RunFolder) -> str:
         def page() -> str:
-            studies = [run.read_study(name) for name in run.study_names()]
+            studies = [{"question": "", **run.read_study(name)} for name in run.study_names()]
             commands = {s["name"]: optuna_command(run, s) for s in studies}
             return live_page(str(run.path), studies, {name: c for name, c in commands.items() if c})
 
         (tmp_path / "scratch").mkdir()
         report = [sys.executable, "-P", "-m", "reports", str(run.path)]
-        servers.append(Dashboard(run, 0, page, report, tmp_path / "scratch"))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        servers.append(Dashboard(run, 0, page, report, environment, tmp_path / "scratch"))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
         return servers[-1].address
 

@@ -47,7 +47,7 @@ def serve(tmp_path):
     def start(run, report=REPORT):
         scratch = tmp_path / "scratch"
         scratch.mkdir()
-        server = Dashboard(run, 0, lambda: "the page", [sys.executable, "-c", report], scratch)
+        server = Dashboard(run, 0, lambda: "the page", [sys.executable, "-c", report], os.environ, scratch)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return server
@@ -221,7 +221,7 @@ def test_a_taken_port_is_one_line(write, tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on port {port}: Address already in use; give"):
-            Dashboard(write([SEARCH], []), port, str, [], tmp_path)
+            Dashboard(write([SEARCH], []), port, str, [], {}, tmp_path)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
