@@ -95,18 +95,22 @@ def live_curves(metric: str, epochs: int) -> Drawn:
 
     The data `curves` has a row a (trial, epoch): `cell`, the trial's id, `trial`, its label, `name` of
     `LIVE_NAMES`, `epoch`, `value`, and `is_strong`, whether the trial runs or is the best,
-    and `is_last`, of its last epoch.
+    and `is_last`, of its last epoch. Its signals `low` and `high` are the ends of the vertical axis.
     """
     names = list(LIVE_NAMES.values())
     colour = alt.Color(
         "name:N",
         scale=alt.Scale(domain=names, range=[{**STATUS, "best": INK}[status] for status in LIVE_NAMES]),
-        legend=alt.Legend(title=None, columns=3, symbolLimit=0, symbolType="stroke"),
+        legend=alt.Legend(title=None, columns=2, symbolLimit=0, symbolType="stroke"),
     )
     x = alt.X(
         "epoch:Q", title="epoch", axis=EPOCH_AXIS, scale=alt.Scale(domain=[1, max(2, epochs)], nice=False)
     )
-    y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+    y = alt.Y(
+        "value:Q",
+        title=metric,
+        scale=alt.Scale(domainMin=alt.ExprRef("low"), domainMax=alt.ExprRef("high"), clamp=True),
+    )
     curves = rows("curves").encode(x=x, y=y, color=colour, detail="cell:N")
     ended = curves.transform_filter("!datum.is_strong")
     strong = curves.transform_filter("datum.is_strong")
@@ -119,7 +123,9 @@ def live_curves(metric: str, epochs: int) -> Drawn:
         strong.transform_filter("datum.is_last").mark_circle(size=36).encode(opacity=fading()),
     ]
     caption = f"{metric} over the epochs of the running trials, the newest that ended, and the best."
-    return draw("live", caption, 280, *layers, curves=pd.DataFrame())
+    drawn = draw("live", caption, 280, *layers, curves=pd.DataFrame())
+    drawn.spec["params"] += [{"name": "low", "value": 0.0}, {"name": "high", "value": 1.0}]
+    return drawn
 
 
 def curve_points(epochs: pd.DataFrame, cells: pd.DataFrame, metric: str) -> pd.DataFrame:

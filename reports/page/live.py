@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from reports.figures import charts
+from reports.figures.cells import LEAST_SPAN
 from reports.figures.colours import STATUS
 from reports.figures.curves import LIVE_NAMES, live_curves
 from reports.page.formats import templates
@@ -39,7 +40,7 @@ def live_page(run: str, studies: Sequence[dict[str, Any]], commands: dict[str, s
     The page may run the scripts in it and no other, and connect to its own server alone.
     """
     environment = templates()
-    words = {"names": LIVE_NAMES, "states": STATES}
+    words = {"names": LIVE_NAMES, "states": STATES, "least": LEAST_SPAN}
     environment.globals |= {"theme": Markup(charts.page_theme()), "words": words}
     scripts = [charts.script(), environment.get_template("live.js").render()]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]

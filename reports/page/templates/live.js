@@ -1,7 +1,7 @@
 // Fetches status.json while the sweep runs and puts what has changed into the page.
 const POLL_MS = 2000;
 const theme = JSON.parse(document.getElementById("theme").textContent);
-const { names, states } = JSON.parse(document.getElementById("words").textContent);
+const { names, states, least } = JSON.parse(document.getElementById("words").textContent);
 const sections = new Map([...document.querySelectorAll("section")].map(each => [each.dataset.study, each]));
 const charts = new Map();
 let drawn = "";
@@ -14,7 +14,7 @@ function clock(seconds) {
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
   return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole % 3600 / 60))} min`;
 }
-function hours(n) { return n < 0.1 ? `${(n * 60).toFixed(1)} minutes` : `${n.toFixed(2)} hours`; }
+function hours(n) { return n < 1 ? `${(n * 60).toFixed(1)} minutes` : `${n.toFixed(2)} hours`; }
 
 function make(tag, given = {}, ...children) {
   const element = Object.assign(document.createElement(tag), given);
@@ -97,7 +97,7 @@ function facts(section, study, status) {
   if (study.n_reused) rows.push(["Reused", plural(study.n_reused, "trial")]);
   const ended = study.counts.pruned ?? 0;
   if (ended || study.n_audited)
-    rows.push(["Early stopping", `${plural(ended, "trial")} ended early, ${plural(study.n_audited, "audit")} trained on`]);
+    rows.push(["Early stopping", `${plural(ended, "trial")} ended early, ${study.n_audited} audited`]);
   if (study.running.length)
     rows.push(["In use", [study.gpus ? plural(study.gpus, "GPU") : "", plural(study.cpus, "CPU")]
       .filter(Boolean).join(", ")]);
@@ -120,13 +120,23 @@ function points(study) {
   return rows.sort((a, b) => (a.name === names.best) - (b.name === names.best));
 }
 
+// What is nearly equal looks so.
+function axis(rows) {
+  const values = rows.map(row => row.value), low = Math.min(...values), high = Math.max(...values);
+  const extra = Math.max(0, least - (high - low)) / 2 + (high - low) * 0.04;
+  return [low - extra, high + extra];
+}
+
 async function chart(section, study) {
   const figure = section.querySelector(".chart"), rows = points(study);
   figure.hidden = !rows.length;
   if (!rows.length) return;
-  if (charts.has(section)) return void await charts.get(section).data("curves", rows).runAsync();
+  const [low, high] = axis(rows);
+  if (charts.has(section))
+    return void await charts.get(section).data("curves", rows).signal("low", low).signal("high", high).runAsync();
   const spec = { ...JSON.parse(figure.querySelector("script").textContent), width: "container",
     datasets: { curves: rows } };
+  for (const each of spec.params) each.value = { low, high }[each.name] ?? each.value;
   const options = { ast: true, actions: false, renderer: "svg", config: theme, logLevel: 1,
     tooltip: { theme: "custom", disableDefaultStyle: true } };
   const { view } = await vegaEmbed(figure.querySelector("div"), spec, options);

@@ -1,6 +1,9 @@
-"""The page of the dashboard in headless Chromium, where there is one, over a run folder that grows."""
+"""The page of the dashboard; in headless Chromium, where there is one, also over a run folder that grows."""
 
+import base64
+import hashlib
 import os
+import re
 import sys
 import threading
 import time
@@ -15,7 +18,7 @@ from tuning.views.dashboard import Dashboard, optuna_command
 
 EVIL = "<script>alert(1)</script>"
 QUESTION = f"Which learning rate? {EVIL}"
-pytestmark = pytest.mark.skipif(
+in_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here: chromium, google-chrome or chrome on the PATH"
 )
 
@@ -66,6 +69,19 @@ SMALL = """[...document.querySelectorAll("main *")].filter(each => each.firstChi
   .map(each => each.outerHTML)"""
 
 
+def test_the_policy_of_the_page_allows_its_own_scripts_and_server_alone():
+    study = {"name": "rates", "question": QUESTION, "kind": "search", "metric": "val/loss", "epochs": 4}
+    page = live_page(f"runs/{EVIL}", [study], {"rates": f"cp {EVIL}"})
+    assert EVIL not in page
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert "default-src 'none'; connect-src 'self';" in policy and "'unsafe-inline'; script-src" in policy
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert re.findall(r"'sha256-([^']*)'", policy) == hashes and len(hashes) == 2
+    assert "eval" not in policy and "http" not in policy
+
+
+@in_browser
 @pytest.mark.parametrize(
     ("width", "height", "scheme", "ground"),
     [(1280, 800, "light", "rgb(245, 246, 247)"), (390, 844, "dark", "rgb(19, 22, 24)")],
@@ -79,7 +95,7 @@ def test_the_page_of_a_finished_run(serve, browse, tmp_path, width, height, sche
     text = page.evaluate(TEXT)
     assert QUESTION in text and "Finished: 3 of 3 trials ended." in text
     assert "The sweep has finished. This page no longer updates." in text
-    assert "Best val/loss: 0.4000" in text and "1 trial ended early, 1 audit trained on" in text
+    assert "Best val/loss: 0.4000" in text and "1 trial ended early, 1 audited" in text
     assert "1 trial failed, diverged or killed" in text and f"RuntimeError: {EVIL}" in text
     assert page.evaluate("document.querySelector('pre').textContent").startswith("cp ")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
@@ -92,6 +108,7 @@ def test_the_page_of_a_finished_run(serve, browse, tmp_path, width, height, sche
     assert page.faults == []
 
 
+@in_browser
 def test_the_page_follows_a_run_that_grows(serve, browse, tmp_path):
     run = write_run(tmp_path / "run", [SEARCH], MIXED[:4])
     driver = hold_the_lock(run)
@@ -135,6 +152,7 @@ def test_the_page_follows_a_run_that_grows(serve, browse, tmp_path):
         driver.stdout.close()
 
 
+@in_browser
 def test_the_full_report_opens_from_the_page(serve, browse, make_run, tmp_path):
     page = browse(serve(RunFolder(make_run([({"x": 1}, {0: 0.2, 1: 0.3}), ({"x": 2}, {0: 0.4, 1: 0.5})]))))
     page.evaluate("document.querySelector('header a').click()")
@@ -142,6 +160,7 @@ def test_the_full_report_opens_from_the_page(serve, browse, make_run, tmp_path):
     assert page.faults == []
 
 
+@in_browser
 def test_a_run_folder_that_cannot_be_read_is_named_on_the_page(serve, browse, tmp_path):
     run = write_run(tmp_path / "run", [SEARCH, ABLATION], MIXED)
     driver = hold_the_lock(run)
