@@ -101,8 +101,7 @@ _EVENTS: Mapping[str, Mapping[str, Types]] = {
 def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
     """Return the content of `path`, studies/<name>.json; RunFolderError where it is not a study."""
     where = f"{str(path)!r} is no study of birdtune"
-    check_fields(where, study, _STUDY, _STUDY_MAY)
-    _check_schema(where, study)
+    _check_file(where, study, _STUDY, _STUDY_MAY)
     if study["name"] != path.stem or not is_name(study["name"]):
         raise RunFolderError(f"{where}: its name is {study['name']!r:.120}, and the file's is {path.stem!r}")
     if study["kind"] not in ("ablation", "search"):
@@ -130,8 +129,7 @@ def checked_study(path: Path, study: dict[str, Any]) -> dict[str, Any]:
 def checked_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Return the content of `path`, trials/<trial_id>.json; RunFolderError where it is not a record."""
     where = f"{str(path)!r} is no trial's record"
-    check_fields(where, record, _RECORD, _RECORD_MAY)
-    _check_schema(where, record)
+    _check_file(where, record, _RECORD, _RECORD_MAY)
     if record["trial_id"] != path.stem:
         raise RunFolderError(f"{where}: its trial_id is {record['trial_id']!r:.120}, not that of the file")
     if record["status"] not in STATUSES:
@@ -167,14 +165,21 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
         check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER})
     elif kind == "epoch":
         _check_numbers(f"{where}, {kind!r},", event["metrics"])
-    elif kind == "end" and event["status"] not in STATUSES:
-        raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(STATUSES)}")
+    elif kind == "end":
+        check_fields(f"{where}, {kind!r},", event, {}, {"error": (str,), "peak_memory_mb": _NUMBER})
+        if event["status"] not in STATUSES:
+            raise RunFolderError(f"{where}: status = {event['status']!r:.80}; it takes {', '.join(STATUSES)}")
     return event
 
 
-def _check_schema(where: str, values: Mapping[str, Any]) -> None:
+def _check_file(
+    where: str, values: dict[str, Any], needed: Mapping[str, Types], may: Mapping[str, Types]
+) -> None:
+    if "schema" not in values:  # else a file of another version, which may lack fields, is named as such
+        check_fields(where, values, needed, may)
     if values.get("schema") != SCHEMA:
         raise RunFolderError(f"{where}: schema = {values.get('schema')!r:.40}; this version reads {SCHEMA}")
+    check_fields(where, values, needed, may)
 
 
 def check_fields(where: str, values: Any, needed: Mapping[str, Types], may: Mapping[str, Types]) -> None:

@@ -27,7 +27,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,14 @@ PRUNED_CHECKPOINT_BYTES = 2**30
 
 LINES_AT_ONCE = 1000  # of the journal: parsed together they take four fifths of the time
 RECORDS_AT_ONCE = 100
+
+
+@dataclass
+class Position:
+    """A place in a journal: the byte, and the number of the line, that come next."""
+
+    offset: int = 0
+    line: int = 1
 
 
 class RunFolder:
@@ -114,7 +122,7 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if not is_held(error):
+                if not _is_held(error):
                     raise RunFolderError(
                         f"cannot lock {str(self.lock_path)!r}: {error.strerror}; the lock keeps a second "
                         "driver out, and this file system has none: give an --out on a local disk or on NFS, "
@@ -263,25 +271,28 @@ class RunFolder:
             journal.write(lines.encode())
         return written
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Yield the journal's events in order.
+    def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the journal's events in order: those after `position`, which moves along, or all.
 
         A last line cut off by a kill is left out; any other line that is broken, or is not an event of
         birdtune, raises RunFolderError.
         """
         if not self.journal_path.exists():
             return
+        position = position or Position()
         known_ids = set[str]()
-        # A byte that is not UTF-8 becomes a replacement character, and its line is reported as altered.
-        with open(self.journal_path, encoding="utf-8", errors="replace") as journal:
-            number = 1
-            while lines := list(itertools.islice(journal, LINES_AT_ONCE)):
-                whole = lines if lines[-1].endswith("\n") else lines[:-1]
-                for n, event in enumerate(self._parsed(whole, number), start=number):
+        with open(self.journal_path, "rb") as journal:
+            journal.seek(position.offset)
+            while lines := [*itertools.islice(journal, LINES_AT_ONCE)]:
+                whole = lines if lines[-1].endswith(b"\n") else lines[:-1]
+                # A byte that is not UTF-8 becomes a replacement character: its line is reported as altered.
+                texts = [line.decode(errors="replace") for line in whole]
+                for n, event in enumerate(self._parsed(texts, position.line), start=position.line):
                     yield checked_event(f"{self.journal_path} line {n}", event, known_ids)
+                position.offset += sum(map(len, whole))
+                position.line += len(whole)
                 if whole is not lines:
                     return  # later writes of a driver would begin within that line
-                number += len(lines)
 
     def _parsed(self, lines: list[str], first: int) -> list[Any]:
         """Return the values of whole lines, the first of which has the number `first`."""
@@ -320,6 +331,6 @@ def _whole_numbers(path: Path, content: dict[str, Any], key: str) -> list[int]:
     return values
 
 
-def is_held(error: OSError) -> bool:
+def _is_held(error: OSError) -> bool:
     """Return whether a lock was refused because another process holds it, and not for want of locks."""
     return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)

@@ -22,10 +22,12 @@ from reports.figures.charts import (
     rows,
     tips,
 )
+from reports.figures.colours import INK, STATUS
 from reports.study_report import StudyReport
 
 N_CURVES = 12  # more cannot be read
-EPOCH = alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1, tickCount=8, grid=False))
+EPOCH_AXIS = alt.Axis(format="d", tickMinStep=1, tickCount=8, grid=False)
+EPOCH = alt.X("epoch:Q", title="epoch", axis=EPOCH_AXIS)
 
 
 def curve_figures(report: StudyReport) -> Iterator[Drawn]:
@@ -82,6 +84,48 @@ def imported_figures(earlier: EarlierWork) -> Iterator[Drawn]:
     for name, metric in (("accuracy", "val/accuracy"), ("gap", gap)):
         caption = f"{metric} over epochs of the imported experiments, one run each."
         yield learning_curves(name, caption, curve_points(epochs, runs, metric), metric)
+
+
+LIVE_NAMES = {"completed": "completed", "pruned": "ended early", "failed": "failed or interrupted",
+              "running": "running", "best": "best so far"}  # fmt: skip
+
+
+def live_curves(metric: str, epochs: int) -> Drawn:
+    """Return one line a trial over its budget of epochs, without its data, which the page puts in.
+
+    The data `curves` has a row a (trial, epoch): `cell`, the trial's id, `trial`, its label, `name` of
+    `LIVE_NAMES`, `epoch`, `value`, and `is_strong`, whether the trial runs or is the best,
+    and `is_last`, of its last epoch. Its signals `low` and `high` are the ends of the vertical axis.
+    """
+    names = list(LIVE_NAMES.values())
+    colour = alt.Color(
+        "name:N",
+        scale=alt.Scale(domain=names, range=[{**STATUS, "best": INK}[status] for status in LIVE_NAMES]),
+        legend=alt.Legend(title=None, columns=2, symbolLimit=0, symbolType="stroke"),
+    )
+    x = alt.X(
+        "epoch:Q", title="epoch", axis=EPOCH_AXIS, scale=alt.Scale(domain=[1, max(2, epochs)], nice=False)
+    )
+    y = alt.Y(
+        "value:Q",
+        title=metric,
+        scale=alt.Scale(domainMin=alt.ExprRef("low"), domainMax=alt.ExprRef("high"), clamp=True),
+    )
+    curves = rows("curves").encode(x=x, y=y, color=colour, detail="cell:N")
+    ended = curves.transform_filter("!datum.is_strong")
+    strong = curves.transform_filter("datum.is_strong")
+    tip = tips("trial", "name", "epoch", value=metric)
+    layers = [
+        ended.mark_line(strokeWidth=1).encode(opacity=fading(0.55)),
+        ended.transform_filter("datum.is_last").mark_circle(size=16).encode(opacity=fading(), tooltip=tip),
+        strong.mark_line(strokeWidth=2.4).encode(opacity=fading()),
+        strong.mark_circle(size=90, opacity=0).encode(tooltip=tip),  # what hovering finds
+        strong.transform_filter("datum.is_last").mark_circle(size=36).encode(opacity=fading()),
+    ]
+    caption = f"{metric} over the epochs of the running trials, the newest that ended, and the best."
+    drawn = draw("live", caption, 280, *layers, curves=pd.DataFrame())
+    drawn.spec["params"] += [{"name": "low", "value": 0.0}, {"name": "high", "value": 1.0}]
+    return drawn
 
 
 def curve_points(epochs: pd.DataFrame, cells: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from birdnet_core.records.metrics import objective_direction
+from reports.figures import colours
 from reports.figures.charts import (
     ROW,
     SHAPES,
@@ -32,16 +33,7 @@ from reports.statistics.aggregate import label, show
 from reports.statistics.front import objectives_of
 from reports.study_report import StudyReport
 
-STATUS = {
-    "completed": OKABE_ITO[0],
-    "pruned": OKABE_ITO[4],
-    "infeasible": OKABE_ITO[6],
-    "failed": OKABE_ITO[1],
-    "diverged": OKABE_ITO[3],
-    "killed": OKABE_ITO[7],
-    "running": OKABE_ITO[2],
-    OTHER_TRAINING: OKABE_ITO[5],
-}
+STATUS = {**colours.STATUS, OTHER_TRAINING: OKABE_ITO[5]}
 ENDS = {"n_on": "trained on", "n_stopped": "stopped there", "n_ended": "ended there otherwise"}
 N_AXES = 8
 N_LINES = 200  # of single trials: more cannot be followed

@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "extend": sweeps.extend_command,
     "status": watching.status_command,
     "dashboard": watching.dashboard_command,
+    "runs": watching.runs_command,
     "report": results.report_command,
     "best": results.best_command,
     "gate": results.gate_command,

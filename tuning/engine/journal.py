@@ -307,7 +307,9 @@ class Journal(tune.Callback):
                 self.halt.ask(f"cannot write into {self.run.path}: {error.strerror}", is_fault=True)
 
     def _enter_end(self, record: TrialRecord) -> None:
-        self.write({"event": "end", "trial_id": record.trial_id, "status": record.status})
+        error = {"error": record.error} if record.error else {}
+        memory = {} if record.peak_memory_mb is None else {"peak_memory_mb": record.peak_memory_mb}
+        self.write({"event": "end", "trial_id": record.trial_id, "status": record.status, **error, **memory})
 
     # --------------------------------------------------------------------------------- checkpoints
 

@@ -1,16 +1,18 @@
 """The state of a run, from its journal: during the sweep, from another terminal or machine, or after it.
 
-Reads only, and imports neither Ray nor torch nor Optuna, so that it is fast enough to run every second.
+Reads only, takes no lock, and imports neither Ray nor torch nor Optuna, so that it is fast enough to run
+every second. `birdtune status`, `dashboard` and `runs` print the same values.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -19,14 +21,19 @@ from rich.text import Text
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.files import read_json
-from birdnet_core.records.metrics import is_better
-from birdnet_core.records.run_folder import RunFolder, is_held
-from birdnet_core.records.trial import trial_id
+from birdnet_core.records.metrics import Direction, is_better
+from birdnet_core.records.run_folder import Position, RunFolder
+from birdnet_core.records.trial import parts_of, trial_id
+from birdnet_core.records.usage import Usage
 from tuning.views.live import clock, describe, running_table
 
 Event = dict[str, Any]
 
 FAULTS = ("failed", "diverged", "killed")
+N_CURVES = 40  # of ended trials: more lines cannot be read, and would make the status of a large run long
+N_POINTS = 120  # of a curve
+N_FAILURES = 20
+N_MESSAGES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,7 @@ class Running:
     """A trial in training; `epoch` is its last finished one, 0 before the first."""
 
     trial_id: str
+    label: str
     factors: dict[str, Any]
     epoch: int
     value: float | None
@@ -57,8 +65,31 @@ class Best:
 
     value: float
     trial_id: str
+    label: str
     epoch: int
     factors: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A trial that failed, diverged or was killed; `error` is the first line, None where none is known."""
+
+    trial_id: str
+    label: str
+    status: str
+    epoch: int
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The study's metric over the epochs of a trial; of a long one, evenly chosen epochs and the last."""
+
+    trial_id: str
+    label: str
+    status: str
+    epochs: list[int]
+    values: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +97,8 @@ class StudyStatus:
     """The state of one study.
 
     Args:
+        state: ``finished`` once all trials are over; else ``running`` where a driver trains them,
+            ``interrupted`` where none does, and ``unknown`` where only another machine can know.
         n_trials: that it asks for; `counts` says what became of those begun, `n_left` how many are not. A
             trial that was in training when its driver died counts as ``interrupted``, and is not among
             `running`.
@@ -73,11 +106,16 @@ class StudyStatus:
         eta_s: seconds until the study is trained, with as many trials side by side as now; None where nothing
             runs or no epoch is finished. Trials not yet begun are taken to be as long as those that ended.
         n_audited: trials that the scheduler would have ended, and let train on as a sample.
+        cpus, gpus: what the running trials have. peak_memory_mb: the most of an ended trial.
+        failures: the newest. curves: of the running trials, the newest ended ones, and the best.
     """
 
     name: str
+    question: str
     kind: str
+    state: str
     metric: str
+    direction: str
     epochs: int
     n_trials: int
     counts: dict[str, int]
@@ -89,67 +127,199 @@ class StudyStatus:
     n_epochs: int
     epoch_s: float | None
     eta_s: float | None
+    cpus: float
+    gpus: float
+    peak_memory_mb: float | None
+    failures: list[Failure]
+    curves: list[Curve]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """The state of a run; hours are those of finished epochs, weighted by what each trial was given.
+    """The state of a run; hours of CPUs and GPUs are those of finished epochs, weighted by a trial's share.
 
-    `notes` are of the folder itself (`RunFolder.notes`).
+    Args:
+        begun: Unix time of the first event; None where there is none. `hours` a driver has run since.
+        halted: why the last driver ended before its trials did; None where it did not, or still runs.
+        messages: the newest of the driver's, such as trials that are handed out again.
+        notes: of the folder itself (`RunFolder.notes`).
     """
 
     run: str
     driver: Driver | None
     studies: list[StudyStatus]
+    begun: float | None
+    hours: float
     gpu_hours: float
     cpu_hours: float
-    notes: list[str] = field(default_factory=list)
+    halted: str | None
+    messages: list[str]
+    notes: list[str]
 
 
-@dataclass
+class _Epochs:
+    """The epochs of a trial; of one that was trained again, the last occurrence of each counts."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, Event] = {}
+        self.seconds = 0.0
+        self._best: dict[str, tuple[float, int] | None] = {}
+
+    def add(self, event: Event) -> None:
+        if again := self.events.get(event["epoch"]):
+            self.seconds -= again["epoch_s"]
+        self.events[event["epoch"]] = event
+        self.seconds += event["epoch_s"]
+        self._best.clear()
+
+    def best(self, metric: str, direction: Direction) -> tuple[float, int] | None:
+        """Return the best value of a metric and its epoch; None where no epoch has one."""
+        if metric not in self._best:
+            best: tuple[float, int] | None = None
+            for epoch, event in self.events.items():
+                value = event["metrics"].get(metric)
+                if value is not None and is_better(value, best[0] if best else None, direction):
+                    best = (value, epoch)
+            self._best[metric] = best
+        return self._best[metric]
+
+
+NO_EPOCHS = _Epochs()
+
+
+@dataclass(eq=False)
 class _Trial:
-    """One trial of a study, from the journal."""
+    """One trial of a study, from the journal; `ended` is the time of its end, 0 before it."""
 
     trial_id: str
+    label: str
     factors: dict[str, Any]
     status: str
     is_reused: bool
+    cpus: float = 0.0
+    gpus: float = 0.0
+    ended: float = 0.0
+    error: str | None = None
+    peak_memory_mb: float | None = None
 
 
 @dataclass
 class _JournalState:
-    """The content of a journal, gathered in one pass."""
+    """The content of a journal, gathered event by event."""
 
     # By study; an ablation's trials by trial_id, a search's by number, as it may draw a config twice.
     trials: dict[str, dict[Any, _Trial]] = field(default_factory=dict)
-    # By trial_id and epoch: of a trial that was trained again the last occurrence counts.
-    epochs: dict[str, dict[int, Event]] = field(default_factory=dict)
+    epochs: dict[str, _Epochs] = field(default_factory=dict)
     running: dict[str, list[_Trial]] = field(default_factory=dict)
-    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     audited: set[str] = field(default_factory=set)
-    gpu_s: float = 0.0
-    cpu_s: float = 0.0
+    failed: set[str] = field(default_factory=set)
+    usage: Usage = field(default_factory=Usage)
+    begun: float | None = None
+    halted: str | None = None
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=N_MESSAGES))
+    # The studies that the last driver has begun trials of.
+    driven: set[str] = field(default_factory=set)
+
+    def add(self, event: Event, searches: set[str]) -> None:
+        """Add one event of the journal; `searches` are the studies that are."""
+        kind, trial_id = event["event"], event.get("trial_id", "")
+        self.usage.add(event)
+        self.begun = self.begun or event["time"]
+        if kind == "session":
+            self.halted = None
+            self.driven.clear()
+        elif kind == "trial":
+            self.driven.add(event["study"])
+            self._begin(event, event["study"] in searches)
+        elif kind == "epoch":
+            self.epochs.setdefault(trial_id, _Epochs()).add(event)
+        elif kind == "audit":
+            self.audited.add(trial_id)
+        elif kind == "end":
+            for trial in self.running.pop(trial_id, []):
+                trial.status, trial.ended = event["status"], event["time"]
+                trial.error, trial.peak_memory_mb = event.get("error"), event.get("peak_memory_mb")
+            if event["status"] in FAULTS:
+                self.failed.add(trial_id)
+        elif kind == "note":
+            self.messages.append(str(event.get("text", "")))
+        elif kind == "restart":
+            self.messages.append(f"{trial_id}: {_first_line(event.get('error')) or 'failed'}; it continues")
+        elif kind == "halt":
+            self.halted = str(event.get("reason", ""))
+
+    def _begin(self, event: Event, is_search: bool) -> None:
+        trials, trial_id = self.trials.setdefault(event["study"], {}), event["trial_id"]
+        choices = describe(event["factors"])
+        if is_search:
+            label = f"#{event['number']}: {choices}"
+        else:
+            label = ", ".join(filter(None, (choices, f"repeat {parts_of(trial_id)[1]}")))
+        trial = _Trial(
+            trial_id=trial_id,
+            label=label,
+            factors=event["factors"],
+            status=event["status"] if event["reused"] else "running",
+            is_reused=event["reused"],
+        )
+        if not event["reused"]:
+            trial.cpus, trial.gpus = event.get("cpus", 0.0), event.get("gpus", 0.0)
+            self.running.setdefault(trial_id, []).append(trial)
+            # A retry of a search has a number of its own, and takes the place of the trial that failed.
+            if trial_id in self.failed:
+                for key in [k for k, t in trials.items() if t.trial_id == trial_id and t.status in FAULTS]:
+                    del trials[key]
+        trials[event["number"] if is_search else trial_id] = trial
+
+
+class StatusReader:
+    """Follows a run: each `status` reads only what was appended to the journal since the last."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._state, self._position = _JournalState(), Position()
+
+    def status(self) -> RunStatus:
+        """Return the state of the run.
+
+        Raises RunFolderError for a study file or a journal that cannot be read.
+        """
+        # Before the journal: a driver that ends in between has then written all that it had to say.
+        driver = _driver(self.run)
+        studies = [self.run.read_study(name) for name in self.run.study_names()]
+        searches = {study["name"] for study in studies if study["kind"] == "search"}
+        journal = self.run.journal_path
+        if self._position.offset > (journal.stat().st_size if journal.exists() else 0):
+            self._state, self._position = _JournalState(), Position()  # another journal
+        try:
+            for event in self.run.events(self._position):
+                self._state.add(event, searches)
+        except RunFolderError:
+            self._state, self._position = _JournalState(), Position()
+            raise
+        state = self._state
+        is_alive = driver.is_alive if driver else False
+        return RunStatus(
+            run=str(self.run.path),
+            driver=driver,
+            studies=[_study_status(study, state, is_alive) for study in studies],
+            begun=state.begun,
+            hours=state.usage.hours,
+            gpu_hours=state.usage.gpu_hours,
+            cpu_hours=state.usage.cpu_hours,
+            halted=None if is_alive else state.halted,
+            messages=list(state.messages),
+            notes=self._notes,
+        )
+
+    @cached_property
+    def _notes(self) -> list[str]:
+        return self.run.notes()
 
 
 def run_status(run: RunFolder) -> RunStatus:
-    """Return the state of `run`.
-
-    Raises RunFolderError for a study file or a journal that cannot be read, and for a journal that is lost.
-    """
-    # Before the journal: a driver that ends in between has then written all that it had to say.
-    driver = _driver(run)
-    studies = [run.read_study(name) for name in run.study_names()]
-    searches = {study["name"] for study in studies if study["kind"] == "search"}
-    state = _gather(run.events(), searches)
-    is_dead = driver is None or driver.is_alive is False
-    return RunStatus(
-        run=str(run.path),
-        driver=driver,
-        studies=[_study_status(study, state, is_dead) for study in studies],
-        gpu_hours=state.gpu_s / 3600,
-        cpu_hours=state.cpu_s / 3600,
-        notes=run.notes(),
-    )
+    """Return the state of `run`, as `StatusReader.status` does."""
+    return StatusReader(run).status()
 
 
 def _driver(run: RunFolder) -> Driver | None:
@@ -164,20 +334,28 @@ def _driver(run: RunFolder) -> Driver | None:
     pid, *texts = (holder.get(key) for key in ("pid", "host", "started", "command"))
     pid = pid if type(pid) is int else None
     host, started, command = (text if isinstance(text, str) else None for text in texts)
-
-    def driver(is_alive: bool | None) -> Driver:
-        return Driver(is_alive=is_alive, pid=pid, host=host, started=started, command=command)
-
     if holder and host != platform.node():
-        return driver(None)  # not every network file system passes locks on
-    if pid is not None and not _exists(pid):
-        return driver(False)
-    with open(path, encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            return driver(True if is_held(error) else None)  # this file system has no locks
-    return driver(False)
+        is_alive = None  # not every network file system passes locks on
+    elif pid is not None and not _exists(pid):
+        is_alive = False
+    else:
+        is_alive = _is_locked(path, pid)
+    return Driver(is_alive=is_alive, pid=pid, host=host, started=started, command=command)
+
+
+def _is_locked(path: Path, pid: int | None) -> bool | None:
+    """Return whether the process `pid`, or any where it is None, holds the lock; None if that is not known.
+
+    By the kernel's list: to try the lock would be to hold it for a moment, in which no driver could start.
+    """
+    try:
+        locks = Path("/proc/locks").read_text(encoding="utf-8")
+        inode = str(path.stat().st_ino)
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 27275 fe:00:2966436 0 EOF
+    held = [fields for line in locks.splitlines() if len(fields := line.split()) > 5 and fields[1] == "FLOCK"]
+    return any(fields[5].split(":")[-1] == inode and pid in (None, int(fields[4])) for fields in held)
 
 
 def _exists(pid: int) -> bool:
@@ -190,39 +368,7 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _gather(events: Iterable[Event], searches: set[str]) -> _JournalState:
-    state = _JournalState()
-    for event in events:
-        kind, trial_id = event["event"], event.get("trial_id", "")
-        if kind == "trial":
-            _begin(state, event, event["study"] in searches)
-        elif kind == "epoch":
-            state.epochs.setdefault(trial_id, {})[event["epoch"]] = event
-            gpus, cpus = state.shares.get(trial_id, (0.0, 0.0))
-            state.gpu_s += gpus * event["epoch_s"]
-            state.cpu_s += cpus * event["epoch_s"]
-        elif kind == "audit":
-            state.audited.add(trial_id)
-        elif kind == "end":
-            for trial in state.running.pop(trial_id, []):
-                trial.status = event["status"]
-    return state
-
-
-def _begin(state: _JournalState, event: Event, is_search: bool) -> None:
-    trials, trial_id = state.trials.setdefault(event["study"], {}), event["trial_id"]
-    is_reused = event["reused"]
-    trial = _Trial(trial_id, event["factors"], event["status"] if is_reused else "running", is_reused)
-    if not is_reused:
-        state.shares[trial_id] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
-        state.running.setdefault(trial_id, []).append(trial)
-        # A retry of a search has a number of its own, and takes the place of the trial that failed.
-        for key in [k for k, t in trials.items() if t.trial_id == trial_id and t.status in FAULTS]:
-            del trials[key]
-    trials[event["number"] if is_search else trial_id] = trial
-
-
-def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) -> StudyStatus:
+def _study_status(study: dict[str, Any], state: _JournalState, is_alive: bool | None) -> StudyStatus:
     trials = state.trials.get(study["name"], {})
     if study["kind"] == "search":
         n_trials = max(study["n_trials"], len(trials))
@@ -231,27 +377,36 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) ->
         planned = {trial_id(cell["config_id"], *each) for cell in study["cells"] for each in repeats}
         n_trials = len(planned | set(trials))
     counts = Counter(
-        "interrupted" if is_dead and t.status == "running" else t.status for t in trials.values()
+        "interrupted" if is_alive is False and t.status == "running" else t.status for t in trials.values()
     )
-    running = [] if is_dead else [t for t in trials.values() if t.status == "running"]
-    trained = {t.trial_id: state.epochs.get(t.trial_id, {}) for t in trials.values() if not t.is_reused}
-    seconds = [event["epoch_s"] for epochs in trained.values() for event in epochs.values()]
-    epoch_s = sum(seconds) / len(seconds) if seconds else None
     n_left = n_trials - len(trials)
+    is_driven = not state.driven or study["name"] in state.driven
+    if not n_left and not counts.keys() & {"running", "interrupted", "killed"}:
+        status = "finished"
+    elif is_alive is None:
+        status = "unknown"
+    else:
+        status = "running" if is_alive and is_driven else "interrupted"
+    running = [] if is_alive is False else [t for t in trials.values() if t.status == "running"]
+    mine = [t for t in trials.values() if not t.is_reused]
+    trained = {t.trial_id: state.epochs.get(t.trial_id, NO_EPOCHS) for t in mine}
+    n_epochs = sum(len(epochs.events) for epochs in trained.values())
+    epoch_s = sum(epochs.seconds for epochs in trained.values()) / n_epochs if n_epochs else None
     eta_s = None
     if running and epoch_s is not None:
-        ended = [
-            len(trained[t.trial_id])
-            for t in trials.values()
-            if t.status in ("completed", "pruned") and not t.is_reused
-        ]
+        ended = [len(trained[t.trial_id].events) for t in mine if t.status in ("completed", "pruned")]
         length = sum(ended) / len(ended) if ended else study["epochs"]
-        to_train = n_left * length + sum(study["epochs"] - len(trained[t.trial_id]) for t in running)
+        to_train = n_left * length + sum(study["epochs"] - len(trained[t.trial_id].events) for t in running)
         eta_s = to_train * epoch_s / len(running)
+    best = _best(study, trials.values(), state)
+    memory = [t.peak_memory_mb for t in trials.values() if t.peak_memory_mb is not None]
     return StudyStatus(
         name=study["name"],
+        question=study.get("question", ""),
         kind=study["kind"],
+        state=status,
         metric=study["metric"],
+        direction=study["direction"],
         epochs=study["epochs"],
         n_trials=n_trials,
         counts=dict(counts),
@@ -259,17 +414,23 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_dead: bool) ->
         n_reused=sum(t.is_reused for t in trials.values()),
         n_audited=sum(t.trial_id in state.audited for t in trials.values()),
         running=[_running(t, trained[t.trial_id], study["metric"]) for t in running],
-        best=_best(study, trials.values(), state),
-        n_epochs=len(seconds),
+        best=best,
+        n_epochs=n_epochs,
         epoch_s=epoch_s,
         eta_s=eta_s,
+        cpus=sum(t.cpus for t in running),
+        gpus=sum(t.gpus for t in running),
+        peak_memory_mb=max(memory, default=None),
+        failures=_failures(trials.values(), state),
+        curves=_curves(study["metric"], trials.values(), running, state, best),
     )
 
 
-def _running(trial: _Trial, epochs: dict[int, Event], metric: str) -> Running:
-    last = epochs[max(epochs)] if epochs else None
+def _running(trial: _Trial, epochs: _Epochs, metric: str) -> Running:
+    last = epochs.events[max(epochs.events)] if epochs.events else None
     return Running(
         trial_id=trial.trial_id,
+        label=trial.label,
         factors=trial.factors,
         epoch=last["epoch"] if last else 0,
         value=last["metrics"].get(metric) if last else None,
@@ -282,11 +443,59 @@ def _best(study: dict[str, Any], trials: Iterable[_Trial], state: _JournalState)
     for trial in trials:
         if trial.status in FAULTS:
             continue
-        for epoch, event in state.epochs.get(trial.trial_id, {}).items():
-            value = event["metrics"].get(study["metric"])
-            if value is not None and is_better(value, best.value if best else None, study["direction"]):
-                best = Best(value=value, trial_id=trial.trial_id, epoch=epoch, factors=trial.factors)
+        of_trial = state.epochs.get(trial.trial_id, NO_EPOCHS).best(study["metric"], study["direction"])
+        if of_trial and is_better(of_trial[0], best.value if best else None, study["direction"]):
+            value, epoch = of_trial
+            best = Best(
+                value=value, trial_id=trial.trial_id, label=trial.label, epoch=epoch, factors=trial.factors
+            )
     return best
+
+
+def _failures(trials: Iterable[_Trial], state: _JournalState) -> list[Failure]:
+    failed = _newest(t for t in trials if t.status in FAULTS)
+    return [
+        Failure(
+            trial_id=t.trial_id,
+            label=t.label,
+            status=t.status,
+            epoch=max(state.epochs.get(t.trial_id, NO_EPOCHS).events, default=0),
+            error=_first_line(t.error),
+        )
+        for t in failed[:N_FAILURES]
+    ]
+
+
+def _newest(trials: Iterable[_Trial]) -> list[_Trial]:
+    return sorted(reversed(list(trials)), key=lambda t: -t.ended)
+
+
+def _first_line(error: str | None) -> str | None:
+    return error.strip().split("\n")[0][:300] if error else None
+
+
+def _curves(
+    metric: str, trials: Iterable[_Trial], running: list[_Trial], state: _JournalState, best: Best | None
+) -> list[Curve]:
+    training = set(running)
+    ended = _newest(t for t in trials if t not in training)
+    of_best = [t for t in ended[N_CURVES:] if best and t.trial_id == best.trial_id]
+    curves = []
+    for t in [*running, *ended[:N_CURVES], *of_best]:
+        events = state.epochs.get(t.trial_id, NO_EPOCHS).events
+        points = [(n, events[n]["metrics"].get(metric)) for n in sorted(events)]
+        points = [point for point in points if point[1] is not None]
+        points = points[: -1 : len(points) // N_POINTS + 1] + points[-1:]
+        curves.append(
+            Curve(
+                trial_id=t.trial_id,
+                label=t.label,
+                status=t.status if t in training else t.status.replace("running", "interrupted"),
+                epochs=[n for n, _ in points],
+                values=[value for _, value in points],
+            )
+        )
+    return curves
 
 
 # -------------------------------------------------------------------------------------------- as text

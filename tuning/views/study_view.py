@@ -165,7 +165,7 @@ def _rows(facts: dict[str, str | list[str]]) -> list[Text]:
     return rows
 
 
-def _columns(header: list[str], rows: list[list[str]]) -> list[Text]:
+def aligned(header: list[str], rows: list[list[str]]) -> list[Text]:
     """Return lines of aligned columns, each as wide as it needs: a table for a file as well as a screen."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
@@ -183,7 +183,7 @@ def _cells_table(cells: list[dict[str, Any]]) -> list[Text]:
         ]
         for cell in cells
     ]
-    return _columns(["", *factors, *(["settings"] if has_named else [])], rows)
+    return aligned(["", *factors, *(["settings"] if has_named else [])], rows)
 
 
 def _space_table(space: dict[str, Any]) -> list[Text]:
@@ -191,7 +191,7 @@ def _space_table(space: dict[str, Any]) -> list[Text]:
     for name, given in space.items():
         when = given.get("when", {}) if isinstance(given, dict) else {}
         rows.append([name, _values(given), ", ".join(f"{key} = {_values(v)}" for key, v in when.items())])
-    return _columns(["parameter", "values", "when" if any(row[2] for row in rows) else ""], rows)
+    return aligned(["parameter", "values", "when" if any(row[2] for row in rows) else ""], rows)
 
 
 def _sampled_table(sampled: dict[str, Any]) -> list[Text]:
@@ -200,7 +200,7 @@ def _sampled_table(sampled: dict[str, Any]) -> list[Text]:
         texts = [_values(given) for given in seen["distributions"]]
         more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
         rows.append([name, f"{seen['share']:.0%}", "; ".join(texts[:3]) + more])
-    return _columns(["parameter", "in trials", "sampled from"], rows)
+    return aligned(["parameter", "in trials", "sampled from"], rows)
 
 
 def _trials_table(trials: list[dict[str, Any]]) -> list[Text]:
@@ -214,7 +214,7 @@ def _trials_table(trials: list[dict[str, Any]]) -> list[Text]:
         ]
         for i, trial in enumerate(trials)
     ]
-    return _columns(["#", *columns, *factors], rows)
+    return aligned(["#", *columns, *factors], rows)
 
 
 def _values(given: Any) -> str:

@@ -741,6 +741,10 @@ def test_status_refuses_what_is_no_run_and_json_that_never_ends(birdtune, begun,
     assert code == 1 and "leave one of them out" in err
 
 
-def test_dashboard_of_a_run_without_a_storage_is_refused(birdtune, begun):
+def test_the_dashboard_refuses_what_is_no_run_and_one_of_another_version(birdtune, begun, tmp_path):
+    code, _, err = birdtune(f"dashboard {tmp_path}/nowhere")
+    assert code == 1 and "no run folder at" in err and err.count("\n") == 1
+    study = json.loads((begun / "studies" / "rates.json").read_text())
+    (begun / "studies" / "rates.json").write_text(json.dumps({**study, "schema": 1}))
     code, _, err = birdtune(f"dashboard {begun}")
-    assert code == 1 and "no Optuna storage" in err
+    assert code == 1 and "schema = 1; this version reads" in err

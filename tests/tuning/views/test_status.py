@@ -14,99 +14,16 @@ from rich.console import Console
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.records.run_folder import RunFolder
-from tuning.views.status import as_text, run_status
+from tests.journals import ABLATION, MIXED, SEARCH, begin, end, epoch
+from tuning.views.status import StatusReader, as_text, run_status
 
 ROOT = Path(__file__).parents[3]
-
-SEARCH = {
-    "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize", "epochs": 4,
-    "n_trials": 6, "cells": None, "repeats": [0], "seed": 0,
-}  # fmt: skip
-ABLATION = {
-    "name": "losses", "kind": "ablation", "metric": "val/f1_macro", "direction": "maximize", "epochs": 2,
-    "n_trials": None, "cells": [{"factors": {"x": i}, "config_id": c} for i, c in enumerate("abb")],
-    "repeats": [0, 1], "seed": 0,
-}  # fmt: skip
-
-
-def begin(trial_id, number, study="rates", *, reused=False, cpus=2, gpus=0.5):
-    factors = {"optim.lr": number / 1000}
-    line = {"study": study, "trial_id": trial_id, "number": number, "factors": factors, "reused": reused}
-    line |= {"status": "completed"} if reused else {}
-    return {"event": "trial", **line, "cpus": cpus, "gpus": gpus}
-
-
-def epoch(trial_id, n, value, epoch_s=10.0):
-    metrics = {"val/loss": value, "val/f1_macro": value}
-    return {"event": "epoch", "trial_id": trial_id, "epoch": n, "metrics": metrics, "epoch_s": epoch_s}
-
-
-def end(trial_id, status):
-    return {"event": "end", "trial_id": trial_id, "status": status}
-
-
-def hold_the_lock(run):
-    """Start a process that drives `run` as far as its lock goes."""
-    code = (
-        "import fcntl, json, os, platform, sys, time\n"
-        f"lock = open({str(run.path / 'driver.lock')!r}, 'a+')\n"
-        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
-        "lock.write(json.dumps({'pid': os.getpid(), 'host': platform.node(), 'started': 'now',"
-        " 'command': 'birdtune sweep rates'}) + '\\n')\n"
-        "lock.flush()\n"
-        "print('held', flush=True)\n"
-        "time.sleep(120)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"held\n"
-    return process
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Write studies and events; return the run folder."""
-
-    def make(studies, events):
-        run = RunFolder(tmp_path / "run")
-        for study in studies:
-            run.write_study(study)
-        for event in events:
-            run.append(event)
-        return run
-
-    return make
-
-
-@pytest.fixture
-def driven():
-    """Make a run folder look driven while the test runs."""
-    processes = []
-
-    def drive(run):
-        processes.append(hold_the_lock(run))
-        return processes[-1]
-
-    yield drive
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def text(status):
     out = io.StringIO()
     Console(file=out, width=160).print(as_text(status))
     return out.getvalue()
-
-
-MIXED = [
-    begin("a-r0", 0), epoch("a-r0", 1, 0.9), epoch("a-r0", 2, 0.4), epoch("a-r0", 3, 0.5),
-    epoch("a-r0", 4, 0.6), end("a-r0", "completed"),
-    begin("b-r0", 1), epoch("b-r0", 1, 0.8), epoch("b-r0", 2, 0.7), end("b-r0", "pruned"),
-    begin("c-r0", 2), epoch("c-r0", 1, 0.1), end("c-r0", "diverged"),
-    begin("d-r0", 3), epoch("d-r0", 1, 0.95, 20.0),
-    begin("e-r0", 4),
-]  # fmt: skip
 
 
 def test_a_search_in_progress(write, driven):
@@ -252,6 +169,117 @@ def test_nothing_in_the_run_folder_is_written(write, driven):
     before[run.journal_path] = (run.journal_path.stat().st_mtime_ns, run.journal_path.read_bytes())
     run_status(run)
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.path.rglob("*") if p.is_file()}
+
+
+def test_the_reader_reads_only_what_was_appended_and_gives_what_a_new_one_gives(write, driven, monkeypatch):
+    run = write([SEARCH], MIXED[:5])
+    driven(run)
+    reader = StatusReader(run)
+    seen = []
+    events = RunFolder.events
+
+    def counted(folder, position):
+        for event in events(folder, position):
+            seen.append(event)
+            yield event
+
+    monkeypatch.setattr(RunFolder, "events", counted)
+    reader.status()
+    assert len(seen) == 5
+    for event in MIXED[5:]:
+        with open(run.journal_path, "ab") as journal:
+            journal.write(b'{"event": "epo')  # the driver is in the middle of a line
+        half = reader.status()
+        run.append(event)
+        assert half.studies[0].n_epochs <= reader.status().studies[0].n_epochs
+    assert len(seen) == len(MIXED)
+    assert reader.status() == StatusReader(run).status()
+
+
+def test_a_journal_that_was_replaced_is_read_from_its_start(write):
+    run = write([SEARCH], MIXED)
+    reader = StatusReader(run)
+    reader.status()
+    run.journal_path.unlink()
+    assert reader.status().studies[0].counts == {}
+    run.append(begin("a-r0", 0))
+    assert reader.status().studies[0].counts == {"interrupted": 1}
+
+
+def test_failures_have_their_errors_the_newest_first_and_memory_is_the_most_of_a_trial(write):
+    events = [
+        begin("a-r0", 0), epoch("a-r0", 1, 0.9), {**end("a-r0", "failed"), "error": "CUDA error: 2\nmore"},
+        begin("b-r0", 1), {**end("b-r0", "completed"), "peak_memory_mb": 512.5},
+        begin("c-r0", 2), {**end("c-r0", "diverged"), "peak_memory_mb": 100.0},
+    ]  # fmt: skip
+    (study,) = run_status(write([SEARCH], events)).studies
+    assert [(f.trial_id, f.status, f.epoch, f.error) for f in study.failures] == [
+        ("c-r0", "diverged", 0, None),
+        ("a-r0", "failed", 1, "CUDA error: 2"),
+    ]
+    assert study.peak_memory_mb == 512.5
+
+
+def test_curves_are_of_running_trials_the_newest_ended_ones_and_the_best(write, driven):
+    run = write([{**SEARCH, "n_trials": 60, "epochs": 500}], [])
+    run.append(begin("best-r0", 0), epoch("best-r0", 1, 0.001), end("best-r0", "completed"))
+    for number in range(1, 51):
+        name = f"{number}-r0"
+        run.append(begin(name, number), epoch(name, 1, 0.5), end(name, "completed"))
+        time.sleep(0.002)  # the journal's times have milliseconds
+    run.append(begin("long-r0", 51), *(epoch("long-r0", n, 1 / n) for n in range(1, 501)))
+    driven(run)
+    (study,) = run_status(run).studies
+    names = [curve.trial_id for curve in study.curves]
+    assert names == ["long-r0", *(f"{n}-r0" for n in range(50, 10, -1)), "best-r0"]
+    long = study.curves[0]
+    assert (long.status, long.epochs[0], long.epochs[-1], long.values[-1]) == ("running", 1, 500, 1 / 500)
+    assert len(long.epochs) <= 121
+
+
+def test_the_state_of_a_study(write, driven):
+    run = write([SEARCH, {**ABLATION, "cells": ABLATION["cells"][:1], "repeats": [0]}], [])
+    states = lambda: {s.name: s.state for s in run_status(run).studies}  # noqa: E731
+    assert states() == {"losses": "interrupted", "rates": "interrupted"}
+    run.append(begin("a-r0", 0, "losses"), end("a-r0", "failed"))
+    assert states()["losses"] == "finished"  # a failed trial is over
+    run.append({"event": "session", "pid": 1, "host": "vm", "command": "birdtune sweep rates"})
+    driver = driven(run)
+    assert states() == {"losses": "finished", "rates": "running"}
+    run.append(begin("b-r0", 0), {"event": "halt", "reason": "the budget of 1 h is used up"})
+    assert run_status(run).halted is None
+    driver.kill()
+    driver.wait()
+    assert states()["rates"] == "interrupted"
+    assert run_status(run).halted == "the budget of 1 h is used up"
+
+
+def test_a_lock_of_another_process_is_not_the_drivers(write, driven):
+    run = write([SEARCH], MIXED)
+    driven(run)
+    held = {"pid": os.getpid(), "host": platform.node(), "started": "then", "command": ""}
+    (run.path / "driver.lock").write_text(json.dumps(held))
+    assert run_status(run).driver.is_alive is False
+
+
+def test_a_driver_can_start_while_others_read_its_status(write):
+    run = write([SEARCH], MIXED)
+    code = (
+        "import sys; from birdnet_core.records.run_folder import RunFolder\n"
+        "from tuning.views.status import run_status\n"
+        "print('ready', flush=True)\n"
+        f"while True: run_status(RunFolder({str(run.path)!r}))"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert reader.stdout.readline() == b"ready\n"
+        for _ in range(200):
+            with run.driven():
+                pass
+    finally:
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
 
 
 def test_an_altered_journal_is_refused(write):
