@@ -199,7 +199,7 @@ def methods(report: StudyReport) -> str:
     apart = f", split by {', '.join(data['grouped_by'])}" if data.get("grouped_by") else ""
     out = [
         f"We trained {n_of(len(report.trials), 'model')} for at most {n_of(study['epochs'], 'epoch')}{of}"
-        f"{apart}{f' ({made})' if made else ''}, and validated on {_folds(study)}; the test split was not used."
+        f"{apart}{f' ({made})' if made else ''}, validated on {_folds(study)}; the test split was not used."
     ]
     if report.kind == "search":
         rule = _TERMINATION.get(study.get("scheduler"))
