@@ -45,9 +45,11 @@ bench: $(READY)
 	$(BIN)/python benchmarks/many_trials.py
 	$(BIN)/python benchmarks/asha_search.py
 
-# The reference of every verb, from the commands themselves; a test holds it to them.
+# The reference of every verb, from the commands themselves, and the site; tests hold both.
 docs: $(READY)
 	$(BIN)/python -m typer tuning.cli utils docs --name birdtune --title "Every verb" --output docs/verbs.md
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . site
+	@echo "open site/README.html"
 
 # Pins the newest versions that fit together; torch stays at the version that the tests have seen.
 constraints: $(READY)
@@ -56,5 +58,5 @@ constraints: $(READY)
 	  --python-version 3.11 --no-header --no-emit-index-url --no-annotate --output-file constraints.txt
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist demo runs
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist demo runs site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -55,13 +55,14 @@ def lead(report: StudyReport) -> list[Drawn]:
     """Return the one figure that carries the answer of a study; none where it has no score.
 
     A curve where a numeric factor was varied, the Pareto front of several objectives, else the largest
-    differences, or the best cells or trials.
+    differences; of two cells their scores, of a search the best trials.
     """
     if not is_scored(report):
         return []
     found = next(iter(trend.trend_figures(report)), None) if report.kind == "comparison" else None
     found = found or next(iter(search.front_figures(report)), None)
-    found = found or next(iter(cells.difference_figures(report, N_LEAD, "answer")), None)
+    if found is None and len(report.cells) > 2:  # one difference is in the answer: its two scores say more
+        found = next(iter(cells.difference_figures(report, N_LEAD, "answer")), None)
     return [found or next(iter(cells.mean_figures(report, N_LEAD, "answer")))]
 
 

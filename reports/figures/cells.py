@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from reports.figures.charts import (
+    FEW_TICKS,
     N_ROWS,
     ROW,
     SHAPES,
@@ -32,7 +34,6 @@ from reports.statistics.aggregate import show
 from reports.study_report import StudyReport
 
 STANDING = {"may be the best": OKABE_ITO[0], "behind the best": FAINT, "not known": OKABE_ITO[0]}
-FEW_TICKS = alt.Axis(tickCount=5)
 LEAST_SPAN = 0.05  # of an axis of scores
 VERDICTS = {"higher": OKABE_ITO[0], "lower": OKABE_ITO[1], "no difference claimed": FAINT}
 
@@ -62,7 +63,7 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
         each.encode(
             x=x,
             y=row_of(),
-            yOffset=alt.value(ROW * 0.8),
+            yOffset=alt.value(ROW * 0.74),
             opacity=fading(0.8),
             tooltip=tips("cell", "repeat", value=report.metric),
         ),
@@ -106,6 +107,8 @@ def score_rows(report: StudyReport, cells: pd.DataFrame) -> tuple[pd.DataFrame, 
     """
     metric, best = report.metric, report.best or {}
     in_set = may_be_best(report)
+    # The components, then the settings, the most important first.
+    important = sorted(report.importance["parameter"], key=lambda name: not name.endswith(".name"))
     baseline = aggregate.baseline_of(report.cells, report.study)
     out, repeats = [], []
     for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
@@ -116,6 +119,9 @@ def score_rows(report: StudyReport, cells: pd.DataFrame) -> tuple[pd.DataFrame, 
         marks += ["baseline"] * (baseline is not None and index == baseline.name)
         marks += ["no completed trial"] * (not math.isfinite(cell[metric]))
         label += f" ({', '.join(marks)})" if marks else ""
+        if report.kind != "comparison" and cell["factors"]:  # else it is a number alone
+            found = {key: cell["factors"][key] for key in important if key in cell["factors"]}
+            label += f": {aggregate.label(found | cell['factors'])}"
         bounds = {key: cell[f"{metric}:{key}"] for key in ("low", "high")}
         row = {"cell": cell["label"], "label": label, "value": cell[metric], **bounds, "n": cell["n"]}
         standing = "not known"
@@ -188,9 +194,10 @@ def difference_figures(report: StudyReport, n: int = N_ROWS, name: str = "differ
 def difference_rows(report: StudyReport, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Return a row a contrast: `label`, `cell`, `value`, `low`, `high`, `p` and `verdict`.
 
-    A contrast of a cell of the best set with the baseline ends with a star.
+    A contrast of a cell of the best set with the baseline ends with a star, where that sets few apart.
     """
     in_set = may_be_best(report) or set()
+    has_stars = 2 * len(in_set) <= len(report.cells)
     out = []
     for row in contrasts.to_dict("records"):
         cell = None if row["cell"] is None else report.cells.iloc[row["cell"]]
@@ -199,7 +206,7 @@ def difference_rows(report: StudyReport, contrasts: pd.DataFrame) -> pd.DataFram
             (factor,) = report.study["factors"]
             label = label.replace(f"{factor.rpartition('.')[2]}=", "")
         label += f": {row['note']}" if not math.isfinite(row["estimate"]) else ""
-        if cell is not None and cell["config_id"] in in_set and len(in_set) < len(report.analysis.best):  # type: ignore[union-attr]
+        if has_stars and cell is not None and cell["config_id"] in in_set:
             label += " ★"
         out.append(
             {
@@ -227,17 +234,19 @@ def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
         f"{report.metric} over {a}, a line a level of {b}; parallel: no interaction. Bar: {OVER_REPEATS}."
     )
     names = in_order(points["name"])
-    x = alt.X("level:N", sort=None, title=a, axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.5))
+    levels = in_order(points["level"])
+    # Lines of one level next to each other, so that intervals do not hide each other.
+    points["x"] = points["level"].map(levels.index) + points["name"].map({names[0]: -0.02, names[1]: 0.02})
+    axis = alt.Axis(values=[0, 1], labelExpr=f"{json.dumps(levels)}[datum.value]", grid=False)
+    x = alt.X("x:Q", title=a, axis=axis, scale=alt.Scale(domain=[-0.5, 1.5], nice=False))
     y = alt.Y("value:Q", title=report.metric, scale=alt.Scale(zero=False))
     colour, tip = colours(names, b), tips("cell", value=report.metric, low="95 % from", high="to")
     shape = alt.Shape("name:N", scale=alt.Scale(domain=names, range=cycled(SHAPES, 2)), legend=None)
-    # Next to each other, so that intervals do not hide each other.
-    offset = alt.XOffset("name:N", sort=None, scale=alt.Scale(range=[-4, 4]))
     yield draw(
         "interaction",
         caption,
         220,
-        rows("corners").mark_line().encode(x=x, y=y, color=colour, xOffset=offset),
+        rows("corners").mark_line().encode(x=x, y=y, color=colour),
         rows("corners")
         .mark_rule(strokeWidth=1.5)
         .encode(
@@ -245,12 +254,11 @@ def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
             y=alt.Y("low:Q", title=report.metric),
             y2="high:Q",
             color=colour,
-            xOffset=offset,
             opacity=fading(),
         ),
         rows("corners")
         .mark_point(filled=True, size=60, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=shape, xOffset=offset, opacity=fading(), tooltip=tip),
+        .encode(x=x, y=y, color=colour, shape=shape, opacity=fading(), tooltip=tip),
         corners=points,
     )
 

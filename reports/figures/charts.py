@@ -30,6 +30,7 @@ PNG_SCALE = 2
 N_ROWS = 24  # the most rows of a figure: more cannot be read. The tables have them all
 ROW = 34  # pixels of a row with its label above its mark
 N_BANDS = 3  # of more lines bands hide each other
+FEW_TICKS = alt.Axis(tickCount=5)
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
@@ -69,7 +70,7 @@ def labels_above(name: str, field: str = "label") -> Any:
     """Return the label of each row, above its mark: there a long one has the whole width."""
     return (
         rows(name)
-        .mark_text(align="left", baseline="bottom", dy=-5, limit=alt.ExprRef("width"))
+        .mark_text(align="left", baseline="bottom", dy=-6, limit=alt.ExprRef("width"))
         .encode(x=alt.value(0), y=row_of(field), text=f"{field}:N", opacity=fading())
     )
 
@@ -107,12 +108,16 @@ def tips(*fields: str, **titles: str) -> list[alt.Tooltip]:
 
 
 def theme(size: float = 11) -> dict[str, Any]:
-    """Return Vega-Lite's config of all charts; `size` is that of their text in pixels."""
+    """Return Vega-Lite's config of all charts; `size` is that of their text in pixels.
+
+    A screen reader finds the caption and the axes, and the numbers in tables: not hundreds of marks.
+    """
     text = {"labelFontSize": size, "titleFontSize": size, "titleFontWeight": "normal"}
     return {
         "font": "DejaVu Sans, sans-serif",
         "background": PAPER,
         "view": {"stroke": None},
+        "mark": {"aria": False},
         "axis": {
             **text,
             "labelColor": INK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import altair as alt
 import pandas as pd
@@ -33,7 +33,7 @@ EPOCH = alt.X("epoch:Q", title="epoch", axis=EPOCH_AXIS)
 def curve_figures(report: StudyReport) -> Iterator[Drawn]:
     cells, left_out = some_cells(report, N_CURVES)
     points = curve_points(report.epochs, cells, report.metric)
-    if len(points):
+    if points["epoch"].nunique() > 1:
         band = "; band: their range" if points["name"].nunique() <= N_BANDS else ""
         caption = f"{report.metric} over epochs. Line: mean of completed trials{band}.{left_out}"
         yield learning_curves("curves", caption, points, report.metric)
@@ -47,26 +47,26 @@ def loss_figures(report: StudyReport) -> Iterator[Drawn]:
         curve_points(report.epochs, cells, f"{split}/loss").assign(split=name)
         for split, name in (("val", "validation"), ("train", "training"))
     )
-    if not len(points):
+    if points["epoch"].nunique() < 2:
         return
     caption = (
-        "Losses over epochs, mean over completed trials; solid: validation, dashed: training. Validation "
+        "Losses over epochs, mean over completed trials; thick: validation, thin: training. Validation "
         "loss is cross-entropy; training loss is the loss that was minimised, so its level differs between "
         f"loss functions.{left_out}"
     )
     names = in_order(points["name"])
-    dash = alt.StrokeDash(
-        "split:N", legend=None, scale=alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
+    size = alt.StrokeWidth(
+        "split:N", legend=None, scale=alt.Scale(domain=["validation", "training"], range=[2.2, 0.9])
     )
     layer = (
         rows("curves")
-        .mark_line(strokeWidth=1.8)
+        .mark_line()
         .encode(
             x=EPOCH,
             y=alt.Y("value:Q", title="loss"),
             color=colours(names),
-            strokeDash=dash,
-            detail="split:N",
+            strokeDash=dashes(names),
+            strokeWidth=size,
             opacity=fading(),
             tooltip=tips("cell", "split", "epoch", value="loss"),
         )
@@ -145,14 +145,17 @@ def curve_points(epochs: pd.DataFrame, cells: pd.DataFrame, metric: str) -> pd.D
     return points.assign(cell=points["name"])
 
 
+def dashes(names: Sequence[str]) -> alt.StrokeDash:
+    return alt.StrokeDash(
+        "name:N",
+        scale=alt.Scale(domain=list(names), range=cycled(DASHES, len(names))),
+        legend=legend(names) if len(names) > 1 else None,
+    )
+
+
 def learning_curves(name: str, caption: str, points: pd.DataFrame, metric: str) -> Drawn:
     """Return one line a cell over epochs, with a band from the lowest to the highest repeat."""
     names = in_order(points["name"])
-    dash = alt.StrokeDash(
-        "name:N",
-        scale=alt.Scale(domain=names, range=cycled(DASHES, len(names))),
-        legend=legend(names) if len(names) > 1 else None,
-    )
     y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
     layers = [
         rows("curves")
@@ -166,7 +169,7 @@ def learning_curves(name: str, caption: str, points: pd.DataFrame, metric: str) 
             x=EPOCH,
             y=y,
             color=colours(names),
-            strokeDash=dash,
+            strokeDash=dashes(names),
             opacity=fading(),
             tooltip=tips("cell", "epoch", value=metric, low="lowest", high="highest", n="trials"),
         ),

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from reports.figures.charts import (
+    FEW_TICKS,
     N_ROWS,
     ROW,
     Drawn,
@@ -64,8 +65,14 @@ def resource_figure(arms: pd.DataFrame, caption: str) -> Drawn:
     ]
     bars = (
         rows("arms")
-        .mark_bar(height=10)
-        .encode(x=alt.X("used:Q", title=title), y=row_of("arm"), color=colour, opacity=fading(), tooltip=tip)
+        .mark_bar(height=8)
+        .encode(
+            x=alt.X("used:Q", title=title, axis=FEW_TICKS),
+            y=row_of("arm"),
+            color=colour,
+            opacity=fading(),
+            tooltip=tip,
+        )
     )
     return draw(
         "resources",

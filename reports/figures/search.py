@@ -13,6 +13,7 @@ import pandas as pd
 from birdnet_core.records.metrics import objective_direction
 from reports.figures import colours
 from reports.figures.charts import (
+    FEW_TICKS,
     ROW,
     SHAPES,
     Drawn,
@@ -36,9 +37,10 @@ from reports.study_report import StudyReport
 STATUS = {**colours.STATUS, OTHER_TRAINING: OKABE_ITO[5]}
 ENDS = {"n_on": "trained on", "n_stopped": "stopped there", "n_ended": "ended there otherwise"}
 N_AXES = 8
+AXIS = 48  # pixels of a row with its name above it and its values below
 N_LINES = 200  # of single trials: more cannot be followed
 N_MARKS = 1000  # more make pages of megabytes
-ABSENT = -0.12  # where an axis shows trials without the parameter
+ABSENT = -0.2  # where an axis shows trials without the parameter
 ABSENT_VALUE: Any = object()
 # From worst to best: colour-blind readers can distinguish both ends, on white and on black.
 SCALE = [OKABE_ITO[0], "#8C8C8C", OKABE_ITO[4]]
@@ -189,7 +191,7 @@ def importance_figures(report: StudyReport) -> Iterator[Drawn]:
         rows("parameters")
         .mark_point(shape="diamond", filled=True, size=80, color=OKABE_ITO[0], opacity=1)
         .encode(
-            x=alt.X("importance:Q", title=title, scale=alt.Scale(zero=True)),
+            x=alt.X("importance:Q", title=title, scale=alt.Scale(zero=True), axis=FEW_TICKS),
             y=row_of("parameter"),
             tooltip=tips("parameter", importance="importance", low="95 % from", high="to"),
         ),
@@ -207,45 +209,45 @@ def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
     chosen, left_out = some_trials(scored, report.study, N_LINES)
     places, ticks = parallel_axes(chosen, names, report.study.get("space"), metric)
     caption = (
-        f"Configs of the search, one line a trial, coloured by {metric} at its best epoch, the last axis: "
-        f"from blue (worst) to orange (best). Grey: trials that did not complete.{left_out}"
+        f"Configs of the search, one line a trial, from top to bottom. Colour: its rank by {metric}, the "
+        f"last axis, from blue (worst) to orange (best); grey: trials that did not complete.{left_out}"
     )
     if n_all > len(names):
         of = "the most important" if report.importance["importance"].notna().any() else "the first"
         caption += f" {len(names)} of {n_all} parameters: {of}."
     lines, at = parallel_rows(chosen, places, ticks, report.study["direction"])
-    x = alt.X(
-        "axis:N",
-        sort=None,
-        title=None,
-        scale=alt.Scale(type="point", padding=0.3),
-        axis=alt.Axis(
-            labelAngle=0,
-            labelExpr="split(datum.label, '.')",
-            labelOverlap=False,
-            grid=True,
-            gridColor=INK,
-            domain=False,
-            labelLimit=90,
-        ),
-    )
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[min(0, lines["place"].min()) - 0.05, 1.06]))
+    # An axis is a row: names and values have room in a column of a paper and on a phone.
+    x = alt.X("place:Q", axis=None, scale=alt.Scale(domain=[min(0, lines["place"].min()), 1], nice=False))
+    y = row_of("axis")
     colour = alt.Color("worth:Q", legend=None, scale=alt.Scale(range=SCALE, domain=[0, 0.5, 1]))
     tip = tips("cell", "axis", "value")
-    common: dict[str, Any] = {"x": x, "y": y, "detail": "cell:N"}
+    common: dict[str, Any] = {"x": x, "y": y, "detail": "cell:N", "order": alt.Order("row:Q")}
+    edge = alt.ExprRef("datum.place > 0.9 ? 'right' : datum.place > 0.1 ? 'center' : 'left'")
+    room = alt.ExprRef("width / datum.n - 6")
+    texts = [
+        layer
+        for halo in ({"stroke": PAPER, "strokeWidth": 4, "strokeJoin": "round"}, {})
+        for layer in (
+            rows("axes")
+            .mark_text(align="left", baseline="bottom", dy=-5, **halo)
+            .encode(x=alt.value(0), y=y, text="axis:N"),
+            rows("ticks")
+            .mark_text(align=edge, baseline="top", dy=5, limit=room, **halo)
+            .encode(x=x, y=y, text="text:N"),
+        )
+    ]
     yield draw(
         "parallel",
         caption,
-        260,
+        AXIS * len(places.columns),
+        rows("axes").mark_rule(color=INK).encode(y=y),
         rows("others").mark_line(color=FAINT, strokeWidth=0.6).encode(**common, opacity=fading(0.6)),
         rows("lines").mark_line(strokeWidth=1.3).encode(**common, color=colour, opacity=fading(0.85)),
         rows("lines")
         .mark_circle(size=28, opacity=1)
         .encode(**common, color=colour, opacity=fading(), tooltip=tip),
-        rows("ticks")
-        .mark_text(align="left", dx=4, stroke=PAPER, strokeWidth=3, limit=80)
-        .encode(x=x, y=y, text="text:N"),
-        rows("ticks").mark_text(align="left", dx=4, limit=80).encode(x=x, y=y, text="text:N"),
+        *texts,
+        axes=pd.DataFrame({"axis": places.columns}),
         lines=lines[lines["worth"].notna()],
         others=lines[lines["worth"].isna()],
         ticks=at,
@@ -274,7 +276,7 @@ def parameter_effect(points: pd.DataFrame, parameter: str, report: StudyReport) 
         space = report.study.get("space") or {}
         is_log = _is_log(space[parameter]) if parameter in space else _spans_decades(points["x"])
         scale = alt.Scale(type="log" if is_log else "linear", zero=False, nice=False, padding=8)
-        axis = alt.Axis(format=".4~g", grid=False, labelOverlap="greedy")
+        axis = alt.Axis(format=".4~g", grid=False, labelOverlap="greedy", labelSeparation=6)
         x = alt.X("x:Q", title=parameter, scale=scale, axis=axis)
     else:
         x = alt.X("x:N", title=parameter, axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')"))
@@ -398,13 +400,14 @@ def parallel_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a row a (trial, axis) of `parallel_axes`, the best trials last, and a row a tick.
 
-    `worth` is from 0 to 1, best; nan of trials that did not complete.
+    `worth` is the rank of a completed trial, from 0 to 1, best; nan of the others.
     """
     metric = places.columns[-1]
-    worth = places[metric] if direction == "maximize" else 1 - places[metric]
-    order = worth.sort_values(kind="stable").index
+    score = places[metric] if direction == "maximize" else -places[metric]
+    order = score.sort_values(kind="stable").index
     mine = trials.loc[order]
-    is_completed = mine["status"] == "completed"
+    ranks = score[order].where(mine["status"] == "completed").rank()
+    worth = (ranks - 1) / max(1, ranks.max() - 1)
     lines = pd.concat(
         pd.DataFrame(
             {
@@ -415,17 +418,18 @@ def parallel_rows(
                     show(value if name == metric else factors.get(name, "not set"))
                     for value, factors in zip(mine[metric], mine["factors"], strict=True)
                 ],
-                "worth": worth[order].where(is_completed).round(3),
+                "worth": worth.round(3),
+                "row": row,
             }
         )
-        for name in places.columns
+        for row, name in enumerate(places.columns)
     )
     at = [
-        {"axis": name, "place": place, "text": text[:14]}
+        {"axis": name, "place": place, "text": text, "n": len(ticks[name])}
         for name in places.columns
         for place, text in ticks[name]
     ]
-    return lines, pd.DataFrame(at, columns=["axis", "place", "text"])
+    return lines, pd.DataFrame(at, columns=["axis", "place", "text", "n"])
 
 
 def some_trials(trials: pd.DataFrame, study: dict[str, Any], most: int) -> tuple[pd.DataFrame, str]:

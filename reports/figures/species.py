@@ -63,24 +63,27 @@ def confusion_figures(report: StudyReport) -> Iterator[Drawn]:
         if shares.empty:
             continue
         caption = (
-            f"Species of the most frequent confusions of {cell}: a row a true species, with the share of "
-            f"its validation {report.scored} that were predicted as each column."
+            f"Species of the most frequent confusions of {cell}: a row a true species (its validation "
+            f"{report.scored}), with the share of them that was predicted as each, by the number of its row."
         )
-        predicted = [predictions.species[c] for c in worst_species(predictions)]
+        names, n_val = predictions.species, np.bincount(predictions.truth, minlength=len(predictions.species))
+        truth = [f"{row}. {names[c]} ({n_val[c]})" for row, c in enumerate(worst_species(predictions), 1)]
+        n = len(truth)
         x = alt.X(
-            "predicted:N",
-            sort=predicted,
-            title="predicted as",
-            scale=alt.Scale(domain=predicted),
-            axis=alt.Axis(labelAngle=-40, labelLimit=150, labelOverlap=False),
+            "column:O",
+            title="predicted as species number",
+            scale=alt.Scale(domain=list(range(1, n + 1))),
+            axis=alt.Axis(labelAngle=0, labelOverlap="greedy"),
         )
-        y = alt.Y("truth:N", sort=None, title=None, axis=alt.Axis(labelLimit=115))
+        y = alt.Y(
+            "truth:N", title=None, scale=alt.Scale(domain=truth), sort=truth, axis=alt.Axis(labelLimit=190)
+        )
         tip = tips("truth", "predicted", "n_val", count="recordings", share="share")
         text = alt.condition("datum.share > 0.55", alt.value(ON_DARK), alt.value(ON_LIGHT))
         yield draw(
             "confusions",
             caption,
-            26 * shares["truth"].nunique(),
+            26 * n,
             rows("pairs")
             .mark_rect()
             .encode(
@@ -90,7 +93,7 @@ def confusion_figures(report: StudyReport) -> Iterator[Drawn]:
                 color=alt.Color("share:Q", legend=None, scale=alt.Scale(scheme="blues", domain=[0, 1])),
             ),
             rows("pairs")
-            .mark_text(opacity=alt.ExprRef(f"width < {30 * len(predicted)} ? 0 : 1"))  # no room for it
+            .mark_text(opacity=alt.ExprRef(f"width < {30 * n} ? 0 : 1"))  # no room for it
             .encode(x=x, y=y, text=alt.Text("share:Q", format=".0%"), color=text),
             pairs=shares,
         )
@@ -131,14 +134,15 @@ def confusion_shares(predictions: Predictions) -> pd.DataFrame:
     counts = confusion_matrix(predictions)
     rows = [
         {
-            "truth": f"{predictions.species[i]} ({n_val[i]})",
+            "truth": f"{row}. {predictions.species[i]} ({n_val[i]})",
+            "column": column,
             "predicted": predictions.species[j],
             "n_val": int(n_val[i]),
             "count": counts[i, j],
             "share": counts[i, j] / n_val[i],
         }
-        for i in classes
-        for j in classes
+        for row, i in enumerate(classes, 1)
+        for column, j in enumerate(classes, 1)
         if n_val[i] and counts[i, j]
     ]
-    return pd.DataFrame(rows, columns=["truth", "predicted", "n_val", "count", "share"])
+    return pd.DataFrame(rows, columns=["truth", "column", "predicted", "n_val", "count", "share"])

@@ -99,11 +99,10 @@ def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Dr
             legend=legend(names),
             scale=alt.Scale(domain=names, range=[STRATUM_COLOURS[n] for n in names]),
         )
-    by = "group" if is_strata else "name"
-    of = groups if is_strata else names
+    by, of = ("group", groups) if is_strata and len(groups) > 1 else ("name", names)
     key = legend(of) if len(of) > 1 else None
     dash = alt.StrokeDash(f"{by}:N", scale=alt.Scale(domain=of, range=cycled(DASHES, len(of))), legend=key)
-    shape = alt.Shape(f"{by}:N", scale=alt.Scale(domain=of, range=cycled(SHAPES, len(of))), legend=None)
+    shape = alt.Shape("name:N", scale=alt.Scale(domain=names, range=cycled(SHAPES, len(names))), legend=None)
     tip = tips("cell", "name", mean=metric, low="95 % from", high="to", n="repeats")
     band = (
         rows("levels").mark_area(opacity=0.14).encode(x=x, y=low, y2="high:Q", color=colour, detail="group:N")

@@ -19,6 +19,7 @@ from reports.page.formats import templates
 CARD = "MODEL_CARD.md"
 VALIDATION = {name: metric.title for name, metric in METRICS.items() if name.startswith("val/")}
 TEST = {name: metric.title for name, metric in TEST_METRICS.items()}
+OF_TEST = ("test/accuracy", "test/f1_macro", "test/f1_rare", "test/map", "test/loss", "test/ece")
 BY_SEEN = ("test/accuracy", "test/f1_macro", "test/map")
 
 
@@ -61,7 +62,8 @@ def write_card(folder: str | Path) -> Path:
         rare_most=max((data["train_counts"][s] for s in data["strata"]["rare"]), default=0) if data else None,
         species=_species_table(model, data, evaluation),
         validation=_validation_table(parts),
-        test=test_table(evaluation) if evaluation else None,
+        test=test_table({row["name"]: row["metrics"] for row in evaluation["rows"]}) if evaluation else None,
+        test_differences=test_table(differences(evaluation)) if evaluation else None,
         seen=evaluation["seen"] if evaluation else None,
         by_seen=seen_table(evaluation["seen"])
         if evaluation and (evaluation["seen"] or {}).get("rows")
@@ -80,14 +82,15 @@ def _backbone(model: dict[str, Any]) -> dict[str, Any] | None:
     return {"name": features["backbone"], "weights_hash": features["weights_hash"], **stated}
 
 
-def test_table(evaluation: dict[str, Any]) -> pd.DataFrame:
-    """Return a row a metric and a column a member, ensemble or baseline, each value with its interval."""
-    columns = {row["name"]: row["metrics"] for row in evaluation["rows"]}
-    columns |= differences(evaluation)
+def test_table(scored: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return a row a member, ensemble, baseline or difference, with the scores that fit a page and intervals.
+
+    `scored` has the metrics of an evaluation by the name of each row. evaluation.json has all of them.
+    """
     return pd.DataFrame(
         [
-            {"metric": title, **{name: _interval(metrics[key]) for name, metrics in columns.items()}}
-            for key, title in TEST.items()
+            {"": name, **{TEST[key]: _interval(metrics[key]) for key in OF_TEST}}
+            for name, metrics in scored.items()
         ]
     )
 

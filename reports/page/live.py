@@ -24,7 +24,7 @@ STATES = [
     {"name": name, "statuses": statuses, "colour": STATUS[statuses[0]]}
     for name, statuses in (
         ("completed", ["completed"]),
-        ("ended early", ["pruned"]),
+        ("ended early", ["pruned", "infeasible"]),
         ("failed", ["failed", "diverged"]),
         ("interrupted", ["killed", "interrupted"]),
         ("running", ["running"]),

@@ -154,9 +154,10 @@ def _section(report: StudyReport, slug: str, out: Path) -> Section:
         if each.spec not in [first.spec for first in lead]:
             drawn.setdefault(part, []).append(each)
     saved = {part: figures.save(of, slug, out / "figures") for part, of in drawn.items()}
+    titles = tables.PARTS | ({"cells": "Trials, best first"} if report.kind == "search" else {})
     parts = [
         Part(name, title, found[name], saved.get(name, []))
-        for name, title in tables.PARTS.items()
+        for name, title in titles.items()
         if found[name] or name in saved
     ]
     return Section(report, slug, figures.save(lead, slug, out / "figures"), parts, paper)

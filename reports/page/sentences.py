@@ -70,7 +70,7 @@ _TERMINATION: dict[str | None, str] = {
 
 def design(study: dict[str, Any]) -> str:
     """Return what was varied, for how many epochs and repeats, the baseline, and which way is better."""
-    trained = f"{study['epochs']} epochs at most, {n_of(len(study['repeats']), 'repeat')}"
+    trained = f"{n_of(study['epochs'], 'epoch')} at most, {n_of(len(study['repeats']), 'repeat')}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))
     if len(study.get("also") or ()):
@@ -203,10 +203,8 @@ def basis(report: StudyReport) -> list[str]:
     """Return what the answer rests on, in a few words each: trials, data, gates, and what is not known."""
     study, data = report.study, report.study.get("data") or {}
     trials = aggregate.status_counts(report.trials)
-    n_folds = (data.get("folds") or {}).get("n", 1)
-    folds = f" on {n_folds} folds" if n_folds > 1 else " on one validation split"
     repeats = n_of(len(study["repeats"]), "repeat")
-    out = [f"Trials: {trials}; {repeats}{folds}, {study['epochs']} epochs at most"]
+    out = [f"Trials: {trials}; {repeats} on {_folds(study)}, {n_of(study['epochs'], 'epoch')} at most"]
     if facts := study.get("warm_start"):
         trained = f" that trained {facts['epochs']} epochs" if facts["epochs"] != study["epochs"] else ""
         other = "" if facts["data_id"] == data.get("data_id") else " on other recordings"
@@ -226,9 +224,17 @@ def basis(report: StudyReport) -> list[str]:
         out.append(f"{text}, {n_untrained} of them not trained" if n_untrained else text)
     if decision := gates.decision(report.gate_results):
         out.append(f"Gates: {decision}")
-    unknown = [note for note in data.get("notes", []) if not note.startswith(LEAKAGE)][:1]
+    unknown = [note.partition(": ")[0] for note in data.get("notes", []) if not note.startswith(LEAKAGE)][:1]
     out.append("; ".join(["Not known: the score on the test split, which is not opened", *unknown]))
     return out
+
+
+def _folds(study: dict[str, Any]) -> str:
+    """Return ``one validation split``, ``5 folds`` or, of fewer repeats, ``3 of 5 folds``."""
+    n, n_repeats = ((study.get("data") or {}).get("folds") or {}).get("n", 1), len(study["repeats"])
+    if n == 1:
+        return "one validation split"
+    return f"{n_repeats} of {n} folds" if n_repeats < n else f"{n} folds"
 
 
 def _collection(data: dict[str, Any]) -> str:
@@ -244,13 +250,11 @@ def methods(report: StudyReport) -> str:
     made = ", ".join(
         f"{name} {versions[name]}" for name in ("birdtune", "torch", "optuna") if name in versions
     )
-    n_folds = (data.get("folds") or {}).get("n", 1)
     of = f" on {_collection(data)}" if _collection(data) else ""
     apart = f", split by {', '.join(data['grouped_by'])}" if data.get("grouped_by") else ""
-    folds = f"{n_folds} folds" if n_folds > 1 else "one validation split"
     out = [
-        f"We trained {n_of(len(report.trials), 'model')} for at most {study['epochs']} epochs{of}{apart}"
-        f"{f' ({made})' if made else ''}, and validated on {folds}; the test split was not used."
+        f"We trained {n_of(len(report.trials), 'model')} for at most {n_of(study['epochs'], 'epoch')}{of}"
+        f"{apart}{f' ({made})' if made else ''}, validated on {_folds(study)}; the test split was not used."
     ]
     if report.kind == "search":
         rule = _TERMINATION.get(study.get("scheduler"))

@@ -50,13 +50,18 @@ def test_cells_of_one_factor_are_named_by_its_levels(make_run):
     assert "by loss.gamma" in drawn.caption
 
 
-def test_the_cells_that_may_be_the_best_are_marked(make_run):
-    path = make_run([({"x": name}, ends) for name, ends in (("base", BASE), ("sure", SURE), ("twin", SURE))])
+@pytest.mark.parametrize(("n_behind", "stars"), [(1, []), (2, ["x=sure", "x=twin"])])
+def test_cells_that_may_be_the_best_are_marked_and_starred_where_that_sets_few_apart(
+    make_run, n_behind, stars
+):
+    behind = {f"base{i}": BASE for i in range(n_behind)}
+    path = make_run([({"x": name}, ends) for name, ends in (behind | {"sure": SURE, "twin": SURE}).items()])
     (drawn,) = mean_figures(report_of(path))
     standing = [row["standing"] for row in drawn.spec["datasets"]["cells"]]
-    assert standing == ["behind the best", "may be the best", "may be the best"]
+    assert standing == ["behind the best"] * n_behind + ["may be the best"] * 2
     (drawn,) = difference_figures(report_of(path))
-    assert [row["label"][-1] for row in drawn.spec["datasets"]["differences"]] == ["★", "★"]
+    labels = [row["label"] for row in drawn.spec["datasets"]["differences"]]
+    assert [label.split()[0] for label in labels if label.endswith("★")] == stars
 
 
 def test_differences_have_a_row_each_and_their_verdict(make_run):

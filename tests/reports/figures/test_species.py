@@ -12,11 +12,11 @@ def test_a_species_without_validation_recordings_has_a_column_and_no_row():
     truth = np.array([0, 0, 0, 1])
     predicted = np.array([[0, 2, 2, 0]])
     shares = confusion_shares(Predictions(["owl", "wren", "crane"], truth, np.arange(4), predicted))
-    assert set(shares["truth"]) == {"owl (3)", "wren (1)"}
+    assert set(shares["truth"]) == {"1. owl (3)", "3. wren (1)"}
     assert "crane" in set(shares["predicted"])
     found = shares.set_index(["truth", "predicted"])["share"].to_dict()
     assert found == pytest.approx(
-        {("owl (3)", "owl"): 1 / 3, ("owl (3)", "crane"): 2 / 3, ("wren (1)", "owl"): 1}
+        {("1. owl (3)", "owl"): 1 / 3, ("1. owl (3)", "crane"): 2 / 3, ("3. wren (1)", "owl"): 1}
     )
 
 

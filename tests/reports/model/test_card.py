@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from reports.model.card import differences, write_card
 from reports.model.card import test_table as table_of_test
-from reports.model.card import write_card
 from reports.model.figures import reliability_figure, scores_figure, species_figure, write_figures
 
 CONFIG = {
@@ -102,7 +102,7 @@ def test_the_card_counts_openings_and_warns_of_the_second(model):
     write(model, "evaluation", evaluation())
     text = write_card(model).read_text()
     assert "> **Warning.** The test split was opened 2 times." in text
-    assert "| accuracy | 0.500 \\[0.250, 0.750\\] |" in text and "- few groups" in text
+    assert "| seed 3 | 0.500 \\[0.250, 0.750\\] |" in text and "- few groups" in text
     write(model, "evaluation", {**evaluation(), "schema": 1})
     assert "or is of an older version" in write_card(model).read_text()
 
@@ -126,10 +126,19 @@ def test_the_card_gives_the_scores_of_seen_and_unseen_recordings_apart(model):
 
 
 def test_absent_scores_are_dashes():
-    table = table_of_test(evaluation()).set_index("metric")
-    assert table.loc["F1 rare", "ensemble"] == "–"
-    for name in ("ensemble − mean of seeds", "calibrated − zero-shot"):
-        assert table.loc["mAP", name] == "0.500 [0.250, 0.750]"
+    for name, metrics in differences(evaluation()).items():
+        row = table_of_test({name: metrics}).set_index("").loc[name]
+        assert row["F1 rare"] == "–" and row["mAP"] == "0.500 [0.250, 0.750]"
+
+
+def test_the_tables_of_the_test_have_a_row_each_and_as_many_columns_as_a_page_has_room_for(model):
+    write(model, "tests", {"openings": [{"number": 1, "date": "2026-01-01", "command": "evaluate"}]})
+    write(model, "evaluation", evaluation())
+    lines = write_card(model).read_text().split("## Test")[1].splitlines()
+    head = "|  | accuracy | F1-macro | F1 rare | mAP | log loss | ECE |"
+    assert lines.count(head) == 2
+    for name in ("seed 3", "ensemble", "zero-shot", "ensemble − mean of seeds", "calibrated − zero-shot"):
+        assert any(line.startswith(f"| {name} | 0.500") for line in lines), name
 
 
 def test_the_card_explains_the_baselines_of_the_test(model):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -59,12 +61,43 @@ addEventListener("load", async () => {
   }, "*");
 });
 </script>"""
+# axe-core's verdict on a page with all of its parts open.
+AXE = """<script>
+addEventListener("load", async () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+  await new Promise(done => setTimeout(done, 2000));
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  parent.postMessage(violations.map(v => [v.impact, v.id, v.nodes.length, v.nodes[0].html]), "*");
+});
+</script>"""
 # A frame is as narrow as a phone, which a window may not be.
 AROUND = """<body style="margin: 0"><pre id="seen"></pre>
 <script>
 onmessage = event => { document.getElementById("seen").textContent = JSON.stringify(event.data); };
 </script>
 <iframe src="page.html" style="border: 0; width: WIDTHpx; height: HEIGHTpx"></iframe></body>"""
+
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: chromium, google-chrome or chrome on the PATH"
+)
+
+
+def browse(folder, *given):
+    """Return what headless Chromium prints; `folder` is where its profile goes."""
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=10000", "--window-size=1280,1600",
+    ]  # fmt: skip
+    return subprocess.run([*command, *given], check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def seen_by(dumped):
+    return json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dumped, re.DOTALL).group(1)))
+
+
+def in_scheme(page, scheme):
+    return page.replace("(prefers-color-scheme: dark)", "all" if scheme == "dark" else "not all")
 
 
 @pytest.fixture
@@ -89,29 +122,17 @@ def test_the_page_forbids_requests_to_itself(page):
     assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", own)
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium here: chromium, google-chrome or chrome on the PATH"
-)
+@needs_chromium
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 @pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(245, 246, 247)"), ("dark", "rgb(19, 22, 24)")])
 def test_the_page_in_a_browser(page, tmp_path, width, height, scheme, ground):
-    wanted = "all" if scheme == "dark" else "not all"
-    shown = page.replace("(prefers-color-scheme: dark)", wanted).replace("</head>", f"{PROBE}</head>", 1)
+    shown = in_scheme(page, scheme).replace("</head>", f"{PROBE}</head>", 1)
     (tmp_path / "page.html").write_text(shown)
     (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", str(width)).replace("HEIGHT", str(height)))
     spectrogram = tmp_path / f"{width}-{scheme}.png"
-    common = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--window-size=1280,1600",
-    ]  # fmt: skip
-    address = (tmp_path / "around.html").as_uri()
-    subprocess.run(
-        [*common, f"--screenshot={spectrogram}", address], check=True, capture_output=True, timeout=120
-    )
-    dumped = subprocess.run(
-        [*common, "--dump-dom", address], check=True, capture_output=True, text=True, timeout=120
-    ).stdout
-    seen = json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', dumped, re.DOTALL).group(1)))
+    around = (tmp_path / "around.html").as_uri()
+    browse(tmp_path, f"--screenshot={spectrogram}", around)
+    seen = seen_by(browse(tmp_path, "--dump-dom", around))
     assert seen["faults"] == [] and seen["n_requests"] == 0
     assert seen["width"] == width and seen["overflow"] <= 0
     assert seen["ground"] == ground
@@ -122,6 +143,41 @@ def test_the_page_in_a_browser(page, tmp_path, width, height, scheme, ground):
     assert seen["small"] == [], "nothing is smaller than 12 pixels"
     assert seen["values"] == ["0.105", "0.205", "0.250", "0.305", "–"]
     assert spectrogram.stat().st_size > 0
+
+
+def a_search(make_run):
+    cells = [({"optim.lr": 10.0**-n, "loss.name": "ce"}, {0: n / 10}) for n in range(1, 8)]
+    return make_run([*cells, ({"optim.lr": 0.5, "loss.name": "focal"}, {0: "pruned"})], kind="search")
+
+
+def a_null_study(make_run):
+    noise = [{n: 0.2 + 0.01 * ((n * k) % 5) for n in range(5)} for k in (1, 2, 3, 4)]
+    cells = [{"model.name": a, "loss.name": b} for a in ("cnn", "ast") for b in ("ce", "focal")]
+    factors = {"model.name": ["cnn", "ast"], "loss.name": ["ce", "focal"]}
+    return make_run(list(zip(cells, noise, strict=True)), factors=factors)
+
+
+def an_ablation_of_twenty_cells(make_run):
+    values = [{n: 0.2 + 0.02 * k + 0.01 * ((n * k) % 3) for n in range(3)} for k in range(20)]
+    gammas = [k / 4 for k in range(20)]
+    cells = [({"loss.gamma": gamma}, value) for gamma, value in zip(gammas, values, strict=True)]
+    return make_run(cells, factors={"loss.gamma": gammas})
+
+
+@needs_chromium
+@pytest.mark.skipif(
+    "BIRDTUNE_AXE" not in os.environ, reason="BIRDTUNE_AXE names no axe.min.js of axe-core, as .ci/run does"
+)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("study", [a_search, a_null_study, an_ablation_of_twenty_cells])
+def test_axe_finds_no_serious_fault(make_run, tmp_path, study, scheme):
+    write_report([study(make_run)], tmp_path / "out")
+    shown = in_scheme((tmp_path / "out" / "report.html").read_text(), scheme)
+    script = Path(os.environ["BIRDTUNE_AXE"]).read_text()
+    (tmp_path / "page.html").write_text(shown.replace("</head>", f"<script>{script}</script>{AXE}</head>", 1))
+    (tmp_path / "around.html").write_text(AROUND.replace("WIDTH", "1280").replace("HEIGHT", "800"))
+    found = seen_by(browse(tmp_path, "--dump-dom", (tmp_path / "around.html").as_uri()))
+    assert [each for each in found if each[0] in ("serious", "critical")] == []
 
 
 # What the script needs of a page, for tables that are lists of rows of texts.

@@ -225,7 +225,7 @@ def test_the_first_screen_has_the_largest_difference_and_what_the_answer_rests_o
         r"\d of 8 contrasts in val/f1_macro are differences; the largest: .* \+0\.\d{3} \(95 % int", first
     )
     assert "Chosen: big · focal, 0.257 (95 % interval" in first
-    assert "Trials: 11 completed, 1 failed; 3 repeats on 5 folds, 4 epochs at most" in first
+    assert "Trials: 11 completed, 1 failed; 3 repeats on 3 of 5 folds, 4 epochs at most" in first
     assert "Not known: the score on the test split, which is not opened; the split does not" in first
 
 
