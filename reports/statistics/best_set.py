@@ -52,7 +52,8 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
         if not known.any():
             continue
         freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
-        ahead = (tails.errors[:, known] - tails.errors[:, [cell]]) / error
+        ahead = tails.errors[known] - tails.errors[cell]
+        ahead /= error[:, None]
         smallest = tails.smallest(ahead, freedom)
         margin[cell, known] = stats.t.isf(np.quantile(smallest, 1 - level), freedom) * error
     lead = means[None, :] - means[:, None]

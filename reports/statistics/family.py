@@ -45,7 +45,7 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
     if known.any():
         tails = Tails(weights[known] @ fitted.covariance @ weights[known].T, n_draws)
         # Two-sided p values of contrasts of which none differs from zero.
-        smallest = np.sort(2 * tails.smallest(np.abs(tails.errors) / error[known], freedom[known]))
+        smallest = np.sort(2 * tails.smallest(np.abs(tails.errors) / error[known, None], freedom[known]))
         border = np.quantile(smallest, 1 - level)
         half = stats.t.isf(border / 2, freedom[known]) * error[known]
         low[known], high[known] = estimate[known] - half, estimate[known] + half
@@ -66,23 +66,24 @@ class Tails:
     Args:
         covariance: of the estimates, [estimates, estimates].
 
-    `errors` [draws, estimates] are normal. Estimates share the error of their spread: one draw of its
+    `errors` [estimates, draws] are normal. Estimates share the error of their spread: one draw of its
     quantile serves all degrees of freedom.
     """
 
     def __init__(self, covariance: np.ndarray, n_draws: int) -> None:
         values, vectors = np.linalg.eigh(covariance)
         normal = np.random.default_rng(0).standard_normal((n_draws, len(values)))
-        self.errors: np.ndarray = (normal * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        self.errors: np.ndarray = vectors @ (normal * np.sqrt(np.maximum(values, 0))).T
 
     def smallest(self, statistics: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-        """Return the smallest one-sided tail probability of each draw of `statistics` [draws, n].
+        """Return the smallest one-sided tail probability of each draw of `statistics` [n, draws].
 
         `freedom` [n] has few values (`rounded`).
         """
-        found = np.zeros(len(statistics))
+        n_draws = statistics.shape[1]
+        found = np.zeros(n_draws)
         for of in np.unique(freedom):
-            largest = statistics[:, freedom == of].max(axis=1) / _scale(float(of), len(statistics))
+            largest = statistics[freedom == of].max(axis=0) / _scale(float(of), n_draws)
             np.minimum(found, np.interp(np.arcsinh(largest), GRID, _log_tail(float(of))), out=found)
         return np.exp(found)
 
