@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from gpu_common import (
     AUGMENTED,
-    BATCH,
     LIMITS,
     MIB,
     MODELS,
@@ -112,7 +111,7 @@ def tests(bench: Bench) -> None:
 def steps(bench: Bench) -> None:
     """Measure training steps: speed, memory, waits, and losses against the CPU's and against eager ones."""
     on_cpu: dict[str, np.ndarray] = {}
-    n = bench.pick(40, 5)
+    n = bench.pick(40, 2)
     for precision in ("bf16", "fp32", *bench.pick(("tf32",), ())):
         for model in MODELS:
             if precision == "tf32" and not model.startswith("audio"):
@@ -143,7 +142,7 @@ def steps(bench: Bench) -> None:
 
 
 def few_clips(bench: Bench, model: str) -> Dataset:
-    return synthetic(bench, bench.shape(model), bench.pick(2048, 160), 128)
+    return synthetic(bench, bench.shape(model), *bench.pick((2048, 128), (16, 16)))
 
 
 def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: Settings) -> dict[str, Any]:
@@ -154,23 +153,24 @@ def measured_steps(bench: Bench, dataset: Dataset, model: str, settings: Setting
     synchronise()
     found: dict[str, Any] = {"first_step_s": time.perf_counter() - start}
     # The capture is among these.
-    found["slowest_of_next_s"] = max(seconds(lambda: run_steps(session, 1)) for _ in range(7))
-    found["step_ms"] = step_ms(session, bench.pick(0.2, 0.05))
-    found["clips_s"] = 1000 * BATCH / found["step_ms"]
+    found["slowest_of_next_s"] = max(seconds(lambda: run_steps(session, 1)) for _ in range(bench.pick(7, 1)))
+    found["step_ms"] = step_ms(session, 0.2)
+    found["clips_s"] = 1000 * bench.batch / found["step_ms"]
     found["kind"] = session.training_step
     if not bench.is_cpu:
         found["allocated_mb"] = torch.cuda.max_memory_allocated() / MIB
         found["reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
-    of_ten = whole_batches(session, 10)
-    found["waits_in_10_steps"] = waits(lambda: run_steps(session, 10, of_ten))
+    n = bench.pick(10, 1)
+    given = whole_batches(session, n)
+    found["waits_in_10_steps"] = waits(lambda: run_steps(session, n, given))
     return found
 
 
 def cpu_losses(bench: Bench, dataset: Dataset, model: str) -> np.ndarray:
     """Return the losses of the first steps on the CPU, in fp32 without dropout."""
-    threads = len(os.sched_getaffinity(0))
+    threads = bench.pick(len(os.sched_getaffinity(0)), 1)
     on_cpu = {"training.precision": "fp32", "runtime.device": "cpu", "runtime.threads": threads}
-    return losses(bench, dataset, model, on_cpu, undropped(model), n=bench.pick(20, 6))
+    return losses(bench, dataset, model, on_cpu, undropped(model), n=bench.pick(20, 2))
 
 
 def undropped(model: str) -> Settings:
@@ -182,13 +182,13 @@ def kernels(bench: Bench) -> None:
 
     In a process of its own: torch's profiler may slow down what comes after it.
     """
-    n = bench.pick(30, 3)
+    n, n_before = bench.pick((30, 10), (1, 1))
     timed: list[tuple[dict[str, str], Session, float]] = []
     for model in MODELS:
         for mode, settings in MODES.items():
             with bench.recorded(model=model, mode=mode):
                 session = Session(config_of(bench, model, settings), few_clips(bench, model))
-                run_steps(session, 10)
+                run_steps(session, n_before)
                 took = seconds(lambda session=session: run_steps(session, n))
                 timed.append(({"model": model, "mode": mode}, session, 1000 * took / n))
     for names, session, ms in timed:
@@ -216,14 +216,15 @@ def variants(bench: Bench) -> None:
                 session = Session(config_of(bench, "audio_cnn", settings, of_mode), dataset)
                 bench.row(kind=kind, mode=mode, step_ms=step_ms(session), steps=session.training_step)
     session = Session(config_of(bench, "audio_cnn", MODES["eager"]), dataset)
-    session.model = torch.compile(session.model)
+    # The compiler itself takes a CPU half a minute.
+    session.model = torch.compile(session.model, backend=bench.pick("inductor", "eager"))
     first_s = seconds(lambda: run_steps(session, 1))
     bench.row(kind="compiled", mode="eager", step_ms=step_ms(session), first_step_s=first_s)
 
 
 def input_(bench: Bench) -> None:
     """Train epochs of AudioCNN in bf16 from values on the GPU, mapped from disk, and from a DataLoader."""
-    dataset = synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (320, 96)))
+    dataset = synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (16, 16)))
     rows = dataset.rows("train")
     for source in ("resident", "mapped"):
         for mode, settings in MODES.items():
@@ -241,7 +242,7 @@ def input_(bench: Bench) -> None:
     for path, row in zip(paths, rows, strict=True):
         np.save(path, dataset.stored_features(np.array([row]))[0])
     files = NpyFiles(paths, dataset.labels[rows].tolist())
-    for n_workers in (0, 4, 8):
+    for n_workers in bench.pick((0, 4, 8), (0, 1)):
         source = f"DataLoader, {n_workers} workers"
         with bench.recorded(source=source, mode="by hand"):
             took = by_hand(bench, files, n_workers)
@@ -257,7 +258,7 @@ def by_hand(bench: Bench, files: Any, n_workers: int) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = torch.utils.data.DataLoader(
         files,
-        BATCH,
+        bench.batch,
         shuffle=True,
         num_workers=n_workers,
         pin_memory=not bench.is_cpu,
@@ -300,7 +301,7 @@ def end_to_end(bench: Bench) -> None:
     }.items():
         if hasattr(owner, attribute):
             setattr(owner, attribute, timed(part, getattr(owner, attribute)))
-    sizes, full = bench.pick((N_TRAIN, N_VAL), (160, 96)), bench.pick(23, 2)
+    sizes, full = bench.pick((N_TRAIN, N_VAL), (16, 16)), bench.pick(23, 2)
     first, *others = MODES
     plan = [("audio_cnn", full, first), ("audio_cnn_v2", 1, first), ("audio_ast", 1, first)]
     for model, epochs, mode in plan + [("audio_cnn", full, mode) for mode in others]:
@@ -398,29 +399,39 @@ name: gpu-sweep
 question: Do sixteen trials share a GPU, and survive the death of their driver?
 factors:
   optim.lr: [0.0003, 0.001, 0.003, 0.01]
-repeats: 4
+repeats: {repeats}
 """
 
 
 def ray_sweep(bench: Bench) -> None:
-    """Sixteen trials under Ray, the driver killed half-way, and the rest resumed."""
+    """Trials under Ray, sixteen on a GPU, the driver killed half-way, and the rest resumed."""
     from probe_trials import descendants
 
     from birdnet_core.demo.synthetic import SyntheticBirds, write_synthetic_birds
     from birdnet_core.records.run_folder import RunFolder
 
     birds = write_synthetic_birds(
-        bench.scratch / "birds", SyntheticBirds(n_species=4, n_recordings=80, n_recordists=12)
+        bench.scratch / "birds", SyntheticBirds(n_species=4, n_recordings=bench.pick(80, 40), n_recordists=12)
     )
     study, run = bench.scratch / "gpu_sweep.yaml", bench.scratch / "run"
-    study.write_text(STUDY)
+    repeats, n_before_kill = bench.pick((4, 7), (1, 1))
+    study.write_text(STUDY.format(repeats=repeats))
     command = [sys.executable, "-m", "tuning.cli"]
-    options = ["--data", str(birds), "--out", str(run), "--gpus-per-trial", "auto", "--workers", "4"]
-    options += ["--set", f"training.epochs={bench.pick(40, 3)}", "--set", "training.patience=0"]
+    options = [
+        "--data",
+        str(birds),
+        "--out",
+        str(run),
+        "--gpus-per-trial",
+        "auto",
+        "--workers",
+        bench.pick("4", "1"),
+    ]
+    options += ["--set", f"training.epochs={bench.pick(40, 2)}", "--set", "training.patience=0"]
     started = time.monotonic()
     driver = subprocess.Popen([*command, "sweep", str(study), *options], cwd=ROOT)
     n_ended = 0
-    while driver.poll() is None and n_ended < 7:
+    while driver.poll() is None and n_ended < n_before_kill:
         time.sleep(0.2)
         with contextlib.suppress(Exception):  # the folder may be half made
             n_ended = sum(event["event"] == "end" for event in RunFolder(run).events())

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from gpu_common import (
-    BATCH,
     MODES,
     N_CLASSES,
     N_TRAIN,
@@ -42,7 +41,7 @@ EPOCHS = 3
 
 
 def trials(bench: Bench) -> Dataset:
-    return synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (128, 96)))
+    return synthetic(bench, bench.spectrogram, *bench.pick((N_TRAIN, N_VAL), (16, 16)))
 
 
 # --------------------------------------------------------------------------------------- processes
@@ -140,7 +139,7 @@ def packing_one_process(bench: Bench) -> None:
                     seconds(step)
                     n = bench.pick(100, 1)
                     took = min(seconds(lambda s=step, n=n: [s() for _ in range(n)]) for _ in range(3)) / n
-                    rate = k * BATCH / took
+                    rate = k * bench.batch / took
                     alone = alone or rate
                     bench.row(
                         how=how, layout=name, trials=k, step_ms=1000 * took, clips_s=rate, ratio=rate / alone
@@ -227,7 +226,7 @@ def bare_step(bench: Bench, model: nn.Module, features: torch.Tensor, n_logits: 
         with torch.autocast(bench.device, torch.bfloat16):
             logits = model(features)
         # The sum of the mean losses of the trials.
-        loss = cross_entropy(logits.float().flatten(0, -2), classes, reduction="sum") / BATCH
+        loss = cross_entropy(logits.float().flatten(0, -2), classes, reduction="sum") / bench.batch
         loss.backward()
         optimizer.step()
 
@@ -240,8 +239,10 @@ def forked(bench: Bench, k: int, layout: torch.memory_format) -> list[Callable[[
     made = []
     for _ in range(k):
         model = AudioCNN(bench.spectrogram, N_CLASSES).to(device, memory_format=layout)
-        features = torch.randn(BATCH, *bench.spectrogram, device=device).contiguous(memory_format=layout)
-        made.append(bare_step(bench, model, features, BATCH))
+        features = torch.randn(bench.batch, *bench.spectrogram, device=device).contiguous(
+            memory_format=layout
+        )
+        made.append(bare_step(bench, model, features, bench.batch))
     return made
 
 
@@ -250,8 +251,8 @@ def grouped(bench: Bench, k: int, layout: torch.memory_format) -> list[Callable[
     device = torch.device(bench.device)
     channels, *rest = bench.spectrogram
     model = Grouped(k, channels, N_CLASSES).to(device, memory_format=layout)
-    features = torch.randn(BATCH, k * channels, *rest, device=device).contiguous(memory_format=layout)
-    return [bare_step(bench, model, features, k * BATCH)]
+    features = torch.randn(bench.batch, k * channels, *rest, device=device).contiguous(memory_format=layout)
+    return [bare_step(bench, model, features, k * bench.batch)]
 
 
 def captured(bench: Bench, steps: list[Callable[[], None]]) -> Callable[[], Any]:

@@ -2,8 +2,8 @@
 
     python benchmarks/probe_trials.py [N_TRIALS] [clips.csv] [random | tpe] [fifo | asha]
 
-A search over heads, loss, balance and MixUp: N trials of 50 epochs, fp32, one CPU each, two side by side.
-The MLP has 128 hidden units: at 512 its products of matrices alone take twice the time of all the rest.
+A search over heads, dropout, loss, balance and MixUp: N trials of 50 epochs, fp32, one CPU each, two side by
+side. The MLP has 128 hidden units: at 512 its products of matrices alone take twice the time of all the rest.
 With a manifest, embeddings are BirdNET's; without one, a stand-in makes those of 10,000 windows of 200
 species. The stores are kept in the cache ($BIRDTUNE_CACHE).
 Wall times need a free machine; CPU times, read from /proc, stand for themselves. Linux only.
@@ -52,6 +52,7 @@ def space(trial: BaseTrial) -> Overrides:
     return {
         "model.name": model,
         **({"model.hidden": HIDDEN} if model == "mlp" else {}),
+        "model.dropout": trial.suggest_float("model.dropout", 0.0, 0.7),
         "optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True),
         "optim.weight_decay": trial.suggest_float("optim.weight_decay", 1e-4, 1e-1, log=True),
         "loss.name": trial.suggest_categorical("loss.name", ["cross_entropy", "focal", "logit_adjusted"]),

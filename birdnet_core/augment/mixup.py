@@ -42,5 +42,5 @@ class Mixup(nn.Module):
 
 
 def _mixed(batch: torch.Tensor, partner: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    share = along_batch(share, batch)
-    return (share * batch + (1 - share) * batch[partner]).to(batch.dtype)
+    share = along_batch(share.to(batch.dtype), batch)
+    return torch.lerp(batch.index_select(0, partner), batch, share)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from birdnet_core.errors import check_range
+from birdnet_core.models.dropout import Dropout
 from birdnet_core.registry import models
 
 
@@ -22,10 +23,10 @@ class MLP(nn.Module):
         check_range("model.hidden", hidden, 1, 2**16)
         check_range("model.dropout", dropout, 0, 0.99)
         self.head = nn.Sequential(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(input_shape[0], hidden),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden, n_classes),
         )
 

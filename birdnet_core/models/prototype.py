@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from birdnet_core.errors import check_range
+from birdnet_core.models.dropout import Dropout
 from birdnet_core.registry import models
 
 
@@ -27,7 +28,7 @@ class Prototype(nn.Module):
         check_range("model.scale", scale, 0.1, 1000)
         check_range("model.dropout", dropout, 0, 0.99)
         self.scale = scale
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.prototypes = nn.Parameter(torch.randn(n_classes, input_shape[0]))
 
     @torch.no_grad()
@@ -40,4 +41,7 @@ class Prototype(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits [batch, n_classes] of `features` [batch, dim]."""
         directions = nn.functional.normalize(self.dropout(features), dim=1)
-        return self.scale * directions @ nn.functional.normalize(self.prototypes, dim=1).T
+        # The product is divided, and not the prototypes, which are more values and have a gradient.
+        lengths = torch.linalg.vector_norm(self.prototypes, dim=1).clamp_min(1e-12)
+        logits: torch.Tensor = directions @ self.prototypes.T * (self.scale / lengths)
+        return logits

@@ -47,12 +47,16 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     margin = np.zeros((n, n))  # of the column over the row, which is the control
     for cell in range(n):
         variance, freedom = fitted.pairs(cell)
-        known = variance > least
-        known[cell] = False
-        if not known.any():
+        known = np.flatnonzero(variance > least)
+        known = known[known != cell]
+        if not len(known):
             continue
+        known = known[np.argsort(freedom[known])]
         freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
-        ahead = (tails.errors[:, known] - tails.errors[:, [cell]]) / error
+        # In place: these arrays are large, and there is one a cell.
+        ahead = tails.errors[known]
+        ahead -= tails.errors[cell]
+        ahead /= error[:, None]
         smallest = tails.smallest(ahead, freedom)
         margin[cell, known] = stats.t.isf(np.quantile(smallest, 1 - level), freedom) * error
     lead = means[None, :] - means[:, None]

@@ -45,7 +45,9 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
     if known.any():
         tails = Tails(weights[known] @ fitted.covariance @ weights[known].T, n_draws)
         # Two-sided p values of contrasts of which none differs from zero.
-        smallest = np.sort(2 * tails.smallest(np.abs(tails.errors) / error[known], freedom[known]))
+        rising = np.argsort(freedom[known])
+        sizes = np.abs(tails.errors[rising]) / error[known][rising, None]
+        smallest = np.sort(2 * tails.smallest(sizes, freedom[known][rising]))
         border = np.quantile(smallest, 1 - level)
         half = stats.t.isf(border / 2, freedom[known]) * error[known]
         low[known], high[known] = estimate[known] - half, estimate[known] + half
@@ -66,24 +68,26 @@ class Tails:
     Args:
         covariance: of the estimates, [estimates, estimates].
 
-    `errors` [draws, estimates] are normal. Estimates share the error of their spread: one draw of its
+    `errors` [estimates, draws] are normal. Estimates share the error of their spread: one draw of its
     quantile serves all degrees of freedom.
     """
 
     def __init__(self, covariance: np.ndarray, n_draws: int) -> None:
         values, vectors = np.linalg.eigh(covariance)
         normal = np.random.default_rng(0).standard_normal((n_draws, len(values)))
-        self.errors: np.ndarray = (normal * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        self.errors: np.ndarray = vectors @ (normal * np.sqrt(np.maximum(values, 0))).T
 
     def smallest(self, statistics: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-        """Return the smallest one-sided tail probability of each draw of `statistics` [draws, n].
+        """Return the smallest one-sided tail probability of each draw of `statistics` [n, draws].
 
-        `freedom` [n] has few values (`rounded`).
+        `freedom` [n] rises, and has few values (`rounded`).
         """
-        found = np.zeros(len(statistics))
-        for of in np.unique(freedom):
-            largest = statistics[:, freedom == of].max(axis=1) / _scale(float(of), len(statistics))
-            np.minimum(found, np.interp(np.arcsinh(largest), GRID, _log_tail(float(of))), out=found)
+        n_draws = statistics.shape[1]
+        found = np.zeros(n_draws)
+        values, first = np.unique(freedom, return_index=True)
+        for of, largest in zip(values.tolist(), np.maximum.reduceat(statistics, first), strict=True):
+            scaled = np.arcsinh(largest / _scale(of, n_draws))
+            np.minimum(found, np.interp(scaled, GRID, _log_tail(of)), out=found)
         return np.exp(found)
 
 

@@ -79,16 +79,20 @@ class Counts:
         all_hits = self.whole[0][self.classes]
         self.lowered = (all_hits - STEP * hits, all_true - STEP * true, all_called - STEP * called)
 
+    def value(self, statistic: Statistic) -> float:
+        """Return a score of all recordings; nan where there is nothing to average."""
+        above, below = statistic(*self.whole, np.arange(len(self.whole[0])))
+        total = float(below.sum())
+        return float(above.sum()) / total if total > 0 else np.nan
+
     def pooled(self, statistic: Statistic) -> Pooled:
         """Return a score of all recordings, with what each part adds to it."""
-        hits, true, called = self.whole
-        above, below = statistic(hits, true, called, np.arange(len(hits)))
-        hits, true, called = self.lowered
-        less_above, less_below = statistic(hits, true, called, self.classes)
+        value = self.value(statistic)
+        if np.isnan(value):
+            return Pooled(value, np.zeros(self.n_parts))
+        above, below = statistic(*self.whole, np.arange(len(self.whole[0])))
+        less_above, less_below = statistic(*self.lowered, self.classes)
         total = float(below.sum())
-        if total <= 0:
-            return Pooled(np.nan, np.zeros(self.n_parts))
-        value = float(above.sum()) / total
         above, below = above[self.classes], below[self.classes]
         change = np.where(self.is_all, above, (above - less_above) / STEP)
         change -= value * np.where(self.is_all, below, (below - less_below) / STEP)

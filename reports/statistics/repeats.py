@@ -118,8 +118,12 @@ class Repeats:
                     continue
                 # Clips split at random have recordings in several folds: a group counts once in each.
                 counts = Counts(part.truth, part.predicted, part.part, self.n_classes)
+                n_folds = len(part.columns)
                 for metric, statistic in known.items():
-                    each, n_folds = counts.pooled(statistic), len(part.columns)
+                    if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
+                        found[metric][cell, part.columns] = counts.value(statistic)
+                        continue
+                    each = counts.pooled(statistic)
                     found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
                         place = cell, part.columns[part.part_fold], part.part_group

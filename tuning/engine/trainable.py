@@ -290,15 +290,16 @@ class TrainTrial(tune.Trainable):
         if not timeout_s:
             yield
             return
-        self._hang.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._hang, "w", encoding="utf-8") as file:
+        hang = self._hang
+        hang.parent.mkdir(parents=True, exist_ok=True)
+        with open(hang, "w", encoding="utf-8") as file:
             # A thread of its own in C, which needs neither the interpreter's lock nor its help.
             faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
             try:
                 yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
-                self._hang.unlink()
+                hang.unlink()
 
     def _raise_if_it_hung(self) -> None:
         """Raise TimeoutError if the process that had this trial before was ended by `_watched`."""
