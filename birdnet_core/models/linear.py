@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from birdnet_core.errors import ConfigError, check_range
+from birdnet_core.models.dropout import Dropout
 from birdnet_core.registry import models
 
 STARTS = ("random", "labels")
@@ -32,7 +33,7 @@ class Linear(nn.Module):
         if start not in STARTS:
             raise ConfigError(f"model.start = {start!r}; it takes {' or '.join(STARTS)}")
         layer = nn.Linear(input_shape[0], n_classes)
-        self.head = nn.Sequential(nn.Dropout(dropout), layer)
+        self.head = nn.Sequential(Dropout(dropout), layer)
         self.starts_from = start
         if start == "labels":
             nn.init.zeros_(layer.weight)

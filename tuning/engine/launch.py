@@ -209,7 +209,7 @@ def sweep(
             if observed and MARK not in opened.user_attrs:
                 add_observations(opened, observed)
             enqueue(opened, first_trials)
-            searcher = setup.sampled(opened, study, journal, len(dataset.species))
+            searcher = setup.sampled(opened, study, journal, dataset.species)
             for note in _warm_start_notes(definition, config, settings, first_configs, first_trials):
                 observer({"event": "note", "text": note})
             if rerun_failed:
@@ -419,7 +419,7 @@ class _Setup:
         return PlannedSearcher(todo), n_reused
 
     def sampled(
-        self, opened: optuna.Study, study: Search, journal: Journal, n_classes: int
+        self, opened: optuna.Study, study: Search, journal: Journal, species: Sequence[str]
     ) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
         on_size = [bound for bound in study.constraints if bound.name == "n_params"]
@@ -440,7 +440,7 @@ class _Setup:
             payload = self.payload(choices, config, trial.number)
             record = journal.outcome(config.trial_id, study.name)
             if record is None and on_size:
-                n_params = rehearse(config, input_shape(config), n_classes)
+                n_params = rehearse(config, input_shape(config), species)
                 if broken := [str(bound) for bound in on_size if not bound.holds(n_params)]:
                     why = f"not trained: n_params = {n_params}, and a constraint is {' and '.join(broken)}"
                     unfit = replace(bare_record(payload, "infeasible", error=why), n_params=n_params)
