@@ -66,6 +66,11 @@ TEST_METRICS: dict[str, Metric] = {
 }
 """Scores of `birdtune evaluate`. A study cannot name one: the test split is not for choosing."""
 
+TIES_BY = "val/loss"
+"""What decides between trials, or configs, of the same value: lower is better. F1 is the same to the last
+digit of all networks that predict one species only, as many do in their first epochs, and of all that are
+right about the same recordings, as many are in their last."""
+
 EVALUATION_SCHEMA = 2  # of evaluation.json
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from birdnet_core.errors import ConfigError, RunFolderError, did_you_mean
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.bounds import constraints_of
+from birdnet_core.records.metrics import TIES_BY
 from reports.runs import Runs
 from reports.statistics import aggregate
 from reports.statistics.aggregate import by_repeat
@@ -133,6 +134,7 @@ def candidates(
 ) -> pd.DataFrame:
     """Return the cells that compete, best mean first, with `may_be_best` and `regret` where these are known.
 
+    Of equal means the one with the lower `TIES_BY` comes first.
     Cells trained unequal epochs compete where none was trained equally, those whose split leaks where all
     leak. Without a model, cells that lack a repeat compete where none is complete. Cells that break a
     constraint of the study never do: RunFolderError, which names the nearest, where all break one.
@@ -166,7 +168,9 @@ def candidates(
             ]
             pool = pool[complete] if any(complete) else pool
         pool = pool.assign(may_be_best=None, regret=math.nan, ranked_by=pool[metric])
-    return pool.sort_values("ranked_by", ascending=study["direction"] == "minimize", kind="stable")
+    ties = pool[TIES_BY] if TIES_BY in pool else pool["ranked_by"]
+    order = [study["direction"] == "minimize", True]
+    return pool.assign(ties=ties).sort_values(["ranked_by", "ties"], ascending=order, kind="stable")
 
 
 def _none_feasible(pool: pd.DataFrame, study: dict[str, Any]) -> str:

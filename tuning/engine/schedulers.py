@@ -22,10 +22,6 @@ from birdnet_core.errors import ConfigError, did_you_mean
 from birdnet_core.records.metrics import Direction
 from search_spaces.study import SCHEDULERS, Ablation, Study
 
-TIES_BY = "val/loss"
-"""What decides between trials of the same value. F1 is the same to the last digit of all networks that
-predict one species only, as many do in their first epochs."""
-
 LEAST_WHOLE, MOST_WHOLE = 4, 100
 """From how many whole trials on the rule asks whether early values predict late ones, and of how many it does
 at most: the latest of each group."""

@@ -9,8 +9,9 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from birdnet_core.records.metrics import TIES_BY
 from tuning.engine.journal import epochs_of
-from tuning.engine.schedulers import TIES_BY, Rule
+from tuning.engine.schedulers import Rule
 
 
 class StoppingScheduler(FIFOScheduler):

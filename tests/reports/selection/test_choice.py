@@ -34,6 +34,15 @@ def test_lowest_wins_when_the_metric_is_minimized(make_run):
     assert best["rule"] == "By mean: the lowest val/loss."
 
 
+def test_of_equal_scores_the_lower_loss_wins(make_run):
+    def of(f1, loss):
+        return {0: {"status": "completed", "metrics": {"val/f1_macro": f1, "val/loss": loss}}}
+
+    cells = [(LOGIT, of(0.8, 0.1)), (CE, of(0.9, 0.7)), (FOCAL, of(0.9, 0.4))]
+    best = choose(load([make_run(cells, kind="search")]))
+    assert [each["factors"] for each in best["shortlist"]] == [FOCAL, CE, LOGIT]
+
+
 def test_cell_with_a_missing_repeat_does_not_beat_a_complete_one(make_run):
     best = choose(load([make_run([(CE, {0: 0.2, 1: 0.2}), (FOCAL, {0: 0.9, 1: "failed"})])]))
     assert best["factors"] == CE
