@@ -116,7 +116,7 @@ def live_curves(metric: str, epochs: int) -> Drawn:
     strong = curves.transform_filter("datum.is_strong")
     tip = tips("trial", "name", "epoch", value=metric)
     layers = [
-        ended.mark_line(strokeWidth=1).encode(opacity=fading(0.55)),
+        ended.mark_line(strokeWidth=1).encode(opacity=fading(0.75)),
         ended.transform_filter("datum.is_last").mark_circle(size=16).encode(opacity=fading(), tooltip=tip),
         strong.mark_line(strokeWidth=2.4).encode(opacity=fading()),
         strong.mark_circle(size=90, opacity=0).encode(tooltip=tip),  # what hovering finds

@@ -94,17 +94,19 @@ def dashboard_command(
             )
         )
 
-    page()  # a folder of another version is refused here, and the first browser need not wait
-    with tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch:
-        report = [*python, "reports", str(folder.path.absolute())]
-        dashboard = Dashboard(folder, port, page, report, environment, Path(scratch))
+    report = [*python, "reports", str(folder.path.absolute())]
+    with (
+        tempfile.TemporaryDirectory(prefix="birdtune-dashboard-") as scratch,
+        contextlib.closing(Dashboard(folder, port, page, report, environment, Path(scratch))) as dashboard,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the scratch folder would stay
+        page()  # a folder of another version is refused here, and the first browser need not wait
         err_console.print(f"{dashboard.address} follows {run}; Ctrl-C ends it")
         has_screen = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
         if has_screen and not no_browser:
             webbrowser.open(dashboard.address)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the scratch folder would stay
-        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(dashboard):
-            dashboard.serve_forever()
+        dashboard.serve_forever()
 
 
 def runs_command(

@@ -83,7 +83,7 @@ function best(section, study) {
   const { value, label, epoch } = study.best;
   const isOver = study.state === "finished";
   const caution = isOver
-    ? "The best of many single values is too high on average: the full report has intervals."
+    ? "The best of many single values is too high on average: see the full report."
     : "The best of many single values so far: too high on average, and not final.";
   box.replaceChildren(
     make("p", {}, `Best ${study.metric}${isOver ? "" : " so far"}: `, make("strong", {}, digits(value))),

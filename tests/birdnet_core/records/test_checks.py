@@ -17,6 +17,7 @@ TRIAL = {
     "event": "trial", "study": "rates", "trial_id": "ab-r0", "number": 0, "factors": {}, "reused": False,
     "time": 1.0,
 }  # fmt: skip
+END = {"event": "end", "trial_id": "ab-r0", "status": "failed", "time": 1}
 EPOCH = {
     "event": "epoch", "trial_id": "ab-r0", "epoch": 1, "metrics": {"val/loss": 1.0}, "epoch_s": 2.0,
     "time": 2.0,
@@ -172,7 +173,9 @@ def test_what_is_not_named_like_ours_is_left_out_and_counted(run):
         ({**EPOCH, "trial_id": "a/b-r0"}, "has trial_id = 'a/b-r0'"),
         ({**TRIAL, "number": None}, "number = None is not accepted"),
         ({**TRIAL, "gpus": "all"}, "gpus = 'all' is not accepted"),
-        ({"event": "end", "trial_id": "ab-r0", "status": "odd", "time": 1}, "status = 'odd'"),
+        ({**END, "status": "odd"}, "status = 'odd'"),
+        ({**END, "error": 3}, "error = 3 is not accepted; it takes text"),
+        ({**END, "peak_memory_mb": "much"}, "peak_memory_mb = 'much' is not accepted"),
     ],
 )
 def test_an_event_that_is_none_is_named_with_its_line(run, line, expected):
@@ -181,6 +184,14 @@ def test_an_event_that_is_none_is_named_with_its_line(run, line, expected):
         journal.write(json.dumps(EPOCH) + "\n")
     with pytest.raises(RunFolderError, match=rf"journal\.jsonl line 2.*{expected}"):
         list(run.events())
+
+
+@pytest.mark.parametrize("folder", ["studies", "trials"])
+def test_a_file_of_another_version_is_named_as_such_whatever_else_it_lacks(run, folder):
+    name = {"studies": "rates", "trials": "ab-r0"}[folder]
+    (run.path / folder / f"{name}.json").write_text('{"schema": 1}')
+    with pytest.raises(RunFolderError, match="schema = 1; this version reads"):
+        run.records() if folder == "trials" else run.read_study(name)
 
 
 def test_kinds_of_event_of_a_later_version_are_passed_on(run):

@@ -64,6 +64,13 @@ def browse(tmp_path):
 
 
 TEXT = "document.querySelector('main').innerText"
+# The middle of a point that hovering finds: of the running trial that began first.
+POINT = """(() => {
+  const points = [...document.querySelectorAll(".chart svg .mark-symbol path")].filter(
+    each => each.getAttribute("opacity") === "0");
+  const { left, top, width, height } = points[1].getBoundingClientRect();
+  return { x: left + width / 2, y: top + height / 2 };
+})()"""
 SMALL = """[...document.querySelectorAll("main *")].filter(each => each.firstChild?.nodeType === 3
   && each.getClientRects().length && parseFloat(getComputedStyle(each).fontSize) < 12)
   .map(each => each.outerHTML)"""
@@ -131,8 +138,14 @@ def test_the_page_follows_a_run_that_grows(serve, browse, tmp_path):
         assert page.evaluate("document.querySelector('.chart svg') === first"), "the figure is kept"
         faded = "[...document.querySelectorAll('.chart svg path[opacity=\"0.1\"]')].length"
         page.wait(faded)
+        hovered = page.evaluate(POINT)
+        page.send("Input.dispatchMouseEvent", type="mouseMoved", **hovered)
+        tip = "document.querySelector('#vg-tooltip-element.visible')"
+        page.wait(f"{tip}?.innerText.includes('#0: optim.lr=0')")
         for n in (2, 3, 4):
             run.append(epoch("b-r0", n, 0.3 / n))
+        page.wait("document.querySelector('.answer').innerText.includes('0.0750')")
+        assert page.evaluate(f"{tip}?.innerText.includes('#0: optim.lr=0')"), "hovering goes on"
         run.append(end("b-r0", "completed"), epoch("a-r0", 4, 0.6), end("a-r0", "completed"))
         page.wait("document.querySelector('.answer').innerText.includes('0.0750')")
         page.wait("document.querySelectorAll('.running tbody tr').length === 0")

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from reports import write_report
+from tests.browser import CHROMIUM
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
 NODE = shutil.which("node")
 EVIL = "<script>alert(1)</script>"
 CELLS = [({"loss.name": name}, {0: value, 1: value + 0.01}) for name, value in

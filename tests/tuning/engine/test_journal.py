@@ -35,6 +35,7 @@ def test_a_trial_whose_process_never_started_is_entered_and_recorded(tmp_path):
     assert journal.members("x") == {config.trial_id}
     record = RunFolder(tmp_path).records()[config.trial_id]
     assert (record.status, record.epochs) == ("killed", 0)
+    assert (seen[1]["status"], seen[1]["error"]) == ("killed", record.error)
     assert record.config == config.to_dict()
 
 

@@ -189,9 +189,7 @@ def report_of(server):
 def test_a_report_is_made_when_it_is_opened_and_again_once_the_run_has_changed(serve, write):
     run = write([SEARCH], MIXED)
     server = serve(run)
-    start = time.perf_counter()
-    assert "being made" in ask(server, "/report")[2]
-    assert time.perf_counter() - start < 0.3, "the request does not wait for the report"
+    assert "being made" in ask(server, "/report")[2], "the request does not wait for the report"
     assert report_of(server) == "report 1"
     assert report_of(server) == "report 1"
     run.append(begin("f-r0", 5))
