@@ -41,7 +41,7 @@ def list_failures(run: Path) -> None:
     from birdnet_core.records.run_folder import RunFolder
 
     for record in RunFolder(run).records().values():
-        if record.error:
+        if record.error and record.status != "infeasible":
             err_console.print(f"  {record.trial_id} {record.status}: {record.error}")
 
 

@@ -59,6 +59,11 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
         ("sweep capacity --set optim.lr --out {tmp}/r", ["'optim.lr'", "KEY=VALUE"]),
         ("sweep capacity --set optim.lr=fast --out {tmp}/r", ["optim.lr", "'fast'", "float"]),
         ("sweep capacity --set loss.name=focal --out {tmp}/r", ["loss.name cannot be set"]),
+        (
+            "sweep learning-rate --constraint n_parms<=5 --out {tmp}/r",
+            ["'n_parms'", "did you mean 'n_params'"],
+        ),
+        ("sweep learning-rate --enqueue {tmp}/none.json --out {tmp}/r", ["no config at", "none.json"]),
         ("sweep capacity --option ast=x --out {tmp}/r", ["study 'capacity' has no option 'ast'"]),
         ("sweep transfer --option bert=x --out {tmp}/r", ["'bert'", "ast, vit, efficientnet, convnext"]),
         ("sweep transfer --option ast --out {tmp}/r", ["--option 'ast'", "KEY=VALUE"]),
