@@ -171,19 +171,22 @@ def row(name: str, parts: list[Predicted]) -> str:
     )
     members = [np.flatnonzero(group == each) for each in np.unique(group)]
     rng = np.random.default_rng(0)
+    parts_of = np.isin(truth, np.flatnonzero(np.bincount(truth) <= 3)), is_new
+    right = [classes == truth for classes in (head, regression)]
     drawn = []
     for _ in range(N_RESAMPLES):
         rows = np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))])
-        drawn.append((f1(truth[rows], head[rows]), f1(truth[rows], regression[rows])))
-    heads, regressions = np.array(drawn).T
-    is_rare = np.isin(truth, np.flatnonzero(np.bincount(truth) <= 3))
+        gains = [float(right[0][of].mean() - right[1][of].mean()) for of in (rows[p[rows]] for p in parts_of)]
+        drawn.append((f1(truth[rows], head[rows]), f1(truth[rows], regression[rows]), *gains))
+    heads, regressions, *of_parts = np.array(drawn).T
     recalls = [
-        float((classes[of] == truth[of]).mean()) for of in (is_rare, is_new) for classes in (head, regression)
+        f"{right[0][of].mean():.3f} | {right[1][of].mean():.3f} | {interval(gain)}"
+        for of, gain in zip(parts_of, of_parts, strict=True)
     ]
     return (
         f"| {name} | {f1(truth, head):.3f} {interval(heads)} | {f1(truth, regression):.3f} "
         f"{interval(regressions)} | {f1(truth, head) - f1(truth, regression):+.3f} "
-        f"{interval(heads - regressions)} | {' | '.join(f'{recall:.3f}' for recall in recalls)} |"
+        f"{interval(heads - regressions)} | {' | '.join(recalls)} |"
     )
 
 
@@ -209,10 +212,10 @@ def main() -> None:
     if len(sys.argv) > 2:
         best = TrainConfig.from_dict(json.loads(Path(sys.argv[2]).read_text())["config"])
     print(
-        "| config | F1-macro | logistic regression | difference | rare: head | rare: regression "
-        "| not seen: head | not seen: regression |"
+        "| config | F1-macro | logistic regression | difference | rare: head | rare: regression | difference "
+        "| not seen: head | not seen: regression | difference |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---" * 10 + "|")
     parts: list[Predicted] = []
     for name, parts in rows(Folds(read_manifest(sys.argv[1])), best):
         print(row(name, parts), flush=True)
