@@ -3,7 +3,7 @@
     python benchmarks/warm_start.py --run RUN [--halves] [--trials 40] [--seeds 20]
 
 RUN is a random search of `probe` with whole trials. A config is worth the mean of its five nearest neighbours
-there, and noise with the standard deviation `NOISE`, as another seed of training gives. With `--halves` the
+there, and noise with the std `NOISE`, as another seed of training gives. With `--halves` the
 earlier search has half of RUN's trials as neighbours, and the cold and the warm one the others: tasks
 that are alike and not the same. What a search has found is the worth, without noise, of the config that is
 best with it.

@@ -55,7 +55,7 @@ def importances(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any
 
     It is nan for all where no `p` is 0.05 or less: it may be chance. `p` is the share of permutations of the
     values, 99 from a fixed seed, in which any parameter distinguishes the better half of the trials as well,
-    each measured in standard deviations of its own permuted importances (maxT, Westfall and Young 1993).
+    each in units of the std of its own permuted importances (maxT, Westfall and Young 1993).
     """
     if study["kind"] != "search" or trials.empty:
         return pd.DataFrame(columns=list(COLUMNS))
