@@ -1,10 +1,10 @@
 """How fast embeddings of BirdNET are extracted, by one process and by two, and where the time goes.
 
-    python benchmarks/extraction.py clips.csv [N_RECORDINGS]
+    python benchmarks/extraction.py clips.csv [N_RECORDINGS] [N_WINDOWS]
 
-N recordings (100), four windows each, into empty stores. The speed is that of `prepare` after its first chunk
-of windows, without the start of its processes, and needs a free machine. CPU seconds are those of all
-processes that it started, and shares those of one process: both hold on a machine at work. Linux only.
+N recordings (100), four windows each at most, into empty stores. The speed is that of `prepare` after its
+first chunk of windows, without the start of its processes, and needs a free machine. CPU seconds are those of
+all processes that it started, and shares those of one process: both hold on a machine at work. Linux only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from birdnet_core.data.dataset import Dataset, prepare
 from birdnet_core.data.manifest import read_manifest
 from birdnet_core.features.embedding import opened
 
-SETTINGS = {"features.name": "embedding", "model.name": "linear", "data.windows_per_recording": 4}
+N_WINDOWS = int(sys.argv[3]) if len(sys.argv) > 3 else 4
+SETTINGS = {
+    "features.name": "embedding", "model.name": "linear", "data.windows_per_recording": N_WINDOWS,
+}  # fmt: skip
 
 
 def cpu_seconds() -> float:
