@@ -97,7 +97,7 @@ def label_classifier(config: TrainConfig, species: Sequence[str]) -> tuple[torch
             f"model.start = 'labels' takes features.name = 'embedding', not {config.features.name!r}: it "
             "starts from the labels of a backbone"
         )
-    weights, biases = label_rows(feature.backbone, species)
+    weights, biases = label_rows(feature.backbone, tuple(species))
     return torch.from_numpy(weights), torch.from_numpy(biases)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from birdnet_core.backbones.synonyms import label_index
 from birdnet_core.errors import ConfigError
 
 
-def label_rows(backbone: Backbone, species: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights [species, dim] and biases [species] of the backbone's own classifier.
+@functools.lru_cache(maxsize=4)  # every trial of a search asks, and 6,522 labels are read for each answer
+def label_rows(backbone: Backbone, species: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights [species, dim] and biases [species] of the backbone's own classifier, not to be changed.
 
     A species without a label has the mean of those that have one: its logit starts as their average.
     Raises ConfigError for a backbone without a linear layer to labels, or without a label for any species.

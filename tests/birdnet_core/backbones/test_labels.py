@@ -72,7 +72,7 @@ def test_weight_decay_pulls_it_back_to_the_labels(config, dataset):
 
 def test_a_species_without_a_label_starts_as_the_average_of_the_others(backbone):
     first, second, *_ = backbone.convention.labels
-    weights, biases = label_rows(backbone, [second, "Alien bird", first])
+    weights, biases = label_rows(backbone, (second, "Alien bird", first))
     known, known_biases = backbone.label_layer()
     np.testing.assert_array_equal(weights[[2, 0]], known[:2])
     np.testing.assert_allclose(weights[1], known[:2].mean(axis=0), rtol=1e-6)
