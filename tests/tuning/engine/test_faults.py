@@ -178,11 +178,13 @@ import ray
 from ray.cluster_utils import Cluster
 from tests.tuning.engine import driver
 from tuning.engine.journal import Journal
+from tuning.engine.schedulers import Fifo
 
 run, birds = map(Path, sys.argv[1:])
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 ones = [nodes.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=nodes.address, log_to_driver=False)
+Fifo.decisions = lambda rule, trial: list(range(1, 1000))  # no step trains a trial to its end
 reported = []  # the nodes of the epochs so far
 whole = Journal.on_trial_result
 
