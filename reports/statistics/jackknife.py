@@ -15,12 +15,14 @@ import numpy as np
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """What classes add above and below the line of a score. From right predictions, recordings in truth,
-recordings predicted, and the number of the class, an entry each."""
+recordings predicted, and the number of the class, an entry each. Counts of a mean over cells have fractions.
+"""
 
 
 STEP = 0.25
-"""Of the weight of a group of recordings, by which it is lowered to see what it adds. A small step gives two
-thirds of the variance of F1 of species with two recordings, a step of 1 several times as much."""
+"""Of the weight of a group of recordings, by which it is lowered to see what it adds to the score of the mean
+cell. A small step gives two thirds of the variance of F1 of species with two recordings, a step of 1 several
+times as much. Differences between cells do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -44,60 +46,131 @@ class Pooled:
         return found
 
 
-class Counts:
-    """Right predictions, recordings in truth and recordings predicted, by class and by part.
+class Cells:
+    """What cells predicted for the same recordings: their scores, and what each part adds to them.
 
     Args:
-        truth, predicted: [recordings], classes.
+        truth: [recordings], classes.
+        predicted: [cells, recordings], classes; -1 where a cell did not predict, each recording by one at
+            least.
         part: [recordings], a number of the group of recordings within a fold.
+
+    The influence of a part on a cell is the sum of two. Both are of a mean cell, whose counts are
+    the mean over all cells. What all cells have in common is how its score moves with the weight of the part.
+    What a cell has of its own is how its score moves when the cell's predictions take the place of the mean
+    ones, in this part alone. Where cells differ by chance, any of them might have made the predictions of any
+    other in each part, and own influences are the first-order terms of what such exchanges change (Hajek
+    1968, Annals of Mathematical Statistics 39:325). The sum of squared differences of two cells estimates
+    the variance of their difference.
 
     A part changes the counts of a few classes only, so that the influence of all parts costs as much as a
     sort of the recordings.
     """
 
     def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
-        is_right = truth == predicted
-        self.whole = (
-            np.bincount(truth[is_right], minlength=n_classes).astype(float),
-            np.bincount(truth, minlength=n_classes).astype(float),
-            np.bincount(predicted, minlength=n_classes).astype(float),
-        )
+        self.truth, self.predicted, self.n_classes = truth, predicted, n_classes
         self.n_parts = int(part.max()) + 1
-        keys = np.concatenate([part * n_classes + truth, part * n_classes + predicted])
+        is_there = predicted >= 0
+        weight = np.broadcast_to(1 / is_there.sum(axis=0), predicted.shape)[is_there]
+        is_right = (predicted == truth)[is_there]
+        keys = np.concatenate([part * n_classes + truth, (part * n_classes + predicted)[is_there]])
         pairs, place = np.unique(keys, return_inverse=True)
-        of_truth, of_predicted = place[: len(truth)], place[len(truth) :]
+        self.place = np.full(predicted.shape, -1, dtype=np.int32)
+        self.place[is_there] = of_predicted = place[len(truth) :]
         self.part, self.classes = pairs // n_classes, pairs % n_classes
         n = len(pairs)
-        hits, true, called = (
-            np.bincount(of_truth, is_right, n), np.bincount(of_truth, minlength=n),
-            np.bincount(of_predicted, minlength=n),
+        # Of the mean cell: right predictions, recordings in truth and recordings predicted.
+        self.hits, self.true, self.called = (
+            np.bincount(of_predicted, weight * is_right, n), np.bincount(place[: len(truth)], minlength=n),
+            np.bincount(of_predicted, weight, n),
         )  # fmt: skip
+        self.whole = tuple(
+            np.bincount(self.classes, counts, n_classes) for counts in (self.hits, self.true, self.called)
+        )
+        self._means: dict[Statistic, _MeanCell] = {}
+
+    def value(self, cell: int, statistic: Statistic) -> float:
+        """Return a score of all recordings that a cell predicted; nan if there is nothing to average."""
+        is_there = self.predicted[cell] >= 0
+        truth, predicted = self.truth[is_there], self.predicted[cell, is_there]
+        n = self.n_classes
+        counts = (
+            np.bincount(truth[truth == predicted], minlength=n).astype(float),
+            np.bincount(truth, minlength=n).astype(float),
+            np.bincount(predicted, minlength=n).astype(float),
+        )
+        return _ratio(*statistic(*counts, np.arange(n)))
+
+    def pooled(self, cell: int, statistic: Statistic) -> Pooled:
+        """Return a score of a cell that predicted all recordings, with what each part adds to it."""
+        if statistic not in self._means:
+            self._means[statistic] = _MeanCell.of(self, statistic)
+        mean, value = self._means[statistic], self.value(cell, statistic)
+        if np.isnan(value) or np.isnan(mean.value):
+            return Pooled(value, np.zeros(self.n_parts))
+        touched, inverse = np.unique(self.place[cell], return_inverse=True)
+        hits = np.bincount(inverse, self.predicted[cell] == self.truth)
+        at, hits_of, true_of, called_of = self.classes[touched], *self.whole
+        above, below = statistic(
+            hits_of[at] - self.hits[touched] + hits,
+            true_of[at],
+            called_of[at] - self.called[touched] + np.bincount(inverse),
+            at,
+        )
+        change = above - mean.value * below - mean.without[touched]
+        own = mean.own + np.bincount(self.part[touched], change, self.n_parts) / mean.total
+        return Pooled(value, mean.influence + own - own.mean())
+
+
+@dataclass(frozen=True)
+class _MeanCell:
+    """A score of the mean cell, `value`, and the sum below its line, `total`.
+
+    Args:
+        influence: [parts], how the score moves with their weights; they sum to 0.
+        without: [pairs of part and class]: what the class adds above the line, less `value` times what it
+            adds below, where the part's predictions are left out.
+        own: [parts]: how the score moves if the predictions of a part are left out.
+    """
+
+    value: float
+    total: float
+    influence: np.ndarray
+    without: np.ndarray
+    own: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Cells, statistic: Statistic) -> _MeanCell:
+        hits, true, called = cells.whole
+        above, below = statistic(hits, true, called, np.arange(cells.n_classes))
+        value, total, at = _ratio(above, below), float(below.sum()), cells.classes
+        if np.isnan(value):
+            return cls(value, total, *np.zeros((3, 0)))
+        now = above[at] - value * below[at]
+
+        def less(share: float, of_truth: float) -> np.ndarray:
+            found = statistic(
+                hits[at] - share * cells.hits, true[at] - of_truth * cells.true,
+                called[at] - share * cells.called, at,
+            )  # fmt: skip
+            lowered: np.ndarray = found[0] - value * found[1]
+            return lowered
+
         # A species is there or not: it goes with the part that holds all of its recordings, or of what was
         # predicted as a species without any.
-        all_true, all_called = self.whole[1][self.classes], self.whole[2][self.classes]
-        self.is_all = ((true == all_true) & (true > 0)) | ((all_true == 0) & (called == all_called))
-        all_hits = self.whole[0][self.classes]
-        self.lowered = (all_hits - STEP * hits, all_true - STEP * true, all_called - STEP * called)
+        is_all = ((cells.true == true[at]) & (cells.true > 0)) | (
+            (true[at] == 0) & (cells.called > (1 - 1e-9) * called[at])
+        )
+        change = np.where(is_all, now, (now - less(STEP, STEP)) / STEP)
+        influence = np.bincount(cells.part, change, cells.n_parts) / total
+        without = less(1.0, 0.0)
+        own = np.bincount(cells.part, without - now, cells.n_parts) / total
+        return cls(value, total, influence - influence.mean(), without, own)
 
-    def value(self, statistic: Statistic) -> float:
-        """Return a score of all recordings; nan where there is nothing to average."""
-        above, below = statistic(*self.whole, np.arange(len(self.whole[0])))
-        total = float(below.sum())
-        return float(above.sum()) / total if total > 0 else np.nan
 
-    def pooled(self, statistic: Statistic) -> Pooled:
-        """Return a score of all recordings, with what each part adds to it."""
-        value = self.value(statistic)
-        if np.isnan(value):
-            return Pooled(value, np.zeros(self.n_parts))
-        above, below = statistic(*self.whole, np.arange(len(self.whole[0])))
-        less_above, less_below = statistic(*self.lowered, self.classes)
-        total = float(below.sum())
-        above, below = above[self.classes], below[self.classes]
-        change = np.where(self.is_all, above, (above - less_above) / STEP)
-        change -= value * np.where(self.is_all, below, (below - less_below) / STEP)
-        influence = np.bincount(self.part, change, self.n_parts) / total
-        return Pooled(value, influence - influence.mean())
+def _ratio(above: np.ndarray, below: np.ndarray) -> float:
+    total = float(below.sum())
+    return float(above.sum()) / total if total > 0 else np.nan
 
 
 def statistics(strata: Mapping[str, np.ndarray], n_classes: int) -> dict[str, Statistic]:
@@ -110,7 +183,8 @@ def statistics(strata: Mapping[str, np.ndarray], n_classes: int) -> dict[str, St
     def macro(
         hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, _: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        return _f1(hits, true, predicted), (true + predicted > 0).astype(float)
+        # A class that few cells predicted, and that is not in truth, counts in part for the mean of cells.
+        return _f1(hits, true, predicted), np.minimum(true + predicted, 1.0)
 
     def weighted(
         hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, _: np.ndarray

@@ -25,6 +25,10 @@ its own. A high border: a test of a few repeats rarely finds what makes pooled i
 LEAST_SHARE = 0.5
 """Of the common spread, which a cell's own does not go below: the smallest of several is small by chance."""
 
+FULL_EXCESS = 0.5
+"""From this share on by which the residuals' spread exceeds what recordings add to it, all of the spread
+counts as estimated from the repeats; below, in proportion."""
+
 
 @dataclass(frozen=True)
 class RepeatedScores:
@@ -60,7 +64,7 @@ class Fit:
         spread: of the residuals of each cell, a variance, [cells].
         freedom: degrees of freedom of each spread.
         has_equal_spread: whether one spread, from all residuals, serves every cell.
-        of_spread: the covariance that `spread` alone would give.
+        of_spread: the covariance by what of `spread` has to be estimated from the repeats.
         moved: [cells, n]: by how much each of n groups of recordings moved the means; no columns where
             that is not known.
     """
@@ -165,7 +169,13 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
         of_recordings = np.full(n_cells, np.trace(in_residuals) / (n_cells - 1))
     of_training = np.maximum(spread - of_recordings, 0.0)
     covariance = recordings + again + _sandwich(by_repeat, of_training, n_repeats)
-    return Fit(means, covariance, spread, each, is_equal, of_spread, moved)
+    # Where the residuals hold no more than the recordings' part, the variance is this part alone, which is
+    # known better than a spread of few repeats.
+    explained = np.trace(in_residuals) / (n_cells - 1)
+    excess = common / explained - 1 if explained > 0 else np.inf
+    share = float(np.clip(excess / FULL_EXCESS, 0, 1))
+    uncertain = share * spread + (1 - share) * of_training
+    return Fit(means, covariance, spread, each, is_equal, _sandwich(by_repeat, uncertain, n_repeats), moved)
 
 
 def _sandwich(by_repeat: np.ndarray | None, spread: np.ndarray, n_repeats: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
-from reports.statistics.jackknife import Counts, statistics
+from reports.statistics.jackknife import Cells, statistics
 from reports.statistics.linear_model import RepeatedScores
 
 
@@ -112,18 +112,13 @@ class Repeats:
         found = {metric: np.full(shape, np.nan) for metric in known}
         influence = np.zeros((*shape, self.n_groups)) if influential in known else None
         for deal in self.deals or () if known else ():
-            for cell in range(shape[0]):
-                part = deal.of_cell(cell)
-                if part is None:
-                    continue
-                # Clips split at random have recordings in several folds: a group counts once in each.
-                counts = Counts(part.truth, part.predicted, part.part, self.n_classes)
+            for cell, part, cells, row in deal.together(self.n_classes):
                 n_folds = len(part.columns)
                 for metric, statistic in known.items():
                     if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
-                        found[metric][cell, part.columns] = counts.value(statistic)
+                        found[metric][cell, part.columns] = cells.value(row, statistic)
                         continue
-                    each = counts.pooled(statistic)
+                    each = cells.pooled(row, statistic)
                     found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
                         place = cell, part.columns[part.part_fold], part.part_group
@@ -226,6 +221,36 @@ class Deal:
         if key not in self._known:
             self._known[key] = _part(of, columns)
         return replace(self._known[key], predicted=predicted)
+
+    def together(self, n_classes: int) -> Iterator[tuple[int, Part, Cells, int]]:
+        """Yield each cell with what it predicted, and the same among all cells with its splits, and its row.
+
+        A cell that lacks a repeat is among others, with the recordings of its own repeats alone.
+        """
+        known: dict[tuple[int, ...], tuple[Cells, dict[int, int]]] = {}
+        numbers = sorted({cell for cell, column in self.predicted if column in self.columns})
+        for cell in numbers:
+            part = self.of_cell(cell)
+            assert part is not None
+            key = tuple(id(self.splits[cell, column]) for column in part.columns)
+            if key not in known:
+                with_splits = [
+                    other
+                    for other in numbers
+                    if any(
+                        id(self.splits.get((other, c))) == k for c, k in zip(part.columns, key, strict=True)
+                    )
+                ]
+                predicted = np.full((len(with_splits), len(part.truth)), -1, dtype=np.int32)
+                for place, (column, split) in enumerate(zip(part.columns, key, strict=True)):
+                    of_fold = part.fold == place
+                    for row, other in enumerate(with_splits):
+                        if id(self.splits.get((other, column))) == split:
+                            predicted[row, of_fold] = self.predicted[other, column]
+                cells = Cells(part.truth, predicted, part.part, n_classes)
+                known[key] = cells, {other: row for row, other in enumerate(with_splits)}
+            cells, rows = known[key]
+            yield cell, part, cells, rows[cell]
 
 
 def _part(of: list[Validation], columns: list[int]) -> Part:

@@ -133,6 +133,26 @@ def test_cells_that_find_the_same_recordings_hard_are_compared_by_what_they_diff
     assert np.mean(covered) > 0.92, "a pooled residual would cover 0.7 of them"
 
 
+def test_where_recordings_explain_the_residuals_the_degrees_of_freedom_are_theirs(monkeypatch):
+    monkeypatch.setattr(linear_model, "EQUAL_ABOVE", -1)
+    rng = np.random.default_rng(2)
+    n_cells, n_repeats, n_groups = 4, 3, 90
+    repeat = np.arange(n_groups) % n_repeats
+    influence = rng.normal(size=(n_cells, n_repeats, n_groups))
+    influence *= repeat == np.arange(n_repeats)[:, None]
+    weights = np.array([[1.0, -1, 0, 0]])
+
+    def degrees(values):
+        return fit(scores(values, influence)).degrees(weights)[0]
+
+    smooth = rng.normal(size=(n_cells, n_repeats))  # with far less spread than sums of 30 influences
+    moved = (influence[0] - influence[1]).sum(axis=0)
+    assert degrees(smooth) == pytest.approx(2 * (moved**2).sum() ** 2 / (moved**4).sum())
+    assert degrees(smooth) > 30
+    of_repeats = (n_cells - 1) * (n_repeats - 1)
+    assert degrees(100 * smooth) < 1.5 * of_repeats
+
+
 @pytest.mark.parametrize("values", [np.ones((3, 2)), np.ones((1, 5)), np.full((2, 4), np.nan)])
 def test_there_is_no_model_of_two_repeats_or_one_cell_or_none(values):
     assert fit(scores(values)) is None
