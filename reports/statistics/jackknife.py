@@ -89,36 +89,58 @@ class Cells:
         )
         self._means: dict[Statistic, _MeanCell] = {}
 
-    def value(self, cell: int, statistic: Statistic) -> float:
-        """Return a score of all recordings that a cell predicted; nan if there is nothing to average."""
-        is_there = self.predicted[cell] >= 0
-        truth, predicted = self.truth[is_there], self.predicted[cell, is_there]
-        n = self.n_classes
-        counts = (
-            np.bincount(truth[truth == predicted], minlength=n).astype(float),
-            np.bincount(truth, minlength=n).astype(float),
-            np.bincount(predicted, minlength=n).astype(float),
-        )
-        return _ratio(*statistic(*counts, np.arange(n)))
-
-    def pooled(self, cell: int, statistic: Statistic) -> Pooled:
-        """Return a score of a cell that predicted all recordings, with what each part adds to it."""
-        if statistic not in self._means:
-            self._means[statistic] = _MeanCell.of(self, statistic)
-        mean, value = self._means[statistic], self.value(cell, statistic)
-        if np.isnan(value) or np.isnan(mean.value):
-            return Pooled(value, np.zeros(self.n_parts))
-        touched, inverse = np.unique(self.place[cell], return_inverse=True)
-        hits = np.bincount(inverse, self.predicted[cell] == self.truth)
-        at, hits_of, true_of, called_of = self.classes[touched], *self.whole
-        above, below = statistic(
-            hits_of[at] - self.hits[touched] + hits,
-            true_of[at],
-            called_of[at] - self.called[touched] + np.bincount(inverse),
+    def cell(self, row: int) -> Cell:
+        """Return the scores of a cell, of all recordings that it predicted."""
+        is_there = self.predicted[row] >= 0
+        predicted, is_right = self.predicted[row, is_there], (self.predicted[row] == self.truth)[is_there]
+        truth, n = self.truth[is_there], self.n_classes
+        touched, inverse = np.unique(self.place[row, is_there], return_inverse=True)
+        at = self.classes[touched]
+        # The mean cell's, with those of this cell in one part.
+        exchanged = (
+            self.whole[0][at] - self.hits[touched] + np.bincount(inverse, is_right),
+            self.whole[1][at],
+            self.whole[2][at] - self.called[touched] + np.bincount(inverse),
             at,
         )
-        change = above - mean.value * below - mean.without[touched]
-        own = mean.own + np.bincount(self.part[touched], change, self.n_parts) / mean.total
+        whole = (
+            np.bincount(truth[is_right], minlength=n).astype(float),
+            np.bincount(truth, minlength=n).astype(float),
+            np.bincount(predicted, minlength=n).astype(float),
+            np.arange(n),
+        )
+        return Cell(self, whole, touched, exchanged)
+
+    def mean(self, statistic: Statistic) -> _MeanCell:
+        if statistic not in self._means:
+            self._means[statistic] = _MeanCell.of(self, statistic)
+        return self._means[statistic]
+
+
+_Counts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of `Cells`."""
+
+    _cells: Cells
+    _whole: _Counts
+    _touched: np.ndarray
+    _exchanged: _Counts
+
+    def value(self, statistic: Statistic) -> float:
+        """Return a score; nan if there is nothing to average."""
+        return _ratio(*statistic(*self._whole))
+
+    def pooled(self, statistic: Statistic) -> Pooled:
+        """Return a score with what each part adds to it, of a cell that predicted all recordings."""
+        cells, mean, value = self._cells, self._cells.mean(statistic), self.value(statistic)
+        if np.isnan(value) or np.isnan(mean.value):
+            return Pooled(value, np.zeros(cells.n_parts))
+        above, below = statistic(*self._exchanged)
+        change = above - mean.value * below - mean.without[self._touched]
+        own = mean.own + np.bincount(cells.part[self._touched], change, cells.n_parts) / mean.total
         return Pooled(value, mean.influence + own - own.mean())
 
 

@@ -21,7 +21,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
-from reports.statistics.jackknife import Cells, statistics
+from reports.statistics.jackknife import Cell, Cells, statistics
 from reports.statistics.linear_model import RepeatedScores
 
 
@@ -112,13 +112,13 @@ class Repeats:
         found = {metric: np.full(shape, np.nan) for metric in known}
         influence = np.zeros((*shape, self.n_groups)) if influential in known else None
         for deal in self.deals or () if known else ():
-            for cell, part, cells, row in deal.together(self.n_classes):
+            for cell, part, predicted in deal.together(self.n_classes):
                 n_folds = len(part.columns)
                 for metric, statistic in known.items():
                     if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
-                        found[metric][cell, part.columns] = cells.value(row, statistic)
+                        found[metric][cell, part.columns] = predicted.value(statistic)
                         continue
-                    each = cells.pooled(row, statistic)
+                    each = predicted.pooled(statistic)
                     found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
                         place = cell, part.columns[part.part_fold], part.part_group
@@ -222,8 +222,8 @@ class Deal:
             self._known[key] = _part(of, columns)
         return replace(self._known[key], predicted=predicted)
 
-    def together(self, n_classes: int) -> Iterator[tuple[int, Part, Cells, int]]:
-        """Yield each cell with what it predicted, and the same among all cells with its splits, and its row.
+    def together(self, n_classes: int) -> Iterator[tuple[int, Part, Cell]]:
+        """Yield each cell, its recordings, and what it predicted, among all cells with its splits.
 
         A cell that lacks a repeat is among others, with the recordings of its own repeats alone.
         """
@@ -250,7 +250,7 @@ class Deal:
                 cells = Cells(part.truth, predicted, part.part, n_classes)
                 known[key] = cells, {other: row for row, other in enumerate(with_splits)}
             cells, rows = known[key]
-            yield cell, part, cells, rows[cell]
+            yield cell, part, cells.cell(rows[cell])
 
 
 def _part(of: list[Validation], columns: list[int]) -> Part:
