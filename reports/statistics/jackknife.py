@@ -23,6 +23,7 @@ STEP = 0.25
 """Of the weight of a group of recordings, by which it is lowered to see what it adds to the score of the mean
 cell. A small step gives two thirds of the variance of F1 of species with two recordings, a step of 1 several
 times as much. Differences between cells do not depend on it."""
+MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Cells:
     def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
         self.truth, self.predicted, self.n_classes = truth, predicted, n_classes
         self.n_parts = int(part.max()) + 1
+        self.are_alone = len(part) == self.n_parts
         is_there = predicted >= 0
         weight = np.broadcast_to(1 / is_there.sum(axis=0), predicted.shape)[is_there]
         is_right = (predicted == truth)[is_there]
         keys = np.concatenate([part * n_classes + truth, (part * n_classes + predicted)[is_there]])
-        pairs, place = np.unique(keys, return_inverse=True)
+        pairs, place = _unique(keys, self.n_parts * n_classes)
         self.place = np.full(predicted.shape, -1, dtype=np.int32)
         self.place[is_there] = of_predicted = place[len(truth) :]
         self.part, self.classes = pairs // n_classes, pairs % n_classes
@@ -94,13 +96,16 @@ class Cells:
         is_there = self.predicted[row] >= 0
         predicted, is_right = self.predicted[row, is_there], (self.predicted[row] == self.truth)[is_there]
         truth, n = self.truth[is_there], self.n_classes
-        touched, inverse = np.unique(self.place[row, is_there], return_inverse=True)
+        touched, hits, called = self.place[row, is_there], is_right.astype(float), np.ones(len(truth))
+        if not self.are_alone:  # else no two of them are of one part
+            touched, inverse = np.unique(touched, return_inverse=True)
+            hits, called = np.bincount(inverse, is_right), np.bincount(inverse)
         at = self.classes[touched]
         # The mean cell's, with those of this cell in one part.
         exchanged = (
-            self.whole[0][at] - self.hits[touched] + np.bincount(inverse, is_right),
+            self.whole[0][at] - self.hits[touched] + hits,
             self.whole[1][at],
-            self.whole[2][at] - self.called[touched] + np.bincount(inverse),
+            self.whole[2][at] - self.called[touched] + called,
             at,
         )
         whole = (
@@ -188,6 +193,15 @@ class _MeanCell:
         without = less(1.0, 0.0)
         own = np.bincount(cells.part, without - now, cells.n_parts) / total
         return cls(value, total, influence - influence.mean(), without, own)
+
+
+def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct `keys`, which are below `n`, and the place of each key among them."""
+    if n > MOST_KEYS:
+        return np.unique(keys, return_inverse=True)
+    is_there = np.zeros(n, dtype=bool)
+    is_there[keys] = True
+    return np.flatnonzero(is_there), (np.cumsum(is_there, dtype=np.int32) - 1)[keys]
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from reports.statistics import jackknife
 from reports.statistics.jackknife import STEP, Cells, statistics
 
 N_CLASSES = 7
@@ -150,3 +151,12 @@ def test_a_cell_that_lacks_recordings_leaves_the_others_their_scores_and_takes_p
     is_of_both = np.isin(np.arange(part.max() + 1), part[fold != 4])
     assert np.corrcoef(found.influence[is_of_both], whole.influence[is_of_both])[0, 1] > 0.9
     assert not np.allclose(found.influence[~is_of_both], whole.influence[~is_of_both])
+
+
+def test_many_classes_and_parts_are_sorted_instead_of_marked(data, monkeypatch):
+    truth, predicted, group, _ = data
+    statistic = statistics({}, N_CLASSES)["val/f1_macro"]
+    marked = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    monkeypatch.setattr(jackknife, "MOST_KEYS", 0)
+    found = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    assert found.value == marked.value and found.influence == pytest.approx(marked.influence)
