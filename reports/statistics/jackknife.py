@@ -198,7 +198,8 @@ class _MeanCell:
 def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct `keys`, which are below `n`, and the place of each key among them."""
     if n > MOST_KEYS:
-        return np.unique(keys, return_inverse=True)
+        pairs, place = np.unique(keys, return_inverse=True)
+        return pairs, place
     is_there = np.zeros(n, dtype=bool)
     is_there[keys] = True
     return np.flatnonzero(is_there), (np.cumsum(is_there, dtype=np.int32) - 1)[keys]
