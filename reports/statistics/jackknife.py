@@ -99,7 +99,7 @@ class Cells:
         touched, hits, called = self.place[row, is_there], is_right.astype(float), np.ones(len(truth))
         if not self.are_alone:  # else no two of them are of one part
             touched, inverse = np.unique(touched, return_inverse=True)
-            hits, called = np.bincount(inverse, is_right), np.bincount(inverse)
+            hits, called = np.bincount(inverse, is_right), np.bincount(inverse).astype(float)
         at = self.classes[touched]
         # The mean cell's, with those of this cell in one part.
         exchanged = (
