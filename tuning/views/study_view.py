@@ -67,7 +67,7 @@ def dry_run(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> dic
     if isinstance(study, Search):
         examples = [trial.settings for trial in sample(study.space, N_EXAMPLES)]
         return {
-            **common, "n_trials": study.n_trials, "scheduler": study.scheduler,
+            **common, "n_trials": study.n_trials, "scheduler": study.scheduler, "folds": study.folds,
             "objectives": {name: objective_direction(name) for name in study.objectives},
             "trials": [
                 {"config_id": trial_config(config, settings, choices).config_id, "factors": choices}
@@ -97,7 +97,8 @@ def design_as_text(design: dict[str, Any]) -> Group:
     lines += _rows(
         {
             "trials": f"{design['n_trials']}, ended early by {design['scheduler']}"
-            + (f" within each {design['asha_within']}" if design["asha_within"] else ""),
+            + (f" within each {design['asha_within']}" if design["asha_within"] else "")
+            + ("; promising ones on all folds" if design["folds"] else ""),
             "also": design["also"],
         }
     )
@@ -122,6 +123,7 @@ def dry_run_as_text(plan: dict[str, Any]) -> Group:
         )
     else:
         ended = "" if plan["scheduler"] == "fifo" else f", ended early by {plan['scheduler']}"
+        ended += "; promising ones on all folds" if plan["folds"] else ""
         lines += _rows(
             {
                 "trials": f"{plan['n_trials']} of {plan['epochs']} epochs at most{ended}",
