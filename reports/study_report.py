@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
@@ -27,7 +28,7 @@ class StudyReport:
         cells: of `aggregate.cells`; of a search, best first, each named by the number of its trial.
         best: the content of best.json; None where `no_best` is the reason.
         front: of `choice.front_of`, with the names of `cells`; empty for one objective.
-        analysis: what its repeats say of the metric; None of a search.
+        analysis: what its repeats say of the metric; None of a search with one fold.
         rank_correlations: of `screening`. level_means: of `levels`. importance: of `importance.importances`.
         audits: of `audits.audits_of`; None where no trial was ended early, or none was to be audited.
         resources: of `resources.by_arm`. usage: of `resources.against_budget`.
@@ -73,6 +74,11 @@ class StudyReport:
         return "screen" if aggregate.is_screen(self.study) else "comparison"
 
     @property
+    def sampled(self) -> pd.DataFrame:
+        """The trials of `aggregate.sampled`: one for each config of a search."""
+        return aggregate.sampled(self.trials, self.study)
+
+    @property
     def scored(self) -> str:
         """Return what one score is of: ``recordings``, or ``clips`` where these were split at random."""
         return str((self.study.get("data") or {}).get("scored", "recordings"))
@@ -100,7 +106,7 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
         rank_correlations=screening.rank_correlations(cells, study),
         level_means=levels.level_means(cells, study),
         importance=importance.importances(trials, epochs, study),
-        audits=audits_of(trials, epochs, study),
+        audits=audits_of(runs.trials_of(study), epochs, study),
         resources=resources.by_arm(trials, epochs, study, cells),
         usage=resources.against_budget(runs, study),
         progression=progression(epochs, study, cells),
@@ -112,12 +118,14 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
 
 
 def _ranked(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
-    """Return the configs of a search, named by trial number: best first, those that are infeasible last."""
+    """Return the configs of a search, named by trial number: best first, those that do not compete last."""
     cells = aggregate.numbered(cells)
     if study["metric"] in cells:
         cells = cells.sort_values(
             study["metric"], ascending=study["direction"] == "minimize", kind="stable", na_position="last"
-        ).sort_values("is_infeasible", kind="stable")
+        )
+        lacks_folds = ~aggregate.has_all_repeats(cells, study)
+        cells = cells.iloc[np.lexsort([lacks_folds, cells["is_infeasible"].to_numpy(dtype=bool)])]
     return cells.reset_index(drop=True)
 
 

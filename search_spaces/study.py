@@ -203,6 +203,8 @@ class Search(_Common):
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
         audit: the share of the trials to be ended early that train to the end instead. They are a random
             sample, by which the search knows what ending the others was worth.
+        folds: whether promising configs are trained on the other validation folds, too, one after the other;
+            the best is then chosen among those that have all folds.
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials with the
             same value of it, for spaces whose trials learn at different speeds: a small network leads early
             and loses late, and would end the large ones.
@@ -223,12 +225,14 @@ class Search(_Common):
     grace_epochs: int = 3
     reduction_factor: int = 3
     audit: float = 0.1
+    folds: bool = False
     asha_within: str | None = None
     also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
         check_range("audit", self.audit, 0, 1)
+        checked_value(self.folds, bool, "folds")
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -389,6 +393,12 @@ def check_objectives(study: Search) -> None:
     if len(set(study.objectives)) < len(study.objectives):
         text = f"metric {study.metric!r}, also {study.also}; leave the second out"
         raise StudyError(Fault(("also",), f"study {study.name!r} has an objective twice: {text}"))
+    if study.also and study.folds:
+        text = (
+            f"study {study.name!r} has {len(study.objectives)} objectives ({', '.join(study.objectives)}); "
+            "folds are a fidelity of searches with one"
+        )
+        raise StudyError(Fault(("folds",), text))
     if study.also and study.scheduler != "fifo":
         text = (
             f"scheduler {study.scheduler!r} compares trials by one value, and study {study.name!r} has "

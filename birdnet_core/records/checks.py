@@ -94,6 +94,7 @@ _EVENTS: Mapping[str, Mapping[str, Types]] = {
     "audit": {"trial_id": (str,), "epoch": (int,)},
     "spared": {"trial_id": (str,), "epoch": (int,)},
     "rerun": {"trial_id": (str,)},
+    "next_fold": {"study": (str,), "trial_id": (str,), "number": (int,)},
     "end": {"trial_id": (str,), "status": (str,)},
 }
 
@@ -162,7 +163,7 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
         known_ids.add(trial_id)
     if kind == "trial":
         needed: Mapping[str, Types] = {"status": (str,)} if event["reused"] else {}
-        check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER})
+        check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER, "fold": (int,)})
     elif kind == "epoch":
         _check_numbers(f"{where}, {kind!r},", event["metrics"])
     elif kind == "end":

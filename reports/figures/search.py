@@ -30,7 +30,7 @@ from reports.figures.colours import FAINT, INK, OKABE_ITO, PAPER
 from reports.figures.curves import EPOCH
 from reports.page.formats import file_name
 from reports.runs import OTHER_TRAINING
-from reports.statistics.aggregate import label, show
+from reports.statistics.aggregate import is_folded, label, show
 from reports.statistics.front import objectives_of
 from reports.study_report import StudyReport
 
@@ -48,7 +48,7 @@ SCALE = [OKABE_ITO[0], "#8C8C8C", OKABE_ITO[4]]
 
 def trial_figures(report: StudyReport) -> Iterator[Drawn]:
     """Yield the curves of the trials, the best in ink, with the rungs if any were pruned."""
-    metric, trials, epochs = report.metric, report.trials, report.epochs
+    metric, trials, epochs = report.metric, report.sampled, report.epochs
     if metric not in epochs or not epochs[metric].notna().any():
         return
     best = report.best["trial_ids"][0] if report.best else None
@@ -123,7 +123,7 @@ def front_figures(report: StudyReport) -> Iterator[Drawn]:
 
 def rung_figures(report: StudyReport) -> Iterator[Drawn]:
     """Yield how many trials reached each rung and what became of them, and the length of each trial."""
-    trials = report.trials
+    trials = report.sampled
     if len(at := rungs(trials)):
         caption = (
             "Trials that reached each rung, an epoch after which trials were stopped, and how they went on."
@@ -203,7 +203,7 @@ def importance_figures(report: StudyReport) -> Iterator[Drawn]:
 def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
     metric, n_all = report.metric, len(report.importance)
     names = list(report.importance["parameter"][:N_AXES])
-    scored = report.trials[report.trials[metric].notna()]
+    scored = report.sampled[report.sampled[metric].notna()]
     if len(names) < 2 or scored.empty:
         return
     chosen, left_out = some_trials(scored, report.study, N_LINES)
@@ -255,8 +255,8 @@ def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
 
 
 def parameter_figures(report: StudyReport) -> Iterator[Drawn]:
-    for parameter in dict.fromkeys(key for factors in report.trials["factors"] for key in factors):
-        points = parameter_points(report.trials, parameter, report.metric)
+    for parameter in dict.fromkeys(key for factors in report.sampled["factors"] for key in factors):
+        points = parameter_points(report.sampled, parameter, report.metric)
         if len(points) and points["x"].nunique() > 1:
             yield parameter_effect(points, parameter, report)
 
@@ -433,17 +433,21 @@ def parallel_rows(
 
 
 def some_trials(trials: pd.DataFrame, study: dict[str, Any], most: int) -> tuple[pd.DataFrame, str]:
-    """Return the trials that are drawn, and a sentence on the others.
+    """Return the trials that are drawn, and what the caption has to add: their fold, and the others.
 
     All up to `most`; of more the best half by the study's metric, and as many others.
     """
+    of = " Of the first fold." if is_folded(study) else ""
     if len(trials) <= most:
-        return trials, ""
+        return trials, of
     half = most // 2
     is_up = study["direction"] == "minimize"
     ranked = trials.sort_values(study["metric"], ascending=is_up, kind="stable", na_position="last")
     chosen = pd.concat([ranked[:half], ranked[half:].sample(half, random_state=0)])
-    return chosen, f" Of {len(trials):,} trials, the best {half} and {half} others, drawn from a fixed seed."
+    return (
+        chosen,
+        f"{of} Of {len(trials):,} trials, the best {half} and {half} others, drawn from a fixed seed.",
+    )
 
 
 def parameter_points(trials: pd.DataFrame, parameter: str, metric: str) -> pd.DataFrame:

@@ -70,7 +70,9 @@ _TERMINATION: dict[str | None, str] = {
 
 def design(study: dict[str, Any]) -> str:
     """Return what was varied, for how many epochs and repeats, the baseline, and which way is better."""
-    trained = f"{n_of(study['epochs'], 'epoch')} at most, {n_of(len(study['repeats']), 'repeat')}"
+    n = len(study["repeats"])
+    repeats = f"up to {n} folds a config" if aggregate.is_folded(study) else n_of(n, "repeat")
+    trained = f"{n_of(study['epochs'], 'epoch')} at most, {repeats}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))
     if len(study.get("also") or ()):
@@ -130,7 +132,7 @@ def headline(report: StudyReport) -> str:
     if best["low"] is not None:
         score += f" (95 % interval {interval(best, '{:.3f}')})"
     if report.analysis is None or report.analysis.contrasts.empty:
-        of = f"{len(report.trials)} trials" if report.kind == "search" else f"{len(report.cells)} cells"
+        of = f"{len(report.sampled)} trials" if report.kind == "search" else f"{len(report.cells)} cells"
         repeats = "one repeat each" if best["n"] == 1 else n_of(best["n"], "repeat")
         return (
             f"Of {of}, {row['label']} has the best {metric}: {score}, {repeats}. "
@@ -173,7 +175,7 @@ def front(report: StudyReport) -> str:
     ]
     is_or_are = "is" if len(on_front) == 1 else "are"
     return (
-        f"Of {len(report.trials)} trials, {len(on_front)} {is_or_are} on the Pareto front of "
+        f"Of {len(report.sampled)} trials, {len(on_front)} {is_or_are} on the Pareto front of "
         f"{' and '.join(names)}: {' to '.join(ends)}. No config is chosen; `birdtune best` with --rule "
         f"{' or '.join(FRONT_RULES)} chooses one of the front. Scores of the best of several are too high on "
         "average."
@@ -262,6 +264,13 @@ def methods(report: StudyReport) -> str:
             f"The search sampled {count(len(report.cells))} configurations"
             f"{f', with early termination by {rule}' if rule else ''}, and ranked them by {report.metric}."
         )
+        if aggregate.is_folded(study):
+            out.append(
+                "A configuration was trained on a further fold if its mean over the folds that it had was "
+                "among the best third (early-stopped cross-validation: Bergman, Purucker and Hutter 2024). "
+                "Those with all folds were ranked, by the predictions of all folds together (Forman and "
+                "Scholz 2010)."
+            )
     else:
         out.append(
             f"We compared {n_of(len(report.cells), 'configuration')} with "
@@ -353,7 +362,7 @@ def _effort(report: StudyReport) -> str:
 def _best(report: StudyReport, best: dict[str, Any]) -> str:
     row = report.cells[report.cells["config_id"] == best["config_id"]].iloc[0]
     is_search = report.kind == "search"
-    of = f"{len(report.trials)} trials" if is_search else f"{len(report.cells)} cells"
+    of = f"{len(report.sampled)} trials" if is_search else f"{len(report.cells)} cells"
     name = row["label"]
     if is_search and row["factors"]:
         name = f"trial {name} ({aggregate.label(row['factors'])})"
@@ -361,7 +370,7 @@ def _best(report: StudyReport, best: dict[str, Any]) -> str:
     if best["low"] is not None:
         how = f"95 % interval {interval(best, '{:.3f}')}, {how}"
     return (
-        f"Of {of} ({aggregate.status_counts(report.trials)}), {name} is chosen, with {report.metric} "
+        f"Of {of} ({aggregate.status_counts(report.sampled)}), {name} is chosen, with {report.metric} "
         f"{number(best['mean'], '{:.3f}')} ({how}). {best['how_sure']}"
     )
 
@@ -525,7 +534,13 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     """Return the limits of a study's numbers, each as a sentence."""
     out = []
     completed = cells[cells["n"] > 0]
-    if single := int((completed["n"] == 1).sum()):
+    if aggregate.is_folded(study):
+        n, n_folds = len(cells) - int(aggregate.has_all_repeats(cells, study).sum()), len(study["repeats"])
+        out.append(
+            f"{n} of {n_of(len(cells), 'config')} have fewer than {n_folds} folds: their scores are of other "
+            "recordings than those of the others, and they do not compete."
+        )
+    elif single := int((completed["n"] == 1).sum()):
         out.append(f"{single} of {len(cells)} rows have one repeat: their differences may be chance.")
     if n := int(cells["n_failed"].sum()):
         out.append(

@@ -28,6 +28,7 @@ from reports.page.formats import (
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 from reports.statistics import aggregate
 from reports.statistics.front import objectives_of
+from reports.statistics.linear_model import LEAST_REPEATS
 from reports.study_report import StudyReport
 
 MOST_COLUMNS = 20  # cells side by side in a table
@@ -121,7 +122,7 @@ def _cell_interval(cell: Mapping[Hashable, Any], metric: str, form: str) -> str:
     if cell["n"] == 0:
         return "none: no completed trial"
     if math.isnan(cell.get(f"{metric}:low", math.nan)):
-        return "none: fewer than three repeats"
+        return "none: fewer than three repeats" if cell["n"] < LEAST_REPEATS else "none: not all folds"
     return interval({part: cell[f"{metric}:{part}"] for part in ("low", "high")}, form)
 
 

@@ -126,7 +126,14 @@ def choose_among(
     by = by or "mean"
     best = chosen_by(ranked, study, by)
     level = LEVEL if analysis is None else analysis.level
-    return content(best, ranked, study, rule(study, by), config_of(trials, best), level=level)
+    found = content(best, ranked, study, rule(study, by), config_of(trials, best), level=level)
+    if aggregate.is_folded(study):
+        n, n_folds = int(aggregate.has_all_repeats(cells, study).sum()), len(study["repeats"])
+        compete = "and they alone compete" if n else "so that configs with fewer compete"
+        found["how_sure"] = (
+            f"{n} of {len(cells)} configs have all {n_folds} folds, {compete}. {found['how_sure']}"
+        )
+    return found
 
 
 def candidates(
@@ -136,8 +143,9 @@ def candidates(
 
     Of equal means the one with the lower `TIES_BY` comes first.
     Cells trained unequal epochs compete where none was trained equally, those whose split leaks where all
-    leak. Without a model, cells that lack a repeat compete where none is complete. Cells that break a
-    constraint of the study never do: RunFolderError, which names the nearest, where all break one.
+    leak. Without a model, and in a search, cells that lack a repeat compete where none is complete. Cells
+    that break a constraint of the study never do: RunFolderError, which names the nearest, where all break
+    one.
     """
     metric = study["metric"]
     pool = cells[cells[metric].notna()] if metric in cells else cells.iloc[:0]
@@ -151,6 +159,8 @@ def candidates(
     if feasible.empty:
         raise RunFolderError(_none_feasible(pool, study))
     pool = feasible
+    if study["kind"] == "search":
+        pool = _whole(pool, study)
     for mark in ("is_leaky", "unequal_epochs"):
         unmarked = pool[~pool[mark].astype(bool)]
         pool = unmarked if len(unmarked) else pool
@@ -162,15 +172,17 @@ def candidates(
             ranked_by=mine["mean"].to_numpy(),
         )  # fmt: skip
     else:
-        if study["kind"] == "ablation":
-            complete = [
-                set(study["repeats"]) <= set(by_repeat(cell, metric)) for cell in pool.to_dict("records")
-            ]
-            pool = pool[complete] if any(complete) else pool
+        pool = _whole(pool, study)
         pool = pool.assign(may_be_best=None, regret=math.nan, ranked_by=pool[metric])
     ties = pool[TIES_BY] if TIES_BY in pool else pool["ranked_by"]
     order = [study["direction"] == "minimize", True]
     return pool.assign(ties=ties).sort_values(["ranked_by", "ties"], ascending=order, kind="stable")
+
+
+def _whole(pool: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return the cells that have every repeat, all where none has."""
+    is_whole = aggregate.has_all_repeats(pool, study)
+    return pool[is_whole] if is_whole.any() else pool
 
 
 def _none_feasible(pool: pd.DataFrame, study: dict[str, Any]) -> str:

@@ -118,8 +118,8 @@ def _status(
 def _n_missing(cells: pd.DataFrame, study: dict[str, Any]) -> int:
     """Return how many trials that were planned have not ended."""
     if study["kind"] == "search":
-        ended = int(cells[["n", "n_failed", "n_other", "n_pruned", "n_infeasible"]].to_numpy().sum())
-        return max(0, (study["n_trials"] or 0) - ended)
+        ended = cells[["n", "n_failed", "n_other", "n_pruned", "n_infeasible"]].to_numpy().any(axis=1)
+        return max(0, (study["n_trials"] or 0) - int(ended.sum()))
     return int(cells[["n_missing", "n_running"]].to_numpy().sum())
 
 

@@ -101,6 +101,24 @@ _CELL_COLUMNS = (
 )  # fmt: skip
 
 
+def has_all_repeats(cells: pd.DataFrame, study: dict[str, Any]) -> np.ndarray:
+    """Return whether each cell has a value of the study's metric in every repeat of the study."""
+    repeats, metric = set(study["repeats"]), study["metric"]
+    return np.array(
+        [repeats <= set(by_repeat(cell, metric)) for cell in cells.to_dict("records")], dtype=bool
+    )
+
+
+def is_folded(study: dict[str, Any]) -> bool:
+    """Return whether a study is a search that trains promising configs on further folds."""
+    return study["kind"] == "search" and len(study["repeats"]) > 1
+
+
+def sampled(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
+    """Return the trials of a search on the first fold, which every config has; of an ablation all trials."""
+    return trials[trials["repeat"] == study["repeats"][0]] if is_folded(study) else trials
+
+
 def broken(values: Mapping[Any, Any], constraints: Sequence[Bound]) -> dict[Bound, float]:
     """Return the constraints that a row of values breaks, each with its value; nan where it is unknown."""
     of = {bound: float(values.get(bound.name, math.nan)) for bound in constraints}

@@ -66,20 +66,24 @@ def results(
 ) -> tuple[pd.DataFrame, pd.DataFrame, Analysis | None]:
     """Return the trials of a study as they are read, its cells with their scores, and the analysis.
 
-    There is none of a search, whose trials are single.
+    Of a search there is one of the configs that have all folds, and none where the search has one fold.
     """
     trials = read(runs.trials_of(study), runs.epochs_of(study), study)
     cells = aggregate.cells(trials, study)
+    compared = cells
     if study["kind"] == "search":
-        return trials, cells, None
-    analysis = analyse(trials, cells, study, level=level)
+        is_whole = aggregate.has_all_repeats(cells, study)
+        if not (aggregate.is_folded(study) and is_whole.any()):
+            return trials, cells, None
+        compared = cells[is_whole]
+    analysis = analyse(trials, compared, study, level=level)
     return trials, scored(cells, analysis, study["metric"]), analysis
 
 
 def analyse(
     trials: pd.DataFrame, cells: pd.DataFrame, study: dict[str, Any], *, level: float = LEVEL
 ) -> Analysis:
-    """Return the analysis of an ablation; `trials` are of `repeats.read`, `cells` of `aggregate.cells`.
+    """Return the analysis of repeated cells; `trials` are of `repeats.read`, `cells` of `aggregate.cells`.
 
     Cells that were trained unequal epochs, or have no completed trial, are left out of the model.
     """
@@ -215,13 +219,15 @@ def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFra
     A score that follows from predicted classes is of the recordings of all folds together; see
     `Repeats.scores`. The values of single repeats stay those of their folds. The study's metric is as the
     model has it: where a cell lacks a repeat, its mean and interval are moved by what that repeat does to the
-    others.
+    others. Cells that the analysis does not compare keep their means, and have no interval.
     """
     ids = analysis.repeats.config_ids
     place = {config_id: i for i, config_id in enumerate(ids)}
-    rows = [place[config_id] for config_id in cells["config_id"]]
+    mine = cells["config_id"].isin(ids)
+    rows = [place[config_id] for config_id in cells.loc[mine, "config_id"]]
     of_cell = dict(zip(analysis.best["config_id"], analysis.best["mean"], strict=True))
-    cells = cells.assign(is_infeasible=cells["config_id"].isin(analysis.infeasible))
+    is_infeasible = cells["config_id"].isin(analysis.infeasible) | (cells["is_infeasible"] & ~mine)
+    cells = cells.assign(is_infeasible=is_infeasible.astype(bool))
     for metric, (means, found) in analysis.scores.items():
         if metric in cells and np.isfinite(found.values).any():
             bounds = np.array([interval(found, i) for i in range(len(means))])
@@ -230,8 +236,9 @@ def scored(cells: pd.DataFrame, analysis: Analysis, of_model: str) -> pd.DataFra
                 bounds, means = bounds + (adjusted - means)[:, None], adjusted
             # Student's t does not know that no score lies beyond 0 and 1.
             bounds = bounds.clip(0, math.inf if metric.endswith("loss") else 1)
-            cells[metric] = means[rows]
-            cells[f"{metric}:low"], cells[f"{metric}:high"] = bounds[rows].T
+            names = [metric, f"{metric}:low", f"{metric}:high"]
+            cells.loc[mine, names] = np.column_stack([means, bounds])[rows]
+            cells.loc[~mine, names[1:]] = math.nan
     return cells
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from birdnet_core.intervals import LEVEL
+from reports.statistics.aggregate import sampled
 
 TOP = 1 / 3
 N_RESAMPLES = 2000
@@ -62,10 +63,11 @@ class Audits:
 def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> Audits | None:
     """Return what the audits of a search say; None where nothing would have ended early, or without audits.
 
-    `trials` and `epochs` are rows of `runs.Runs` of the study.
+    `trials` and `epochs` are rows of `runs.Runs` of the study. Of several folds only the first counts, on
+    which alone trials are ended early.
     """
     share, metric = study.get("audit") or 0.0, study["metric"]
-    mine = trials.drop_duplicates("trial_id")
+    mine = sampled(trials, study).drop_duplicates("trial_id")
     ended = mine[mine["status"] == "pruned"]
     whole = mine[(mine["status"] == "completed") & mine.get(metric, pd.Series(dtype=float)).notna()]
     audited = whole["audited_at"].notna().to_numpy()

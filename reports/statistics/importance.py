@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
+from reports.statistics.aggregate import sampled
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -51,7 +52,7 @@ def importances(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any
     from a fixed seed enter. `n` of those that enter have the parameter: where only some do (a condition),
     Optuna weighs its importance by their share (conditional PED-ANOVA, arXiv:2601.20800). Importance is nan,
     and `note` is the reason, where fewer than ten of them have the parameter, where it has one value, and
-    where it is a number whose range is not in the study's file.
+    where it is a number whose range is not in the study's file. Of several folds only the first counts.
 
     It is nan for all where no `p` is 0.05 or less: it may be chance. `p` is the share of permutations of the
     values, 99 from a fixed seed, in which any parameter distinguishes the better half of the trials as well,
@@ -59,6 +60,8 @@ def importances(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any
     """
     if study["kind"] != "search" or trials.empty:
         return pd.DataFrame(columns=list(COLUMNS))
+    trials = sampled(trials, study)
+    epochs = epochs[epochs["trial_id"].isin(trials["trial_id"])]
     names = list(dict.fromkeys(name for factors in trials["factors"] for name in factors))
     epoch, values = same_epoch(epochs, study["metric"])
     values = values if study["direction"] == "maximize" else -values

@@ -21,6 +21,7 @@ from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
+from reports.statistics.aggregate import is_folded
 from reports.statistics.jackknife import Cell, Cells, statistics
 from reports.statistics.linear_model import RepeatedScores
 
@@ -30,12 +31,13 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
 
     The epoch of a completed trial of an ablation is the best one, by the study's metric, of the mean over the
     other completed repeats of its config, smoothed by a moving average over a fifth of the epochs. A repeat
-    that ended before counts with its last epoch. A config with one completed repeat, and every trial of a
-    search, is read at its own best epoch.
+    that ended before counts with its last epoch. So is a trial of a search by folds. A config with one
+    completed repeat is read at its own best epoch.
     """
     read_epoch = trials["best_epoch"].to_numpy(dtype=float, copy=True)
     metric, sign = study["metric"], 1 if study["direction"] == "maximize" else -1
-    if study["kind"] == "search" or metric not in epochs or not len(epochs):
+    is_single = study["kind"] == "search" and not is_folded(study)
+    if is_single or metric not in epochs or not len(epochs):
         return trials.assign(read_epoch=read_epoch)
     done = np.flatnonzero(trials["status"] == "completed")
     names = trials["trial_id"].to_numpy()

@@ -33,7 +33,7 @@ def repeated_searches(reports: Iterable[StudyReport]) -> list[pd.DataFrame]:
         }
         row = {
             "study": report.name, "metric": report.metric, "run": study["run"], "seed": study["seed"],
-            "n_trials": len(report.trials), "factors": report.best["factors"], "best": report.best["mean"],
+            "n_trials": len(report.sampled), "factors": report.best["factors"], "best": report.best["mean"],
         }  # fmt: skip
         groups.setdefault(json.dumps(same, sort_keys=True), {}).setdefault(study["seed"], row)
     return [pd.DataFrame(list(rows.values())) for rows in groups.values() if len(rows) > 1]

@@ -42,7 +42,7 @@ DESIGNS: dict[str, type[Design]] = {
 KINDS = {"ablation": "factors", "search": "space"}
 """What each kind of study varies."""
 
-OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "audit", "asha_within")
+OF_SEARCH = ("scheduler", "grace_epochs", "reduction_factor", "audit", "folds", "asha_within")
 """The keys of a file that are fields of `Search`."""
 
 OWN_NAME = r"^(?!(seed|repeat)$)[^.]+$"
@@ -263,6 +263,10 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
         "audit": {
             "type": "number", "minimum": 0, "maximum": 1,
             "description": "the share of the trials to be ended early that train to the end, 0.1 if left out",
+        },
+        "folds": {
+            "type": "boolean",
+            "description": "whether promising configs are trained on all validation folds, false if left out",
         },
         "asha_within": {
             "enum": sorted(varied),

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from birdnet_core.errors import ConfigError
 from search_spaces.designs import Design, Range
 from search_spaces.factors import Factors
-from search_spaces.files.schema import DESIGNS, OF_SCHEDULER, is_whole_number
+from search_spaces.files.schema import DESIGNS, OF_SEARCH, is_whole_number
 from search_spaces.files.yaml_file import write_yaml
 from search_spaces.space import SAMPLES, Parameter, Space, SpaceFunction, declared, parameter_of, sample
 from search_spaces.study import Ablation, Study
@@ -43,7 +43,7 @@ def to_plain(study: Study) -> dict[str, Any]:
             "trials": study.n_trials,
             "also": list(study.also),
         }
-        own |= {name: getattr(study, name) for name in OF_SCHEDULER}
+        own |= {name: getattr(study, name) for name in OF_SEARCH}
         quick["trials"] = study.quick_trials
         if study.quick_space is not None:
             quick["space"] = plain_space(declared(study.quick_space))

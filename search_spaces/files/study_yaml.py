@@ -17,7 +17,7 @@ from birdnet_core.records.bounds import parse_constraint
 from birdnet_core.records.checks import is_name
 from search_spaces.designs import Range
 from search_spaces.faults import Fault, Place, collected
-from search_spaces.files.schema import DESIGNS, OF_SCHEDULER, SIZES, is_whole_number
+from search_spaces.files.schema import DESIGNS, OF_SEARCH, SIZES, is_whole_number
 from search_spaces.files.schema_faults import schema_faults
 from search_spaces.files.yaml_file import YamlFile, read_yaml
 from search_spaces.space import ABSENT, Parameter, Space
@@ -221,7 +221,7 @@ def _search(
         n_trials=n_trials,
         quick_trials=values.get("quick", {}).get("trials", min(n_trials, Search.quick_trials)),
         also=tuple(values.get("also", ())),
-        **{key: values[key] for key in OF_SCHEDULER if key in values},
+        **{key: values[key] for key in OF_SEARCH if key in values},
         **common,
     )
     with collected(faults):

@@ -476,3 +476,8 @@ def test_probe_starts_linear_heads_from_the_backbones_labels_unless_these_are_le
     }
     assert (("linear", "labels") in starts) is labels
     assert {("linear", "random"), ("mlp", None), ("prototype", None)} <= starts
+
+
+def test_folds_are_a_fidelity_of_one_objective():
+    with pytest.raises(ConfigError, match="has 3 objectives .*; folds are a fidelity of searches with one"):
+        check(replace(FRONT, folds=True), TrainConfig(), {})

@@ -202,6 +202,22 @@ def test_a_search_expects_what_its_scheduler_leaves_and_at_worst_all(planned):
     assert of("asha").expected == got["asha"].expected  # the same each time
 
 
+def test_a_search_by_folds_expects_that_some_go_on_and_at_worst_all(planned):
+    found = planned(
+        replace(RATES, n_trials=3, scheduler="fifo", folds=True),
+        settings={"data.folds": 4, "training.epochs": 27},
+    )
+    assert (found.n_trials, found.n_left, found.n_folds) == (3, 3, 4)
+    # The first config has all folds; at worst all have.
+    n_trained = found.expected.epochs / 27
+    assert found.worst.epochs == 3 * 4 * 27 and 3 + 3 <= n_trained < 3 * 4
+    assert found.expected.cpu_hours == pytest.approx(n_trained * (1 + 27 * 9) / 3600)
+    ended_early = planned(replace(RATES, folds=True), settings={"training.epochs": 27})
+    assert 0.1 < ended_early.expected.epochs / ended_early.worst.epochs < 0.3
+    with pytest.raises(ConfigError, match="one validation split: data.folds = 1"):
+        planned(replace(RATES, folds=True), settings={"data.folds": 1})
+
+
 def test_trials_that_compete_within_groups_are_simulated_within_them(planned):
     # In groups of one each, nobody is worse than anybody.
     alone = replace(RATES, asha_within="optim.lr")

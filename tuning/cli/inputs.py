@@ -81,6 +81,7 @@ def find_study(
     trials: int | None = None,
     scheduler: str | None = None,
     audit: float | None = None,
+    folds: bool | None = None,
     constraints: Sequence[str] = (),
     source: str | None = None,
 ) -> Study:
@@ -101,14 +102,16 @@ def find_study(
     if isinstance(study, Search):
         if repeats is not None:
             raise ConfigError(
-                f"{name!r} is a search: each config has one repeat; use --trials, not --repeats"
+                f"{name!r} is a search: use --trials, not --repeats; --folds trains promising configs on "
+                "all folds"
             )
-        study = replace(study, scheduler=scheduler or study.scheduler)
-        return in_size(study if audit is None else replace(study, audit=audit), None, trials)
+        given: dict[str, Any] = {"scheduler": scheduler, "audit": audit, "folds": folds}
+        study = replace(study, **{name: value for name, value in given.items() if value is not None})
+        return in_size(study, None, trials)
     if trials is not None:
         raise ConfigError(f"{name!r} is an ablation: its trials are its cells; use --repeats, not --trials")
-    for option, given in (("--scheduler", scheduler), ("--audit", audit)):
-        if given is not None:
+    for option, value in (("--scheduler", scheduler), ("--audit", audit), ("--folds", folds)):
+        if value is not None:
             raise ConfigError(
                 f"{name!r} is an ablation: every cell trains its whole budget; {option} is for searches"
             )

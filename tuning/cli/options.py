@@ -88,6 +88,13 @@ Audit = Annotated[
         metavar="SHARE",
     ),
 ]
+Folds = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether promising configs of a search are trained on all validation folds, and the best is "
+        "chosen among those, else the study's.",
+    ),
+]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(

@@ -36,6 +36,7 @@ def plan_command(
     concurrent: opt.Concurrent = None,
     scheduler: opt.Scheduler = None,
     audit: opt.Audit = None,
+    folds: opt.Folds = None,
     budget_hours: Annotated[float | None, typer.Option(min=0, help="Wall time of the sweep.")] = None,
     budget_gpu_hours: Annotated[
         float | None, typer.Option(min=0, help="GPU-hours of the sweep; fractions count as fractions.")
@@ -57,6 +58,7 @@ def plan_command(
         trials=trials,
         scheduler=scheduler,
         audit=audit,
+        folds=folds,
     )
     gpus = opt.parse_gpus(gpus_per_trial)
     start_from = read_config(base) if base else TrainConfig()
@@ -107,9 +109,13 @@ def _print_plan(plan: Plan) -> None:
             p(f"               {note}")
     done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
     p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
-    if plan.scheduler != "fifo":
-        name = {"asha": "ASHA", "hyperband": "HyperBand", "median": "the median rule"}[plan.scheduler]
-        p(f"epochs         about {expected.epochs:,.0f} under {name}, at most {worst.epochs:,.0f}")
+    if plan.n_folds > 1 and plan.n_left:
+        least, most = plan.n_left + plan.n_folds - 1, plan.n_left * plan.n_folds
+        p(f"trainings      {least} to {most}: each config on 1 to {plan.n_folds} folds")
+    names = {"asha": " under ASHA", "hyperband": " under HyperBand", "median": " under the median rule"}
+    if plan.scheduler in names or plan.n_folds > 1:
+        under = names.get(plan.scheduler, "")
+        p(f"epochs         about {expected.epochs:,.0f}{under}, at most {worst.epochs:,.0f}")
         p(f"wall time      about {clock(3600 * expected.hours)}, at most {clock(3600 * worst.hours)}")
     else:
         p(f"epochs         {worst.epochs:,.0f}, {plan.epochs_each} a trial")

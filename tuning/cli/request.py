@@ -53,6 +53,7 @@ class Request:
     sampler: str = "tpe"
     scheduler: str | None = None
     audit: float | None = None
+    folds: bool | None = None
     constraints: tuple[str, ...] = ()
     warm_start: str | None = None
     enqueue: tuple[dict[str, Any], ...] = ()
@@ -100,6 +101,7 @@ class Request:
             trials=self.trials,
             scheduler=self.scheduler,
             audit=self.audit,
+            folds=self.folds,
             constraints=self.constraints,
             source=self.source,
         )

@@ -48,6 +48,7 @@ def sweep_command(
     ] = "tpe",
     scheduler: opt.Scheduler = None,
     audit: opt.Audit = None,
+    folds: opt.Folds = None,
     constraint: opt.Constraints = None,
     warm_start: Annotated[
         Path | None,
@@ -123,6 +124,7 @@ def sweep_command(
         sampler=sampler,
         scheduler=scheduler,
         audit=audit,
+        folds=folds,
         constraints=tuple(constraint or ()),
         warm_start=str(warm_start.absolute()) if warm_start else None,
         enqueue=tuple(read_config(file).to_dict() for file in enqueue or ()),

@@ -139,6 +139,10 @@ class Journal(tune.Callback):
         """Enter that a trial is handed out again, and continues after its last epoch."""
         self.write({"event": "restart", "trial_id": trial_id, "error": why})
 
+    def next_fold(self, study: str, trial_id: str, number: int) -> None:
+        """Enter that config `number` of a search, of which `trial_id` completed, gets its next fold."""
+        self.write({"event": "next_fold", "study": study, "trial_id": trial_id, "number": number})
+
     def note(self, text: str) -> None:
         """Enter something that whoever watches should know."""
         self.write({"event": "note", "text": text})

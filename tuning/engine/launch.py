@@ -50,6 +50,7 @@ from search_spaces.study import (
 )
 from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
 from tuning.engine.dispatch import Dispatcher, HaltingScheduler
+from tuning.engine.folds import n_folds_of
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
 from tuning.engine.mps import shared_gpus
@@ -90,7 +91,8 @@ NO_GPU_YET = (
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended: trials of the study by status, those that were there before, wall time.
+    """How a sweep ended: trials of the study by status, of several folds the first, those that were there
+    before, wall time.
 
     `halted` says why it ended before all of its trials did.
     """
@@ -150,6 +152,7 @@ def sweep(
     first_trials = enqueued(first_configs, study) if isinstance(study, Search) else []
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))
+    n_folds = n_folds_of(study, config.repeat, dataset.facts["folds"])
     for each in configs:
         rehearse(each, input_shape(each), dataset.species)
     for caution in cautions(study, configs):
@@ -163,7 +166,7 @@ def sweep(
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
         setup = _Setup(
-            study, config, settings, data, resources, run, _checkpoints(run), shorter, storage, rule
+            study, config, settings, data, resources, run, _checkpoints(run), shorter, storage, rule, n_folds
         )
         definition = setup.definition(first)
         if isinstance(study, Search):
@@ -178,8 +181,7 @@ def sweep(
             "notes": list(dict.fromkeys(notes)),
             "seen": _seen(data, configs if isinstance(study, Ablation) else [first]),
         }
-        n_trained = study.n_repeats if isinstance(study, Ablation) else 1
-        validated = validated_splits(n_trained, dataset.facts["folds"]["n"])
+        validated = validated_splits(len(setup.repeats), dataset.facts["folds"]["n"])
         for seen in facts["seen"]:
             if few_new := seen_caution(seen, *validated):
                 log.warning(few_new)
@@ -252,7 +254,7 @@ def sweep(
                     ended_by_signals(halt, lambda line: observer({"event": "note", "text": line})),
                     Preparation(data, halt) as preparation,
                 ):
-                    if isinstance(study, Ablation):  # the folds of later repeats, while the first train
+                    if len(setup.repeats) > 1:  # the folds of later repeats, while the first train
                         of_data = {(each.data, each.features): each for each in configs}.values()
                         for repeat, each in product(setup.repeats, of_data):
                             preparation.folder(each.override(repeat))
@@ -275,7 +277,9 @@ def sweep(
             )
         trials = journal.members(study.name)
         statuses: Counter[str] = Counter(
-            record.status for name, record in run.records().items() if name in trials
+            record.status
+            for name, record in run.records().items()
+            if name in trials and (n_folds == 1 or record.repeat == config.repeat)
         )
     return Summary(study.name, dict(statuses), n_reused, time.perf_counter() - start, halt.reason)
 
@@ -294,6 +298,7 @@ class _Setup:
     shorter: int | None
     storage: str
     rule: Rule
+    n_folds: int
     _described: set[Path] = field(default_factory=set)
 
     def trial(self, choices: Overrides, repeat: Overrides) -> TrainConfig:
@@ -301,10 +306,11 @@ class _Setup:
 
     @property
     def repeats(self) -> list[Overrides]:
-        """`repeat` and `seed` of each trial of a cell; a search has one."""
+        """`repeat` and `seed` of each trial of a cell, or of each fold of a config."""
         if isinstance(self.study, Ablation):
             return self.study.repeats(self.config)
-        return [{"repeat": self.config.repeat, "seed": self.config.seed}]
+        first = self.config
+        return [{"repeat": first.repeat + i, "seed": first.seed + i} for i in range(self.n_folds)]
 
     def definition(self, first: TrainConfig) -> dict[str, Any]:
         """Return what the study's file says of the design; `first` is any trial's config."""
@@ -341,17 +347,19 @@ class _Setup:
             "baseline": study.baseline_cell(),
         }
 
-    def payload(self, factors: dict[str, Any], config: TrainConfig, number: int) -> dict[str, Any]:
+    def payload(
+        self, factors: dict[str, Any], config: TrainConfig, number: int, fold: int = 0
+    ) -> dict[str, Any]:
         """Return what Ray ships to a trial: plain JSON, but for the dataset, which `prepare` enters.
 
-        `factors` is what tables call it by.
+        `factors` is what tables call it by. On a further `fold` of a search it is never ended early.
         """
         group = group_of(config, self.study.asha_within)
         return {
             "config": config.to_dict(),
-            "journal": self.line(factors, config.trial_id, number, group),
+            "journal": self.line(factors, config.trial_id, number, group, fold),
             "timeout_s": self.resources.timeout_s,
-            "decisions": self.rule.decisions(config.trial_id),
+            "decisions": [] if fold else self.rule.decisions(config.trial_id),
             "plugins": [plugin.to_dict() for plugin in plugins.loaded()],
             "checkpoints": {
                 **self.checkpoints,
@@ -360,11 +368,13 @@ class _Setup:
             },
         }
 
-    def line(self, factors: dict[str, Any], trial_id: str, number: int, group: str | None) -> dict[str, Any]:
+    def line(
+        self, factors: dict[str, Any], trial_id: str, number: int, group: str | None, fold: int = 0
+    ) -> dict[str, Any]:
         """Return what the journal says of a trial."""
         return {
             "study": self.study.name, "trial_id": trial_id, "number": number, "factors": factors,
-            "group": group,
+            "group": group, **({"fold": fold} if fold else {}),
         }  # fmt: skip
 
     def prepare(self, payload: dict[str, Any], preparation: Preparation) -> bool:
@@ -423,12 +433,11 @@ class _Setup:
     ) -> OptunaSearcher:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
         on_size = [bound for bound in study.constraints if bound.name == "n_params"]
-        repeat = self.repeats[0]
 
-        def make_payload(trial: Trial) -> dict[str, Any] | TrialRecord:
+        def make_payload(trial: Trial, fold: int) -> dict[str, Any] | TrialRecord:
             try:
                 choices = study.space(trial)
-                config = self.trial(choices, repeat)
+                config = self.trial(choices, self.repeats[fold])
             except Exception as error:  # a trial's boundary too: `space` is the user's code
                 if is_of_storage(error):
                     raise  # the sweep halts, and no trial has failed
@@ -437,7 +446,7 @@ class _Setup:
                     line = self.line(dict(trial.params), unfit.trial_id, trial.number, None)
                     journal.settle_unfit(unfit, line)
                 return unfit
-            payload = self.payload(choices, config, trial.number)
+            payload = self.payload(choices, config, trial.number, fold)
             record = journal.outcome(config.trial_id, study.name)
             if record is None and on_size:
                 n_params = rehearse(config, input_shape(config), species)
@@ -451,7 +460,7 @@ class _Setup:
             journal.reuse(payload["journal"])
             return record
 
-        return OptunaSearcher(opened, study, make_payload, journal)
+        return OptunaSearcher(opened, study, make_payload, journal, self.n_folds)
 
 
 def _observed(
@@ -562,12 +571,12 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "ablation": ("factors", "cells"),
             "search": (
                 "epochs", "base", "base_id", "space", "scheduler", "grace_epochs",
-                "reduction_factor", "audit", "asha_within", "also", "constraints", "storage",
+                "reduction_factor", "audit", "asha_within", "also", "constraints", "storage", "repeats",
             ),
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", "seed", *fixed]
         is_other = any(there.get(key) != definition[key] for key in compared)
-        if is_other or there["repeats"][:1] != definition["repeats"][:1]:  # there may be more
+        if is_other or there["repeats"][:1] != definition["repeats"][:1]:  # an ablation may have more
             named = ["epochs", "base", "repeats", *(key for key in compared if key != "cells")]
             was, now = _differing(
                 {key: there.get(key) for key in named}, {key: definition[key] for key in named}

@@ -21,7 +21,8 @@ class StoppingScheduler(FIFOScheduler):
         rule: decides.
         metric: the value it decides on, a key of the trainable's result.
 
-    The trial's config holds ``journal`` with its ``trial_id`` and perhaps its ``group``; a result holds
+    The trial's config holds ``journal`` with its ``trial_id`` and perhaps its ``group``, and its ``fold`` if
+    that is a further one of a search: these are never stopped, and not compared with. A result holds
     ``epoch`` and, unless the trial failed, the metric.
     """
 
@@ -42,7 +43,7 @@ class StoppingScheduler(FIFOScheduler):
         for event in events:
             if event["event"] == "trial":
                 groups.pop(event["trial_id"], None)
-                if event["study"] == study:
+                if event["study"] == study and not event.get("fold"):
                     groups[event["trial_id"]] = event.get("group")
             elif event["event"] == "epoch" and event["trial_id"] in groups:
                 if self._decides not in event["metrics"]:
@@ -61,8 +62,8 @@ class StoppingScheduler(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Record the last result of a trial that ended itself, of which Ray does not ask."""
         self._record(trial, result)
-        if result.get("status") == "completed":
-            line = trial.config["journal"]
+        line = trial.config["journal"]
+        if result.get("status") == "completed" and not line.get("fold"):
             self.rule.finish(line["trial_id"], line.get("group"))
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> bool:
@@ -71,7 +72,7 @@ class StoppingScheduler(FIFOScheduler):
         That is the last: no step of a trial goes beyond an epoch at which the rule decides.
         """
         line = trial.config["journal"]
-        return any(
+        return not line.get("fold") and any(
             [
                 self.rule.is_stopped(
                     line["trial_id"],

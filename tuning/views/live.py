@@ -36,6 +36,7 @@ class SweepView:
         self.sweep: Event = {}
         self.factors: dict[str, dict[str, Any]] = {}
         self.last: dict[str, Event] = {}
+        self.further: dict[str, int] = {}  # trials on a further fold of their config, and its number from 0
         self.running: list[str] = []
         self.ended: Counter[str] = Counter()
         self.n_epochs = 0
@@ -72,9 +73,12 @@ class SweepView:
             # Another one may have gone before.
             self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
             self.uncertain.clear()
+            self.further.clear()
         elif kind == "trial" and not event["reused"]:
             self.factors[name] = event["factors"]
             self.gpus[name] = event["gpus"]
+            if event.get("fold"):
+                self.further[name] = event["fold"]
             if name not in self.running:  # else it continues, on a whole GPU
                 self.running.append(name)
         elif kind == "epoch":
@@ -101,7 +105,7 @@ class SweepView:
                 markup=False,
             )
         elif kind == "end" and name in self.running:  # else the driver before was killed over it
-            self.ended[event["status"]] += 1
+            self.ended.update([event["status"]] * (name not in self.further))
             self.running.remove(name)
             if not self._live:
                 self.console.print(self._ended_line(name, event["status"]), markup=False)
@@ -135,12 +139,14 @@ class SweepView:
             spared = sum(
                 self.sweep["epochs"] - self.last[t]["epoch"] for t in self.last if t not in self.running
             )
-            total = self.sweep["n_left"] * self.sweep["epochs"] - spared
+            n_trials = self.sweep["n_left"] + len(self.further)
+            total = n_trials * self.sweep["epochs"] - spared
             parts.append(f"about {clock(elapsed / self.n_epochs * (total - self.n_epochs))} left")
         return " · ".join(parts)
 
     def _named(self, name: str) -> str:
-        return describe(self.factors.get(name, {})) or name
+        on = f"fold {self.further[name] + 1}: " if name in self.further else ""
+        return on + (describe(self.factors.get(name, {})) or name)
 
     def _ended_line(self, name: str, status: str) -> str:
         last = self.last.get(name, {})

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Group
@@ -61,12 +62,15 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best value of the study's metric in any epoch of a trial that did not fail."""
+    """The best value of the study's metric in any epoch of a trial that did not fail.
+
+    Of a search by folds, the best mean of a config over all folds, each at its best epoch; `epoch` is None.
+    """
 
     value: float
     trial_id: str
     label: str
-    epoch: int
+    epoch: int | None
     factors: dict[str, Any]
 
 
@@ -101,7 +105,7 @@ class StudyStatus:
             ``interrupted`` where none does, and ``unknown`` where only another machine can know.
         n_trials: that it asks for; `counts` says what became of those begun, `n_left` how many are not. A
             trial that was in training when its driver died counts as ``interrupted``, and is not among
-            `running`.
+            `running`. Of a search with several folds a trial is a config, on its latest fold.
         epochs: the budget of a trial; `n_epochs` were trained for this study, `epoch_s` seconds each.
         eta_s: seconds until the study is trained, with as many trials side by side as now; None where nothing
             runs or no epoch is finished. Trials not yet begun are taken to be as long as those that ended.
@@ -189,7 +193,10 @@ NO_EPOCHS = _Epochs()
 
 @dataclass(eq=False)
 class _Trial:
-    """One trial of a study, from the journal; `ended` is the time of its end, 0 before it."""
+    """One trial of a study, from the journal; `ended` is the time of its end, 0 before it.
+
+    `earlier`: of a config of a search, the trial_ids of its earlier folds.
+    """
 
     trial_id: str
     label: str
@@ -201,6 +208,12 @@ class _Trial:
     ended: float = 0.0
     error: str | None = None
     peak_memory_mb: float | None = None
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trial_ids of all its folds."""
+        return (*self.earlier, self.trial_id)
 
 
 @dataclass
@@ -241,6 +254,8 @@ class _JournalState:
                 trial.error, trial.peak_memory_mb = event.get("error"), event.get("peak_memory_mb")
             if event["status"] in FAULTS:
                 self.failed.add(trial_id)
+        elif kind == "next_fold":
+            self.trials[event["study"]][event["number"]].status = "waiting"
         elif kind == "note":
             self.messages.append(str(event.get("text", "")))
         elif kind == "restart":
@@ -269,7 +284,11 @@ class _JournalState:
             if trial_id in self.failed:
                 for key in [k for k, t in trials.items() if t.trial_id == trial_id and t.status in FAULTS]:
                     del trials[key]
-        trials[event["number"] if is_search else trial_id] = trial
+        key = event["number"] if is_search else trial_id
+        if event.get("fold") and key in trials:
+            before = trials[key]
+            trial.earlier = tuple(name for name in before.names if name != trial_id)
+        trials[key] = trial
 
 
 class StatusReader:
@@ -377,11 +396,12 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_alive: bool | 
         planned = {trial_id(cell["config_id"], *each) for cell in study["cells"] for each in repeats}
         n_trials = len(planned | set(trials))
     counts = Counter(
-        "interrupted" if is_alive is False and t.status == "running" else t.status for t in trials.values()
+        "interrupted" if is_alive is False and t.status in ("running", "waiting") else t.status
+        for t in trials.values()
     )
     n_left = n_trials - len(trials)
     is_driven = not state.driven or study["name"] in state.driven
-    if not n_left and not counts.keys() & {"running", "interrupted", "killed"}:
+    if not n_left and not counts.keys() & {"running", "waiting", "interrupted", "killed"}:
         status = "finished"
     elif is_alive is None:
         status = "unknown"
@@ -389,13 +409,14 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_alive: bool | 
         status = "running" if is_alive and is_driven else "interrupted"
     running = [] if is_alive is False else [t for t in trials.values() if t.status == "running"]
     mine = [t for t in trials.values() if not t.is_reused]
-    trained = {t.trial_id: state.epochs.get(t.trial_id, NO_EPOCHS) for t in mine}
+    trained = {name: state.epochs.get(name, NO_EPOCHS) for t in mine for name in t.names}
     n_epochs = sum(len(epochs.events) for epochs in trained.values())
     epoch_s = sum(epochs.seconds for epochs in trained.values()) / n_epochs if n_epochs else None
     eta_s = None
     if running and epoch_s is not None:
-        ended = [len(trained[t.trial_id].events) for t in mine if t.status in ("completed", "pruned")]
-        length = sum(ended) / len(ended) if ended else study["epochs"]
+        ended = [t for t in mine if t.status in ("completed", "pruned")]
+        of_ended = sum(len(trained[name].events) for t in ended for name in t.names)
+        length = of_ended / len(ended) if ended else study["epochs"]
         to_train = n_left * length + sum(study["epochs"] - len(trained[t.trial_id].events) for t in running)
         eta_s = to_train * epoch_s / len(running)
     best = _best(study, trials.values(), state)
@@ -412,7 +433,7 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_alive: bool | 
         counts=dict(counts),
         n_left=n_left,
         n_reused=sum(t.is_reused for t in trials.values()),
-        n_audited=sum(t.trial_id in state.audited for t in trials.values()),
+        n_audited=sum(not state.audited.isdisjoint(t.names) for t in trials.values()),
         running=[_running(t, trained[t.trial_id], study["metric"]) for t in running],
         best=best,
         n_epochs=n_epochs,
@@ -440,12 +461,22 @@ def _running(trial: _Trial, epochs: _Epochs, metric: str) -> Running:
 
 def _best(study: dict[str, Any], trials: Iterable[_Trial], state: _JournalState) -> Best | None:
     best: Best | None = None
+    n_folds = len(study["repeats"]) if study["kind"] == "search" else 1
     for trial in trials:
         if trial.status in FAULTS:
             continue
-        of_trial = state.epochs.get(trial.trial_id, NO_EPOCHS).best(study["metric"], study["direction"])
-        if of_trial and is_better(of_trial[0], best.value if best else None, study["direction"]):
-            value, epoch = of_trial
+        if n_folds > 1 and (len(trial.names) < n_folds or trial.status != "completed"):
+            continue
+        of_folds = [
+            found
+            for name in trial.names
+            if (found := state.epochs.get(name, NO_EPOCHS).best(study["metric"], study["direction"]))
+        ]
+        if len(of_folds) < len(trial.names):
+            continue
+        value = fmean(value for value, _ in of_folds)
+        if is_better(value, best.value if best else None, study["direction"]):
+            epoch = of_folds[0][1] if n_folds == 1 else None
             best = Best(
                 value=value, trial_id=trial.trial_id, label=trial.label, epoch=epoch, factors=trial.factors
             )
@@ -507,11 +538,9 @@ def as_text(status: RunStatus) -> Group:
     for study in status.studies:
         lines += [Text(), Text(f"{study.name} ({study.kind}): {_counts_line(study)}", style="bold")]
         if study.best:
+            where = "over all folds" if study.best.epoch is None else f"at epoch {study.best.epoch}"
             lines.append(
-                Text(
-                    f"best {study.metric} {study.best.value:.4f} at epoch {study.best.epoch}: "
-                    f"{describe(study.best.factors)}"
-                )
+                Text(f"best {study.metric} {study.best.value:.4f} {where}: {describe(study.best.factors)}")
             )
         if study.epoch_s is not None:
             left = f", about {clock(study.eta_s)} left" if study.eta_s is not None else ""

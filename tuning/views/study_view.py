@@ -43,7 +43,8 @@ def design_of(study: Study) -> dict[str, Any]:
         space, no_yaml = sampled_space(study.space), str(error)
     return {
         **common, "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
-        "reduction_factor": study.reduction_factor, "audit": study.audit, "asha_within": study.asha_within,
+        "reduction_factor": study.reduction_factor, "audit": study.audit, "folds": study.folds,
+        "asha_within": study.asha_within,
         "also": list(study.also), "n_trials": study.n_trials, "space": space, "no_yaml": no_yaml,
     }  # fmt: skip
 
@@ -66,7 +67,7 @@ def dry_run(study: Study, base: TrainConfig, settings: Mapping[str, Any]) -> dic
     if isinstance(study, Search):
         examples = [trial.settings for trial in sample(study.space, N_EXAMPLES)]
         return {
-            **common, "n_trials": study.n_trials, "scheduler": study.scheduler,
+            **common, "n_trials": study.n_trials, "scheduler": study.scheduler, "folds": study.folds,
             "objectives": {name: objective_direction(name) for name in study.objectives},
             "trials": [
                 {"config_id": trial_config(config, settings, choices).config_id, "factors": choices}
@@ -96,7 +97,8 @@ def design_as_text(design: dict[str, Any]) -> Group:
     lines += _rows(
         {
             "trials": f"{design['n_trials']}, ended early by {design['scheduler']}"
-            + (f" within each {design['asha_within']}" if design["asha_within"] else ""),
+            + (f" within each {design['asha_within']}" if design["asha_within"] else "")
+            + ("; promising ones on all folds" if design["folds"] else ""),
             "also": design["also"],
         }
     )
@@ -121,6 +123,7 @@ def dry_run_as_text(plan: dict[str, Any]) -> Group:
         )
     else:
         ended = "" if plan["scheduler"] == "fifo" else f", ended early by {plan['scheduler']}"
+        ended += "; promising ones on all folds" if plan["folds"] else ""
         lines += _rows(
             {
                 "trials": f"{plan['n_trials']} of {plan['epochs']} epochs at most{ended}",

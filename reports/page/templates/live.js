@@ -48,7 +48,7 @@ function fillTable(body, rows, mark) {
 function progress(section, study) {
   const counts = states.map(({ name, statuses, colour }) =>
     [name, statuses.reduce((n, status) => n + (study.counts[status] ?? 0), 0), colour]);
-  counts.push(["waiting", study.n_left, "var(--rule)"]);
+  counts.push(["waiting", study.n_left + (study.counts.waiting ?? 0), "var(--rule)"]);
   const seen = counts.filter(([, n]) => n);
   const bar = section.querySelector(".bar");
   const part = ([, n, colour]) => {
@@ -67,7 +67,8 @@ function progress(section, study) {
 }
 
 function headline(study) {
-  const ended = study.n_trials - study.n_left - study.running.length - (study.counts.interrupted ?? 0);
+  const { interrupted = 0, waiting = 0 } = study.counts;
+  const ended = study.n_trials - study.n_left - study.running.length - interrupted - waiting;
   const n = `${ended.toLocaleString("en")} of ${plural(study.n_trials, "trial")} ended`;
   if (study.state === "finished") return `Finished: ${n}.`;
   if (study.state === "interrupted") return `Not running: ${n}.`;
@@ -87,7 +88,7 @@ function best(section, study) {
     : "The best of many single values so far: too high on average, and not final.";
   box.replaceChildren(
     make("p", {}, `Best ${study.metric}${isOver ? "" : " so far"}: `, make("strong", {}, digits(value))),
-    make("p", {}, `${label}, at epoch ${epoch}`), make("p", { className: "dim" }, caution));
+    make("p", {}, `${label}, ${epoch === null ? "mean over all folds" : `at epoch ${epoch}`}`), make("p", { className: "dim" }, caution));
 }
 
 function facts(section, study, status) {

@@ -145,7 +145,7 @@ def test_parameter_with_mixed_types_becomes_levels(make_run):
 
 
 def test_of_many_trials_the_best_half_is_drawn_and_as_many_others():
-    study = {"metric": "val/f1_macro", "direction": "maximize"}
+    study = {"kind": "search", "repeats": [0], "metric": "val/f1_macro", "direction": "maximize"}
     few = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, N_LINES)})
     assert some_trials(few, study, N_LINES)[1] == ""
     many = pd.DataFrame({"val/f1_macro": np.linspace(0, 1, 1000)})

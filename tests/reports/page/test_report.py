@@ -404,6 +404,24 @@ def test_search_is_sorted_by_value_with_pruned_trials_last(written):
     assert n_charts(page) == 6
 
 
+def test_a_search_by_folds_ranks_those_with_all_folds_first_with_their_intervals(written):
+    cells = [({"optim.lr": n / 1000}, {0: 0.9 - n / 100}) for n in range(1, 9)]
+    cells[0][1][1] = 0.88
+    cells += [({"optim.lr": n / 10}, {0: 0.3, 1: 0.4 + n / 10, 2: 0.4}) for n in (1, 2)]
+    study, page, _ = written(cells, kind="search")
+    assert [cell["n"] for cell in study["cells"]] == [3, 3, 2] + [1] * 7
+    assert [cell["metrics"]["val/f1_macro"]["low"] is None for cell in study["cells"]] == [False] * 2 + [
+        True
+    ] * 8
+    assert study["best"]["factors"] == {"optim.lr": 0.2} and study["best"]["low"] is not None
+    assert "Search of 10 trials, 4 epochs at most, up to 3 folds a config" in page.text
+    assert (
+        "Of 10 trials (10 completed), trial #" in page.text
+        and "2 of 10 configs have all 3 folds" in page.text
+    )
+    assert "8 of 10 configs have fewer than 3 folds" in page.text
+
+
 def test_a_search_names_its_most_important_parameter_at_one_epoch(written):
     rng = np.random.default_rng(0)
     space = {"optim.lr": {"low": 1e-5, "high": 1e-1, "log": True}, "model.dropout": {"low": 0.0, "high": 0.8}}

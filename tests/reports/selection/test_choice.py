@@ -308,3 +308,25 @@ def test_the_level_of_a_page_of_several_studies_is_that_of_its_choice(make_run):
     study = runs.studies[0]
     trials, cells, analysis = results(runs, study, level=0.975)
     assert choose_among(trials, study, cells, analysis)["how_sure"].startswith("At 97.5 %, 2 of 3 may be")
+
+
+def folded(make_run, cells, **changes):
+    """Write a search in which configs have several folds, each with its predictions left out."""
+    return load([make_run(cells, kind="search", **changes)])
+
+
+def test_of_a_search_by_folds_only_configs_with_all_folds_compete(make_run):
+    lucky = (FOCAL, {0: 0.99})
+    runs = folded(make_run, [(CE, {0: 0.5, 1: 0.6, 2: 0.7}), lucky, (LOGIT, {0: 0.5, 1: 0.5, 2: 0.6})])
+    best = choose(runs)
+    assert best["factors"] == CE and best["mean"] == pytest.approx(0.6) and best["n"] == 3
+    assert best["low"] < 0.6 < best["high"]
+    assert best["how_sure"].startswith("2 of 3 configs have all 3 folds, and they alone compete. ")
+    assert FOCAL not in [each["factors"] for each in best["shortlist"]]
+    assert config_id_of(CE) in best["not_worse"]
+
+
+def test_of_a_search_by_folds_that_has_just_begun_configs_with_fewer_compete(make_run):
+    best = choose(folded(make_run, [(CE, {0: 0.5, 1: "running", 2: "missing"}), (FOCAL, {0: 0.4})]))
+    assert best["factors"] == CE and best["low"] is None
+    assert best["how_sure"].startswith("0 of 2 configs have all 3 folds, so that configs with fewer compete.")

@@ -9,6 +9,7 @@ from reports.statistics.audits import audits_of
 
 STUDY = {
     "kind": "search",
+    "repeats": [0],
     "metric": "val/f1_macro",
     "direction": "maximize",
     "scheduler": "asha",

@@ -94,7 +94,13 @@ def test_a_parameter_that_only_lets_trials_live_long_is_not_important():
         length = 6 if choices["model.dropout"] > 0.5 else 2
         rows += [(f"t{i}", epoch, value + 0.2 * epoch) for epoch in range(1, length + 1)]
     epochs = pd.DataFrame(rows, columns=["trial_id", "epoch", "val/f1_macro"])
-    study = {"kind": "search", "metric": "val/f1_macro", "direction": "maximize", "space": SPACE}
+    study = {
+        "kind": "search",
+        "repeats": [0],
+        "metric": "val/f1_macro",
+        "direction": "maximize",
+        "space": SPACE,
+    }
     frame = importances(pd.DataFrame(trials), epochs, study).set_index("parameter")
     assert set(frame["epoch"]) == {2} and set(frame["n_left_out"]) == {0}
     assert frame.loc["optim.lr", "importance"] > 0.7 and frame.loc["model.dropout", "importance"] < 0.2
@@ -158,7 +164,7 @@ def test_of_many_trials_five_hundred_enter(make_run):
     trials["factors"] = [{"a": float(a), "b": float(b)} for a, b in rng.uniform(size=(n, 2))]
     epochs = trials.assign(epoch=1, **{"val/f1_macro": [f["a"] for f in trials["factors"]]})
     range_of_all = {"low": 0.0, "high": 1.0}
-    study = {"kind": "search", "metric": "val/f1_macro", "direction": "maximize"}
+    study = {"kind": "search", "repeats": [0], "metric": "val/f1_macro", "direction": "maximize"}
     frame = importances(trials, epochs, study | {"space": {"a": range_of_all, "b": range_of_all}})
     assert set(frame["n"]) == {500} and set(frame["n_trials"]) == {600} and set(frame["n_top"]) == {50}
     assert frame["parameter"].iloc[0] == "a" and frame["low"].iloc[0] > 0.9
@@ -168,7 +174,13 @@ def test_where_nothing_matters_no_importance_is_shown_in_most_cases():
     """Of 24 searches of noise one is expected; five or more have a chance of half a percent."""
     range_of_all = {"low": 0.0, "high": 1.0}
     space = dict.fromkeys("abcd", range_of_all)
-    study = {"kind": "search", "metric": "val/f1_macro", "direction": "maximize", "space": space}
+    study = {
+        "kind": "search",
+        "repeats": [0],
+        "metric": "val/f1_macro",
+        "direction": "maximize",
+        "space": space,
+    }
     n_shown = 0
     for seed in range(24):
         rng = np.random.default_rng(seed)

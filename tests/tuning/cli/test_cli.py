@@ -74,6 +74,7 @@ def test_everything_that_can_be_named_is_listed_with_a_summary(birdtune, kind):
             ["model.pretrained cannot be set", "--option"],
         ),
         ("sweep capacity --trials 3 --out {tmp}/r", ["--repeats, not --trials"]),
+        ("sweep capacity --folds --out {tmp}/r", ["an ablation", "--folds is for searches"]),
         ("sweep learning-rate --repeats 3 --out {tmp}/r", ["--trials, not --repeats"]),
         ("sweep capacity --data {tmp}/nowhere.csv --out {tmp}/r", ["nowhere.csv", "synthetic"]),
         ("sweep capacity --base {tmp}/none.json --out {tmp}/r", ["none.json"]),

@@ -1,11 +1,13 @@
 """A driver to kill, in a process of its own: python -m tests.tuning.engine.driver RUN BIRDS [EPOCHS].
 
-With ``search`` and a number of trials side by side instead of the epochs, it drives a search.
+With ``search`` and a number of trials side by side instead of the epochs, it drives a search; with ``folds``
+one whose promising configs get further folds.
 """
 
 import contextlib
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ def search(out: Path, birds: Path, concurrent: int = 1, **options: Any) -> None:
     print(summary.counts, summary.halted)
 
 
+def folds(out: Path, birds: Path, **options: Any) -> None:
+    """Drive five trials of two epochs under ASHA on up to three folds, drawn at random; always alike."""
+    data = Data(name="few", manifest=read_manifest(birds), workers=1)
+    sweep(
+        replace(SEARCH, n_trials=5, grace_epochs=1, folds=True),
+        data,
+        out,
+        settings={**SMALL, "data.folds": 3},
+        resources=Resources(concurrent=1),
+        sampler="random",
+        **options,
+    )
+
+
 def train_alone(records: Iterable[TrialRecord], data: Data, out: Path) -> RunFolder:
     """Train the configs of `records` again, without Ray; return the folder of their new records."""
     alone = RunFolder(out)
@@ -100,5 +116,7 @@ def descendants(ancestor: int) -> set[int]:
 if __name__ == "__main__":
     if sys.argv[3:4] == ["search"]:
         search(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[4:]))
+    elif sys.argv[3:] == ["folds"]:
+        folds(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
         run(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -193,6 +193,35 @@ def test_kills_of_a_driver_with_two_trials_side_by_side_lose_and_repeat_nothing(
         assert both and all(values[epoch] == expected[epoch] for epoch in both)
 
 
+def test_a_search_by_folds_that_was_killed_ends_as_one_that_was_not_and_trains_no_fold_twice(
+    cluster, birds, tmp_path
+):
+    driver.folds(tmp_path / "alive", birds)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.tuning.engine.driver", run, birds, "folds"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: any(e.get("fold") == 2 for e in events(run, "trial")) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    driver.folds(run, birds)
+
+    def ends(of):
+        return [(t.params, t.state, t.value, t.user_attrs) for t in optuna_trials(of)]
+
+    assert ends(run) == ends(tmp_path / "alive")
+    trained = Counter((e["trial_id"], e["epoch"]) for e in events(run, "epoch"))
+    assert set(trained.values()) == {1}
+    whole = [t for t in optuna_trials(run) if len(t.user_attrs.get("folds", ())) == 3]
+    assert 1 <= len(whole) < 5 and whole[0].number == 0
+    best = choose(load([run]))
+    assert best["n"] == 3 and best["config"]["repeat"] == 0
+    assert f"{len(whole)} of 5 configs have all 3 folds" in best["how_sure"]
+    (study,) = run_status(RunFolder(run)).studies
+    assert study.state == "finished" and sum(study.counts.values()) == 5
+    assert study.n_epochs == len(trained)
+
+
 # ----------------------------------------------------------------- what a search does with its trials
 
 

@@ -54,10 +54,14 @@ class Entered:
 
     def __init__(self):
         self.settled = {}
+        self.next_folds = []  # the trials after which a config got another fold
         self.reused = []  # the numbers of trials that ended as another one of their config did
 
     def reuse(self, line):
         self.reused.append(line["number"])
+
+    def next_fold(self, study, trial_id, number):
+        self.next_folds.append((study, trial_id, number))
 
     def curve(self, trial_id, metric):
         return {1: 0.9, 2: 0.8}
@@ -68,13 +72,14 @@ class Driver:
 
     def __init__(self, run, search=SEARCH, n_trials=6, **options):
         self.asked = []  # (number, choices) of every trial for which a payload was made
+        self.path = run
         self.search = search = replace(search, n_trials=n_trials)
         study = open_study(RunFolder(run), search, seed=3, **options)
         self.journal = Entered()
         self.searcher = OptunaSearcher(study, search, self.make_payload, self.journal)
         self.n_suggested = 0
 
-    def make_payload(self, trial):
+    def make_payload(self, trial, fold=0):
         choices = self.search.space(trial)
         self.asked.append((trial.number, choices))
         return {"journal": {"trial_id": TrainConfig().override(choices).trial_id, "number": trial.number}}
@@ -350,7 +355,7 @@ def test_a_config_trained_before_has_its_value_and_costs_no_training(tmp_path):
     )
     driver.journal.settled["abc-r0"] = there
     payloads = iter([there, {"journal": {"trial_id": "new-r0"}}, there])
-    driver.searcher.make_payload = lambda trial: next(payloads)
+    driver.searcher.make_payload = lambda trial, fold: next(payloads)
     driver.end(driver.suggest(), "completed", [0.5])
     assert driver.suggest() is None
     assert [(t.value, t.user_attrs["trial_id"]) for t in driver.trials] == [
@@ -457,7 +462,7 @@ def record_of(name, status):
 
 def test_a_trial_whose_record_cannot_be_written_stays_running_and_comes_first_in_the_next_session(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=2)
-    driver.searcher.make_payload = lambda trial: record_of("unfit-r0", "failed")
+    driver.searcher.make_payload = lambda trial, fold: record_of("unfit-r0", "failed")
     assert driver.suggest() is None  # the journal does not hold it, so the sweep halts
     assert states(driver) == ["RUNNING"]
     again = Driver(tmp_path / "run", n_trials=2)
@@ -469,7 +474,7 @@ def test_a_config_that_fails_before_it_is_trained_is_one_failed_trial(tmp_path):
     driver = Driver(tmp_path / "run", n_trials=3)
     asked = driver.searcher.make_payload
 
-    def fail_the_second(trial):
+    def fail_the_second(trial, fold):
         if trial.number != 1:
             return asked(trial)
         driver.journal.settled["unfit-r0"] = record_of("unfit-r0", "failed")
@@ -503,7 +508,7 @@ def test_a_pruned_trial_whose_driver_died_before_optuna_knew_is_reported_with_it
     dead.searcher.report(dead.suggest(), {"val/loss": 0.9, "epoch": 1})
     alive = Driver(tmp_path / "run", n_trials=1)
     alive.journal.settled["x"] = record_of("x", "pruned")
-    alive.searcher.make_payload = lambda trial: alive.journal.settled["x"]
+    alive.searcher.make_payload = lambda trial, fold: alive.journal.settled["x"]
     assert alive.suggest() is None
     assert states(alive) == ["PRUNED"]
     assert alive.trials[0].intermediate_values == {1: 0.9, 2: 0.8}

@@ -313,3 +313,32 @@ def test_status_imports_none_of_the_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_config_of_a_search_by_folds_is_one_trial_with_the_epochs_of_all_its_folds(write, driven):
+    study = {**SEARCH, "repeats": [0, 1, 2], "n_trials": 3}
+    next_fold = {"event": "next_fold", "study": "rates", "number": 0}
+    events = [
+        begin("a-r0", 0), epoch("a-r0", 1, 0.9), end("a-r0", "completed"), {**next_fold, "trial_id": "a-r0"},
+        begin("b-r0", 1), epoch("b-r0", 1, 0.8), end("b-r0", "completed"),
+        {**begin("a-r1", 0), "fold": 1}, epoch("a-r1", 1, 0.2), end("a-r1", "completed"),
+        {**next_fold, "trial_id": "a-r1"},
+    ]  # fmt: skip
+    run = write([study], events)
+    driven(run)
+    (status,) = run_status(run).studies
+    assert status.counts == {"completed": 1, "waiting": 1} and status.n_left == 1
+    assert status.n_epochs == 3 and status.best is None  # none has all folds
+    for event in ({**begin("a-r2", 0), "fold": 2}, epoch("a-r2", 1, 0.1), end("a-r2", "completed")):
+        run.append(event)
+    (status,) = run_status(run).studies
+    assert status.counts == {"completed": 2} and status.n_epochs == 4
+    assert status.best.value == pytest.approx((0.9 + 0.2 + 0.1) / 3) and status.best.epoch is None
+    assert "best val/loss 0.4000 over all folds: " in text(run_status(run))
+
+
+def test_a_config_that_waits_for_its_next_fold_is_not_over(write):
+    study = {**SEARCH, "repeats": [0, 1], "n_trials": 1}
+    next_fold = {"event": "next_fold", "study": "rates", "trial_id": "a-r0", "number": 0}
+    (status,) = run_status(write([study], [begin("a-r0", 0), end("a-r0", "completed"), next_fold])).studies
+    assert status.counts == {"interrupted": 1} and status.state == "interrupted"
