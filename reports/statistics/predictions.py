@@ -51,16 +51,15 @@ def predictions_of(trials: pd.DataFrame, config_id: str, study: dict[str, Any]) 
     complete yet, is left out. Raises RunFolderError for files that do not fit each other.
     """
     repeats = repeats_of(trials, [config_id], study)
-    parts = [part for deal in repeats.deals or () if (part := deal.of_cell(0)) is not None]
+    parts = [part.by_recording() for deal in repeats.deals or () for _, part in deal.parts(1)]
     if not parts:
         return None
-    parts = [part.by_recording() for part in parts]
     first = parts[0]
     alike = [part for part in parts if np.array_equal(part.recording, first.recording)]
     config = next(c for c, of in zip(trials["config"], trials["config_id"], strict=True) if of == config_id)
     seen = first.seen_by(str(config.get("features", {}).get("weights_hash")))
     return Predictions(
-        first.species, first.truth, first.group, np.array([part.predicted for part in alike]), seen
+        first.species, first.truth, first.group, np.concatenate([part.predicted for part in alike]), seen
     )
 
 

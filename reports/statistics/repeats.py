@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
 from reports.statistics.jackknife import Counts, statistics
 from reports.statistics.linear_model import RepeatedScores
+
+CELLS_AT_ONCE = 50  # that are scored together
 
 
 def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
@@ -112,21 +114,18 @@ class Repeats:
         found = {metric: np.full(shape, np.nan) for metric in known}
         influence = np.zeros((*shape, self.n_groups)) if influential in known else None
         for deal in self.deals or () if known else ():
-            for cell in range(shape[0]):
-                part = deal.of_cell(cell)
-                if part is None:
-                    continue
+            for cells, part in deal.parts(shape[0]):
                 # Clips split at random have recordings in several folds: a group counts once in each.
                 counts = Counts(part.truth, part.predicted, part.part, self.n_classes)
-                n_folds = len(part.columns)
+                n_folds, row = len(part.columns), cells[:, None]
                 for metric, statistic in known.items():
                     if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
-                        found[metric][cell, part.columns] = counts.value(statistic)
+                        found[metric][row, part.columns] = counts.value(statistic)[:, None]
                         continue
                     each = counts.pooled(statistic)
-                    found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
+                    found[metric][row, part.columns] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
-                        place = cell, part.columns[part.part_fold], part.part_group
+                        place = row, part.columns[part.part_fold], part.part_group
                         influence[place] = n_folds * each.influence
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
@@ -167,11 +166,11 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """The recordings that were validated in the repeats `columns` of one deal, and what a cell predicted.
+    """The recordings that were validated in the repeats `columns` of one deal, and what cells predicted.
 
-    `fold` is the place in `columns` of each recording's repeat, `part` numbers groups within repeats, of
-    which `part_group` and `part_fold` name the group and the place of the repeat; `seen` is as in
-    `Validation`.
+    `predicted` is [cells, recordings]. `fold` is the place in `columns` of each recording's repeat, `part`
+    numbers groups within repeats, of which `part_group` and `part_fold` name the group and the place of the
+    repeat; `seen` is as in `Validation`.
     """
 
     species: list[str]
@@ -189,10 +188,11 @@ class Part:
     def by_recording(self) -> Part:
         """Return the same in the order of recordings, whatever fold each is in."""
         order = np.argsort(self.recording, kind="stable")
-        names = ("truth", "predicted", "recording", "group", "fold", "part")
+        names = ("truth", "recording", "group", "fold", "part")
         return replace(
             self,
             **{name: getattr(self, name)[order] for name in names},
+            predicted=self.predicted[:, order],
             seen={name: values[order] for name, values in self.seen.items()},
         )
 
@@ -213,19 +213,26 @@ class Deal:
     columns: list[int]
     splits: dict[tuple[int, int], Validation]
     predicted: dict[tuple[int, int], np.ndarray]
-    _known: dict[tuple[int, ...], Part] = field(default_factory=dict, repr=False)
 
-    def of_cell(self, cell: int) -> Part | None:
-        """Return what a cell predicted in this deal, None where it has no completed trial in it."""
-        columns = [column for column in self.columns if (cell, column) in self.predicted]
-        if not columns:
-            return None
-        predicted = np.concatenate([self.predicted[cell, column] for column in columns]).astype(int)
-        of = [self.splits[cell, column] for column in columns]
-        key = tuple(map(id, of))  # most cells share their splits
-        if key not in self._known:
-            self._known[key] = _part(of, columns)
-        return replace(self._known[key], predicted=predicted)
+    def parts(self, n_cells: int) -> Iterator[tuple[np.ndarray, Part]]:
+        """Yield cells whose repeats validated the same recordings, `CELLS_AT_ONCE` at most, and their part.
+
+        Cells without a completed trial in this deal are in none.
+        """
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for cell in range(n_cells):
+            columns = [column for column in self.columns if (cell, column) in self.predicted]
+            key = (*columns, *(id(self.splits[cell, column]) for column in columns))
+            alike.setdefault(key, []).append(cell)
+        for key, cells in alike.items():
+            if not key:
+                continue
+            columns = list(key[: len(key) // 2])
+            part = _part([self.splits[cells[0], column] for column in columns], columns)
+            for start in range(0, len(cells), CELLS_AT_ONCE):
+                some = cells[start : start + CELLS_AT_ONCE]
+                rows = [np.concatenate([self.predicted[cell, column] for column in columns]) for cell in some]
+                yield np.array(some), replace(part, predicted=np.array(rows, dtype=int))
 
 
 def _part(of: list[Validation], columns: list[int]) -> Part:
@@ -246,7 +253,7 @@ def _part(of: list[Validation], columns: list[int]) -> Part:
         part_group=pairs // len(of),
         part_fold=pairs % len(of),
         seen={name: np.concatenate([split.seen[name] for split in of]).astype(int) for name in sorted(known)},
-        predicted=np.zeros(0, dtype=int),
+        predicted=np.zeros((0, sum(len(split.truth) for split in of)), dtype=int),
     )
 
 
@@ -298,27 +305,27 @@ def _predictions(
     splits: dict[tuple[int, int], Validation] = {}
     predicted: dict[tuple[int, int], np.ndarray] = {}
     known: dict[tuple[str, str], Validation | None] = {}
+    folders: dict[str, RunFolder] = {}
     facts = (done[name] for name in ("run", "trial_id", "read_epoch", "provenance"))
     for place, run, trial_id, epoch, provenance in zip(places, *facts, strict=True):
-        folder, split_id = RunFolder(run), str(provenance.get("split_id"))
+        split_id = str(provenance.get("split_id"))
+        folder = folders.setdefault(run, RunFolder(run))
         if (run, split_id) not in known:
             known[run, split_id] = folder.validation(split_id)
-        split, classes = known[run, split_id], folder.predicted_classes(trial_id)
+        split, classes = known[run, split_id], folder.predicted_classes(trial_id, int(np.nan_to_num(epoch)))
         if split is None or classes is None:
             return None
-        if classes.size and classes.max() >= len(split.species):
+        if len(classes) != len(split.truth):
+            raise RunFolderError(
+                f"{run}: the predictions of {trial_id} are of {len(classes)} recordings, and its validation "
+                f"split {split_id} holds {len(split.truth)}; one of its files was altered"
+            )
+        if classes.max(initial=0) >= len(split.species):
             raise RunFolderError(
                 f"{run}: the predictions of {trial_id} name class {classes.max()}, and its validation split "
                 f"{split_id} has {len(split.species)}; one of its files was altered"
             )
-        if classes.shape[1] != len(split.truth) or not 1 <= epoch <= len(classes):
-            raise RunFolderError(
-                f"{run}: the predictions of {trial_id} are of {classes.shape[1]} recordings and "
-                f"{len(classes)} epochs; its validation split {split_id} holds {len(split.truth)}, and it is "
-                f"read at epoch {epoch:g}; one of its files was altered"
-            )
-        # A copy: a view would keep the classes of all epochs in memory.
-        splits[place], predicted[place] = split, classes[int(epoch) - 1].copy()
+        splits[place], predicted[place] = split, classes
     if not splits or len({tuple(split.species) for split in splits.values()}) > 1:
         return None
     return splits, predicted
