@@ -6,7 +6,6 @@ counted in the row of their cell.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections import Counter
@@ -37,14 +36,9 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     mean = float(finite.mean())
     if finite.size == 1:
         return mean, math.nan, math.nan
-    quantile = _t_quantile((1 + level) / 2, finite.size - 1)
+    quantile = float(special.stdtrit(finite.size - 1, (1 + level) / 2))
     half = quantile * float(finite.std(ddof=1)) / math.sqrt(finite.size)
     return mean, mean - half, mean + half
-
-
-@functools.lru_cache(maxsize=1024)
-def _t_quantile(share: float, freedom: int) -> float:
-    return float(special.stdtrit(freedom, share))
 
 
 def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
