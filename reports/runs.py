@@ -238,7 +238,8 @@ def _trial_row(
 
 def _frame(rows: list[dict[str, Any]], metrics: list[str]) -> pd.DataFrame:
     """Return the trial rows as a frame in which an absent number is nan and an absent text is None."""
-    frame = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metrics], dtype=object)
+    columns = {name: [row.get(name, math.nan) for row in rows] for name in (*TRIAL_COLUMNS, *metrics)}
+    frame = pd.DataFrame(columns, dtype=object)
     numbers = ("best_epoch", "audited_at", "spared_at", "n_params", "seconds", "gpus", "cpus")
     floats = (*numbers, "peak_memory_mb", *metrics)
     whole = dict.fromkeys(("number", "repeat", "seed", "epochs"), "int64")

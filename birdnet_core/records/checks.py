@@ -54,6 +54,7 @@ def local_path(path: str | Path) -> Path:
 
 Types = tuple[type, ...]
 _NUMBER: Types = (int, float)
+_NUMBERS = frozenset((*_NUMBER, type(None)))
 _WORDS = {
     str: "text", int: "a whole number", float: "a number", dict: "an object", list: "a list",
     bool: "true or false", type(None): "null",
@@ -165,7 +166,7 @@ def checked_event(where: str, event: Any, known_ids: set[str]) -> dict[str, Any]
         needed: Mapping[str, Types] = {"status": (str,)} if event["reused"] else {}
         check_fields(f"{where}, {kind!r},", event, needed, {"gpus": _NUMBER, "cpus": _NUMBER, "fold": (int,)})
     elif kind == "epoch":
-        _check_numbers(f"{where}, {kind!r},", event["metrics"])
+        _check_numbers(where, event["metrics"])
     elif kind == "end":
         check_fields(f"{where}, {kind!r},", event, {}, {"error": (str,), "peak_memory_mb": _NUMBER})
         if event["status"] not in STATUSES:
@@ -196,6 +197,8 @@ def check_fields(where: str, values: Any, needed: Mapping[str, Types], may: Mapp
 
 
 def _check_numbers(where: str, values: Mapping[str, Any]) -> None:
+    if _NUMBERS.issuperset(map(type, values.values())):
+        return
     for name, value in values.items():
         if value is not None and type(value) not in _NUMBER:
             raise RunFolderError(f"{where}: {name!r:.80} = {value!r:.80} is not accepted; it takes a number")

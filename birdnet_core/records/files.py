@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from birdnet_core.errors import RunFolderError
 
 
@@ -28,10 +30,10 @@ def drop_unfinished_line(journal: BinaryIO) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; raises RunFolderError where it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = orjson.loads(path.read_bytes())
     except OSError as error:
         raise RunFolderError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except orjson.JSONDecodeError as error:
         raise RunFolderError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RunFolderError(f"{str(path)!r} holds a {type(value).__name__}; a JSON object was expected")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +21,10 @@ N_TOP = 10
 """The classes of a recording whose probabilities are kept."""
 
 # What numpy and zipfile raise for a file that was cut, altered, or written by another program.
-_FAULTS = (ValueError, LookupError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+_FAULTS = (
+    ValueError, LookupError, EOFError, RuntimeError, MemoryError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +61,52 @@ class Predictions:
         return cls(classes, top, probability)
 
     @staticmethod
-    def read_classes(path: Path) -> np.ndarray:
-        """Return `classes` alone, which takes half the time; RunFolderError for a file that has none."""
-        (classes,) = _arrays(path, classes="uint16")
-        return classes
+    def read_epoch(path: Path, epoch: int) -> np.ndarray:
+        """Return `classes` after one epoch, [recordings]; the rest of the file is neither read nor checked.
+
+        RunFolderError for a file that has no predictions of this epoch.
+        """
+        with _faults_named(path), open(path, "rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                member = archive.getinfo("classes.npy")
+            file.seek(member.header_offset + 26)  # the lengths of the name and of what follows it
+            file.seek(sum(struct.unpack("<HH", file.read(4))), io.SEEK_CUR)
+            start = file.read(10)
+            header = start + file.read(int.from_bytes(start[8:], "little"))
+            (n_epochs, n_recordings), dtype = _header(header)
+            if dtype != "uint16" or member.file_size != len(header) + 2 * n_epochs * n_recordings:
+                raise ValueError(f"classes is {dtype} [{n_epochs}, {n_recordings}]; it takes uint16")
+            if not 1 <= epoch <= n_epochs:
+                raise ValueError(f"of epoch {epoch}; classes is [{n_epochs}, {n_recordings}]")
+            file.seek(2 * (epoch - 1) * n_recordings, io.SEEK_CUR)
+            return np.frombuffer(file.read(2 * n_recordings), dtype)
 
 
-def _arrays(path: Path, **dtypes: str) -> list[np.ndarray]:
-    """Return the arrays of two dimensions that `path` has under the names of `dtypes`."""
+@functools.lru_cache
+def _header(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of an array from its header, which most trials share."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
+
+
+@contextlib.contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    """Raise RunFolderError for what a file that cannot be read raises."""
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            arrays = [archive[name] for name in dtypes]
+        yield
     except OSError as error:
         raise RunFolderError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
     except _FAULTS as error:
         raise RunFolderError(f"{str(path)!r} holds no predictions: {error}") from None
+
+
+def _arrays(path: Path, **dtypes: str) -> list[np.ndarray]:
+    """Return the arrays of two dimensions that `path` has under the names of `dtypes`."""
+    with _faults_named(path), open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        arrays = [archive[name] for name in dtypes]
     for (name, dtype), array in zip(dtypes.items(), arrays, strict=True):
         if array.dtype != dtype or array.ndim != 2:
             raise RunFolderError(

@@ -33,13 +33,14 @@ class Usage:
 
     def add(self, event: dict[str, Any]) -> None:
         """Add one event of the journal."""
-        if event["event"] != "session":
-            self.hours = self.hours_until(event["time"])
-        self._last = event["time"]
-        if event["event"] == "trial":
-            self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))
-        elif event["event"] == "epoch":
+        kind, time = event["event"], event["time"]
+        if kind != "session" and time > self._last:  # not of the first, whose last is nan
+            self.hours += (time - self._last) / 3600
+        self._last = time
+        if kind == "epoch":
             gpus, cpus = self._shares.get(event["trial_id"], (0.0, 0.0))
             self.gpu_hours += gpus * event["epoch_s"] / 3600
             self.cpu_hours += cpus * event["epoch_s"] / 3600
             self.n_epochs += 1
+        elif kind == "trial":
+            self._shares[event["trial_id"]] = (event.get("gpus", 0.0), event.get("cpus", 0.0))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from reports.figures import cells, charts, curves, resources, search, species, trend
@@ -51,6 +52,7 @@ class Figure:
     spec: Markup
 
 
+@debug_mode(False)
 def lead(report: StudyReport) -> list[Drawn]:
     """Return the one figure that carries the answer of a study; none where it has no score.
 
@@ -71,18 +73,20 @@ def draw(report: StudyReport) -> Iterator[tuple[str, Drawn]]:
     for each in (*([OF_SCORES[report.kind]] if is_scored(report) else []), OF_ALL):
         for section, draws in each.items():
             for of in draws:
-                yield from ((section, drawn) for drawn in of(report))
+                with debug_mode(False):  # each chart is validated once, whole
+                    found = list(of(report))
+                yield from ((section, drawn) for drawn in found)
 
 
 def is_scored(report: StudyReport) -> bool:
     return aggregate.is_validated(report.study) and report.metric in report.cells and len(report.trials) > 0
 
 
-def save(drawn: Iterable[Drawn], slug: str, folder: Path) -> list[Figure]:
-    """Write figures into `folder`, their names beginning with `slug`."""
+def save(drawn: Iterable[Drawn], slug: str, folder: Path, saving: charts.Saving) -> list[Figure]:
+    """Have figures written into `folder`, their names beginning with `slug`."""
     out = []
     for each in drawn:
         file = f"{slug}-{each.name}"
-        charts.save(each, folder / file)
+        saving.run(charts.save, each, folder / file)
         out.append(Figure(file, each.caption, Markup(charts.for_page(each))))
     return out

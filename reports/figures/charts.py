@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,29 @@ def save(drawn: Drawn, stem: Path) -> None:
         write_text(file.with_name(f"{file.name}.svg"), svg)
         write_bytes(file.with_name(f"{file.name}.png"), vl_convert.svg_to_png(svg, scale=PNG_SCALE))
         write_bytes(file.with_name(f"{file.name}.pdf"), vl_convert.svg_to_pdf(svg))
+
+
+class Saving:
+    """A thread that writes files of figures next to the rest of a report: Vega does not hold Python's lock.
+
+    The end of its block waits for the files, and raises what writing one of them raised.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)  # Vega runs in one thread at a time
+        self._begun: list[Future[Any]] = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self._begun.append(self._thread.submit(function, *arguments))
+        return self._begun[-1]
+
+    def __enter__(self) -> Saving:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=kind is not None)
+        for each in self._begun if kind is None else ():
+            each.result()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -71,7 +71,7 @@ def trial_figures(report: StudyReport) -> Iterator[Drawn]:
         rows("rungs").mark_rule(color=FAINT, strokeDash=[2, 2]).encode(x=EPOCH),
         rows("trials")
         .mark_line(strokeWidth=1)
-        .encode(x=EPOCH, y=y, color=colour, detail="trial:N", opacity=fading(0.55)),
+        .encode(x=EPOCH, y=y, color=colour, detail="trial:N", strokeOpacity=fading(0.55)),
         rows("ends")
         .mark_point(filled=True, size=30, opacity=1)
         .encode(x=EPOCH, y=y, color=colour, shape=shape, opacity=fading(0.85), tooltip=tip),
@@ -241,8 +241,8 @@ def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
         caption,
         AXIS * len(places.columns),
         rows("axes").mark_rule(color=INK).encode(y=y),
-        rows("others").mark_line(color=FAINT, strokeWidth=0.6).encode(**common, opacity=fading(0.6)),
-        rows("lines").mark_line(strokeWidth=1.3).encode(**common, color=colour, opacity=fading(0.85)),
+        rows("others").mark_line(color=FAINT, strokeWidth=0.6).encode(**common, strokeOpacity=fading(0.6)),
+        rows("lines").mark_line(strokeWidth=1.3).encode(**common, color=colour, strokeOpacity=fading(0.85)),
         rows("lines")
         .mark_circle(size=28, opacity=1)
         .encode(**common, color=colour, opacity=fading(), tooltip=tip),

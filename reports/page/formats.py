@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -114,8 +115,8 @@ def escape_markdown(text: str) -> str:
 
 def with_lists_as_text(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame for a CSV: lists and dicts as JSON."""
-    frame = frame.copy()
-    for column in frame.columns:
+    frame = frame.copy(deep=False)
+    for column in frame.columns[[is_object_dtype(dtype) for dtype in frame.dtypes]]:
         frame[column] = [
             json.dumps(plain(v), ensure_ascii=False) if isinstance(v, (list, dict)) else v
             for v in frame[column]
@@ -125,6 +126,10 @@ def with_lists_as_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 def plain(value: Any) -> Any:
     """Return a value of JSON types only; what is not finite becomes None."""
+    if type(value) is float:  # most are, and there are hundreds of thousands
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int)):
+        return value
     if isinstance(value, dict):
         return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

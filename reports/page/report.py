@@ -97,73 +97,78 @@ def write_report(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
-    sections: list[Section] = []
-    # Claims of all studies of the page hold together, and so do those of one.
-    n_ablations = sum(study["kind"] == "ablation" and len(study["cells"]) > 1 for study in runs.studies)
-    level = 1 - (1 - LEVEL) / max(1, n_ablations)
-    for study in runs.studies:
-        slug = file_name(study["name"], {section.slug for section in sections})
-        sections.append(_section(study_report(runs, study, level=level), slug, out))
-    confirmed: dict[str, dict[str, Any]] = {}
-    for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
-        slug = file_name(f"confirmed-{best['study']}", confirmed)
-        confirmed[slug] = best
-        tables.confirmed(best).write(out / "tables" / slug, f"{best['study']}: on fresh repeats")
-    searches = [tables.searches(frame) for frame in repeated_searches(s.report for s in sections)]
-    for table in searches:
-        table.write(out / "tables" / table.name, table.title)
-    imported = None if earlier is None else _earlier_work(earlier, [s.report for s in sections], out)
-    content = {
-        "schema": SCHEMA,
-        "studies": [_content(section.report) for section in sections],
-        "confirmed": list(confirmed.values()),
-        "repeated_searches": [plain(table.numbers.to_dict("records")) for table in searches],
-        "earlier_work": imported and imported["json"],
-    }
-    has_charts = any(s.lead or any(p.figures for p in s.parts) for s in sections)
-    has_charts = has_charts or bool(imported and imported["figures"])
-    environment = templates()
-    environment.globals |= {
-        "sentences": sentences, "confirmed_table": tables.confirmed, "words": tables.WORDS, "n_rows": N_ROWS,
-        "has_charts": has_charts, "theme": Markup(charts.page_theme()),
-        "vega": Markup(charts.script()) if has_charts else "",
-    }  # fmt: skip
-    for name in ("report.html", "report.md"):
-        page = environment.get_template(f"{name}.j2")
-        write_text(
-            out / name,
-            page.render(
-                sections=sections, earlier=imported, confirmed=content["confirmed"], searches=searches
-            ),
-        )
-    # Line breaks are for people, who read no thousand cells; without them it is written ten times as fast.
-    is_long = sum(len(section.report.cells) for section in sections) > 1000
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=None if is_long else 1)
-    write_text(out / "report.json", text + "\n")
-    return content
+    with charts.Saving() as saving:
+        script = saving.run(charts.script)
+        sections: list[Section] = []
+        # Claims of all studies of the page hold together, and so do those of one.
+        n_ablations = sum(study["kind"] == "ablation" and len(study["cells"]) > 1 for study in runs.studies)
+        level = 1 - (1 - LEVEL) / max(1, n_ablations)
+        for study in runs.studies:
+            slug = file_name(study["name"], {section.slug for section in sections})
+            sections.append(_section(study_report(runs, study, level=level), slug, out, saving))
+        confirmed: dict[str, dict[str, Any]] = {}
+        for best in confirmed_choices(dict.fromkeys(study["run"] for study in runs.studies)):
+            slug = file_name(f"confirmed-{best['study']}", confirmed)
+            confirmed[slug] = best
+            tables.confirmed(best).write(out / "tables" / slug, f"{best['study']}: on fresh repeats")
+        searches = [tables.searches(frame) for frame in repeated_searches(s.report for s in sections)]
+        for table in searches:
+            table.write(out / "tables" / table.name, table.title)
+        imported = earlier and _earlier_work(earlier, [s.report for s in sections], out, saving)
+        content = {
+            "schema": SCHEMA,
+            "studies": [_content(section.report) for section in sections],
+            "confirmed": list(confirmed.values()),
+            "repeated_searches": [plain(table.numbers.to_dict("records")) for table in searches],
+            "earlier_work": imported and imported["json"],
+        }
+        has_charts = any(s.lead or any(p.figures for p in s.parts) for s in sections)
+        has_charts = has_charts or bool(imported and imported["figures"])
+        environment = templates()
+        environment.globals |= {
+            "sentences": sentences, "confirmed_table": tables.confirmed, "words": tables.WORDS,
+            "n_rows": N_ROWS, "has_charts": has_charts, "theme": Markup(charts.page_theme()),
+            "vega": Markup(script.result()) if has_charts else "",
+        }  # fmt: skip
+        for name in ("report.html", "report.md"):
+            page = environment.get_template(f"{name}.j2")
+            write_text(
+                out / name,
+                page.render(
+                    sections=sections, earlier=imported, confirmed=content["confirmed"], searches=searches
+                ),
+            )
+        # Line breaks are for people, who read no thousand cells; without them it is ten times as fast.
+        is_long = sum(len(section.report.cells) for section in sections) > 1000
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=None if is_long else 1)
+        write_text(out / "report.json", text + "\n")
+        return content
 
 
-def _section(report: StudyReport, slug: str, out: Path) -> Section:
+def _section(report: StudyReport, slug: str, out: Path, saving: charts.Saving) -> Section:
     """Write the tables and figures of a study and return what the page shows."""
-    found, paper = tables.of_study(report), tables.paper(report)
-    for table in (*itertools.chain.from_iterable(found.values()), *paper):
-        table.write(out / "tables" / f"{table.name}-{slug}", f"{report.name}: {table.title}")
     lead = figures.lead(report)
     drawn: dict[str, list[Drawn]] = {}
     for part, each in figures.draw(report):
         if each.spec not in [first.spec for first in lead]:
             drawn.setdefault(part, []).append(each)
-    saved = {part: figures.save(of, slug, out / "figures") for part, of in drawn.items()}
+    saved = {part: figures.save(of, slug, out / "figures", saving) for part, of in drawn.items()}
+    of_lead = figures.save(lead, slug, out / "figures", saving)
+    found, paper = tables.of_study(report), tables.paper(report)
+    for table in (*itertools.chain.from_iterable(found.values()), *paper):
+        table.write(out / "tables" / f"{table.name}-{slug}", f"{report.name}: {table.title}")
     titles = tables.PARTS | ({"cells": "Trials, best first"} if report.kind == "search" else {})
     parts = [
         Part(name, title, found[name], saved.get(name, []))
         for name, title in titles.items()
         if found[name] or name in saved
     ]
-    return Section(report, slug, figures.save(lead, slug, out / "figures"), parts, paper)
+    return Section(report, slug, of_lead, parts, paper)
 
 
-def _earlier_work(earlier: EarlierWork, reports: list[StudyReport], out: Path) -> dict[str, Any]:
+def _earlier_work(
+    earlier: EarlierWork, reports: list[StudyReport], out: Path, saving: charts.Saving
+) -> dict[str, Any]:
     """Write the tables and figures of imported experiments and return what the page shows."""
     rows = experiments.experiments(earlier, reports)
     found = tables.experiments(rows, earlier.epochs)
@@ -182,7 +187,7 @@ def _earlier_work(earlier: EarlierWork, reports: list[StudyReport], out: Path) -
         "fault_texts": [f"{each['file']}: {each['fault']}." for each in earlier.faults],
         "notes": experiments.NOTES,
         "tables": found,
-        "figures": figures.save(imported_figures(earlier), "imported", out / "figures"),
+        "figures": figures.save(imported_figures(earlier), "imported", out / "figures", saving),
         "json": plain({**content, "experiments": rows.to_dict("records")}),
     }
 

@@ -22,7 +22,6 @@ from reports.page.formats import (
     signed_interval,
     span,
     time_unit,
-    with_lists_as_text,
     with_sign,
 )
 from reports.runs import FAILED, OTHER_TRAINING, RUNNING
@@ -44,7 +43,8 @@ def cell_table(cells: pd.DataFrame, study: dict[str, Any], best: dict[str, Any] 
     forms = {m: form_of(cells[f"{m}:low"], cells[f"{m}:high"]) for m in (metric, *scores) if m in cells}
     unit, factor = time_unit(float(cells["hours"].max()))
     rows = []
-    for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
+    single = [name for name in cells if not str(name).endswith((":values", "repeats", "trial_ids"))]
+    for index, cell in zip(cells.index, cells[single].to_dict("records"), strict=True):
         marks = {
             "best": best and cell["config_id"] == best["config_id"],
             "baseline": baseline is not None and index == baseline.name,
@@ -383,10 +383,9 @@ def paper_table(report: StudyReport) -> pd.DataFrame:
     ranked = cells[metric].sort_values(ascending=report.study["direction"] == "minimize", kind="stable")
     form = form_of(cells[f"{metric}:low"], cells[f"{metric}:high"])
     rows = []
-    in_order = list(cells.index)
-    records = cells.to_dict("records")
-    for place in [in_order.index(index) for index in ranked.index[:N_PAPER]]:
-        cell = records[place]
+    first = ranked.index[:N_PAPER]
+    places = cells.index.get_indexer(first).tolist()
+    for place, cell in zip(places, cells.loc[first].to_dict("records"), strict=True):
         bounds = {part: cell[f"{metric}:{part}"] for part in ("low", "high")}
         name = f"{cell['label']}: {aggregate.label(cell['factors'])}" if not versus else cell["label"]
         row = {"cell": name, METRICS[metric].title: number(cell[metric], form)}
@@ -405,15 +404,14 @@ def paper_table(report: StudyReport) -> pd.DataFrame:
 def cell_numbers(cells: pd.DataFrame) -> pd.DataFrame:
     """Return `cells` for a CSV, with a column a factor."""
     factors = pd.DataFrame(list(cells["factors"]), index=cells.index, dtype=object)
-    frame = pd.concat([cells[["label"]], factors, cells.drop(columns=["label", "factors"])], axis=1)
-    return with_lists_as_text(frame)
+    return pd.concat([cells[["label"]], factors, cells.drop(columns=["label", "factors"])], axis=1)
 
 
 def trial_numbers(trials: pd.DataFrame) -> pd.DataFrame:
     """Return `trials` for a CSV, with a column a factor."""
     factors = pd.DataFrame(list(trials["factors"]), index=trials.index, dtype=object)
     hidden = ["factors", "config", "f1_per_species", "provenance", "traceback"]
-    return with_lists_as_text(pd.concat([trials.drop(columns=hidden), factors], axis=1))
+    return pd.concat([trials.drop(columns=hidden), factors], axis=1)
 
 
 def _frame(rows: Iterable[dict[str, Any]], absent: str = "") -> pd.DataFrame:

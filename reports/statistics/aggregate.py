@@ -6,16 +6,15 @@ counted in the row of their cell.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.bounds import Bound, constraints_of
@@ -37,14 +36,9 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     mean = float(finite.mean())
     if finite.size == 1:
         return mean, math.nan, math.nan
-    quantile = _t_quantile((1 + level) / 2, finite.size - 1)
+    quantile = float(special.stdtrit(finite.size - 1, (1 + level) / 2))
     half = quantile * float(finite.std(ddof=1)) / math.sqrt(finite.size)
     return mean, mean - half, mean + half
-
-
-@functools.lru_cache(maxsize=1024)
-def _t_quantile(share: float, freedom: int) -> float:
-    return float(stats.t.ppf(share, freedom))
 
 
 def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
@@ -60,45 +54,37 @@ def cells(trials: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
     `is_leaky`: clips were split at random. `is_infeasible`: the means break a constraint of the study, or the
     config was not trained because it does.
     """
-    groups = _by_config(trials)
-    nothing = _Group(trials.iloc[:0])
+    ordered = trials.sort_values(["repeat", "seed"], kind="stable")
+    first = ordered.drop_duplicates("config_id").set_index("config_id")["factors"]
     planned: list[tuple[str, dict[str, Any]]] = [
         (cell["config_id"], cell["factors"]) for cell in study.get("cells") or []
     ]
     known = {config_id for config_id, _ in planned}
-    planned += [(key, group["factors"][0]) for key, group in groups.items() if key not in known]
-    names = labels([factors for _, factors in planned], study)
-    metrics = [m for m in METRICS if m in trials]
-    completed = {config_id: group.completed() for config_id, group in groups.items()}
-    lengths_of = {config_id: set(_lengths(done, study)) for config_id, done in completed.items()}
-    lengths = set[int]().union(*lengths_of.values())
-    rows = []
-    constraints = constraints_of(study)
-    for (config_id, factors), name in zip(planned, names, strict=True):
-        group = groups.get(config_id, nothing)
-        own = lengths_of.get(config_id, set())
-        row: dict[str, Any] = {
-            "label": name,
-            "factors": factors,
-            "config_id": config_id,
-            "number": group["number"].min() if len(group) else math.nan,
-            **_counts(group, study),
-            "unequal_epochs": len(lengths) > 1 and own not in (set(), {study["epochs"]}),
-            "is_leaky": LEAKY_SPLIT in (*factors.values(), *_splits(group)),
+    planned += [(key, first[key]) for key in trials["config_id"].unique() if key not in known]
+    ids = [config_id for config_id, _ in planned]
+    done = ordered[ordered["status"] == "completed"]
+    lengths = _lengths(done, study)
+    is_unequal = len(set().union(*lengths.values())) > 1
+    leaky = _leaky(trials)
+    found = pd.DataFrame(
+        {
+            "label": labels([factors for _, factors in planned], study),
+            "factors": [factors for _, factors in planned],
+            "config_id": ids,
+            "number": ordered.groupby("config_id")["number"].min().reindex(ids).to_numpy(),
+            **_counts(ordered, ids, study),
+            "unequal_epochs": [is_unequal and lengths.get(key, set()) not in (set(), {study["epochs"]})
+                               for key in ids],
+            "is_leaky": [key in leaky or LEAKY_SPLIT in factors.values() for key, factors in planned],
+            **_summary(done, ids, [m for m in METRICS if m in trials]),
         }
-        row |= _summary(completed.get(config_id, nothing), metrics)
-        is_trained = bool(row["n"])
-        row["is_infeasible"] = bool(broken(row, constraints) if is_trained else row["n_infeasible"])
-        rows.append(row)
-    columns = [f"{m}{part}" for m in metrics for part in ("", ":low", ":high", ":values")]
-    return pd.DataFrame(rows, columns=[*_CELL_COLUMNS, *columns])
-
-
-_CELL_COLUMNS = (
-    "label", "factors", "config_id", "number", "n", "n_failed", "n_other", "n_pruned",
-    "n_infeasible", "n_running", "n_missing", "unequal_epochs", "is_leaky", "is_infeasible", "repeats",
-    "trial_ids", "n_params", "epochs_to_best", "epochs_min", "epochs_max", "hours", "gpu_hours",
-)  # fmt: skip
+    )  # fmt: skip
+    is_infeasible = (found["n"] == 0) & (found["n_infeasible"] > 0)
+    if constraints := constraints_of(study):
+        breaks = [bool(row["n"] and broken(row, constraints)) for row in found.to_dict("records")]
+        is_infeasible |= np.array(breaks, dtype=bool)
+    found.insert(list(found).index("is_leaky") + 1, "is_infeasible", is_infeasible)
+    return found
 
 
 def has_all_repeats(cells: pd.DataFrame, study: dict[str, Any]) -> np.ndarray:
@@ -235,80 +221,67 @@ def is_validated(study: dict[str, Any]) -> bool:
     return bool(study.get("base", {}).get("training.train_on", "train") == "train")
 
 
-class _Group:
-    """Rows of the trial frame as arrays: slicing frames would take minutes where there are 10,000 configs."""
-
-    def __init__(self, rows: pd.DataFrame | dict[str, np.ndarray]) -> None:
-        self.columns = (
-            {str(name): rows[name].to_numpy() for name in rows} if isinstance(rows, pd.DataFrame) else rows
-        )
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return len(self.columns["status"])
-
-    def at(self, chosen: np.ndarray) -> _Group:
-        """Return the rows that an index or a mask chooses."""
-        return _Group({name: values[chosen] for name, values in self.columns.items()})
-
-    def completed(self) -> _Group:
-        return self.at(self["status"] == "completed")
+def _leaky(trials: pd.DataFrame) -> set[str]:
+    """Return the configs whose trials, by their records, had their clips split at random."""
+    pairs = zip(trials["config_id"], trials["config"], strict=True)
+    return {key for key, config in pairs if config.get("data", {}).get("split") == LEAKY_SPLIT}
 
 
-def _by_config(trials: pd.DataFrame) -> dict[str, _Group]:
-    """Return the trials of each config by repeat, configs in the order of their first trial."""
-    ordered = trials.sort_values(["repeat", "seed"], kind="stable")
-    everything = _Group(ordered)
-    places = ordered.groupby("config_id", sort=False).indices
-    return {
-        str(config_id): everything.at(np.asarray(places[config_id]))
-        for config_id in trials["config_id"].unique()
-    }
+def _lengths(done: pd.DataFrame, study: dict[str, Any]) -> dict[str, set[int]]:
+    """Return the lengths of the completed trials of each config; see `trained_length`."""
+    found: dict[str, set[int]] = {}
+    names = ("config_id", "epochs", "best_epoch", "config")
+    for key, epochs, best, config in zip(*(done[name] for name in names), strict=True):
+        found.setdefault(key, set()).add(trained_length(int(epochs), float(best), config, study["epochs"]))
+    return found
 
 
-def _splits(group: _Group) -> list[str]:
-    """Return how the data of each trial was split; trials without a record are left out."""
-    return [config["data"]["split"] for config in group["config"] if "split" in config.get("data", {})]
+def _counts(trials: pd.DataFrame, ids: list[str], study: dict[str, Any]) -> dict[str, Any]:
+    """Return how many trials of the configs `ids` ended in each way, [configs] each."""
+    of = trials["config_id"]
 
+    def count(*statuses: str) -> np.ndarray:
+        n = trials["status"].isin(statuses).groupby(of).sum().reindex(ids, fill_value=0)
+        return n.to_numpy(dtype="int64")
 
-def _lengths(done: _Group, study: dict[str, Any]) -> list[int]:
-    rows = zip(done["epochs"], done["best_epoch"], done["config"], strict=True)
-    return [trained_length(int(e), float(best), config, study["epochs"]) for e, best, config in rows]
-
-
-def _counts(group: _Group, study: dict[str, Any]) -> dict[str, int]:
-    status = Counter(group["status"])
     planned = Counter(study["repeats"] if study.get("kind") == "ablation" else ())
+    repeats = trials["repeat"].groupby(of).agg(Counter).to_dict() if planned else {}
     return {
-        "n": status["completed"],
-        "n_failed": sum(status[s] for s in FAILED),
-        "n_other": status[OTHER_TRAINING],
-        "n_pruned": status["pruned"],
-        "n_infeasible": status["infeasible"],
-        "n_running": status[RUNNING],
-        "n_missing": (planned - Counter(group["repeat"])).total(),
+        "n": count("completed"),
+        "n_failed": count(*FAILED),
+        "n_other": count(OTHER_TRAINING),
+        "n_pruned": count("pruned"),
+        "n_infeasible": count("infeasible"),
+        "n_running": count(RUNNING),
+        "n_missing": [(planned - repeats.get(key, Counter())).total() for key in ids],
     }
 
 
-def _or_nan(summary: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
-    return float(summary(values)) if np.isfinite(values.astype(float)).any() else math.nan
+def _summary(done: pd.DataFrame, ids: list[str], metrics: list[str]) -> dict[str, Any]:
+    """Return what the completed trials of the configs `ids` have in the mean, and single by single."""
+    by_config = done.groupby("config_id", sort=False)
+    places = [[int(i) for i in by_config.indices.get(key, ())] for key in ids]
 
+    def lists(name: str) -> list[list[Any]]:
+        values = done[name].tolist()
+        return [[values[i] for i in at] for at in places]
 
-def _summary(done: _Group, metrics: list[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "repeats": [int(repeat) for repeat in done["repeat"]],
-        "trial_ids": [str(trial_id) for trial_id in done["trial_id"]],
-        "n_params": _or_nan(np.nanmax, done["n_params"]),
-        "epochs_to_best": _or_nan(np.nanmean, done["best_epoch"]),
-        "epochs_min": _or_nan(np.min, done["epochs"]),
-        "epochs_max": _or_nan(np.max, done["epochs"]),
-        "hours": _or_nan(np.nanmean, done["seconds"]) / 3600,
-        "gpu_hours": _or_nan(np.nanmean, done["seconds"] * done["gpus"]) / 3600,
+    hours = done["seconds"] / 3600
+    of = {
+        "n_params": by_config["n_params"].max(),
+        "epochs_to_best": by_config["best_epoch"].mean(),
+        "epochs_min": by_config["epochs"].min(),
+        "epochs_max": by_config["epochs"].max(),
+        "hours": hours.groupby(done["config_id"]).mean(),
+        "gpu_hours": (hours * done["gpus"]).groupby(done["config_id"]).mean(),
     }
+    out: dict[str, Any] = {"repeats": lists("repeat"), "trial_ids": lists("trial_id")}
+    out |= {name: values.reindex(ids).to_numpy(dtype=float) for name, values in of.items()}
     for metric in metrics:
-        values = [float(v) for v in done[metric]]
-        mean, low, high = t_interval(values)
-        out |= {metric: mean, f"{metric}:low": low, f"{metric}:high": high, f"{metric}:values": values}
+        finite = done[metric].where(np.isfinite(done[metric])).groupby(done["config_id"])
+        table = finite.agg(["count", "mean", "std"]).reindex(ids)
+        n, mean, std = table.to_numpy(dtype=float).T
+        half = special.stdtrit(n - 1, (1 + LEVEL) / 2) * std / np.sqrt(n)  # as `t_interval`
+        out |= {metric: mean, f"{metric}:low": mean - half, f"{metric}:high": mean + half}
+        out[f"{metric}:values"] = lists(metric)
     return out

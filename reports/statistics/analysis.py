@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.bounds import constraints_of
@@ -258,7 +258,7 @@ def interval(scores: RepeatedScores, cell: int, level: float = LEVEL) -> tuple[f
         variance = float(values.var(ddof=1)) / n
         moved = scores.influence[cell][known] / n
         variance += max(0.0, float((moved.sum(axis=0) ** 2).sum() - (moved**2).sum()))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * math.sqrt(variance)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance)
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -287,7 +287,7 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     most = n_folds + 1 if repeats.are_folds_given else MOST_REPEATS
     for number in range(LEAST_REPEATS, most):
         variance = of_training / number + of_recordings * n_folds / min(number, n_folds)
-        quantile = stats.t.ppf((1 + LEVEL) / 2, max(1.0, freedom * (number - 1) / max(1, now - 1)))
+        quantile = special.stdtrit(max(1.0, freedom * (number - 1) / max(1, now - 1)), (1 + LEVEL) / 2)
         if quantile * math.sqrt(variance) <= difference:
             return number
     return None

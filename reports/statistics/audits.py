@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.aggregate import sampled
@@ -79,7 +78,11 @@ def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any])
     weight = np.where(audited, 1 / share, 1.0)
     n_audited = int(audited.sum())
     n_wrong = int(_is_top(end, weight)[audited].sum())
-    interval = binomtest(n_wrong, n_audited).proportion_ci(LEVEL) if n_audited else None
+    interval = None
+    if n_audited:
+        from scipy.stats import binomtest  # a second, which other reports do without
+
+        interval = binomtest(n_wrong, n_audited).proportion_ci(LEVEL)
     first = int(study["grace_epochs"])
     early = _best_by(epochs, whole["trial_id"], metric, sign, first)
     known = np.isfinite(early)

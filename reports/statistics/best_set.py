@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.family import Tails, rounded
@@ -44,6 +44,7 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     least = 1e-14 * max(float(np.abs(means).max()) ** 2, 1e-300)
     n_draws = int(np.clip(MOST_VALUES // n, LEAST_DRAWS, N_DRAWS))
     tails = Tails(fitted.covariance, n_draws)
+    room = np.empty_like(tails.errors)
     margin = np.zeros((n, n))  # of the column over the row, which is the control
     for cell in range(n):
         variance, freedom = fitted.pairs(cell)
@@ -54,11 +55,11 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
         known = known[np.argsort(freedom[known])]
         freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
         # In place: these arrays are large, and there is one a cell.
-        ahead = tails.errors[known]
+        ahead = np.take(tails.errors, known, axis=0, out=room[: len(known)], mode="clip")
         ahead -= tails.errors[cell]
         ahead /= error[:, None]
         smallest = tails.smallest(ahead, freedom)
-        margin[cell, known] = stats.t.isf(np.quantile(smallest, 1 - level), freedom) * error
+        margin[cell, known] = -special.stdtrit(freedom, np.quantile(smallest, 1 - level)) * error
     lead = means[None, :] - means[:, None]
     is_in = (lead <= margin).all(axis=1)
     # The control of a bound is the cell that may be the best, not the one that is chosen.

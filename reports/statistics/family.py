@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.linear_model import Fit
@@ -46,12 +46,14 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
         tails = Tails(weights[known] @ fitted.covariance @ weights[known].T, n_draws)
         # Two-sided p values of contrasts of which none differs from zero.
         rising = np.argsort(freedom[known])
-        sizes = np.abs(tails.errors[rising]) / error[known][rising, None]
+        sizes = tails.errors[rising]
+        np.abs(sizes, out=sizes)  # in place: there may be millions
+        sizes /= error[known][rising, None]
         smallest = np.sort(2 * tails.smallest(sizes, freedom[known][rising]))
         border = np.quantile(smallest, 1 - level)
-        half = stats.t.isf(border / 2, freedom[known]) * error[known]
+        half = -special.stdtrit(freedom[known], border / 2) * error[known]
         low[known], high[known] = estimate[known] - half, estimate[known] + half
-        single = 2 * stats.t.sf(np.abs(estimate[known]) / error[known], freedom[known])
+        single = 2 * special.stdtr(freedom[known], -np.abs(estimate[known]) / error[known])
         p[known] = (np.searchsorted(smallest, single, "right") + 1) / (len(smallest) + 1)
     return Joint(estimate, low, high, p, error)
 
@@ -74,8 +76,10 @@ class Tails:
 
     def __init__(self, covariance: np.ndarray, n_draws: int) -> None:
         values, vectors = np.linalg.eigh(covariance)
+        # What rounding leaves of a zero differs from machine to machine, and its root is no longer small.
+        values = np.where(values > 1e-12 * values[-1], values, 0.0)
         normal = np.random.default_rng(0).standard_normal((n_draws, len(values)))
-        self.errors: np.ndarray = vectors @ (normal * np.sqrt(np.maximum(values, 0))).T
+        self.errors: np.ndarray = (vectors * np.sqrt(values)) @ normal.T
 
     def smallest(self, statistics: np.ndarray, freedom: np.ndarray) -> np.ndarray:
         """Return the smallest one-sided tail probability of each draw of `statistics` [n, draws].
@@ -85,8 +89,8 @@ class Tails:
         n_draws = statistics.shape[1]
         found = np.zeros(n_draws)
         values, first = np.unique(freedom, return_index=True)
-        for of, largest in zip(values.tolist(), np.maximum.reduceat(statistics, first), strict=True):
-            scaled = np.arcsinh(largest / _scale(of, n_draws))
+        for of, some in zip(values.tolist(), np.split(statistics, first[1:]), strict=True):
+            scaled = np.arcsinh(some.max(axis=0) / _scale(of, n_draws))
             np.minimum(found, np.interp(scaled, GRID, _log_tail(of)), out=found)
         return np.exp(found)
 
@@ -96,12 +100,12 @@ class Tails:
 def _scale(freedom: float, n_draws: int) -> np.ndarray:
     """Return draws of a spread's estimate over its true value; those of other degrees go with them."""
     share = np.random.default_rng(1).uniform(size=n_draws)
-    found: np.ndarray = np.sqrt(stats.chi2.ppf(share, freedom) / freedom)
+    found: np.ndarray = np.sqrt(2 * special.gammaincinv(freedom / 2, share) / freedom)
     return found
 
 
 @functools.lru_cache(maxsize=256)
 def _log_tail(freedom: float) -> np.ndarray:
     """Return the logarithm of the upper tail of Student's t on `GRID`."""
-    found: np.ndarray = np.log(np.maximum(stats.t.sf(np.sinh(GRID), freedom), 1e-300))
+    found: np.ndarray = np.log(np.maximum(special.stdtr(freedom, -np.sinh(GRID)), 1e-300))
     return found

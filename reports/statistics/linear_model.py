@@ -15,7 +15,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 MOST_FREEDOM = 1e4
 LEAST_REPEATS = 3  # below these, the spread is not estimated
@@ -232,7 +232,7 @@ def _bartlett(residuals: np.ndarray, observed: np.ndarray) -> float:
     pooled = (counts * variances).sum() / total
     statistic = total * np.log(pooled) - (counts * np.log(variances)).sum()
     correction = 1 + ((1 / counts).sum() - 1 / total) / (3 * (n - 1))
-    return float(stats.chi2.sf(statistic / correction, n - 1))
+    return float(special.chdtrc(n - 1, statistic / correction))
 
 
 def _spread_of_recordings(influence: np.ndarray) -> np.ndarray:

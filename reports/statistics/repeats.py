@@ -325,27 +325,27 @@ def _predictions(
     splits: dict[tuple[int, int], Validation] = {}
     predicted: dict[tuple[int, int], np.ndarray] = {}
     known: dict[tuple[str, str], Validation | None] = {}
+    folders: dict[str, RunFolder] = {}
     facts = (done[name] for name in ("run", "trial_id", "read_epoch", "provenance"))
     for place, run, trial_id, epoch, provenance in zip(places, *facts, strict=True):
-        folder, split_id = RunFolder(run), str(provenance.get("split_id"))
+        split_id = str(provenance.get("split_id"))
+        folder = folders.setdefault(run, RunFolder(run))
         if (run, split_id) not in known:
             known[run, split_id] = folder.validation(split_id)
-        split, classes = known[run, split_id], folder.predicted_classes(trial_id)
+        split, classes = known[run, split_id], folder.predicted_classes(trial_id, int(np.nan_to_num(epoch)))
         if split is None or classes is None:
             return None
-        if classes.size and classes.max() >= len(split.species):
+        if len(classes) != len(split.truth):
+            raise RunFolderError(
+                f"{run}: the predictions of {trial_id} are of {len(classes)} recordings, and its validation "
+                f"split {split_id} holds {len(split.truth)}; one of its files was altered"
+            )
+        if classes.max(initial=0) >= len(split.species):
             raise RunFolderError(
                 f"{run}: the predictions of {trial_id} name class {classes.max()}, and its validation split "
                 f"{split_id} has {len(split.species)}; one of its files was altered"
             )
-        if classes.shape[1] != len(split.truth) or not 1 <= epoch <= len(classes):
-            raise RunFolderError(
-                f"{run}: the predictions of {trial_id} are of {classes.shape[1]} recordings and "
-                f"{len(classes)} epochs; its validation split {split_id} holds {len(split.truth)}, and it is "
-                f"read at epoch {epoch:g}; one of its files was altered"
-            )
-        # A copy: a view would keep the classes of all epochs in memory.
-        splits[place], predicted[place] = split, classes[int(epoch) - 1].copy()
+        splits[place], predicted[place] = split, classes
     if not splits or len({tuple(split.species) for split in splits.values()}) > 1:
         return None
     return splits, predicted

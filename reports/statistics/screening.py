@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.aggregate import is_screen
@@ -48,12 +48,11 @@ def _spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
         return _no_correlation("fewer than four cells")
     if min(x) == max(x) or min(y) == max(y):
         return _no_correlation("the factor or the metric does not vary")
-    ranks = stats.zscore(stats.rankdata(x)), stats.zscore(stats.rankdata(y))
-    rho = float(np.mean(ranks[0] * ranks[1]))
+    rho = float(np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1])
     out = {"rho": rho, "low": math.nan, "high": math.nan, "note": ""}
     if abs(rho) > 1 - 1e-12:
         return out | {"note": "in perfect order: no interval"}
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    half = float(special.ndtri((1 + LEVEL) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
     return out | {"low": math.tanh(math.atanh(rho) - half), "high": math.tanh(math.atanh(rho) + half)}
 
 

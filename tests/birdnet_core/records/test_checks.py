@@ -62,7 +62,7 @@ def test_no_path_is_made_of_a_name_that_leads_out_of_the_folder(name, tmp_path):
     for reads in (
         run.read_study,
         run.predictions,
-        run.predicted_classes,
+        lambda name: run.predicted_classes(name, 1),
         run.validation,
         run.checkpoint_path,
         lambda name: run.write_study({**STUDY, "name": name}),

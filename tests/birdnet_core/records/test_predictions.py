@@ -44,24 +44,24 @@ def is_equal(one, other):
 
 def test_predictions_are_read_as_they_were_written(run):
     assert is_equal(run.predictions(NAME), made())
-    assert np.array_equal(run.predicted_classes(NAME), made().classes)
-    assert run.predictions("cd-r0") is run.predicted_classes("cd-r0") is None
+    assert all(np.array_equal(run.predicted_classes(NAME, e + 1), made().classes[e]) for e in range(5))
+    assert run.predictions("cd-r0") is run.predicted_classes("cd-r0", 1) is None
     assert run.strays() == []
 
 
 def test_a_trial_hands_over_the_content_of_the_file(run):
     content = file_of(run).read_bytes()
     run.write_predictions(NAME, made(n_epochs=1).to_bytes())
-    assert run.predicted_classes(NAME).shape == (1, 40)
+    assert run.predictions(NAME).classes.shape == (1, 40)
     assert made().to_bytes() == content
 
 
-def test_classes_alone_are_read_without_the_rest(run):
-    """A reader of many trials passes over the probabilities, which may be as long as fifty epochs."""
+def test_the_classes_of_an_epoch_are_read_without_the_rest(run):
+    """A reader of many trials passes over the other epochs and the probabilities."""
     altered = bytearray(file_of(run).read_bytes())
     altered[altered.index(b"probability.npy") + 60] ^= 1  # in its content
     file_of(run).write_bytes(altered)
-    assert np.array_equal(run.predicted_classes(NAME), made().classes)
+    assert np.array_equal(run.predicted_classes(NAME, 3), made().classes[2])
     with pytest.raises(RunFolderError, match=r"ab-r0\.npz' holds no predictions"):
         run.predictions(NAME)
 
@@ -116,6 +116,29 @@ def test_a_file_that_is_cut_or_foreign_is_refused_by_name(run, content, expected
         run.predictions(NAME)
 
 
+@pytest.mark.parametrize("epoch", [0, 6])
+def test_an_epoch_that_was_not_trained_is_refused_by_name(run, epoch):
+    with pytest.raises(RunFolderError, match=rf"ab-r0\.npz' holds no predictions: of epoch {epoch}; .*5, 40"):
+        run.predicted_classes(NAME, epoch)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        made().to_bytes()[:-30],
+        plain(WHOLE["classes"]),
+        archive(top=WHOLE["top"]),
+        archive_with(classes=WHOLE["classes"].astype(int)),
+        archive_with(classes=WHOLE["classes"][0]),
+    ],
+)
+def test_an_epoch_of_a_file_that_is_cut_or_foreign_is_refused_by_name(run, content):
+    file_of(run).write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"predictions/ab-r0\.npz' holds no predictions"):
+        run.predicted_classes(NAME, 1)
+
+
 def test_no_object_is_unpickled(run):
     class Trap:
         def __reduce__(self):
@@ -124,7 +147,7 @@ def test_no_object_is_unpickled(run):
     array = np.array([[Trap()]], dtype=object)
     for content in (plain(array), archive(classes=array, top=array, probability=array)):
         file_of(run).write_bytes(content)
-        for reads in (run.predictions, run.predicted_classes):
+        for reads in (run.predictions, lambda name: run.predicted_classes(name, 1)):
             with pytest.raises(RunFolderError, match="holds no predictions"):
                 reads(NAME)
 
@@ -149,5 +172,5 @@ def test_a_full_disk_leaves_the_file_before(run, monkeypatch):
     monkeypatch.setattr("birdnet_core.records.files.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         run.write_predictions(NAME, made(n_epochs=1))
-    assert run.predicted_classes(NAME).shape == (5, 40)
+    assert run.predictions(NAME).classes.shape == (5, 40)
     assert file_of(run).exists()

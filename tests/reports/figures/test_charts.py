@@ -71,3 +71,14 @@ def test_colours_of_the_page_come_from_its_style(drawn, tmp_path):
 def test_the_script_cannot_end_its_element_and_has_an_interpreter():
     script = charts.script()
     assert "</script" not in script and "vegaEmbed" in script and "ast" in script
+
+
+def test_what_writing_a_file_raises_ends_the_block_of_saving():
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), charts.Saving() as saving:
+        saving.run(full)
+    with charts.Saving() as saving:
+        written = saving.run(len, "abc")
+    assert written.result() == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.statistics.family import joint
+from reports.statistics.family import Tails, joint
 from reports.statistics.linear_model import RepeatedScores, fit
 
 
@@ -64,3 +64,10 @@ def test_the_same_scores_have_the_same_intervals():
     weights = np.eye(3)[1:] - np.eye(3)[0]
     first, second = (joint(fitted_to(values), weights) for _ in range(2))
     assert (first.low == second.low).all() and (first.p == second.p).all()
+
+
+def test_estimates_that_others_determine_add_no_errors_of_their_own():
+    """Zeros of a covariance are zeros: their roots would be of the size of 1e-9, other on every machine."""
+    weights = np.array([[1.0, -1, 0], [0, 1, -1], [1, 0, -1]])
+    errors = Tails(weights @ np.diag([1.0, 2, 3]) @ weights.T, 1000).errors
+    assert np.abs(errors[0] + errors[1] - errors[2]).max() < 1e-13
