@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from birdnet_core.config import COMPONENTS, NUMBERS, TrainConfig
 from birdnet_core.records.checks import A_NAME, NAME
-from birdnet_core.records.metrics import COSTS, METRICS
+from birdnet_core.records.metrics import COSTS, METRICS, VALIDATION_METRICS
 from birdnet_core.registry import augmentations
 from search_spaces.designs import (
     Design,
@@ -42,7 +42,7 @@ DESIGNS: dict[str, type[Design]] = {
 KINDS = {"ablation": "factors", "search": "space"}
 """What each kind of study varies."""
 
-OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "audit", "asha_within")
+OF_SCHEDULER = ("scheduler", "grace_epochs", "reduction_factor", "audit", "rung_metric", "asha_within")
 """The keys of a file that are fields of `Search`."""
 
 OWN_NAME = r"^(?!(seed|repeat)$)[^.]+$"
@@ -161,7 +161,7 @@ def study_schema() -> Schema:
             "base": {"$ref": "#/$defs/settings"},
             "epochs": _count("the epochs of a trial (training.epochs)"),
             "metric": {
-                "enum": [name for name in METRICS if name.startswith("val/")],
+                "enum": list(VALIDATION_METRICS),
                 "description": "the metric that ranks cells or trials, val/f1_macro if left out",
             },
             "gates": {
@@ -263,6 +263,10 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
         "audit": {
             "type": "number", "minimum": 0, "maximum": 1,
             "description": "the share of the trials to be ended early that train to the end, 0.1 if left out",
+        },
+        "rung_metric": {
+            "enum": list(VALIDATION_METRICS),
+            "description": "the metric by which the scheduler compares trials, the study's if left out",
         },
         "asha_within": {
             "enum": sorted(varied),

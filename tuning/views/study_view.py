@@ -43,7 +43,8 @@ def design_of(study: Study) -> dict[str, Any]:
         space, no_yaml = sampled_space(study.space), str(error)
     return {
         **common, "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
-        "reduction_factor": study.reduction_factor, "audit": study.audit, "asha_within": study.asha_within,
+        "reduction_factor": study.reduction_factor, "audit": study.audit,
+        "rung_metric": study.rung_metric or study.metric, "asha_within": study.asha_within,
         "also": list(study.also), "n_trials": study.n_trials, "space": space, "no_yaml": no_yaml,
     }  # fmt: skip
 

@@ -57,6 +57,7 @@ trials: 9
 scheduler: hyperband
 grace_epochs: 2
 reduction_factor: 4
+rung_metric: val/loss
 asha_within: loss.name
 quick: {training.epochs: 2, trials: 3}
 """
@@ -161,6 +162,7 @@ def test_a_search_is_read_as_written():
         scheduler="hyperband",
         grace_epochs=2,
         reduction_factor=4,
+        rung_metric="val/loss",
         asha_within="loss.name",
         quick={"training.epochs": 2},
     )
