@@ -142,6 +142,7 @@ def study_schema() -> Schema:
     # Not part of a config's identity: cells that differ in it would be one config.
     fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
              if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
+    fixed["optim.decay_before"] = _refused("a list is no level; set it in base, or in named levels")
     for name in NUMBERS:
         fixed[name] = _refused("every cell has the same repeats and seeds; `repeats` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}

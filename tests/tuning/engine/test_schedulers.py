@@ -538,21 +538,22 @@ def replay(a_rule, history, cut):
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("cut", [0, 57, 400])
 @pytest.mark.parametrize("audit", [0.0, 0.3])
-def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut, audit):
+@pytest.mark.parametrize("rung_metric", [METRIC, "val/loss"])
+def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut, audit, rung_metric):
     rng = random.Random(cut)
     epochs, history = Counter(), []
     for _ in range(800):
         n = rng.randrange(60)
         epochs[n] += 1
         value = math.nan if rng.random() < 0.03 else round(rng.gauss(n / 60, 0.1), 1)  # many are equal
-        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.random()))
-    alive, again = rule(name, audit=audit), rule(name, audit=audit)
+        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.gauss(2 - n / 60, 0.1)))
+    alive, again = (rule(name, audit=audit, rung_metric=rung_metric) for _ in range(2))
     decisions = [record(alive, *step) for step in history]
     assert any(decisions[400:]) == (name != "fifo")
     assert replay(again, history, cut) == decisions[cut:]
     assert again.audits == alive.audits and bool(alive.audits) == (audit > 0 and name != "fifo")
     if cut == 400 and name != "fifo":
-        ignorant = rule(name)
+        ignorant = rule(name, rung_metric=rung_metric)
         assert [record(ignorant, *step) for step in history[cut:]] != decisions[cut:]
 
 
