@@ -39,6 +39,7 @@ from tuning.engine.preparation import Data
 from tuning.engine.schedulers import make_rule
 
 N_ORDERS, N_WORKERS = 100, 2
+N_HALVES, N_ORDERS_OF_HALF = 20, 10
 F1, MAP, LOSS = "val/f1_macro", "val/map", "val/loss"
 MEAN_3 = "val/f1_weighted"  # a rule compares metrics that it knows: the mean takes the name of another
 RUNGS = (3, 9, 27)
@@ -65,14 +66,19 @@ def train_whole(data_name: str, folder: Path, seed: int, n_trials: int, epochs: 
 
 
 def curves_of(*folders: Path) -> Curves:
-    """Return the metrics of the trials of runs that were trained whole."""
-    epochs: defaultdict[tuple[Path, str], dict[int, dict[str, float]]] = defaultdict(dict)
+    """Return the metrics of the trials of runs that were trained whole, in the order of their numbers."""
+    trials: list[dict[int, dict[str, float]]] = []
     for folder in folders:
+        numbers: dict[str, int] = {}
+        epochs: defaultdict[str, dict[int, dict[str, float]]] = defaultdict(dict)
         for event in RunFolder(folder).events():
-            if event["event"] == "epoch":
-                epochs[folder, event["trial_id"]][event["epoch"]] = event["metrics"]
-    longest = max(map(len, epochs.values()))
-    whole = [trial for trial in epochs.values() if len(trial) == longest]
+            if event["event"] == "trial":
+                numbers[event["trial_id"]] = event["number"]
+            elif event["event"] == "epoch":
+                epochs[event["trial_id"]][event["epoch"]] = event["metrics"]
+        trials += [epochs[trial] for trial in sorted(epochs, key=numbers.__getitem__)]
+    longest = max(map(len, trials))
+    whole = [trial for trial in trials if len(trial) == longest]
     curves = {
         metric: np.array([[trial[epoch][metric] for epoch in sorted(trial)] for trial in whole], dtype=float)
         for metric in (F1, MAP, LOSS)
@@ -168,6 +174,28 @@ def best_of_draws(best: np.ndarray) -> np.ndarray:
     )
 
 
+def random_search(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
+    """Return the epochs of 1, 2, ... n whole trials, and the F1 that random search finds with them."""
+    n_trials, epochs = curves[F1].shape
+    return epochs * np.arange(1, n_trials + 1), best_of_draws(curves[F1].max(axis=1))
+
+
+def error_of_gain(curves: Curves, judge: Callable[[], Judge]) -> float:
+    """Return the standard error of a rule's gain over draws of the configs, by random halves of them.
+
+    The variance of a mean over halves, drawn without replacement, is that of the mean over all.
+    """
+    rng = np.random.default_rng(0)
+    gains = np.empty((N_HALVES, N_ORDERS_OF_HALF))
+    for half in gains:
+        chosen = rng.permutation(len(curves[F1]))[: len(curves[F1]) // 2]
+        some = {metric: values[chosen] for metric, values in curves.items()}
+        runs = np.array([replayed(some, judge(), order) for order in range(N_ORDERS_OF_HALF)])
+        half[:] = runs[:, -1] - np.interp(runs[:, 0], *random_search(some))
+    of_orders = gains.var(axis=1, ddof=1).mean() / N_ORDERS_OF_HALF
+    return float(max(0.0, gains.mean(axis=1).var(ddof=1) - of_orders) ** 0.5)
+
+
 def rank_correlations(curves: Curves, rung: int) -> dict[str, float]:
     """Return the rank correlations of statistics at epoch `rung` with the trial's best F1."""
     end = curves[F1].max(axis=1)
@@ -204,21 +232,19 @@ def main() -> None:
                 curves = curves_of(folder)
             n_trials, epochs = curves[F1].shape
             print(f"seed {seed}: {n_trials} trials of {epochs} epochs", flush=True)
-            for rung in RUNGS:
+            for rung in (rung for rung in RUNGS if rung < epochs):
                 correlations[rung].append(rank_correlations(curves, rung))
-            by_chance = best_of_draws(curves[F1].max(axis=1))
+            paid, by_chance = random_search(curves)
             for name, judge in judges_of(epochs).items():
                 runs = np.array([replayed(curves, judge(), order) for order in range(N_ORDERS)])
                 n_epochs, n_whole, n_spared, is_noticed, found = runs.mean(axis=0)
-                # Whole trials of random search in these epochs, and those that find the same.
-                n_random = max(1.0, n_epochs / epochs)
-                n_equal = np.interp(found, by_chance, np.arange(1, n_trials + 1))
-                random_found = np.interp(n_random, np.arange(1, n_trials + 1), by_chance)
-                error = runs[:, -1].std(ddof=1) / N_ORDERS**0.5
+                random_found = np.interp(n_epochs, paid, by_chance)
+                needed = np.interp(found, by_chance, paid)  # epochs in which random search finds the same
+                error = error_of_gain(curves, judge)
                 rows[name].append(
                     (
                         n_trials * epochs / n_epochs, n_whole, n_spared, 100 * is_noticed,
-                        found, random_found, found - random_found, error, n_equal * epochs / n_epochs,
+                        found, random_found, found - random_found, error, needed / n_epochs,
                     )
                 )  # fmt: skip
     print("\nRank correlation with the trial's best F1:\n")
@@ -229,7 +255,7 @@ def main() -> None:
         print(f"| {rung} | {' | '.join(of_rung)} |")
     columns = (
         "rule", "times fewer epochs", "whole", "spared", "epoch 3 not predictive, %", "best F1",
-        "random, same epochs", "gain", "its standard error", "times random's epochs for the same F1",
+        "random, same epochs", "gain", "its standard error", "times fewer than random for this F1",
     )  # fmt: skip
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     digits = (2, 1, 1, 0, 3, 3, 3, 3, 2)
