@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 
 from birdnet_core import conventions, registry
 from birdnet_core.errors import ConfigError, check_range, did_you_mean
-from birdnet_core.records.metrics import METRICS, metric_direction
+from birdnet_core.records.metrics import VALIDATION_METRICS, metric_direction
 from birdnet_core.records.trial import trial_id
 
 Flat = Mapping[str, Any]
@@ -104,8 +104,12 @@ class OptimConfig:
         warmup_epochs: epochs from lr / 10 up to lr; 0 starts at lr.
         schedule: what follows the warm-up: a cosine to 0; ``step``, times `decay_factor` every
             `decay_epochs`; ``plateau``, the same after `decay_epochs` without a better `training.monitor`;
-            ``one_cycle``, up over the first 30 % and down to nearly 0 (Smith 2018); or ``constant``.
+            ``one_cycle``, up over the first 30 % and down to nearly 0 (Smith 2018); ``constant``; or ``wsd``,
+            constant but for a decay towards 0 at the end, over the last fifth of the budget.
         decay_epochs, decay_factor: of ``step`` and ``plateau``.
+        decay_before: of ``wsd``: epochs at whose end the rate has decayed as well, over the last fifth of the
+            epochs up to there; the next begins at the peak again. A search fills in those at which its
+            scheduler compares trials.
         grad_clip: largest gradient norm; 0 turns clipping off.
     """
 
@@ -113,9 +117,10 @@ class OptimConfig:
     backbone_lr: float | None = None
     weight_decay: float = 1e-2
     warmup_epochs: int = 5
-    schedule: Literal["cosine", "step", "one_cycle", "plateau", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "one_cycle", "plateau", "constant", "wsd"] = "cosine"
     decay_epochs: int = 5
     decay_factor: float = 0.1
+    decay_before: tuple[int, ...] = ()
     grad_clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -129,6 +134,13 @@ class OptimConfig:
         )
         check_range("optim.decay_epochs", self.decay_epochs, 1, MOST_EPOCHS)
         _require(0 < self.decay_factor < 1, "optim.decay_factor", self.decay_factor, "above 0, below 1")
+        is_rising = list(self.decay_before) == sorted({*self.decay_before})
+        _require(
+            is_rising and min(self.decay_before, default=1) >= 1,
+            "optim.decay_before",
+            self.decay_before,
+            "rising epochs, from 1",
+        )
         check_range("optim.weight_decay", self.weight_decay, 0, 10)
         check_range("optim.warmup_epochs", self.warmup_epochs, 0, MOST_EPOCHS)
         _require(0 <= self.grad_clip <= 1e6, "optim.grad_clip", self.grad_clip, "0 (off) to 1000000")
@@ -187,10 +199,10 @@ class TrainingConfig:
         metric_direction(self.monitor)
         metric_direction(self.stop_on or self.monitor)
         _require(
-            self.monitor.startswith("val/"),
+            self.monitor in VALIDATION_METRICS,
             "training.monitor",
             self.monitor,
-            "a validation metric: " + ", ".join(m for m in METRICS if m.startswith("val/")),
+            "a validation metric: " + ", ".join(VALIDATION_METRICS),
         )
 
     @property

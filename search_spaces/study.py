@@ -19,7 +19,12 @@ from birdnet_core.config import cautions as config_cautions
 from birdnet_core.errors import ConfigError, check_range, did_you_mean
 from birdnet_core.records.bounds import CONSTRAINED, Bound
 from birdnet_core.records.checks import A_NAME, is_name
-from birdnet_core.records.metrics import is_better, metric_direction, objective_direction
+from birdnet_core.records.metrics import (
+    VALIDATION_METRICS,
+    is_better,
+    metric_direction,
+    objective_direction,
+)
 from birdnet_core.registry import checked_value
 from search_spaces.designs import Cell, Design, FullFactorial, Levels, Range
 from search_spaces.factors import Factors, faults_of, levels_of
@@ -205,6 +210,8 @@ class Search(_Common):
             sample, by which the search knows what ending the others was worth.
         folds: whether promising configs are trained on the other validation folds, too, one after the other;
             the best is then chosen among those that have all folds.
+        rung_metric: the validation metric by which the scheduler compares trials: the best of each so far;
+            None takes `metric`.
         asha_within: a dotted setting, such as ``model.name``. The scheduler compares only trials with the
             same value of it, for spaces whose trials learn at different speeds: a small network leads early
             and loses late, and would end the large ones.
@@ -226,6 +233,7 @@ class Search(_Common):
     reduction_factor: int = 3
     audit: float = 0.1
     folds: bool = False
+    rung_metric: str | None = None
     asha_within: str | None = None
     also: tuple[str, ...] = ()
 
@@ -233,6 +241,12 @@ class Search(_Common):
         self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
         check_range("audit", self.audit, 0, 1)
         checked_value(self.folds, bool, "folds")
+        if self.rung_metric not in (None, *VALIDATION_METRICS):
+            near = did_you_mean(str(self.rung_metric), VALIDATION_METRICS)
+            raise ConfigError(
+                f"rung_metric = {self.rung_metric!r} is no validation metric{near} (known: "
+                f"{', '.join(VALIDATION_METRICS)})"
+            )
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ CLASS_BYTES, LIKELIEST_BYTES = 2, 4 * N_TOP
 
 N_SIMULATED = 2_000  # trials, over all simulated searches: the mean of their epochs is within some 5 %
 MOST_TRIALS = 500  # of one simulated search
+VALUE = "val/f1_macro"  # of simulated trials: rules compare ranks, so that any metric would do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,11 +365,12 @@ def simulated_epochs(
     Of more than `MOST_TRIALS` trials, the further ones train as those of the second half of them do.
     """
     rng = np.random.default_rng(seed)
+    study = replace(study, metric=VALUE, rung_metric=None)
     budgets = [config.training.most_epochs for config in trials[:MOST_TRIALS]]
     groups = [group_of(config, study.asha_within) for config in trials[:MOST_TRIALS]]
     searches = []
     for _ in range(max(3, min(40, N_SIMULATED // len(budgets)))):
-        rule = rule_of(study, "maximize", budgets[0])
+        rule = rule_of(study, budgets[0])
         name = rng.integers(2**62)  # what HyperBand draws a trial's bracket by
         quality = rng.uniform(size=len(budgets))
         trained = [0] * len(budgets)
@@ -380,7 +382,7 @@ def simulated_epochs(
             for i in list(running):
                 trained[i] += 1
                 value = quality[i] * -math.expm1(-3 * trained[i] / budgets[i])
-                is_stopped = rule.is_stopped(f"{name}-{i}", groups[i], trained[i], value)
+                is_stopped = rule.is_stopped(f"{name}-{i}", groups[i], trained[i], {VALUE: value})
                 if is_stopped or trained[i] >= budgets[i]:
                     running.remove(i)
                     if not is_stopped:

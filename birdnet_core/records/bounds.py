@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records.metrics import COSTS, METRICS
+from birdnet_core.records.metrics import COSTS, VALIDATION_METRICS
 
 Comparison = Literal[">=", "<="]
-CONSTRAINED = (*(name for name in METRICS if name.startswith("val/")), *COSTS)
+CONSTRAINED = (*VALIDATION_METRICS, *COSTS)
 """What a study can constrain."""
 
 

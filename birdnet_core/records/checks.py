@@ -80,7 +80,7 @@ _STUDY: Mapping[str, Types] = {
 }  # fmt: skip
 _STUDY_MAY: Mapping[str, Types] = {
     "question": (str,), "base": (dict,), "data": (dict,), "provenance": (dict,), "gates": (list,),
-    "constraints": (list,),
+    "constraints": (list,), "rung_metric": (str,),
     "request": (dict, type(None)), "design": (dict, type(None)), "factors": (dict, type(None)),
     "baseline": (dict, type(None)), "cells": (list, type(None)), "n_trials": (int, type(None)),
 }  # fmt: skip

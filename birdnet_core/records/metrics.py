@@ -43,6 +43,8 @@ _SCORES = {
 }
 
 
+VALIDATION_METRICS = tuple(f"val/{name}" for name in _SCORES)
+
 METRICS: dict[str, Metric] = {
     "train/loss": Metric("minimize", "training loss", "mean training loss over the epoch's steps"),
     "train/accuracy": Metric(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import math
 from typing import Any
@@ -14,6 +15,8 @@ from birdnet_core.errors import ConfigError
 from birdnet_core.records.metrics import Direction, is_better
 
 WARMUP_START = 0.1
+DECAY_SHARE = 0.2
+"""The share of the epochs up to its end that a decay of ``wsd`` takes (Hägele et al. 2024, section 3)."""
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -76,7 +79,9 @@ def lr_share(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) 
     Linear from a tenth over the warm-up, then the schedule over the rest of the budget; a warm-up as
     long as the budget or longer leaves no room for it. The cosine ends at 0 (Loshchilov & Hutter 2017,
     without restarts). One-cycle rises from 1/25 over 30 % of the way and falls to 4e-6, both as cosines, as
-    torch's OneCycleLR has it. ``plateau`` is 1 here: `Plateau` lowers it.
+    torch's OneCycleLR has it. ``wsd`` (warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395) decays as
+    1 - sqrt of the way, the best form of Hägele et al. 2024, arXiv:2405.18392. ``plateau`` is 1 here:
+    `Plateau` lowers it.
     """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -91,7 +96,18 @@ def lr_share(config: OptimConfig, step: int, steps_per_epoch: int, epochs: int) 
         if n <= peak_at:
             return _cosine(1 / 25, 1.0, n / peak_at if peak_at else 1.0)
         return _cosine(1.0, 1 / 25e4, (n - peak_at) / (total - 1 - peak_at))
+    if config.schedule == "wsd":
+        return _decayed(
+            [*(end for end in config.decay_before if end < epochs), epochs], step / steps_per_epoch
+        )
     return 1.0
+
+
+def _decayed(ends: list[int], epoch: float) -> float:
+    """Return the share of the peak that is left at `epoch` by the decays before `ends`."""
+    n = bisect.bisect_right(ends, epoch)
+    start = max(ends[n - 1] if n else 0, (1 - DECAY_SHARE) * ends[n])
+    return 1 - math.sqrt(max(0.0, (epoch - start) / (ends[n] - start)))
 
 
 def is_open_ended(config: OptimConfig) -> bool:

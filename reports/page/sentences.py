@@ -427,7 +427,8 @@ def early_stopping(audits: Audits | None, metric: str) -> str:
             "ended; a search with the scheduler fifo ends none"
         )
         parts.append(
-            f"The rank correlation of {metric} at epoch {audits.first_rung} and at the end is "
+            f"The rank correlation of the trials by {audits.rung_metric} up to epoch {audits.first_rung} "
+            f"and by {metric} at the end is "
             f"{signed(audits.correlation, '{:+.2f}')} ({signed(audits.low, '{:+.2f}')} to "
             f"{signed(audits.high, '{:+.2f}')}): {found}."
         )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from birdnet_core.intervals import LEVEL
 from reports.statistics.aggregate import sampled
+from birdnet_core.records.metrics import metric_direction
 
 TOP = 1 / 3
 N_RESAMPLES = 2000
@@ -31,9 +32,10 @@ class Audits:
         n_wrong: audited trials among the best third of all trials. wrong_low, wrong_high: the exact interval
             of their share (Clopper and Pearson 1934).
         best: the best value of the search. best_audited: of the audited trials, nan without any.
-        first_rung: the epoch from which trials are compared.
-        correlation: Kendall's rank correlation of a trial's best value at `first_rung` with its best at the
-            end; each audited trial counts for as many as it was drawn from. nan below `LEAST_WHOLE` trials.
+        first_rung: the epoch from which trials are compared. rung_metric: the metric that compares them.
+        correlation: Kendall's rank correlation of the trials by their best `rung_metric` up to `first_rung`
+            and by their best value at the end, positive where the one predicts the other; each audited trial
+            counts for as many as it was drawn from. nan below `LEAST_WHOLE` trials.
         low, high: its bootstrap interval over trials (Efron and Tibshirani 1993, section 13.3).
     """
 
@@ -49,6 +51,7 @@ class Audits:
     best: float
     best_audited: float
     first_rung: int
+    rung_metric: str
     correlation: float
     low: float
     high: float
@@ -84,7 +87,8 @@ def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any])
 
         interval = binomtest(n_wrong, n_audited).proportion_ci(LEVEL)
     first = int(study["grace_epochs"])
-    early = _best_by(epochs, whole["trial_id"], metric, sign, first)
+    rung_metric = study["rung_metric"]
+    early = _best_by(epochs, whole["trial_id"], rung_metric, first)
     known = np.isfinite(early)
     correlation, low, high = _correlation(early[known], end[known], weight[known])
     budget = int(study["epochs"])
@@ -102,6 +106,7 @@ def audits_of(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any])
         best=sign * float(end.max()) if len(end) else math.nan,
         best_audited=sign * float(end[audited].max()) if n_audited else math.nan,
         first_rung=first,
+        rung_metric=rung_metric,
         correlation=correlation,
         low=low,
         high=high,
@@ -114,8 +119,9 @@ def _is_top(end: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.asarray(above < TOP * weight.sum())
 
 
-def _best_by(epochs: pd.DataFrame, trial_ids: pd.Series, metric: str, sign: float, epoch: int) -> np.ndarray:
-    """Return the best value of each trial up to `epoch`, times `sign`; nan where it has none."""
+def _best_by(epochs: pd.DataFrame, trial_ids: pd.Series, metric: str, epoch: int) -> np.ndarray:
+    """Return the best value of each trial up to `epoch`, negated if lower is better; nan without any."""
+    sign = 1.0 if metric_direction(metric) == "maximize" else -1.0
     there = epochs[(epochs["epoch"] <= epoch) & epochs["trial_id"].isin(trial_ids)]
     best = (sign * there[metric]).groupby(there["trial_id"]).max()
     return best.reindex(trial_ids).to_numpy(dtype=float)

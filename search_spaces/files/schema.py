@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from birdnet_core.config import COMPONENTS, NUMBERS, TrainConfig
 from birdnet_core.records.checks import A_NAME, NAME
-from birdnet_core.records.metrics import COSTS, METRICS
+from birdnet_core.records.metrics import COSTS, METRICS, VALIDATION_METRICS
 from birdnet_core.registry import augmentations
 from search_spaces.designs import (
     Design,
@@ -42,7 +42,9 @@ DESIGNS: dict[str, type[Design]] = {
 KINDS = {"ablation": "factors", "search": "space"}
 """What each kind of study varies."""
 
-OF_SEARCH = ("scheduler", "grace_epochs", "reduction_factor", "audit", "folds", "asha_within")
+OF_SEARCH = (
+    "scheduler", "grace_epochs", "reduction_factor", "audit", "folds", "rung_metric", "asha_within",
+)  # fmt: skip
 """The keys of a file that are fields of `Search`."""
 
 OWN_NAME = r"^(?!(seed|repeat)$)[^.]+$"
@@ -142,6 +144,7 @@ def study_schema() -> Schema:
     # Not part of a config's identity: cells that differ in it would be one config.
     fixed = {name: _refused("trials do not differ in it; it belongs in base") for name in values
              if name.startswith("runtime.") or name == "training.monitor"}  # fmt: skip
+    fixed["optim.decay_before"] = _refused("a list is no level; set it in base, or in named levels")
     for name in NUMBERS:
         fixed[name] = _refused("every cell has the same repeats and seeds; `repeats` is how many")
     varied = {name: each for name, each in ref.items() if name not in fixed}
@@ -161,7 +164,7 @@ def study_schema() -> Schema:
             "base": {"$ref": "#/$defs/settings"},
             "epochs": _count("the epochs of a trial (training.epochs)"),
             "metric": {
-                "enum": [name for name in METRICS if name.startswith("val/")],
+                "enum": list(VALIDATION_METRICS),
                 "description": "the metric that ranks cells or trials, val/f1_macro if left out",
             },
             "gates": {
@@ -267,6 +270,10 @@ def _of_search(varied: Mapping[str, Schema], fixed: Mapping[str, Schema]) -> dic
         "folds": {
             "type": "boolean",
             "description": "whether promising configs are trained on all validation folds, false if left out",
+        },
+        "rung_metric": {
+            "enum": list(VALIDATION_METRICS),
+            "description": "the metric by which the scheduler compares trials, the study's if left out",
         },
         "asha_within": {
             "enum": sorted(varied),

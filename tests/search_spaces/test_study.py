@@ -354,6 +354,13 @@ def test_a_search_over_the_budget_of_a_trial_is_refused():
     assert check(Search(name="long", space=lambda trial: {}), TrainConfig(), {"training.epochs": 5})
 
 
+def test_a_rung_metric_is_a_validation_metric():
+    with pytest.raises(ConfigError, match=r"rung_metric = 'val/f1' is no validation metric; did you mean"):
+        Search(space=models, rung_metric="val/f1")
+    with pytest.raises(ConfigError, match="'train/loss' is no validation metric"):
+        Search(space=models, rung_metric="train/loss")
+
+
 def test_asha_within_is_refused_where_no_trial_has_the_setting():
     with pytest.raises(ConfigError, match=r"asha_within = 'model.nam' .*; did you mean 'model.name'\?"):
         check(Search(space=models, asha_within="model.nam"), TrainConfig(), {})

@@ -288,8 +288,8 @@ class HaltingScheduler(StoppingScheduler):
     that waits for a node of which none is left, and the dispatcher hands it out anew.
     """
 
-    def __init__(self, rule: Rule, metric: str, journal: Journal, nodes: Nodes) -> None:
-        super().__init__(rule, metric)
+    def __init__(self, rule: Rule, journal: Journal, nodes: Nodes) -> None:
+        super().__init__(rule)
         self.journal = journal
         self.nodes = nodes
         self._looked = time.monotonic()

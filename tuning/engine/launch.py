@@ -28,7 +28,6 @@ from birdnet_core.data.seen import seen_before
 from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.checks import is_name
 from birdnet_core.records.files import write_text
-from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.provenance import provenance
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN, seen_caution, validated_splits
@@ -144,7 +143,9 @@ def sweep(
     settings = dict(settings or {})
     config = base_config(study, base or TrainConfig(), settings).override({"runtime.threads": resources.cpus})
     configs = check(study, config, settings)
-    rule = rule_of(study, metric_direction(study.metric), configs[0].training.most_epochs)
+    rule = rule_of(study, configs[0].training.most_epochs)
+    if any(each.optim.schedule == "wsd" and not each.optim.decay_before for each in configs):
+        config = config.override({"optim.decay_before": rule.rungs})
     if isinstance(study, Search):
         sampler_of(study, sampler, 0)  # its faults, before anything is made
     elif warm_start or first_configs:
@@ -220,7 +221,7 @@ def sweep(
             for name in failed:
                 journal.rerun(name)
         nodes = Nodes()
-        scheduler = HaltingScheduler(rule, study.metric, journal, nodes)
+        scheduler = HaltingScheduler(rule, journal, nodes)
         scheduler.rebuild(run.events(), study.name)
         halt.judge(journal.usage, {})
         if searcher.n_left() and not halt.reason:
@@ -330,7 +331,7 @@ class _Setup:
             return {
                 **common, "n_trials": study.n_trials, "also": list(study.also),
                 "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
-                "audit": study.audit,
+                "audit": study.audit, "rung_metric": self.rule.rung_metric,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip
         return {
@@ -571,7 +572,8 @@ def _write_study(run: RunFolder, definition: dict[str, Any], command: str) -> No
             "ablation": ("factors", "cells"),
             "search": (
                 "epochs", "base", "base_id", "space", "scheduler", "grace_epochs",
-                "reduction_factor", "audit", "asha_within", "also", "constraints", "storage", "repeats",
+                "reduction_factor", "audit", "rung_metric", "asha_within", "also", "constraints", "storage",
+                "repeats",
             ),
         }[definition["kind"]]  # fmt: skip
         compared = ["kind", "metric", "seed", *fixed]

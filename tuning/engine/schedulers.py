@@ -14,12 +14,13 @@ import statistics
 from abc import ABC, abstractmethod
 from array import array
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from birdnet_core.errors import ConfigError, did_you_mean
-from birdnet_core.records.metrics import Direction
+from birdnet_core.records.metrics import TIES_BY, metric_direction
 from search_spaces.study import SCHEDULERS, Ablation, Study
 
 LEAST_WHOLE, MOST_WHOLE = 4, 100
@@ -33,61 +34,65 @@ Score = tuple[float, float]  # the value and what decides ties, both of which ar
 
 
 class Rule(ABC):
-    """Records the value of each epoch and decides whether its trial ends there.
+    """Records the metrics of each epoch and decides whether its trial ends there.
 
     Args:
-        direction: whether a higher or a lower value is better.
+        metric: the objective, by which the best trial is chosen at the end.
+        rung_metric: the metric by which trials are compared on the way; None takes `metric`.
         max_epochs: the budget of a trial; none is stopped at its last epoch.
         grace_epochs: epochs that every trial trains before it is compared.
         reduction_factor: of ASHA and HyperBand; the best 1 / reduction_factor continue at each rung.
         audit: the share of the trials to be stopped that are audited: they train to the end.
 
+    `rungs` holds the epochs at which trials are compared, where these are few.
+
     `audits` holds the epoch at which each audited trial would have been stopped. It is compared no more from
     then on, and others are not compared with it: the later rungs hold those that earned it.
 
     With audits a rule also stops less where it is not worth it: once there are `LEAST_WHOLE` whole trials, it
-    stops at an epoch only if their best values up to it clearly predict their best values at the end, see
-    `is_predictive`. `spared` holds the last epoch at which a trial went on for this reason alone; at the
+    stops at an epoch only if their best `rung_metric` up to it clearly predicts their best `metric` of all,
+    see `is_predictive`. `spared` holds the last epoch at which a trial went on for this reason alone; at the
     next one it is compared again.
     """
 
     def __init__(
         self,
         *,
-        direction: Direction,
+        metric: str,
         max_epochs: int,
         grace_epochs: int,
         reduction_factor: int,
         audit: float = 0.0,
+        rung_metric: str | None = None,
     ) -> None:
+        self.metric, self.rung_metric = metric, rung_metric or metric
         self.max_epochs, self.grace_epochs = max_epochs, grace_epochs
         self.reduction_factor = reduction_factor
         self.audit = audit
+        self.rungs: list[int] = []
         self.audits: dict[str, int] = {}
         self.spared: dict[str, int] = {}
-        self._sign = 1.0 if direction == "maximize" else -1.0
-        self._scores: dict[str, dict[int, Score]] = {}
+        self._scores: dict[str, dict[int, Score]] = {}  # by the rung metric
+        self._best: dict[str, Score] = {}  # by the objective
         self._stopped: set[tuple[str, int]] = set()
         self._whole: defaultdict[str | None, deque[str]] = defaultdict(lambda: deque(maxlen=MOST_WHOLE))
         self._finished: set[str] = set()
 
     def is_stopped(
-        self, trial: str, group: str | None, epoch: int, value: float, loss: float = math.nan
+        self, trial: str, group: str | None, epoch: int, metrics: Mapping[str, float | None]
     ) -> bool:
-        """Record `value` after `epoch` (from 1) and return whether `trial` is stopped.
+        """Record the `metrics` of `epoch` (from 1) and return whether `trial` is stopped.
 
-        Only trials of the same `group` are compared. A value that is not finite counts as the worst, and so
-        does a `loss`, which decides between equal values. An epoch that was recorded before is answered as it
-        was then: a trial whose worker died reports its first epochs a second time, and a driver may die
-        before it has ended a trial.
+        Only trials of the same `group` are compared, and `TIES_BY` decides between equal values. One that is
+        not finite, or not there, counts as the worst. An epoch that was recorded before is answered as it was
+        then: a trial whose worker died reports its first epochs a second time, and a driver may die before it
+        has ended a trial.
         """
         scores = self._scores.setdefault(trial, {})
         if epoch not in scores:
-            # inf as well as nan, because a journal keeps both as null.
-            scores[epoch] = (
-                self._sign * value if math.isfinite(value) else -math.inf,
-                -loss if math.isfinite(loss) else -math.inf,
-            )
+            scores[epoch] = _score(metrics, self.rung_metric)
+            score = _score(metrics, self.metric)
+            self._best[trial] = max(self._best.get(trial, score), score)
             if trial not in self.audits and self._is_behind(trial, group, epoch):
                 if self._is_audited(trial):
                     self.audits[trial] = epoch
@@ -110,7 +115,7 @@ class Rule(ABC):
             self._count_later(trial, group, max(self._scores[trial]))
 
     def is_predictive(self, epoch: int) -> bool:
-        """Return whether the best values of whole trials up to `epoch` clearly predict those at the end.
+        """Return whether the best `rung_metric` of whole trials up to `epoch` clearly predicts their end.
 
         By Kendall's rank correlation within groups: the numerators of all groups, and their variances under
         independence with ties (Kendall 1970, chapter 4), are added (Korn 1984). True of fewer than
@@ -121,14 +126,10 @@ class Rule(ABC):
             return True
         score, variance = 0.0, 0.0
         for trials in self._whole.values():
-            early, late = (
-                [
-                    max(score[0] for at, score in self._scores[trial].items() if at <= until)
-                    for trial in trials
-                ]
-                for until in (epoch, self.max_epochs)
-            )
-            of_group = _kendall(early, late)
+            early = [
+                max(score[0] for at, score in self._scores[trial].items() if at <= epoch) for trial in trials
+            ]
+            of_group = _kendall(early, [self._best[trial][0] for trial in trials])
             score, variance = score + of_group[0], variance + of_group[1]
         return variance > 0 and score > CLEARLY * math.sqrt(variance)
 
@@ -188,7 +189,6 @@ class ASHA(Rule):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.rungs: list[int] = []
         rung = self.grace_epochs
         while rung < self.max_epochs:
             self.rungs.append(rung)
@@ -294,6 +294,19 @@ class Median(Rule):
         return behind
 
 
+def _score(metrics: Mapping[str, float | None], metric: str) -> Score:
+    """Return the score of an epoch by `metric`."""
+    return _higher_is_better(metrics, metric), _higher_is_better(metrics, TIES_BY)
+
+
+def _higher_is_better(metrics: Mapping[str, float | None], metric: str) -> float:
+    value = metrics.get(metric)
+    # inf as well as nan, because a journal keeps both as null.
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return value if metric_direction(metric) == "maximize" else -value
+
+
 def _kendall(first: list[float], second: list[float]) -> tuple[float, float]:
     """Return concordant minus discordant pairs of two lists [n], and its variance under independence."""
     n = len(first)
@@ -315,16 +328,14 @@ def _kendall(first: list[float], second: list[float]) -> tuple[float, float]:
     return float((signs[0] * signs[1]).sum() / 2), float(variance)
 
 
-def make_rule(
-    name: str,
-    *,
-    direction: Direction,
-    max_epochs: int,
-    grace_epochs: int,
-    reduction_factor: int,
-    audit: float = 0.0,
-) -> Rule:
-    """Return the rule `name`; ConfigError for one not in `SCHEDULERS` and for numbers out of range."""
+RULES: dict[str, type[Rule]] = {"fifo": Fifo, "asha": ASHA, "hyperband": HyperBand, "median": Median}
+
+
+def make_rule(name: str, *, grace_epochs: int, reduction_factor: int, **settings: Any) -> Rule:
+    """Return the rule `name`, with the arguments of `Rule`.
+
+    Raises ConfigError for one not in `SCHEDULERS` and for numbers out of range.
+    """
     if name not in SCHEDULERS:
         raise ConfigError(
             f"unknown scheduler {name!r}{did_you_mean(name, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
@@ -333,26 +344,19 @@ def make_rule(
         raise ConfigError(f"grace_epochs = {grace_epochs!r} is out of range; it takes 1 or more")
     if reduction_factor < 2:
         raise ConfigError(f"reduction_factor = {reduction_factor!r} is out of range; it takes 2 or more")
-    rules: dict[str, type[Rule]] = {"fifo": Fifo, "asha": ASHA, "hyperband": HyperBand, "median": Median}
-    return rules[name](
-        direction=direction,
-        max_epochs=max_epochs,
-        grace_epochs=grace_epochs,
-        reduction_factor=reduction_factor,
-        audit=audit,
-    )
+    return RULES[name](grace_epochs=grace_epochs, reduction_factor=reduction_factor, **settings)
 
 
-def rule_of(study: Study, direction: Direction, max_epochs: int) -> Rule:
+def rule_of(study: Study, max_epochs: int) -> Rule:
     """Return what ends trials of `study` early: nothing in an ablation, whose cells are to be compared."""
-    grace, factor, audit = 1, 2, 0.0
-    if not isinstance(study, Ablation):
-        grace, factor, audit = study.grace_epochs, study.reduction_factor, study.audit
+    if isinstance(study, Ablation):
+        return Fifo(metric=study.metric, max_epochs=max_epochs, grace_epochs=1, reduction_factor=2)
     return make_rule(
         study.scheduler,
-        direction=direction,
+        metric=study.metric,
+        rung_metric=study.rung_metric,
         max_epochs=max_epochs,
-        grace_epochs=grace,
-        reduction_factor=factor,
-        audit=audit,
+        grace_epochs=study.grace_epochs,
+        reduction_factor=study.reduction_factor,
+        audit=study.audit,
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from birdnet_core.records.metrics import TIES_BY
 from tuning.engine.journal import epochs_of
 from tuning.engine.schedulers import Rule
 
@@ -18,19 +16,16 @@ class StoppingScheduler(FIFOScheduler):
     """Starts Ray's trials in their order and stops those that a rule stops.
 
     Args:
-        rule: decides.
-        metric: the value it decides on, a key of the trainable's result.
+        rule: decides on the metrics of the trainable's results.
 
     The trial's config holds ``journal`` with its ``trial_id`` and perhaps its ``group``, and its ``fold`` if
     that is a further one of a search: these are never stopped, and not compared with. A result holds
-    ``epoch`` and, unless the trial failed, the metric.
+    ``epoch`` and, unless the trial failed, the metrics.
     """
 
-    def __init__(self, rule: Rule, metric: str) -> None:
+    def __init__(self, rule: Rule) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rule = rule
-        # Not Ray's `_metric`: Ray raises for a result without it, which is how a failed trial ends.
-        self._decides = metric
 
     def rebuild(self, events: Iterable[dict[str, Any]], study: str) -> None:
         """Record what an earlier driver trained for `study`, from the journal's events in their order.
@@ -46,11 +41,9 @@ class StoppingScheduler(FIFOScheduler):
                 if event["study"] == study and not event.get("fold"):
                     groups[event["trial_id"]] = event.get("group")
             elif event["event"] == "epoch" and event["trial_id"] in groups:
-                if self._decides not in event["metrics"]:
-                    continue
-                name = event["trial_id"]
-                value, loss = (event["metrics"].get(metric) for metric in (self._decides, TIES_BY))
-                self.rule.is_stopped(name, groups[name], event["epoch"], _number(value), _number(loss))
+                name, metrics = event["trial_id"], event["metrics"]
+                if self.rule.metric in metrics:
+                    self.rule.is_stopped(name, groups[name], event["epoch"], metrics)
             elif event["event"] == "end" and event["status"] == "completed" and event["trial_id"] in groups:
                 self.rule.finish(event["trial_id"], groups[event["trial_id"]])
 
@@ -74,18 +67,8 @@ class StoppingScheduler(FIFOScheduler):
         line = trial.config["journal"]
         return not line.get("fold") and any(
             [
-                self.rule.is_stopped(
-                    line["trial_id"],
-                    line.get("group"),
-                    int(epoch["epoch"]),
-                    _number(epoch[self._decides]),
-                    _number(epoch.get(TIES_BY)),
-                )
+                self.rule.is_stopped(line["trial_id"], line.get("group"), int(epoch["epoch"]), epoch)
                 for epoch in epochs_of(result)
-                if self._decides in epoch
+                if self.rule.metric in epoch
             ]
         )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -44,7 +44,7 @@ def design_of(study: Study) -> dict[str, Any]:
     return {
         **common, "scheduler": study.scheduler, "grace_epochs": study.grace_epochs,
         "reduction_factor": study.reduction_factor, "audit": study.audit, "folds": study.folds,
-        "asha_within": study.asha_within,
+        "rung_metric": study.rung_metric or study.metric, "asha_within": study.asha_within,
         "also": list(study.also), "n_trials": study.n_trials, "space": space, "no_yaml": no_yaml,
     }  # fmt: skip
 

@@ -56,12 +56,25 @@ def test_schedules_are_torchs_own_after_the_warm_up(schedule, of_torch, warmup_e
     np.testing.assert_allclose(shares(config)[100 - n :], expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "one_cycle", "plateau", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "step", "one_cycle", "plateau", "constant", "wsd"])
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 1), (1, 3), (7, 2)])
 @pytest.mark.parametrize("warmup_epochs", [0, 2, 9])
 def test_every_schedule_is_sane_in_the_shortest_runs(schedule, steps_per_epoch, epochs, warmup_epochs):
     rates = shares(OptimConfig(schedule=schedule, warmup_epochs=warmup_epochs), steps_per_epoch, epochs)
     assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_wsd_decays_over_a_fifth_of_the_epochs_up_to_each_end_and_begins_at_the_peak_again():
+    rates = shares(OptimConfig(schedule="wsd", warmup_epochs=1, decay_before=(5, 40)))
+    np.testing.assert_allclose(rates[:10], np.linspace(0.1, 1, 10, endpoint=False))
+    first, last = (1 - np.sqrt(np.arange(n) / n) for n in (10, 20))
+    np.testing.assert_allclose(rates[10:], [1] * 30 + [*first] + [1] * 30 + [*last], atol=1e-9)
+
+
+def test_decays_of_wsd_do_not_overlap():
+    rates = shares(OptimConfig(schedule="wsd", warmup_epochs=0, decay_before=(8, 9)))
+    for decay in (rates[80:90], rates[90:]):
+        np.testing.assert_allclose(decay, 1 - np.sqrt(np.arange(10) / 10), atol=1e-9)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

@@ -377,6 +377,7 @@ STATEFUL = {
     "constant": {"optim.schedule": "constant"},
     "step": {"optim.schedule": "step", "optim.decay_epochs": 1},
     "one_cycle": {"optim.schedule": "one_cycle"},
+    "wsd": {"optim.schedule": "wsd", "optim.decay_before": [2]},
     "plateau": {"optim.schedule": "plateau", "optim.decay_epochs": 1, "training.patience": 0},
     "ema": {"training.ema_decay": 0.9},
     "fp16": {"training.precision": "fp16", **NARROW},

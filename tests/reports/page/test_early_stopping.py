@@ -16,6 +16,7 @@ KNOWN = {
     "best": 0.85,
     "best_audited": 0.84,
     "first_rung": 3,
+    "rung_metric": "val/loss",
     "correlation": 0.5,
     "low": 0.2,
     "high": 0.8,
@@ -27,8 +28,8 @@ def test_what_was_saved_what_was_wrong_and_whether_early_epochs_predict_the_end(
     assert text == (
         "asha ended 32 trials early, which saved 1,384 epochs (46%). Of 3 audited trials, which it let train "
         "on, 1 came to be among the best third (of all that it ended, 1 to 91 %); the best of them reached "
-        "val/f1_macro 0.8400, the search 0.8500. The rank correlation of val/f1_macro at epoch 3 and at the "
-        "end is +0.50 (+0.20 to +0.80): early epochs predict the end here."
+        "val/f1_macro 0.8400, the search 0.8500. The rank correlation of the trials by val/loss up to epoch "
+        "3 and by val/f1_macro at the end is +0.50 (+0.20 to +0.80): early epochs predict the end here."
     )
 
 

@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
+from birdnet_core.records.metrics import metric_direction
 from reports.statistics.audits import audits_of
 
 STUDY = {
     "kind": "search",
     "repeats": [0],
-    "metric": "val/f1_macro",
-    "direction": "maximize",
     "scheduler": "asha",
     "audit": 0.1,
     "grace_epochs": 3,
@@ -19,7 +18,7 @@ STUDY = {
 }
 
 
-def search(end, early, audited=(), n_ended=0, **changes):
+def search(end, early, audited=(), n_ended=0, metric="val/f1_macro", rung_metric=None, **changes):
     """Whole trials with a value at the end and at epoch 3, some of them audited, and trials ended there."""
     names = [f"t{i}" for i in range(len(end))]
     trials = pd.DataFrame(
@@ -29,17 +28,18 @@ def search(end, early, audited=(), n_ended=0, **changes):
             "epochs": [27] * len(end) + [3] * n_ended,
             "spared_at": math.nan,
             "audited_at": [3.0 if i in audited else math.nan for i in range(len(end))] + [math.nan] * n_ended,
-            "val/f1_macro": [*end, *[0.1] * n_ended],
+            metric: [*end, *[0.1] * n_ended],
         }
     )
     epochs = pd.DataFrame(
         [
-            {"trial_id": name, "epoch": epoch, "val/f1_macro": value}
+            {"trial_id": name, "epoch": epoch, rung_metric or metric: value}
             for name, *values in zip(names, early, end, strict=True)
             for epoch, value in zip((3, 27), values, strict=True)
         ]
     )
-    return audits_of(trials, epochs, {**STUDY, **changes})
+    by = {"metric": metric, "rung_metric": rung_metric or metric, "direction": metric_direction(metric)}
+    return audits_of(trials, epochs, {**STUDY, **by, **changes})
 
 
 def test_what_was_saved_and_what_was_wrong():
@@ -74,14 +74,18 @@ def test_the_correlation_counts_an_audited_trial_for_all_that_it_was_drawn_from(
     assert found.low <= found.correlation <= found.high
 
 
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_early_epochs_that_predict_the_end_are_known_from_those_that_do_not(direction):
+@pytest.mark.parametrize(
+    ("metric", "rung_metric", "sign"),
+    [("val/f1_macro", "val/map", 1), ("val/loss", None, 1), ("val/f1_macro", "val/loss", -1)],
+)
+def test_early_epochs_that_predict_the_end_are_known_from_those_that_do_not(metric, rung_metric, sign):
     rng = np.random.default_rng(0)
     end = rng.normal(size=30)
     audited = range(20, 30)
-    predicting = search(end, end + 0.3 * rng.normal(size=30), audited, 90, direction=direction)
+    by = {"metric": metric, "rung_metric": rung_metric}
+    predicting = search(end, sign * (end + 0.3 * rng.normal(size=30)), audited, 90, **by)
     assert predicting.is_predictive and predicting.correlation > 0.5
-    misleading = search(end, -end + 0.3 * rng.normal(size=30), audited, 90, direction=direction)
+    misleading = search(end, sign * (-end + 0.3 * rng.normal(size=30)), audited, 90, **by)
     assert not misleading.is_predictive and misleading.correlation < -0.5
 
 

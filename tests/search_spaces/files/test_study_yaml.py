@@ -58,6 +58,7 @@ scheduler: hyperband
 grace_epochs: 2
 reduction_factor: 4
 folds: true
+rung_metric: val/loss
 asha_within: loss.name
 quick: {training.epochs: 2, trials: 3}
 """
@@ -163,6 +164,7 @@ def test_a_search_is_read_as_written():
         grace_epochs=2,
         reduction_factor=4,
         folds=True,
+        rung_metric="val/loss",
         asha_within="loss.name",
         quick={"training.epochs": 2},
     )

@@ -374,6 +374,36 @@ def test_asha_stopped_trials_are_pruned_in_the_optuna_study(cluster, data, tmp_p
         assert record.epochs == len(trial.intermediate_values)
 
 
+def test_under_wsd_the_rate_decays_before_the_epochs_at_which_trials_are_compared(cluster, data, tmp_path):
+    def space(trial):
+        return {
+            "optim.lr": trial.suggest_float("optim.lr", 1e-6, 1e-2, log=True),
+            "optim.schedule": trial.suggest_categorical("optim.schedule", ["wsd"]),
+        }
+
+    study = Search(
+        name="rates",
+        question="Which rate?",
+        space=space,
+        rung_metric="val/loss",
+        n_trials=3,
+        grace_epochs=1,
+        reduction_factor=2,
+    )
+    run, settings = tmp_path / "run", {**SMALL, "training.epochs": 4}
+    sweep(study, data, run, settings=settings, resources=Resources(concurrent=1))
+    records = RunFolder(run).records()
+    assert {tuple(record.config["optim"]["decay_before"]) for record in records.values()} == {(1, 2)}
+    assert RunFolder(run).read_study("rates")["rung_metric"] == "val/loss"
+    # What Optuna keeps of every epoch is the objective, whatever compares trials on the way.
+    f1 = {(e["trial_id"], e["epoch"]): e["metrics"]["val/f1_macro"] for e in events(run, "epoch")}
+    for trial in optuna_trials(run):
+        for epoch, value in trial.intermediate_values.items():
+            assert value == f1[trial.user_attrs["trial_id"], epoch]
+    sweep(study, data, run, settings=settings, n_trials=4, resources=Resources(concurrent=1))
+    assert len(RunFolder(run).records()) == 4
+
+
 def test_a_config_sampled_again_has_its_value_without_training(cluster, data, tmp_path):
     def space(trial):
         return {"optim.lr": trial.suggest_categorical("optim.lr", [1e-3])}

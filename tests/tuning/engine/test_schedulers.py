@@ -22,21 +22,25 @@ from tuning.engine.stopping import StoppingScheduler
 METRIC = "val/f1_macro"
 
 
-def rule(name, *, direction="maximize", max_epochs=27, grace_epochs=3, reduction_factor=3, audit=0.0):
+def rule(name, *, direction="maximize", max_epochs=27, grace_epochs=3, reduction_factor=3, **settings):
     return make_rule(
         name,
-        direction=direction,
+        metric={"maximize": METRIC, "minimize": "val/loss"}[direction],
         max_epochs=max_epochs,
         grace_epochs=grace_epochs,
         reduction_factor=reduction_factor,
-        audit=audit,
+        **settings,
     )
+
+
+def record(a_rule, trial, group, epoch, value, loss=math.nan):
+    return a_rule.is_stopped(trial, group, epoch, {"val/loss": loss, a_rule.metric: value})
 
 
 def train(a_rule, trial, values, group=None):
     """Report `values` from epoch 1 on and return the epoch at which the trial was stopped, or None."""
     for epoch, value in enumerate(values, start=1):
-        if a_rule.is_stopped(trial, group, epoch, value):
+        if record(a_rule, trial, group, epoch, value):
             return epoch
     a_rule.finish(trial, group)
     return None
@@ -94,11 +98,11 @@ def test_an_epoch_that_is_reported_again_is_answered_as_before_and_not_recorded(
         values = [rng.random() for _ in range(27)]
         end = train(once, str(n), values)
         for epoch, value in enumerate(values, start=1):
-            is_stopped = twice.is_stopped(str(n), None, epoch, value)
+            is_stopped = record(twice, str(n), None, epoch, value)
             assert is_stopped == (epoch == end)
             # The worker died: all is reported again, and not to the last digit the same.
             for e in range(1, epoch + 1):
-                assert twice.is_stopped(str(n), None, e, -9.0) == (e == end)
+                assert record(twice, str(n), None, e, -9.0) == (e == end)
             if is_stopped:
                 break
         stopped[end] += 1
@@ -122,6 +126,31 @@ def test_among_broken_trials_none_is_stopped_until_a_sound_one_came(name):
     for n in range(5):
         assert train(a_rule, f"broken-{n}", [math.nan] * 27) is None
     assert train(a_rule, "sound", [0.1] * 27) is None
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_trials_are_compared_by_the_rung_metric(name):
+    a_rule = rule(name, rung_metric="val/loss")
+    for n in range(3):
+        metrics = {METRIC: 0.9, "val/loss": 1.0}
+        assert not any(a_rule.is_stopped(f"t{n}", None, epoch, metrics) for epoch in (1, 2, 3))
+    better = {METRIC: 0.1, "val/loss": 0.5}
+    assert not any(a_rule.is_stopped("lower loss", None, epoch, better) for epoch in (1, 2, 3))
+    assert a_rule.is_stopped("higher loss", None, 3, {METRIC: 1.0, "val/loss": 2.0})
+
+
+def test_a_rung_metric_that_predicts_itself_alone_is_not_predictive():
+    itself, objective = (rule("fifo", audit=0.1, rung_metric=each) for each in ("val/map", "val/map"))
+    itself.metric = "val/map"
+    rng = np.random.default_rng(0)
+    for i, end in enumerate(rng.uniform(size=40)):
+        for epoch in (3, 27):
+            metrics = {METRIC: end, "val/map": i / 40}
+            itself.is_stopped(str(i), None, epoch, metrics)
+            objective.is_stopped(str(i), None, epoch, metrics)
+        itself.finish(str(i), None)
+        objective.finish(str(i), None)
+    assert itself.is_predictive(3) and not objective.is_predictive(3)
 
 
 # ASHA and HyperBand
@@ -227,11 +256,11 @@ def test_asha_compares_with_the_quantile_of_those_before():
     for n, (value, is_stopped) in enumerate(
         ((4.0, False), (2.0, True), (5.0, False), (3.9, True), (3.95, False))
     ):
-        assert a_rule.is_stopped(str(n), None, 1, value) == is_stopped
+        assert record(a_rule, str(n), None, 1, value) == is_stopped
     # The second rung has its own.
-    assert not a_rule.is_stopped("2", None, 2, 6.0)
-    assert a_rule.is_stopped("0", None, 2, 5.9)
-    assert not a_rule.is_stopped("4", None, 3, 5.97)  # at its first epoch past the rung: 5.95
+    assert not record(a_rule, "2", None, 2, 6.0)
+    assert record(a_rule, "0", None, 2, 5.9)
+    assert not record(a_rule, "4", None, 3, 5.97)  # at its first epoch past the rung: 5.95
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -254,15 +283,15 @@ def test_the_loss_decides_between_equal_values_at_the_cutoff_of_asha():
     for n, (loss, is_stopped) in enumerate(
         ((4.0, False), (2.0, False), (5.0, True), (3.9, False), (3.97, True))
     ):
-        assert a_rule.is_stopped(str(n), None, 1, 0.1, loss) == is_stopped
+        assert record(a_rule, str(n), None, 1, 0.1, loss) == is_stopped
     # Two that are better leave a place and a half among the best three and a half to the other five: the
     # cutoff is 3.91.
     for n, loss in enumerate((9.0, 9.0), start=5):
-        assert not a_rule.is_stopped(str(n), None, 1, 0.2, loss), "a better value continues whatever its loss"
-    assert a_rule.is_stopped("7", None, 1, 0.1, 3.95)
-    assert not a_rule.is_stopped("8", None, 1, 0.1, 1.0)
-    assert a_rule.is_stopped("9", None, 1, 0.1, math.nan)
-    assert a_rule.is_stopped("10", None, 1, 0.05, 0.5), "a worse value ends whatever its loss"
+        assert not record(a_rule, str(n), None, 1, 0.2, loss), "a better value continues whatever its loss"
+    assert record(a_rule, "7", None, 1, 0.1, 3.95)
+    assert not record(a_rule, "8", None, 1, 0.1, 1.0)
+    assert record(a_rule, "9", None, 1, 0.1, math.nan)
+    assert record(a_rule, "10", None, 1, 0.05, 0.5), "a worse value ends whatever its loss"
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -272,7 +301,7 @@ def test_where_early_values_are_equal_asha_stops_as_many_as_where_they_differ(sh
     n_stopped = 0
     for n in range(300):
         value = 0.036 if rng.random() < share else rng.uniform(0, 0.1)
-        n_stopped += a_rule.is_stopped(str(n), None, 3, value, rng.uniform(1, 3))
+        n_stopped += record(a_rule, str(n), None, 3, value, rng.uniform(1, 3))
     assert 170 <= n_stopped <= 230  # two of three
 
 
@@ -320,7 +349,7 @@ def test_asha_decides_as_ray_does(direction, max_epochs, grace, factor, digits):
         best[name] = value if name not in best else better(best[name], value)
         result = {"epoch": epoch, METRIC: best[name]}  # Ray takes the epoch's own value
         theirs = rays.on_trial_result(None, trial, result) == TrialScheduler.STOP
-        is_stopped = ours.is_stopped(name, None, epoch, value)
+        is_stopped = record(ours, name, None, epoch, value)
         is_last = epoch == max_epochs  # where Ray stops every trial, and ours have ended themselves
         assert is_stopped == (theirs and not is_last)
         decided[epoch, is_stopped] += 1
@@ -421,7 +450,7 @@ def simulate(scheduler, *, grouped, seed, max_epochs=27):
         value = curve(model, quality, epoch) + rng.gauss(0, 0.005)
         n_epochs += 1
         group = model if grouped else None
-        if a_rule.is_stopped(f"{seed}-{number}", group, epoch, value):
+        if record(a_rule, f"{seed}-{number}", group, epoch, value):
             start(now)
         elif epoch == max_epochs:
             completed.append((value, model, quality))
@@ -463,7 +492,7 @@ def ray_trial(name, group=None):
 
 
 def test_a_result_without_the_metric_and_a_trial_that_ended_itself_are_not_stopped():
-    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    scheduler = StoppingScheduler(rule("asha"))
     ask = scheduler.on_trial_result
     assert ask(None, ray_trial("a"), {"epoch": 3, METRIC: 0.9, "status": None}) == "CONTINUE"
     assert ask(None, ray_trial("b"), {"epoch": 3, "status": "failed"}) == "CONTINUE"
@@ -475,14 +504,14 @@ def test_a_result_without_the_metric_and_a_trial_that_ended_itself_are_not_stopp
 
 
 def test_the_loss_of_a_result_decides_between_equal_values():
-    ask = StoppingScheduler(rule("asha"), METRIC).on_trial_result
+    ask = StoppingScheduler(rule("asha")).on_trial_result
     assert ask(None, ray_trial("a"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.0}) == "CONTINUE"
     assert ask(None, ray_trial("b"), {"epoch": 3, METRIC: 0.1, "val/loss": 2.1}) == "STOP"
     assert ask(None, ray_trial("c"), {"epoch": 3, METRIC: 0.1, "val/loss": 1.9}) == "CONTINUE"
 
 
 def test_the_last_result_of_a_trial_that_ended_itself_counts_for_the_others():
-    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    scheduler = StoppingScheduler(rule("asha"))
     scheduler.on_trial_complete(None, ray_trial("a"), {"epoch": 3, METRIC: 0.9, "status": "completed"})
     assert scheduler.on_trial_result(None, ray_trial("b"), {"epoch": 3, METRIC: 0.8}) == "STOP"
 
@@ -501,30 +530,31 @@ def replay(a_rule, history, cut):
         if epoch % 4 == 0:
             events.append({"event": "end", "trial_id": trial, "status": "killed"})
             events.append(dict(events[-2], metrics={METRIC: -1.0}))  # trained again, another number
-    scheduler = StoppingScheduler(a_rule, METRIC)
+    scheduler = StoppingScheduler(a_rule)
     scheduler.rebuild(events, "x")
-    return [a_rule.is_stopped(*step) for step in history[cut:]]
+    return [record(a_rule, *step) for step in history[cut:]]
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("cut", [0, 57, 400])
 @pytest.mark.parametrize("audit", [0.0, 0.3])
-def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut, audit):
+@pytest.mark.parametrize("rung_metric", [METRIC, "val/loss"])
+def test_a_rebuilt_scheduler_decides_as_one_that_never_died(name, cut, audit, rung_metric):
     rng = random.Random(cut)
     epochs, history = Counter(), []
     for _ in range(800):
         n = rng.randrange(60)
         epochs[n] += 1
         value = math.nan if rng.random() < 0.03 else round(rng.gauss(n / 60, 0.1), 1)  # many are equal
-        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.random()))
-    alive, again = rule(name, audit=audit), rule(name, audit=audit)
-    decisions = [alive.is_stopped(*step) for step in history]
+        history.append((str(n), "ab"[n % 2], epochs[n], value, rng.gauss(2 - n / 60, 0.1)))
+    alive, again = (rule(name, audit=audit, rung_metric=rung_metric) for _ in range(2))
+    decisions = [record(alive, *step) for step in history]
     assert any(decisions[400:]) == (name != "fifo")
     assert replay(again, history, cut) == decisions[cut:]
     assert again.audits == alive.audits and bool(alive.audits) == (audit > 0 and name != "fifo")
     if cut == 400 and name != "fifo":
-        ignorant = rule(name)
-        assert [ignorant.is_stopped(*step) for step in history[cut:]] != decisions[cut:]
+        ignorant = rule(name, rung_metric=rung_metric)
+        assert [record(ignorant, *step) for step in history[cut:]] != decisions[cut:]
 
 
 def test_rebuild_takes_only_what_was_trained_for_the_study():
@@ -537,11 +567,11 @@ def test_rebuild_takes_only_what_was_trained_for_the_study():
     others = [entered("y", "a"), trained("a", 0.9), entered("x", "a", reused=True)]
     failed = [entered("x", "b"), entered("y", "b"), trained("b", 0.9)]  # began for x, was trained for y
     without = [entered("x", "c"), {**trained("c", 0.9), "metrics": {}}]
-    scheduler = StoppingScheduler(rule("asha"), METRIC)
+    scheduler = StoppingScheduler(rule("asha"))
     scheduler.rebuild([*others, *failed, *without], "x")
-    assert not scheduler.rule.is_stopped("new", None, 3, 0.1)
+    assert not record(scheduler.rule, "new", None, 3, 0.1)
     scheduler.rebuild([entered("x", "d"), trained("d", 0.9)], "x")
-    assert scheduler.rule.is_stopped("newer", None, 3, 0.2)
+    assert record(scheduler.rule, "newer", None, 3, 0.2)
 
 
 @pytest.mark.ray
@@ -602,7 +632,7 @@ def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
         }
         for name, group, value, last, fails in planned
     ]
-    scheduler = StoppingScheduler(rule("asha", max_epochs=9), METRIC)
+    scheduler = StoppingScheduler(rule("asha", max_epochs=9))
     results = tune.Tuner(
         tune.with_resources(Constant, {"cpu": 1}),
         tune_config=tune.TuneConfig(
@@ -626,14 +656,14 @@ def test_ray_stops_what_the_rule_stops(cluster, tmp_path):
 
 @pytest.mark.parametrize("name", ["fifo", "asha", "hyperband", "median"])
 def test_no_trial_is_stopped_at_an_epoch_that_is_no_decision(name):
-    a_rule = make_rule(name, direction="maximize", max_epochs=30, grace_epochs=3, reduction_factor=3)
+    a_rule = rule(name, max_epochs=30)
     rng = random.Random(0)
     running, stopped_at = {str(n): 0 for n in range(60)}, []
     while running:
         trial = rng.choice(list(running))
         running[trial] += 1
         epoch = running[trial]
-        if a_rule.is_stopped(trial, None, epoch, rng.random()):
+        if record(a_rule, trial, None, epoch, rng.random()):
             stopped_at.append(epoch)
             assert epoch in a_rule.decisions(trial)
             del running[trial]
@@ -643,7 +673,7 @@ def test_no_trial_is_stopped_at_an_epoch_that_is_no_decision(name):
 
 
 def test_the_epochs_of_one_step_are_decided_on_in_their_order():
-    scheduler, one_by_one = (StoppingScheduler(rule("asha"), METRIC) for _ in range(2))
+    scheduler, one_by_one = (StoppingScheduler(rule("asha")) for _ in range(2))
     earlier = json.dumps([{"epoch": 1, METRIC: 0.5}, {"epoch": 2, METRIC: 0.9}])
     for name, last, decision in (("a", 0.7, "CONTINUE"), ("b", 0.1, "CONTINUE")):
         result = {"epoch": 3, METRIC: last, "status": None, "earlier": earlier}
