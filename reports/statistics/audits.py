@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from birdnet_core.intervals import LEVEL
-from reports.statistics.aggregate import sampled
 from birdnet_core.records.metrics import metric_direction
+from reports.statistics.aggregate import sampled
 
 TOP = 1 / 3
 N_RESAMPLES = 2000
