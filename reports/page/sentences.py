@@ -134,11 +134,16 @@ def headline(report: StudyReport) -> str:
     if report.analysis is None or report.analysis.contrasts.empty:
         of = f"{len(report.sampled)} trials" if report.kind == "search" else f"{len(report.cells)} cells"
         repeats = "one repeat each" if best["n"] == 1 else n_of(best["n"], "repeat")
-        return (
-            f"Of {of}, {row['label']} has the best {metric}: {score}, {repeats}. "
-            f"{'' if best['low'] is not None else 'Its lead may be chance: '}the best of several is too high "
-            "on average."
-        )
+        words = [value for value in best["factors"].values() if isinstance(value, str)]
+        name = f"{row['label']} ({', '.join(words)})" if report.kind == "search" and words else row["label"]
+        too_high = "The best of several is too high on average."
+        if best["low"] is None:
+            too_high = f"Its lead may be chance: {too_high[0].lower()}{too_high[1:]}"
+        elif report.analysis is not None and len(best["not_worse"]) > 1:
+            n = len(report.analysis.best)
+            with_all = " with all folds" if report.kind == "search" else ""
+            too_high = f"{len(best['not_worse'])} of the {n}{with_all} may be the best. {too_high}"
+        return f"Of {of}, {name} has the best {metric}: {score}, {repeats}. {too_high}"
     rows = report.analysis.contrasts
     tested = rows[rows["low"].notna()]
     standing = _standing(best, len(report.analysis.best))
