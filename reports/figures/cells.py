@@ -41,9 +41,10 @@ VERDICTS = {"higher": OKABE_ITO[0], "lower": OKABE_ITO[1], "no difference claime
 def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> Iterator[Drawn]:
     cells, left_out = some_cells(report, n)
     frame, repeats = score_rows(report, cells)
-    (factor,) = list(report.study.get("factors") or {}) if has_one_factor(report) else [""]
+    factors = list(report.study.get("factors") or {}) if report.kind == "comparison" else []
+    by = factors[0] if len(factors) == 1 else "cell"
     caption = (
-        f"{report.metric} by {factor or 'cell'}. Diamond: score; line: {OVER_REPEATS}; small dots: repeats, "
+        f"{report.metric} by {by}. Diamond: score; line: {OVER_REPEATS}; small dots: repeats, "
         f"each on its own fold{'; open: trained unequal epochs' if cells['unequal_epochs'].any() else ''}."
         f"{left_out}"
     )
@@ -95,8 +96,11 @@ def wide_enough(values: pd.Series[Any]) -> alt.Scale:
     return alt.Scale(zero=False, domain=[middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2])
 
 
-def has_one_factor(report: StudyReport) -> bool:
-    return report.kind == "comparison" and len(report.study.get("factors") or {}) == 1
+def has_words_alone(report: StudyReport) -> bool:
+    """Return whether the levels of a single factor name the cells; a number needs the factor's name."""
+    factors = report.study.get("factors") or {}
+    levels = next(iter(factors.values()), ())
+    return report.kind == "comparison" and len(factors) == 1 and all(isinstance(v, str) for v in levels)
 
 
 def score_rows(report: StudyReport, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,7 +117,7 @@ def score_rows(report: StudyReport, cells: pd.DataFrame) -> tuple[pd.DataFrame, 
     out, repeats = [], []
     for index, cell in zip(cells.index, cells.to_dict("records"), strict=True):
         label = str(cell["label"])
-        if has_one_factor(report):
+        if has_words_alone(report):
             label = show(next(iter(cell["factors"].values())))
         marks = ["chosen"] * (cell["config_id"] == best.get("config_id"))
         marks += ["baseline"] * (baseline is not None and index == baseline.name)
@@ -202,7 +206,7 @@ def difference_rows(report: StudyReport, contrasts: pd.DataFrame) -> pd.DataFram
     for row in contrasts.to_dict("records"):
         cell = None if row["cell"] is None else report.cells.iloc[row["cell"]]
         label = row["label"]
-        if has_one_factor(report):  # its name on every row is noise
+        if has_words_alone(report):  # the factor's name on every row is noise
             (factor,) = report.study["factors"]
             label = label.replace(f"{factor.rpartition('.')[2]}=", "")
         label += f": {row['note']}" if not math.isfinite(row["estimate"]) else ""

@@ -43,10 +43,12 @@ def test_cell_without_a_completed_trial_says_so(make_run):
     assert labels == ["cross_entropy (chosen, baseline)", "focal (no completed trial)"]
 
 
-def test_cells_of_one_factor_are_named_by_its_levels(make_run):
+def test_cells_of_one_factor_are_named_by_its_levels_with_its_name_if_these_are_numbers(make_run):
     path = make_run([({"loss.gamma": g}, {0: 0.1 * g}) for g in (1, 2)], factors={"loss.gamma": [1, 2]})
     (drawn,) = mean_figures(report_of(path))
-    assert [row["label"] for row in drawn.spec["datasets"]["cells"]] == ["1 (baseline)", "2 (chosen)"]
+    assert [row["label"] for row in drawn.spec["datasets"]["cells"]] == [
+        "gamma=1 (baseline)", "gamma=2 (chosen)"
+    ]  # fmt: skip
     assert "by loss.gamma" in drawn.caption
 
 
