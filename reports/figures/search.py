@@ -277,6 +277,8 @@ def parameter_effect(points: pd.DataFrame, parameter: str, report: StudyReport) 
         is_log = _is_log(space[parameter]) if parameter in space else _spans_decades(points["x"])
         scale = alt.Scale(type="log" if is_log else "linear", zero=False, nice=False, padding=8)
         axis = alt.Axis(format=".4~g", grid=False, labelOverlap="greedy", labelSeparation=6)
+        if not is_log and not (points["x"] % 1).any():
+            axis.tickMinStep = 1
         x = alt.X("x:Q", title=parameter, scale=scale, axis=axis)
     else:
         x = alt.X("x:N", title=parameter, axis=alt.Axis(labelAngle=0, labelExpr="split(datum.label, ' ')"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,3 +155,14 @@ def test_of_many_trials_the_best_half_is_drawn_and_as_many_others():
     assert len(chosen) == N_LINES and not chosen.index.duplicated().any()
     assert set(range(900, 1000)) <= set(chosen.index) and (chosen.index < 900).sum() == 100
     assert sentence == " Of 1,000 trials, the best 100 and 100 others, drawn from a fixed seed."
+
+
+@pytest.mark.parametrize(("values", "step"), [((1, 2, 4), 1), ((0.1, 0.2, 0.4), None)])
+def test_a_parameter_of_whole_numbers_has_no_ticks_between_them(values, step):
+    points = pd.DataFrame({"x": values, "value": 0.5, "status": "completed", "cell": list("abc")})
+    report = SimpleNamespace(
+        metric="val/f1_macro", study={"kind": "search", "repeats": [0], "direction": "maximize"}
+    )
+    spec = parameter_effect(points, "data.windows_per_recording", report).spec
+    for layer in spec.get("layer", [spec]):
+        assert layer["encoding"]["x"]["axis"].get("tickMinStep") == step
