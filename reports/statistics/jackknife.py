@@ -3,7 +3,8 @@
 A fold of a long-tailed collection holds one recording of a rare species or none, so that F1 of that species
 in one fold means nothing. The predictions of all folds of a deal are scored together instead (Forman and
 Scholz 2010, ACM SIGKDD Explorations 12:49). How certain such a score is follows from how it moves with the
-weight of each group of recordings, as in the infinitesimal jackknife (Efron and Tibshirani 1993, chapter 21).
+weight of each group of recordings, as in the infinitesimal jackknife (Efron and Tibshirani 1993, chapter 21);
+how certain a difference of cells is, from exchanging their predictions group by group (`Cells`).
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class Cells:
         return Cell(self, whole, touched, exchanged)
 
     def mean(self, statistic: Statistic) -> _MeanCell:
+        """Return a score of the mean cell, computed once."""
         if statistic not in self._means:
             self._means[statistic] = _MeanCell.of(self, statistic)
         return self._means[statistic]
