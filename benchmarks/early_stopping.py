@@ -34,15 +34,16 @@ from birdnet_core.data.manifest import read_manifest
 from birdnet_core.demo.synthetic import SyntheticBirds, cached_synthetic_birds
 from birdnet_core.records.run_folder import RunFolder
 from search_spaces.loading import load_study
+from search_spaces.study import Search
 from tuning.engine.launch import sweep
 from tuning.engine.preparation import Data
-from tuning.engine.schedulers import make_rule
+from tuning.engine.schedulers import rule_of
 
 N_ORDERS, N_WORKERS = 100, 2
 N_HALVES, N_ORDERS_OF_HALF = 20, 10
 F1, MAP, LOSS = "val/f1_macro", "val/map", "val/loss"
 MEAN_3 = "val/f1_weighted"  # a rule compares metrics that it knows: the mean takes the name of another
-RUNGS = (3, 9, 27)
+RUNGS = (3, 5, 9, 15, 27)
 Curves = Mapping[str, np.ndarray]  # of each metric, [trials, epochs]
 Judge = Callable[[str, int, Mapping[str, float]], bool]  # trial, epoch and its metrics: is it stopped?
 
@@ -107,11 +108,14 @@ def as_ray(epochs: int) -> Judge:
 class ByRule:
     """A rule of birdtune, which hears of whole trials."""
 
-    def __init__(self, name: str, epochs: int, *, grace: int = 3, audit: float = 0.0, by: str = F1) -> None:
-        self.rule = make_rule(
-            name, metric=F1, rung_metric=by, max_epochs=epochs, grace_epochs=grace, reduction_factor=3,
-            audit=audit,
+    def __init__(
+        self, name: str, epochs: int, *, grace: int | None = None, audit: float = 0.0, by: str = F1
+    ) -> None:
+        study = Search(
+            name="replay", question="", space=lambda _: {}, scheduler=name, metric=F1, rung_metric=by,
+            grace_epochs=grace, audit=audit,
         )  # fmt: skip
+        self.rule = rule_of(study, epochs)
 
     def __call__(self, name: str, epoch: int, metrics: Mapping[str, float]) -> bool:
         is_stopped = self.rule.is_stopped(name, None, epoch, metrics)
@@ -129,7 +133,8 @@ def judges_of(epochs: int) -> dict[str, Callable[[], Judge]]:
         "the same by mean F1 of 3": lambda: ByRule("asha", epochs, audit=0.1, by=MEAN_3),
         "the same by mAP": lambda: ByRule("asha", epochs, audit=0.1, by=MAP),
         "the same by loss": lambda: ByRule("asha", epochs, audit=0.1, by=LOSS),
-        "ASHA, `grace_epochs` 6": lambda: ByRule("asha", epochs, grace=6),
+        "ASHA, `grace_epochs` 3": lambda: ByRule("asha", epochs, grace=3),
+        "ASHA, `grace_epochs` 3, a tenth audited": lambda: ByRule("asha", epochs, grace=3, audit=0.1),
         "HyperBand": lambda: ByRule("hyperband", epochs),
         "HyperBand, a tenth audited": lambda: ByRule("hyperband", epochs, audit=0.1),
         "median": lambda: ByRule("median", epochs),
@@ -137,7 +142,7 @@ def judges_of(epochs: int) -> dict[str, Callable[[], Judge]]:
 
 
 def replayed(curves: Curves, judge: Judge, seed: int) -> tuple[float, ...]:
-    """Return epochs trained, trials whole, those spared, if epoch 3 is not predictive, the best F1."""
+    """Return epochs trained, trials whole, those spared, if the first rung is not predictive, the best F1."""
     rng = random.Random(seed)
     n_trials, epochs = curves[F1].shape
     waiting = list(range(n_trials))
@@ -254,7 +259,7 @@ def main() -> None:
         of_rung = (", ".join(f"{each[name]:+.2f}" for each in by_seed) for name in by_seed[0])
         print(f"| {rung} | {' | '.join(of_rung)} |")
     columns = (
-        "rule", "times fewer epochs", "whole", "spared", "epoch 3 not predictive, %", "best F1",
+        "rule", "times fewer epochs", "whole", "spared", "first rung not predictive, %", "best F1",
         "random, same epochs", "gain", "its standard error", "times fewer than random for this F1",
     )  # fmt: skip
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")

@@ -204,7 +204,8 @@ class Search(_Common):
         quick_space: the same under ``--quick``; None takes `space`.
         n_trials, quick_trials: number of trials; the second under ``--quick``.
         scheduler: ``asha``, ``hyperband``, ``median``, or ``fifo``, which ends none (`SCHEDULERS`).
-        grace_epochs: epochs that every trial may train before the scheduler compares it.
+        grace_epochs: epochs that every trial may train before the scheduler compares it; None takes a tenth
+            of the budget, and three at least.
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
         audit: the share of the trials to be ended early that train to the end instead. They are a random
             sample, by which the search knows what ending the others was worth.
@@ -229,7 +230,7 @@ class Search(_Common):
     n_trials: int = 40
     quick_trials: int = 12
     scheduler: str = "asha"
-    grace_epochs: int = 3
+    grace_epochs: int | None = None
     reduction_factor: int = 3
     audit: float = 0.1
     folds: bool = False
@@ -238,7 +239,8 @@ class Search(_Common):
     also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check(n_trials=1, quick_trials=1, grace_epochs=1, reduction_factor=2)
+        grace = {} if self.grace_epochs is None else {"grace_epochs": 1}
+        self._check(n_trials=1, quick_trials=1, **grace, reduction_factor=2)
         check_range("audit", self.audit, 0, 1)
         checked_value(self.folds, bool, "folds")
         if self.rung_metric not in (None, *VALIDATION_METRICS):

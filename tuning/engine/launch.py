@@ -330,7 +330,7 @@ class _Setup:
         if isinstance(study, Search):
             return {
                 **common, "n_trials": study.n_trials, "also": list(study.also),
-                "grace_epochs": study.grace_epochs, "reduction_factor": study.reduction_factor,
+                "grace_epochs": self.rule.grace_epochs, "reduction_factor": study.reduction_factor,
                 "audit": study.audit, "rung_metric": self.rule.rung_metric,
                 "space": space_facts(study.space), "storage": self.storage,
             }  # fmt: skip

@@ -14,7 +14,7 @@ import statistics
 from abc import ABC, abstractmethod
 from array import array
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ at most: the latest of each group."""
 CLEARLY = 1.28
 """The standard score from which the rank correlation of early and late values is clearly positive: one-sided
 at 10 %. See the replays in benchmarks/RESULTS.md."""
+LEAST_GRACE = 3
+"""The fewest epochs before the first comparison, where a study names none: a tenth of the budget is taken."""
 
 Score = tuple[float, float]  # the value and what decides ties, both of which are better when higher
 
@@ -51,8 +53,8 @@ class Rule(ABC):
 
     With audits a rule also stops less where it is not worth it: once there are `LEAST_WHOLE` whole trials, it
     stops at an epoch only if their best `rung_metric` up to it clearly predicts their best `metric` of all,
-    see `is_predictive`. `spared` holds the last epoch at which a trial went on for this reason alone; at the
-    next one it is compared again.
+    also among those that were never behind, see `is_predictive`. `spared` holds the last epoch at which a
+    trial went on for this reason alone; at the next one it is compared again.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Rule(ABC):
         self.rungs: list[int] = []
         self.audits: dict[str, int] = {}
         self.spared: dict[str, int] = {}
+        self._first_behind: dict[str, int] = {}  # epochs
         self._scores: dict[str, dict[int, Score]] = {}  # by the rung metric
         self._best: dict[str, Score] = {}  # by the objective
         self._stopped: set[tuple[str, int]] = set()
@@ -94,6 +97,7 @@ class Rule(ABC):
             score = _score(metrics, self.metric)
             self._best[trial] = max(self._best.get(trial, score), score)
             if trial not in self.audits and self._is_behind(trial, group, epoch):
+                self._first_behind.setdefault(trial, epoch)
                 if self._is_audited(trial):
                     self.audits[trial] = epoch
                 elif self.audit and not self.is_predictive(epoch):
@@ -117,15 +121,27 @@ class Rule(ABC):
     def is_predictive(self, epoch: int) -> bool:
         """Return whether the best `rung_metric` of whole trials up to `epoch` clearly predicts their end.
 
-        By Kendall's rank correlation within groups: the numerators of all groups, and their variances under
-        independence with ties (Kendall 1970, chapter 4), are added (Korn 1984). True of fewer than
-        `LEAST_WHOLE` whole trials. Trials that were stopped are missing, which makes the correlation of the
-        others smaller, and does not change its sign.
+        It has to predict the end of all whole trials, and of those that were never behind up to `epoch`:
+        early values may tell which configs end low and not which end high. Either is asked of `LEAST_WHOLE`
+        trials or more, and holds of fewer. Trials that were stopped are missing, which makes the correlation
+        of the others smaller, and does not change its sign.
         """
-        if sum(map(len, self._whole.values())) < LEAST_WHOLE:
+        by_merit = {
+            group: [trial for trial in trials if self._first_behind.get(trial, math.inf) > epoch]
+            for group, trials in self._whole.items()
+        }
+        return self._is_in_order(self._whole, epoch) and self._is_in_order(by_merit, epoch)
+
+    def _is_in_order(self, whole: Mapping[str | None, Collection[str]], epoch: int) -> bool:
+        """Return whether early values up to `epoch` clearly predict the end of `whole` trials of each group.
+
+        By Kendall's rank correlation within groups: the numerators of all groups, and their variances under
+        independence with ties (Kendall 1970, chapter 4), are added (Korn 1984).
+        """
+        if sum(map(len, whole.values())) < LEAST_WHOLE:
             return True
         score, variance = 0.0, 0.0
-        for trials in self._whole.values():
+        for trials in whole.values():
             early = [
                 max(score[0] for at, score in self._scores[trial].items() if at <= epoch) for trial in trials
             ]
@@ -356,7 +372,7 @@ def rule_of(study: Study, max_epochs: int) -> Rule:
         metric=study.metric,
         rung_metric=study.rung_metric,
         max_epochs=max_epochs,
-        grace_epochs=study.grace_epochs,
+        grace_epochs=study.grace_epochs or max(LEAST_GRACE, max_epochs // 10),
         reduction_factor=study.reduction_factor,
         audit=study.audit,
     )

@@ -5,6 +5,7 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,8 @@ from ray.tune.search import Searcher
 from scipy.stats import kendalltau
 
 from birdnet_core.errors import ConfigError
-from search_spaces.study import SCHEDULERS
-from tuning.engine.schedulers import _kendall, make_rule
+from search_spaces.study import SCHEDULERS, Search
+from tuning.engine.schedulers import _kendall, make_rule, rule_of
 from tuning.engine.stopping import StoppingScheduler
 
 METRIC = "val/f1_macro"
@@ -204,6 +205,28 @@ def test_where_early_values_predict_late_ones_audits_change_little(name):
     assert audited.is_predictive(3)
     assert 0.7 * n_plain < n_audited <= n_plain
     assert len(audited.spared) < 12
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 8])
+def test_early_values_that_tell_only_who_ends_low_are_not_predictive(seed):
+    """Of 40 trials, half start and end low; of the others, early values say nothing."""
+    rng = np.random.default_rng(seed)
+    starts = np.concatenate([rng.uniform(0.0, 0.1, 20), rng.uniform(0.3, 0.4, 20)])
+    ends = np.concatenate([rng.uniform(0.4, 0.5, 20), rng.uniform(0.6, 0.9, 20)])
+    assert kendalltau(starts, ends).pvalue < 0.001
+    assert abs(kendalltau(starts[20:], ends[20:]).statistic) < 0.1
+    a_rule = rule("asha", audit=0.1)
+    for i in rng.permutation(40):
+        train(a_rule, f"t{i}", [starts[i]] * 12 + [ends[i]] * 15)
+    assert a_rule._is_in_order(a_rule._whole, 3)
+    assert not a_rule.is_predictive(3) and a_rule.spared
+
+
+def test_the_first_comparison_is_after_a_tenth_of_the_budget_and_three_epochs_at_least():
+    search = Search(name="rates", question="Which?", space=lambda trial: {})
+    graces = {epochs: rule_of(search, epochs).grace_epochs for epochs in (8, 30, 50, 200)}
+    assert graces == {8: 3, 30: 3, 50: 5, 200: 20}
+    assert rule_of(replace(search, grace_epochs=2), 50).rungs == [2, 6, 18]
 
 
 def test_the_correlation_is_taken_within_groups():
