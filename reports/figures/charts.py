@@ -86,14 +86,13 @@ def colours(names: Sequence[str], title: str | None = None, **more: Any) -> alt.
     return alt.Color(
         "name:N",
         scale=alt.Scale(domain=list(names), range=cycled(OKABE_ITO, len(names))),
-        legend=legend(names, title) if len(names) > 1 else None,
-        **more,
+        **{"legend": legend(names, title) if len(names) > 1 else None, **more},
     )
 
 
-def legend(names: Sequence[str], title: str | None = None) -> alt.Legend:
+def legend(names: Sequence[str], title: str | None = None, **more: Any) -> alt.Legend:
     columns = max(1, min(len(names), 4, 44 // (max(map(len, names)) + 5)))
-    return alt.Legend(title=title, columns=columns, symbolLimit=0)
+    return alt.Legend(title=title, columns=columns, symbolLimit=0, **more)
 
 
 def cycled(values: Sequence[Any], n: int) -> list[Any]:

@@ -30,6 +30,7 @@ from reports.study_report import StudyReport
 # In other colours than the first groups, so that a stratum is not confused with one of them.
 STRATUM_COLOURS = {"rare": OKABE_ITO[3], "medium": OKABE_ITO[7], "common": OKABE_ITO[2]}
 N_GROUPS, N_STRATA_GROUPS = 6, 2  # lines that can be followed
+APART = 0.01  # of the axis
 
 
 def trend_figures(report: StudyReport) -> Iterator[Drawn]:
@@ -74,13 +75,16 @@ def _factors(report: StudyReport, n: int) -> Iterator[tuple[str, str, pd.DataFra
 
 
 def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Drawn:
-    """Return a line a `name` and `group` over the levels, with its band; no band where n is 1."""
+    """Return a line a `name` and `group` over the levels, with its band; no band where n is 1.
+
+    The lines lie a little apart, so that none hides the interval of another.
+    """
     names, groups = in_order(means["name"]), in_order(means["group"])
     is_strata = set(names) <= set(STRATUM_COLOURS)
     title = axis_title(str(means["factor"].iloc[0]), scale := str(means["scale"].iloc[0]))
     levels = sorted(set(means["level"]))
     x = alt.X(
-        "level:Q",
+        "position:Q",
         title=title,
         scale=alt.Scale(type=scale, zero=False, nice=False, padding=12),  # type: ignore[arg-type]
         axis=alt.Axis(
@@ -92,16 +96,15 @@ def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Dr
     )
     y = alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False))
     low = alt.Y("low:Q", title=metric)
-    colour = colours(names)
-    if is_strata:
-        colour = alt.Color(
-            "name:N",
-            legend=legend(names),
-            scale=alt.Scale(domain=names, range=[STRATUM_COLOURS[n] for n in names]),
-        )
     by, of = ("group", groups) if is_strata and len(groups) > 1 else ("name", names)
-    key = legend(of) if len(of) > 1 else None
+    # The symbols of the names are those of the points, without the band's opacity and the line's dashes.
+    solid = legend(names, symbolOpacity=1, symbolStrokeWidth=0) if len(names) > 1 else None
+    key = solid if by == "name" else legend(of)
     dash = alt.StrokeDash(f"{by}:N", scale=alt.Scale(domain=of, range=cycled(DASHES, len(of))), legend=key)
+    colour = colours(names, legend=solid)
+    if is_strata:
+        of_strata = alt.Scale(domain=names, range=[STRATUM_COLOURS[n] for n in names])
+        colour = alt.Color("name:N", legend=solid, scale=of_strata)
     shape = alt.Shape("name:N", scale=alt.Scale(domain=names, range=cycled(SHAPES, len(names))), legend=None)
     tip = tips("cell", "name", mean=metric, low="95 % from", high="to", n="repeats")
     band = (
@@ -121,5 +124,14 @@ def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Dr
         rows("levels")
         .mark_point(filled=True, size=55, opacity=1)
         .encode(x=x, y=y, color=colour, shape=shape, opacity=fading(), tooltip=tip),
-        levels=means,
+        levels=means.assign(position=positions(means, scale == "log")),
     )
+
+
+def positions(means: pd.DataFrame, is_log: bool) -> pd.Series[float]:
+    """Return where each of `means` is drawn: its level, moved by the place of its line among the others."""
+    line = means.groupby(["name", "group"], sort=False).ngroup()
+    steps = APART * (line - line.max() / 2)
+    if is_log:
+        return means["level"] * (means["level"].max() / means["level"].min()) ** steps
+    return means["level"] + steps * (means["level"].max() - means["level"].min())

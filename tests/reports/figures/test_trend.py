@@ -82,6 +82,29 @@ def test_of_many_groups_the_best_have_a_line_and_no_band(make_run):
     assert len({row["group"] for row in strata.spec["datasets"]["levels"]}) == 2
 
 
+def test_lines_lie_apart_around_their_levels_and_the_legend_has_the_points_symbols(make_run):
+    rates = [1e-4, 1e-3, 1e-2]
+    for factor, levels in (("loss.gamma", [0.0, 1.0, 5.0]), ("optim.lr", rates)):
+        cells = [
+            ({factor: level, "model.name": name}, {0: 0.1, 1: 0.2, 2: 0.15})
+            for level in levels
+            for name in ("a", "b", "c")
+        ]
+        factors = {factor: levels, "model.name": ["a", "b", "c"]}
+        (drawn,), report = figures_of(make_run(cells, factors=factors, folder=factor))
+        is_log = report.level_means["scale"].iloc[0] == "log"
+        assert is_log == (factor == "optim.lr")
+        shift = {}
+        for row in drawn.spec["datasets"]["levels"]:
+            level, place = (np.log(row[key]) if is_log else row[key] for key in ("level", "position"))
+            shift.setdefault(row["name"], []).append(float(place - level))
+        width = float(np.log(100)) if is_log else 5.0
+        for name, steps in (("a", -1), ("b", 0), ("c", 1)):
+            assert shift[name] == pytest.approx([0.01 * steps * width] * 3, abs=1e-12)
+        symbols = drawn.spec["layer"][-1]["encoding"]["color"]["legend"]
+        assert (symbols["symbolOpacity"], symbols["symbolStrokeWidth"]) == (1, 0)
+
+
 def test_figure_of_one_repeat_has_no_interval(make_run):
     (trend, _), _ = figures_of(make_run(of_gamma(n_repeats=1), factors=FACTORS))
     assert all(row["low"] is None for row in trend.spec["datasets"]["levels"])
