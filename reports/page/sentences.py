@@ -216,8 +216,8 @@ def basis(report: StudyReport) -> list[str]:
         trained = f" that trained {facts['epochs']} epochs" if facts["epochs"] != study["epochs"] else ""
         other = "" if facts["data_id"] == data.get("data_id") else " on other recordings"
         out.append(
-            f"Warm start: the sampler began with {n_of(facts['n'], 'observation')} of {facts['study']} in "
-            f"{facts['run']}{trained}{other}; they are in no table and no figure"
+            f"Warm start: the best {n_of(len(facts['configs']), 'config')} of {facts['study']} in "
+            f"{facts['run']}{trained}{other}, trained first"
         )
     if n := study.get("n_enqueued"):
         out.append(f"{n_of(n, 'config')} given and trained first")

@@ -116,8 +116,6 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
 
 FOLDS = "folds"
 """The attribute of Optuna trials that holds a config's values by fold, and None for the one in training."""
-OBSERVED = "observed"
-"""The attribute of Optuna trials that an earlier search has trained: their number there."""
 COMPLETED_ALONE = ("gp", "nsga2")
 """The samplers that learn nothing from pruned trials."""
 
@@ -284,21 +282,6 @@ def open_study(
     return study
 
 
-def stored_trials(run: RunFolder, content: Mapping[str, Any]) -> list[FrozenTrial]:
-    """Return the trials in the Optuna study of a search; `content` is that of its file in `run`.
-
-    What another driver may be writing is read as it is.
-    """
-    spec = content["storage"]
-    if spec == "journal":
-        file = str(run.path / "optuna.jsonl")
-        opened: BaseStorage = JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
-    else:
-        opened = open_storage(spec, run)
-    name = content["name"] if spec in ("sqlite", "journal") else f"{content['name']}-{_run_id(run)}"
-    return optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
-
-
 def written_together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     """Return a block whose writes reach the disk together, where the storage is Optuna's journal."""
     backend = getattr(study._storage, "_backend", None)
@@ -421,8 +404,7 @@ class OptunaSearcher(Source):
             self.race.record(values if is_over.get(trial.number, is_feasible) else values[:-1])
         self._n_enqueued = sum(t.state == TrialState.WAITING for t in trials)
         # Counted on, and not anew from the study: a thousand trials would be looked at at each of their ends.
-        n_observed = sum(OBSERVED in t.user_attrs for t in trials)
-        self._n_counted = len(trials) - n_observed - self._n_enqueued - len(_retried(trials))
+        self._n_counted = len(trials) - self._n_enqueued - len(_retried(trials))
         # The Optuna trial of each config that was pruned, whose intermediate values its twins take over.
         self._pruned = {
             t.user_attrs["trial_id"]: t.intermediate_values
