@@ -71,7 +71,7 @@ _TERMINATION: dict[str | None, str] = {
 def design(study: dict[str, Any]) -> str:
     """Return what was varied, for how many epochs and repeats, the baseline, and which way is better."""
     n = len(study["repeats"])
-    repeats = f"up to {n} folds a config" if aggregate.is_folded(study) else n_of(n, "repeat")
+    repeats = f"one fold a config, {n} of the best" if aggregate.is_folded(study) else n_of(n, "repeat")
     trained = f"{n_of(study['epochs'], 'epoch')} at most, {repeats}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))
@@ -271,9 +271,8 @@ def methods(report: StudyReport) -> str:
         )
         if aggregate.is_folded(study):
             out.append(
-                "A configuration was trained on a further fold if its mean over the folds that it had was "
-                "among the best third (early-stopped cross-validation: Bergman, Purucker and Hutter 2024). "
-                "Those with all folds were ranked, by the predictions of all folds together (Forman and "
+                "The best configurations of the first fold were trained on the further folds. Those with all "
+                "folds were ranked, by the predictions of all folds together (Forman and "
                 "Scholz 2010)."
             )
     else:

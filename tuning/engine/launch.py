@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from ray import tune
 
 from birdnet_core import plugins
@@ -49,7 +49,7 @@ from search_spaces.study import (
 )
 from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
 from tuning.engine.dispatch import Dispatcher, HaltingScheduler
-from tuning.engine.folds import n_folds_of
+from tuning.engine.folds import few_configs, n_folds_of
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
 from tuning.engine.mps import shared_gpus
@@ -148,7 +148,7 @@ def sweep(
     n_folds = n_folds_of(study, config.repeat, dataset.facts["folds"])
     for each in configs:
         rehearse(each, input_shape(each), dataset.species)
-    for caution in cautions(study, configs):
+    for caution in cautions(study, configs) + few_configs(study):
         log.warning(caution)
     run = RunFolder(out)
     known = run.read_study(study.name) if study.name in run.study_names() else None
@@ -236,6 +236,7 @@ def sweep(
                         "n_left": searcher.n_left(),
                         "n_reused": n_reused,
                         "epochs": first.training.most_epochs,
+                        "n_folds": n_folds,
                         "concurrent": concurrent,
                         "metric": study.metric if first.training.is_validated else "train/loss",
                     }
@@ -425,7 +426,7 @@ class _Setup:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
         on_size = [bound for bound in study.constraints if bound.name == "n_params"]
 
-        def make_payload(trial: Trial, fold: int) -> dict[str, Any] | TrialRecord:
+        def make_payload(trial: Trial | FrozenTrial, fold: int) -> dict[str, Any] | TrialRecord:
             try:
                 choices = study.space(trial)
                 config = self.trial(choices, self.repeats[fold])
