@@ -71,7 +71,7 @@ _TERMINATION: dict[str | None, str] = {
 def design(study: dict[str, Any]) -> str:
     """Return what was varied, for how many epochs and repeats, the baseline, and which way is better."""
     n = len(study["repeats"])
-    repeats = f"one fold a config, {n} of the best" if aggregate.is_folded(study) else n_of(n, "repeat")
+    repeats = f"up to {n} folds a config" if aggregate.is_folded(study) else n_of(n, "repeat")
     trained = f"{n_of(study['epochs'], 'epoch')} at most, {repeats}"
     aim = f"{study['metric']}, {'higher' if study['direction'] == 'maximize' else 'lower'} is better"
     rule = _TERMINATION.get(study.get("scheduler"))

@@ -11,13 +11,19 @@ from birdnet_core.records.bounds import Bound
 from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Ablation, Search
 from tests.tuning.engine.test_searcher import SEARCH, Driver, states
-from tuning.engine.folds import fold_of, n_finalists, n_folds_of
+from tuning.engine.folds import few_configs, fold_of, n_finalists, n_folds_of
 from tuning.engine.searcher import OptunaSearcher, open_study
 
 
 @pytest.mark.parametrize(("n_configs", "n"), [(1, 1), (12, 1), (20, 2), (100, 10)])
 def test_a_tenth_of_the_configs_and_at_least_one_has_all_folds(n_configs, n):
     assert n_finalists(n_configs) == n
+
+
+def test_a_search_with_too_few_configs_to_gain_by_its_folds_is_cautioned():
+    (caution,) = few_configs(replace(SEARCH, folds=True, n_trials=12))
+    assert caution.startswith("--folds pays from about 30 trials on: of 12, 1 will be trained on all folds")
+    assert not few_configs(replace(SEARCH, folds=True, n_trials=30)) + few_configs(SEARCH)
 
 
 def test_a_further_fold_has_the_next_repeat_and_seed():
