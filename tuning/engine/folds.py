@@ -55,8 +55,8 @@ def few_configs(study: Study) -> list[str]:
         return []
     n = n_finalists(study.n_trials)
     return [
-        f"--folds pays from about {ENOUGH_CONFIGS} trials on: of {study.n_trials}, {n} will be trained on all "
-        "folds, which makes scores more certain, and hardly improves the choice"
+        f"--folds pays from about {ENOUGH_CONFIGS} trials on: of {study.n_trials}, {n} will be trained on "
+        "all folds, which makes scores more certain, and hardly improves the choice"
     ]
 
 
