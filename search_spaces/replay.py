@@ -1,9 +1,8 @@
-"""A search space run with given values: an earlier trial's parameters, or the settings of a config."""
+"""A search space run with the settings of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -17,15 +16,6 @@ MOST_TRIES = 1000
 
 class OutsideSpaceError(ConfigError):
     """A given value is outside of the search space."""
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """The given parameters that a space samples, their distributions, and the names that were not given."""
-
-    parameters: dict[str, Any]
-    distributions: dict[str, BaseDistribution]
-    missing: frozenset[str]
 
 
 class _Replay(FixedTrial):
@@ -46,7 +36,6 @@ class _Replay(FixedTrial):
                 f"{name} = {value!r} is outside of the search space ({_words(distribution)})"
             )
         self._suggested_params[name] = value
-        self._distributions[name] = distribution
         return value
 
 
@@ -54,30 +43,6 @@ def _words(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(repr, distribution.choices))
     return f"{distribution.low:g} to {distribution.high:g}"  # type: ignore[attr-defined]
-
-
-def replayed(space: SpaceFunction, parameters: Mapping[str, Any]) -> Replayed:
-    """Return the part of an earlier trial's `parameters` that `space` samples.
-
-    One that the earlier trial lacks has its first or lowest value on the way. Raises OutsideSpaceError for a
-    value that the space does not hold.
-    """
-
-    def value(name: str, distribution: BaseDistribution) -> Any:
-        return parameters[name] if name in parameters else _first(distribution)
-
-    trial = _Replay(value)
-    space(trial)
-    kept = {name: given for name, given in trial.params.items() if name in parameters}
-    return Replayed(
-        kept, {name: trial.distributions[name] for name in kept}, frozenset(trial.params) - set(kept)
-    )
-
-
-def _first(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    return distribution.low  # type: ignore[attr-defined]
 
 
 def parameters_of(space: SpaceFunction, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Overrides]:

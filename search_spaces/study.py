@@ -209,7 +209,7 @@ class Search(_Common):
         reduction_factor: ASHA and HyperBand keep the best 1/factor at each rung.
         audit: the share of the trials to be ended early that train to the end instead. They are a random
             sample, by which the search knows what ending the others was worth.
-        folds: whether promising configs are trained on the other validation folds, too, one after the other;
+        folds: whether the best configs of the first validation fold are trained on the others, too;
             the best is then chosen among those that have all folds.
         rung_metric: the validation metric by which the scheduler compares trials: the best of each so far;
             None takes `metric`.

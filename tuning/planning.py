@@ -6,7 +6,6 @@ Without Ray, whose start takes longer than most plans.
 from __future__ import annotations
 
 import math
-import operator
 import shutil
 import time
 from collections import deque
@@ -28,7 +27,7 @@ from birdnet_core.records.trial import OF_ONE_SEARCH
 from birdnet_core.training.probe import Probe, arm_id, by_arm, probe
 from search_spaces.study import Ablation, Search, Study, base_config, cautions, check, group_of, trial_config
 from tuning.doctor import existing
-from tuning.engine.folds import FoldRace, n_folds_of
+from tuning.engine.folds import few_configs, n_finalists, n_folds_of
 from tuning.engine.packing import Resources, as_size, makespan, n_concurrent
 from tuning.engine.placement import (
     MOST_MEASURED,
@@ -129,12 +128,11 @@ class Plan:
 
     Args:
         design: of an ablation, as in the study's file; its ``notes`` say what its cells can show.
-        n_folds: on which each config of a search is trained at most.
+        n_further: trainings of the best configs of a search on further folds.
         n_trials: of the study; `n_done` of them are in the run folder, `n_left` will be trained.
         scheduler: what ends trials early.
         worst: every trial trains its whole budget. Early stopping by `training.patience` counts nowhere.
-        expected: as the scheduler ends trials that come in no order of merit (`simulated_epochs`), and as
-            those that are not go on to further folds (`simulated_folds`).
+        expected: as the scheduler ends trials that come in no order of merit (`simulated_epochs`).
         taking_turns_hours: as `expected`, if trials that share a GPU slow each other down as much as they
             can, so that sharing gains nothing; None where none share.
         cut: None where no budget ends the sweep.
@@ -149,7 +147,7 @@ class Plan:
     n_trials: int
     n_done: int
     n_left: int
-    n_folds: int
+    n_further: int
     epochs_each: int
     scheduler: str
     machine: Machine
@@ -271,18 +269,18 @@ def plan(
             concurrent=min(n_concurrent([machine.node], cpus=cpus, gpus=gpus), most_concurrent),
             trial_hours=_seconds(members[0], probes[arm]) / 3600,
         )
-    notes = cautions(study, configs) + _gpu_notes(planned.values(), placement, machine)
+    notes = cautions(study, configs) + few_configs(study) + _gpu_notes(planned.values(), placement, machine)
     most = min(max((arm.concurrent for arm in planned.values()), default=0), len(left))
     arm_of = {id(each): planned[arm] for arm, members in members_left.items() for each in members}
     arms_left = [arm_of[id(each)] for each in left]
 
     budgets = [each.training.most_epochs for each in left]
 
-    def amount(epochs: Sequence[int], n_further: int | None = None) -> Amount:
-        """Return what is left if each trial trains so many epochs, and so many train on further folds."""
-        if n_further is None:
-            n_further = simulated_folds(sum(map(operator.ge, epochs, budgets)), n_folds)
-        further = [i % len(left) for i in range(n_further)]
+    n_further = (n_folds - 1) * n_finalists(wanted) if left else 0
+    further = [i % len(left) for i in range(n_further)]
+
+    def amount(epochs: Sequence[int]) -> Amount:
+        """Return what is left if each trial trains so many epochs, and finalists train on further folds."""
         epochs = [*epochs, *(budgets[i] for i in further)]
         jobs = [
             (arm.probe.setup_s + n * arm.probe.epoch_s, arm.gpus_per_trial)
@@ -298,7 +296,7 @@ def plan(
             gpu_hours=sum(s * g for s, g in jobs) / 3600,
         )
 
-    worst, expected = amount(budgets, (n_folds - 1) * len(left)), amount(budgets)
+    worst, expected = amount(budgets), amount(budgets)
     if isinstance(study, Search) and study.scheduler != "fifo" and left:
         all_of_it = [configs[i % len(configs)] for i in range(wanted)]
         searches = simulated_epochs(study, all_of_it, side_by_side=most)
@@ -313,7 +311,7 @@ def plan(
     n_val = max(dataset.facts["n_val"] for dataset in datasets.values())
     trial = RECORD_BYTES + SPECIES_BYTES * n_species + LIKELIEST_BYTES * n_val
     disk = Disk(
-        run_folder=n_folds * len(left) * trial + int(worst.epochs * (EPOCH_BYTES + CLASS_BYTES * n_val)),
+        run_folder=(len(left) + n_further) * trial + int(worst.epochs * (EPOCH_BYTES + CLASS_BYTES * n_val)),
         checkpoints=2 * most * checkpoint
         + (min(PRUNED_CHECKPOINT_BYTES, len(left) * checkpoint) if study.scheduler != "fifo" else 0),
         free=shutil.disk_usage(existing(folder.path)).free,
@@ -330,7 +328,7 @@ def plan(
         n_trials=wanted,
         n_done=wanted - len(left),
         n_left=len(left),
-        n_folds=n_folds,
+        n_further=n_further,
         epochs_each=configs[0].training.most_epochs,
         scheduler=study.scheduler,
         machine=machine,
@@ -391,22 +389,6 @@ def simulated_epochs(
         trained += [later[i % len(later)] for i in range(len(trials) - len(trained))]
         searches.append(trained)
     return searches
-
-
-def simulated_folds(n_whole: int, n_folds: int, seed: int = 0) -> int:
-    """Return how many trainings on further folds `n_whole` configs lead to, the mean of several searches.
-
-    The configs come in no order of merit, and rank alike on every fold.
-    """
-    rng, n_searches, n_further = np.random.default_rng(seed), 10, 0
-    for _ in range(n_searches):
-        race = FoldRace(n_folds, "maximize")
-        for quality in rng.uniform(size=n_whole):
-            values = [float(quality)]
-            while race.goes_on(values):
-                values.append(values[0])
-            n_further += len(values) - 1
-    return round(n_further / n_searches)
 
 
 def _mean(amounts: Sequence[Amount]) -> Amount:

@@ -216,8 +216,8 @@ def basis(report: StudyReport) -> list[str]:
         trained = f" that trained {facts['epochs']} epochs" if facts["epochs"] != study["epochs"] else ""
         other = "" if facts["data_id"] == data.get("data_id") else " on other recordings"
         out.append(
-            f"Warm start: the sampler began with {n_of(facts['n'], 'observation')} of {facts['study']} in "
-            f"{facts['run']}{trained}{other}; they are in no table and no figure"
+            f"Warm start: the best {n_of(len(facts['configs']), 'config')} of {facts['study']} in "
+            f"{facts['run']}{trained}{other}, trained first"
         )
     if n := study.get("n_enqueued"):
         out.append(f"{n_of(n, 'config')} given and trained first")
@@ -271,9 +271,8 @@ def methods(report: StudyReport) -> str:
         )
         if aggregate.is_folded(study):
             out.append(
-                "A configuration was trained on a further fold if its mean over the folds that it had was "
-                "among the best third (early-stopped cross-validation: Bergman, Purucker and Hutter 2024). "
-                "Those with all folds were ranked, by the predictions of all folds together (Forman and "
+                "The best configurations of the first fold were trained on the further folds. Those with all "
+                "folds were ranked, by the predictions of all folds together (Forman and "
                 "Scholz 2010)."
             )
     else:

@@ -19,7 +19,7 @@ def repeated_searches(reports: Iterable[StudyReport]) -> list[pd.DataFrame]:
 
     Columns: `study`, `metric`, `run`, `seed`, `n_trials`, the `factors` of the best config, and its `best`
     value of the metric. Searches are repeats of one another where they are the same but for the seed, on the
-    same recordings, and none or all began with observations of another. One without a best config is left
+    same recordings, and none or all began with configs of another. One without a best config is left
     out, and of one seed the first counts.
     """
     groups: dict[str, dict[int, dict[str, Any]]] = {}

@@ -1,10 +1,10 @@
-"""Spaces run with given values: those of an earlier trial, and the settings of a config."""
+"""Spaces run with the settings of a config."""
 
 import pytest
 
 from birdnet_core.config import TrainConfig
 from search_spaces.loading import load_study
-from search_spaces.replay import OutsideSpaceError, parameters_of, replayed
+from search_spaces.replay import OutsideSpaceError, parameters_of
 from search_spaces.space import sample
 from search_spaces.study import base_config, trial_config
 
@@ -14,20 +14,6 @@ def space(trial):
     if trial.suggest_categorical("loss.name", ["cross_entropy", "focal"]) == "focal":
         choices |= {"loss.name": "focal", "loss.gamma": trial.suggest_float("loss.gamma", 0.5, 5.0)}
     return choices
-
-
-def test_what_the_space_samples_of_an_earlier_trial_is_kept_with_its_own_ranges():
-    earlier = {"optim.lr": 3e-4, "loss.name": "focal", "loss.gamma": 2.0, "model.dropout": 0.1}
-    found = replayed(space, earlier)
-    assert found.parameters == {"optim.lr": 3e-4, "loss.name": "focal", "loss.gamma": 2.0}
-    assert found.distributions["optim.lr"].high == 1e-2 and not found.missing
-    assert replayed(space, {"optim.lr": 3e-4}).missing == {"loss.name"}
-
-
-@pytest.mark.parametrize("earlier", [{"optim.lr": 0.1}, {"optim.lr": 3e-4, "loss.name": "hinge"}])
-def test_a_trial_with_a_value_that_the_space_does_not_hold_is_outside(earlier):
-    with pytest.raises(OutsideSpaceError, match="is outside of the search space"):
-        replayed(space, earlier)
 
 
 @pytest.mark.parametrize("name", ["learning-rate", "probe", "joint"])

@@ -109,13 +109,12 @@ def _print_plan(plan: Plan) -> None:
             p(f"               {note}")
     done = f", {plan.n_done} of them in the run folder" if plan.n_done else ""
     p(f"trials         {plan.n_trials}{done}; {plan.n_left} to train, {plan.concurrent} side by side")
-    if plan.n_folds > 1 and plan.n_left:
-        least, most = plan.n_left + plan.n_folds - 1, plan.n_left * plan.n_folds
-        p(f"trainings      {least} to {most}: each config on 1 to {plan.n_folds} folds")
+    if plan.n_further:
+        total = plan.n_left + plan.n_further
+        p(f"trainings      {total}, of which {plan.n_further} of the best configs on further folds")
     names = {"asha": " under ASHA", "hyperband": " under HyperBand", "median": " under the median rule"}
-    if plan.scheduler in names or plan.n_folds > 1:
-        under = names.get(plan.scheduler, "")
-        p(f"epochs         about {expected.epochs:,.0f}{under}, at most {worst.epochs:,.0f}")
+    if plan.scheduler in names:
+        p(f"epochs         about {expected.epochs:,.0f}{names[plan.scheduler]}, at most {worst.epochs:,.0f}")
         p(f"wall time      about {clock(3600 * expected.hours)}, at most {clock(3600 * worst.hours)}")
     else:
         p(f"epochs         {worst.epochs:,.0f}, {plan.epochs_each} a trial")

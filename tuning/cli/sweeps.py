@@ -55,7 +55,7 @@ def sweep_command(
         typer.Option(
             "--from",
             callback=opt.local,
-            help="The run folder of an earlier search by the same metric: the sampler learns from it.",
+            help="The run folder of an earlier search by this metric: its best configs are trained first.",
             metavar="RUN",
         ),
     ] = None,

@@ -1,26 +1,20 @@
-"""Which configs of a search are trained on a further fold, without Ray and Optuna.
+"""How many configs of a search are trained on all folds, without Ray and Optuna.
 
-The first fold is the cheapest fidelity of a config, and all folds together are its result: early-stopped
-cross-validation (Bergman, Purucker and Hutter 2024, arXiv:2405.03389).
+The first fold is the cheap fidelity of a config, and all folds together are its result.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from birdnet_core.errors import ConfigError
-from birdnet_core.records.metrics import Direction
 from birdnet_core.records.trial import parts_of, trial_id
 from search_spaces.study import Search, Study
 
 
 def n_folds_of(study: Study, repeat: int, folds: Mapping[str, Any]) -> int:
-    """Return how many folds a config of a search is trained on if it is not left behind; 1 of an ablation.
+    """Return how many folds the best configs of a search are trained on; 1 of an ablation.
 
     `repeat` is the first one, `folds` are those of the data (`facts.gather`). Raises ConfigError where a
     search by folds has one validation split, or begins amid a deal.
@@ -31,50 +25,39 @@ def n_folds_of(study: Study, repeat: int, folds: Mapping[str, Any]) -> int:
     if n == 1:
         why = "the manifest gives the split" if folds["given"] else "data.folds = 1"
         raise ConfigError(
-            f"study {study.name!r} trains promising configs on further folds, and there is one validation "
+            f"study {study.name!r} trains its best configs on further folds, and there is one validation "
             f"split: {why}; leave --folds out, or have two folds or more"
         )
     if repeat % n:
         raise ConfigError(
-            f"study {study.name!r} trains promising configs on all {n} folds of a deal, and repeat = "
+            f"study {study.name!r} trains its best configs on all {n} folds of a deal, and repeat = "
             f"{repeat} is amid one; it takes a multiple of {n}"
         )
     return n
 
 
-BEST = 1 / 3
-"""The share of the configs with as many folds that go on to the next one."""
+ENOUGH_CONFIGS = 30
+"""From about so many configs on, a search by folds finds better ones than one fold for all."""
 
 
-class FoldRace:
-    """Compares configs by their means over the folds that they have.
+def n_finalists(n_configs: int) -> int:
+    """Return how many of the configs of a search are trained on all folds: a tenth, at least one.
 
-    As ASHA does at its rungs (Li et al. 2020, arXiv:1810.05934), it needs no config that has all folds, and
-    keeps many workers busy. See the replays in benchmarks/RESULTS.md.
+    They are the best on the first fold, once all configs have it. Rules that let configs go on before lost
+    more in the replays of benchmarks/RESULTS.md, as they have less to compare them with.
     """
+    return max(1, n_configs // 10)
 
-    def __init__(self, n_folds: int, direction: Direction) -> None:
-        self.n_folds = n_folds
-        self._sign = 1 if direction == "maximize" else -1
-        self._means: list[list[float]] = [[] for _ in range(n_folds)]
 
-    def goes_on(self, values: Sequence[float]) -> bool:
-        """Record the values of a config, one a fold; return whether it is trained on the next fold.
-
-        It is if its mean is among the best third of those that were recorded before with as many folds.
-        """
-        n, mean = len(values), self._sign * fmean(values)
-        if not math.isfinite(mean):
-            return False
-        others = self._means[n - 1]
-        is_among = not others or mean >= np.percentile(others, 100 * (1 - BEST))
-        others.append(mean)
-        return bool(is_among) and n < self.n_folds
-
-    def record(self, values: Sequence[float]) -> None:
-        """Record the values of a config whose folds an earlier driver decided on."""
-        for n in range(1, len(values) + 1):
-            self.goes_on(values[:n])
+def few_configs(study: Study) -> list[str]:
+    """Return a caution for a search with too few configs to gain by its folds, or none."""
+    if not isinstance(study, Search) or not study.folds or study.n_trials >= ENOUGH_CONFIGS:
+        return []
+    n = n_finalists(study.n_trials)
+    return [
+        f"--folds pays from about {ENOUGH_CONFIGS} trials on: of {study.n_trials}, {n} will be trained on "
+        "all folds, which makes scores more certain, and hardly improves the choice"
+    ]
 
 
 def fold_of(first: str, fold: int) -> str:

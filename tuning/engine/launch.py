@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from ray import tune
 
 from birdnet_core import plugins
@@ -49,7 +49,7 @@ from search_spaces.study import (
 )
 from tuning.engine.cluster import nodes_to_come, ray_session, scratch_folder
 from tuning.engine.dispatch import Dispatcher, HaltingScheduler
-from tuning.engine.folds import n_folds_of
+from tuning.engine.folds import few_configs, n_folds_of
 from tuning.engine.halt import Budget, Halt, ended_by_signals
 from tuning.engine.journal import UNFIT, Journal, Observer
 from tuning.engine.mps import shared_gpus
@@ -70,15 +70,7 @@ from tuning.engine.searcher import (
 )
 from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
 from tuning.engine.waiting import Waiting
-from tuning.engine.warm_start import (
-    MARK,
-    Enqueued,
-    Observations,
-    add_observations,
-    enqueue,
-    enqueued,
-    observations,
-)
+from tuning.engine.warm_start import Enqueued, best_of_earlier, enqueue, enqueued
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +122,8 @@ def sweep(
     A trial is known by its config, repeat and seed: one that completed, failed or diverged is not trained
     again, the latter two unless `rerun_failed`; one that was interrupted or killed continues after its last
     epoch. With `shorter`, trials continue from kept checkpoints of the same configs with that budget.
-    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). It learns from
-    the observations of the search in the run folder `warm_start`, and trains `first_configs` first.
+    `sampler` and `storage` are those of a search (`searcher.SAMPLERS`, `searcher.STORAGES`). It trains
+    `first_configs` first, and the best configs of the search in the run folder `warm_start`.
     `address` is of a Ray cluster; nodes that do not see the cache make the dataset themselves.
     `request` and `command` are kept in the study's file, the first for `birdtune resume`. The folder is
     written by this process alone, and can be read while the sweep runs. Raises ConfigError for settings that
@@ -156,13 +148,13 @@ def sweep(
     n_folds = n_folds_of(study, config.repeat, dataset.facts["folds"])
     for each in configs:
         rehearse(each, input_shape(each), dataset.species)
-    for caution in cautions(study, configs):
+    for caution in cautions(study, configs) + few_configs(study):
         log.warning(caution)
     run = RunFolder(out)
     known = run.read_study(study.name) if study.name in run.study_names() else None
-    observed = None
+    earlier = (known or {}).get("warm_start")
     if isinstance(study, Search) and warm_start:
-        observed = _observed(warm_start, study, sampler, known)
+        earlier = _earlier(warm_start, study, known)
     with run.driven(command):
         halt = Halt(budget)
         journal = Journal(run, observer, halt, keep=resources.checkpoints)
@@ -171,8 +163,7 @@ def sweep(
         )
         definition = setup.definition(first)
         if isinstance(study, Search):
-            there = observed.facts if observed else (known or {}).get("warm_start")
-            definition |= {"sampler": sampler, "warm_start": there, "n_enqueued": len(first_trials)}
+            definition |= {"sampler": sampler, "warm_start": earlier, "n_enqueued": len(first_trials)}
         # An ablation may vary the split; a note on any of its cells is a note on the study.
         folders = [data.folder(each) for each in configs] if isinstance(study, Ablation) else [dataset.folder]
         notes = [note for folder in dict.fromkeys(folders) for note in Dataset.open(folder).facts["notes"]]
@@ -209,9 +200,8 @@ def sweep(
         else:
             n_reused = 0
             opened = open_study(run, study, seed=config.seed, sampler=sampler, storage=storage)
-            if observed and MARK not in opened.user_attrs:
-                add_observations(opened, observed)
-            enqueue(opened, first_trials)
+            enqueue(opened, [each.parameters for each in first_trials])
+            enqueue(opened, earlier["configs"] if earlier else [])
             searcher = setup.sampled(opened, study, journal, dataset.species)
             for note in _warm_start_notes(definition, config, settings, first_configs, first_trials):
                 observer({"event": "note", "text": note})
@@ -246,6 +236,7 @@ def sweep(
                         "n_left": searcher.n_left(),
                         "n_reused": n_reused,
                         "epochs": first.training.most_epochs,
+                        "n_folds": n_folds,
                         "concurrent": concurrent,
                         "metric": study.metric if first.training.is_validated else "train/loss",
                     }
@@ -435,7 +426,7 @@ class _Setup:
         """Return the searcher of a search, continuing from what its Optuna study holds."""
         on_size = [bound for bound in study.constraints if bound.name == "n_params"]
 
-        def make_payload(trial: Trial, fold: int) -> dict[str, Any] | TrialRecord:
+        def make_payload(trial: Trial | FrozenTrial, fold: int) -> dict[str, Any] | TrialRecord:
             try:
                 choices = study.space(trial)
                 config = self.trial(choices, self.repeats[fold])
@@ -464,26 +455,21 @@ class _Setup:
         return OptunaSearcher(opened, study, make_payload, journal, self.n_folds)
 
 
-def _observed(
-    path: str | Path, search: Search, sampler: str, known: Mapping[str, Any] | None
-) -> Observations:
-    """Return the observations with which a search begins; `known` is the content of its file, if any.
+def _earlier(path: str | Path, search: Search, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `best_of_earlier` of the run folder `path`; `known` is the content of the search's file, if any.
 
-    A search that has begun keeps those it began with, even if the earlier run has gone on or is gone.
+    A search that has begun keeps what it began with, even if the earlier run has gone on or is gone.
     """
     if known is None:
-        return observations(path, search, sampler)
-    facts = known.get("warm_start") or {}
+        return best_of_earlier(path, search)
+    facts: dict[str, Any] = known.get("warm_start") or {}
     if facts.get("run") != str(Path(path).absolute()):
         began = f"with those of {facts['run']!r}" if facts else "without any"
         raise RunFolderError(
-            f"study {search.name!r} began {began}, and cannot take observations of {str(path)!r} now; give "
+            f"study {search.name!r} began {began}, and cannot take configs of {str(path)!r} now; give "
             "another --out"
         )
-    try:
-        return replace(observations(path, search, sampler), facts=facts)
-    except RunFolderError:
-        return Observations([], facts)
+    return facts
 
 
 def _warm_start_notes(
@@ -496,10 +482,10 @@ def _warm_start_notes(
     """Return what a search begins with, in sentences."""
     notes = []
     if facts := definition["warm_start"]:
-        left_out = f"; not sampled here: {', '.join(facts['left_out'])}" if facts["left_out"] else ""
+        better = f"; {facts['n_outside']} better ones are outside of this space" * (facts["n_outside"] > 0)
         notes.append(
-            f"the sampler begins with {facts['n']} observations of {facts['study']!r} in {facts['run']}; "
-            f"{facts['n_outside']} are outside of this space{left_out}"
+            f"the best {len(facts['configs'])} configs of {facts['study']!r} in {facts['run']} are "
+            f"trained first{better}"
         )
     for number, (given, each) in enumerate(zip(configs, first, strict=True), start=1):
         here = trial_config(config, settings, each.settings).difference()

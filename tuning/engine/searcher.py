@@ -18,9 +18,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import optuna
@@ -37,7 +35,7 @@ from birdnet_core.records.metrics import Direction, objective_direction
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
 from search_spaces.study import Search
-from tuning.engine.folds import FoldRace, fold_of
+from tuning.engine.folds import fold_of, n_finalists
 from tuning.engine.journal import Journal, epochs_of
 
 log = logging.getLogger(__name__)
@@ -114,10 +112,6 @@ def sampler_of(search: Search, name: str, seed: int) -> BaseSampler:
         return samplers.NSGAIISampler(seed=seed, population_size=n_startup)  # Deb et al. 2002
 
 
-FOLDS = "folds"
-"""The attribute of Optuna trials that holds a config's values by fold, and None for the one in training."""
-OBSERVED = "observed"
-"""The attribute of Optuna trials that an earlier search has trained: their number there."""
 COMPLETED_ALONE = ("gp", "nsga2")
 """The samplers that learn nothing from pruned trials."""
 
@@ -284,21 +278,6 @@ def open_study(
     return study
 
 
-def stored_trials(run: RunFolder, content: Mapping[str, Any]) -> list[FrozenTrial]:
-    """Return the trials in the Optuna study of a search; `content` is that of its file in `run`.
-
-    What another driver may be writing is read as it is.
-    """
-    spec = content["storage"]
-    if spec == "journal":
-        file = str(run.path / "optuna.jsonl")
-        opened: BaseStorage = JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
-    else:
-        opened = open_storage(spec, run)
-    name = content["name"] if spec in ("sqlite", "journal") else f"{content['name']}-{_run_id(run)}"
-    return optuna.load_study(study_name=name, storage=opened).get_trials(deepcopy=False)
-
-
 def written_together(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
     """Return a block whose writes reach the disk together, where the storage is Optuna's journal."""
     backend = getattr(study._storage, "_backend", None)
@@ -355,31 +334,11 @@ class Source(Protocol):
         return
 
 
-@dataclass(eq=False)
-class _Config:
-    """An Optuna trial with the records of its folds that are over.
-
-    `is_over`: of the last one, whose driver died before it reported that.
-    """
-
-    trial: Trial
-    records: list[TrialRecord] = field(default_factory=list)
-    is_over: bool = False
-
-    def values(self, objective: str) -> list[float]:
-        """Return an objective on each fold that is over."""
-        return [record.objective(objective) for record in self.records]
-
-    def mean(self, objective: str) -> float:
-        """Return the mean of an objective over the folds that are over."""
-        return fmean(self.values(objective))
-
-
 class OptunaSearcher(Source):
     """Draws trials from Optuna and reports their values and ends to it.
 
-    With several folds an Optuna trial is a config, which is suggested once a fold, the next fold before a new
-    config. It stays RUNNING until it has its last one; its value is the mean over its folds.
+    With several folds an Optuna trial is a config on its first fold. Once all have it, the best of them, the
+    finalists, are suggested on the further folds, of which Optuna does not hear.
 
     Args:
         study: where the trials are kept; its driver is the only writer. Trials that it holds as RUNNING were
@@ -389,15 +348,15 @@ class OptunaSearcher(Source):
             enqueues them again.
         make_payload: turns an Optuna trial and the number of a fold, from 0, into what the trainable is
             shipped, or into a record when its choices make no config, or one that needs no training.
-        journal: enters the trials that end as another one of their config did.
-        n_folds: the folds of a config that is not left behind.
+        journal: enters the trials that end as another one of their config did, and the finalists.
+        n_folds: the folds of a finalist.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         search: Search,
-        make_payload: Callable[[Trial, int], Payload | TrialRecord],
+        make_payload: Callable[[Trial | FrozenTrial, int], Payload | TrialRecord],
         journal: Journal,
         n_folds: int = 1,
     ) -> None:
@@ -405,46 +364,31 @@ class OptunaSearcher(Source):
         self.make_payload = make_payload
         self.name, self.objectives, self.n_trials = search.name, search.objectives, search.n_trials
         self.constraints = search.constraints
-        self._trials: dict[str, tuple[_Config, Payload]] = {}
+        self._direction = objective_direction(search.metric)
+        self.n_folds = n_folds
+        self._trials: dict[str, tuple[Trial | FrozenTrial, Payload, int]] = {}  # with the fold
         self._reported: dict[str, set[int]] = {}
-        # Configs equal to one that is being trained on the same fold: it ends for them as it does.
-        self._twins: dict[str, list[tuple[_Config, Payload]]] = {}
+        # Trials with the config of one in training, by its trial_id: it ends for them as it does.
+        self._twins: dict[str, list[tuple[Trial, Payload]]] = {}
         trials = study.get_trials(deepcopy=False)
-        self.race = FoldRace(n_folds, objective_direction(search.metric))
-        # Suggested before a new config: those that a driver left running, and those that go on.
-        self._open = deque(self._left_open(t) for t in trials if t.state == TrialState.RUNNING)
-        is_over = {config.trial.number: self._is_feasible(config) for config in self._open if config.is_over}
-        for trial in trials:
-            values = [value for value in trial.user_attrs.get(FOLDS, ()) if value is not None]
-            is_feasible = all(excess <= 0 for excess in trial.constraints.values())
-            # A config that came to break a constraint sets no bar for others.
-            self.race.record(values if is_over.get(trial.number, is_feasible) else values[:-1])
+        # The storage holds their choices, and suggest_* returns them instead of drawing.
+        self._open = deque(Trial(study, t._trial_id) for t in trials if t.state == TrialState.RUNNING)
         self._n_enqueued = sum(t.state == TrialState.WAITING for t in trials)
         # Counted on, and not anew from the study: a thousand trials would be looked at at each of their ends.
-        n_observed = sum(OBSERVED in t.user_attrs for t in trials)
-        self._n_counted = len(trials) - n_observed - self._n_enqueued - len(_retried(trials))
+        self._n_counted = len(trials) - self._n_enqueued - len(_retried(trials))
         # The Optuna trial of each config that was pruned, whose intermediate values its twins take over.
         self._pruned = {
             t.user_attrs["trial_id"]: t.intermediate_values
             for t in trials
             if t.state == TrialState.PRUNED and "trial_id" in t.user_attrs
         }
-
-    def _left_open(self, trial: FrozenTrial) -> _Config:
-        """Return a config that a driver left, with the records of the folds that it had."""
-        folds = trial.user_attrs.get(FOLDS, ())
-        # The storage holds the choices, and suggest_* returns them instead of drawing.
-        config = _Config(Trial(self.study, trial._trial_id))
-        for fold in range(sum(value is not None for value in folds)):
-            record = self.journal.settled.get(fold_of(trial.user_attrs["trial_id"], fold))
-            if record is None or record.status != "completed":
-                break
-            config.records.append(record)
-        config.is_over = len(config.records) == len(folds) > 0
-        return config
+        self._further = self._of_finalists()
 
     def n_left(self) -> int:
-        return len(self._open) + max(self._n_enqueued, self.n_trials - self._n_counted)
+        return len(self._open) + self._n_new() + len(self._further)
+
+    def _n_new(self) -> int:
+        return max(self._n_enqueued, self.n_trials - self._n_counted)
 
     def retry_failed(self) -> int:
         """Enqueue the choices of every trial that failed and was not retried; return how many.
@@ -462,87 +406,111 @@ class OptunaSearcher(Source):
 
     def suggest(self, key: str) -> Payload | None:
         while self.n_left():
-            config = self._next()
-            if config.is_over:
-                self._report_end(config)
-                continue
-            made = self.make_payload(config.trial, len(config.records))
+            trial, fold = self._next()
+            made = self.make_payload(trial, fold)
             name = made.trial_id if isinstance(made, TrialRecord) else made["journal"]["trial_id"]
-            if not config.records:
-                config.trial.set_user_attr("trial_id", name)
+            if isinstance(trial, Trial):
+                trial.set_user_attr("trial_id", name)
             if isinstance(made, TrialRecord):
                 if name not in self.journal.settled:
                     return None  # its record could not be written, and the sweep halts
                 if made.status == "pruned" and name not in self._pruned:
                     # Its driver died after it wrote the record and before it settled the trial in Optuna.
                     self._pruned[name] = self.journal.curve(name, self.objectives[0])
-                self._end_fold(config, made)
-            elif name in self._twins:
-                self._twins[name].append((config, made))
+                self._end(trial, made)
+            elif name in self._twins and isinstance(trial, Trial):
+                self._twins[name].append((trial, made))
             else:
                 self._twins[name] = []
-                self._trials[key] = config, made
-                self._reported[key] = set(self._frozen(config.trial).intermediate_values)
+                self._trials[key] = trial, made, fold
+                self._reported[key] = set(self._frozen(trial).intermediate_values)
                 return made
         return None
 
-    def _next(self) -> _Config:
+    def _next(self) -> tuple[Trial | FrozenTrial, int]:
         if self._open:
-            return self._open.popleft()
+            return self._open.popleft(), 0
+        if not self._n_new():
+            return self._further.popleft()
         trial = self.study.ask()
         self._n_enqueued -= self._n_enqueued > 0  # Optuna hands these out first
         self._n_counted += 1
-        return _Config(trial)
+        return trial, 0
 
     def report(self, key: str, result: dict[str, Any]) -> None:
         """Give Optuna the value of each epoch of a step's result, once; of further folds none."""
         metric = self.objectives[0]
-        config = self._trials[key][0]
+        trial = self._trials[key][0]
         # Optuna keeps no intermediate values of several objectives.
-        if len(self.objectives) > 1 or config.records:
+        if len(self.objectives) > 1 or not isinstance(trial, Trial):
             return
         with written_together(self.study):
             for each in epochs_of(result):
                 epoch = int(each["epoch"])
                 if metric in each and epoch not in self._reported[key]:
                     self._reported[key].add(epoch)
-                    config.trial.report(each[metric], epoch)
+                    trial.report(each[metric], epoch)
 
     def settle(self, key: str, record: TrialRecord) -> None:
-        config, payload = self._trials.pop(key)
+        trial, payload, _ = self._trials.pop(key)
         del self._reported[key]
-        self._end_fold(config, record)
-        for twin, its_payload in self._twins.pop(payload["journal"]["trial_id"]):
+        twins = self._twins.pop(payload["journal"]["trial_id"])
+        for _, its_payload in twins:
             self.journal.reuse(its_payload["journal"])
-            self._end_fold(twin, record)
+        for each in (trial, *(twin for twin, _ in twins)):
+            self._end(each, record)
 
-    def _end_fold(self, config: _Config, record: TrialRecord) -> None:
-        """Let a config go on to its next fold, or report its end."""
-        config.records.append(record)
-        if self.race.n_folds > 1 and record.status == "completed":
-            values = config.values(self.objectives[0])
-            goes_on = self._is_feasible(config) and self.race.goes_on(values)
-            config.trial.set_user_attr(FOLDS, [*values, None] if goes_on else values)
-            if goes_on:
-                self.journal.next_fold(self.name, record.trial_id, config.trial.number)
-                self._open.append(config)
-                return
-        self._report_end(config)
+    def _end(self, trial: Trial | FrozenTrial, record: TrialRecord) -> None:
+        """Report the end of a first fold; line up further folds after the last one, or one that failed."""
+        if isinstance(trial, Trial):
+            self._report_end(trial, record)
+        if isinstance(trial, Trial) or record.status != "completed":
+            self._further = self._of_finalists()
+            for each in {each.number: each for each, _ in self._further}.values():
+                self.journal.next_fold(self.name, each.user_attrs["trial_id"], each.number)
 
-    def _is_feasible(self, config: _Config) -> bool:
-        return all(bound.holds(config.mean(bound.name)) for bound in self.constraints)
+    def _of_finalists(self) -> deque[tuple[FrozenTrial, int]]:
+        """Return the further folds that the finalists lack, the best first; none before all first folds.
 
-    def _report_end(self, config: _Config) -> None:
+        Another config takes the place of one that failed on a further fold.
+        """
+        lacking = deque[tuple[FrozenTrial, int]]()
+        in_training = (fold for *_, fold in self._trials.values())
+        if self.n_folds == 1 or self._open or self._n_new() or not all(in_training):
+            return lacking
+        firsts = {
+            trial.user_attrs["trial_id"]: trial
+            for trial in reversed(self.study.get_trials(deepcopy=False))
+            if trial.state == TrialState.COMPLETE
+            and all(excess <= 0 for excess in trial.constraints.values())
+        }
+        sign = -1 if self._direction == "maximize" else 1
+        n_left, known = n_finalists(self.n_trials), self.journal.members(self.name)
+        for first, trial in sorted(
+            firsts.items(), key=lambda item: (sign * item[1].values[0], item[1].number)
+        ):
+            folds = {fold: fold_of(first, fold) for fold in range(1, self.n_folds)}
+            records = [self.journal.outcome(name, self.name) for name in folds.values()]
+            if n_left == 0 or any(record and record.status != "completed" for record in records):
+                continue
+            n_left -= 1
+            lacking += [
+                (trial, fold)
+                for (fold, name), record in zip(folds.items(), records, strict=True)
+                if name not in self._twins and not (record and name in known)
+            ]
+        return lacking
+
+    def _report_end(self, trial: Trial, record: TrialRecord) -> None:
         """Report to Optuna how a trial ended: COMPLETE with the values at its best epoch, PRUNED, or FAIL.
 
         A trial that is not trained, because its number of parameters breaks a constraint, is PRUNED with the
         excess; so is one that is ended early with what is known then. Samplers take neither as feasible
         where it is not.
         """
-        trial, record = config.trial, config.records[-1]
         is_whole = record.status == "completed"
         excesses = {
-            str(bound): bound.excess(config.mean(bound.name))
+            str(bound): bound.excess(record.objective(bound.name))
             for bound in self.constraints
             if is_whole or bound.name == "n_params"
         }
@@ -559,16 +527,16 @@ class OptunaSearcher(Source):
             self._constrain(trial, excesses)
             self.study.tell(trial, state=TrialState.PRUNED)
         elif is_whole:
-            reached = [config.mean(name) for name in self.objectives]
+            reached = [record.objective(name) for name in self.objectives]
             if any(math.isnan(value) for value in (*reached, *excesses.values())):
                 names = [*self.objectives, *(bound.name for bound in self.constraints)]
-                reached = [config.mean(name) for name in names]
+                reached = [record.objective(name) for name in names]
                 log.warning("trial %d is FAIL in Optuna: %s is %s", trial.number, names, reached)
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
                 # Also of an audited trial: it was trained whole, and its value is as true as any.
-                if config.records[0].audited_at is not None:
-                    trial.set_user_attr("audited_at", config.records[0].audited_at)
+                if record.audited_at is not None:
+                    trial.set_user_attr("audited_at", record.audited_at)
                 self._constrain(trial, excesses)
                 self.study.tell(trial, reached)
         else:
@@ -581,7 +549,7 @@ class OptunaSearcher(Source):
             if name not in there:
                 trial.set_constraint(name, excess)
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
+    def _frozen(self, trial: Trial | FrozenTrial) -> FrozenTrial:
         return self.study._storage.get_trial(trial._trial_id)
 
 

@@ -1,99 +1,88 @@
-"""What a search begins with: observations of an earlier search, and configs that are trained first."""
+"""What a search trains first: the best configs of an earlier search, and configs that are given."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 
 from birdnet_core.config import TrainConfig
 from birdnet_core.errors import ConfigError
+from birdnet_core.records.metrics import metric_direction
 from birdnet_core.records.run_folder import RunFolder
-from search_spaces.replay import OutsideSpaceError, parameters_of, replayed
+from birdnet_core.records.trial import TrialRecord
+from search_spaces.replay import OutsideSpaceError, parameters_of
 from search_spaces.study import Overrides, Search
-from tuning.engine.searcher import OBSERVED, stored_trials, written_together
+from tuning.engine.searcher import written_together
 
-LEARNING = ("tpe", "gp")
-"""The samplers that learn from trials which another search has trained."""
-MARK = "warm_start"
-"""The attribute of an Optuna study that holds its observations."""
+N_BEST = 3
+"""How many configs of an earlier search are trained first: see the replays in benchmarks/RESULTS.md."""
 
 
-@dataclass(frozen=True)
-class Observations:
-    """Trials of an earlier search as a new one takes them, and `facts` for the study's file."""
+def best_of_earlier(path: str | Path, search: Search) -> dict[str, Any]:
+    """Return what the file of `search` keeps of an earlier search in the run folder `path`.
 
-    trials: list[FrozenTrial]
-    facts: dict[str, Any]
-
-
-def observations(path: str | Path, search: Search, sampler: str) -> Observations:
-    """Return what the earlier search in the run folder `path` observed, within the space of `search`.
-
-    It is the search of the same name there, or the only one. Parameters that `search` does not sample are
-    left out, and so are trials with a value outside of its space, without a value that its constraints
-    need, or, for ``gp``, without all of its parameters. Raises ConfigError for other objectives, a sampler
-    that does not learn from them, and a folder without such a search.
+    That is the search of the same name there, or the only one. `configs` are the parameters of its best
+    completed configs that keep the constraints of `search`, the best first; of a search by folds those with
+    the most folds, by their mean. Configs outside of the space of `search` are passed over: `n_outside`.
+    Raises ConfigError for another metric, where no config is within the space, and for a folder without
+    such a search.
     """
-    if sampler not in LEARNING:
-        raise ConfigError(
-            f"sampler {sampler!r} does not learn from observations of an earlier search; "
-            f"take {' or '.join(LEARNING)}, or leave --from out"
-        )
     run = RunFolder.existing(path)
     there = _search_in(run, search.name)
-    objectives = (there["metric"], *there.get("also", ()))
-    if objectives != search.objectives:
+    if there["metric"] != search.metric:
         raise ConfigError(
-            f"--from {str(path)!r}: its search {there['name']!r} is by {', '.join(objectives)}, and this one "
-            f"by {', '.join(search.objectives)}; observations of another metric teach nothing"
+            f"--from {str(path)!r}: its search {there['name']!r} is by {there['metric']}, and this one by "
+            f"{search.metric}: its best configs may be none by this metric"
         )
-    records = run.records()
-    taken, left_out, n_outside = list[FrozenTrial](), Counter[str](), 0
-    for trial in stored_trials(run, there):
-        record = records.get(trial.user_attrs.get("trial_id", ""))
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or OBSERVED in trial.user_attrs:
-            continue
-        is_whole = trial.state == TrialState.COMPLETE
+    configs, n_outside = list[dict[str, Any]](), 0
+    ranked = _ranked(run, there["name"], search)
+    for config in ranked:
         try:
-            part = replayed(search.space, trial.params)
+            parameters, _ = parameters_of(search.space, config.flat())
         except OutsideSpaceError:
             n_outside += 1
             continue
-        excesses = {
-            str(bound): bound.excess(record.objective(bound.name) if record else float("nan"))
-            for bound in search.constraints
-            if is_whole or bound.name == "n_params"
-        }
-        is_known = all(excess == excess for excess in excesses.values())
-        if not part.parameters or not is_known or (sampler == "gp" and part.missing):
-            n_outside += 1
-            continue
-        left_out.update(trial.params.keys() - part.parameters.keys())
-        taken.append(
-            optuna.create_trial(
-                state=trial.state,
-                values=trial.values if is_whole else None,
-                params=part.parameters,
-                distributions=part.distributions,
-                intermediate_values=trial.intermediate_values,
-                user_attrs={OBSERVED: trial.number},
-                constraints=excesses,
-            )
+        if parameters not in configs:
+            configs.append(parameters)
+        if len(configs) == N_BEST:
+            break
+    if not configs:
+        raise ConfigError(
+            f"--from {str(path)!r}: none of the {len(ranked)} configs of its search {there['name']!r} that "
+            "completed and keep the constraints is in this search space; leave --from out"
         )
-    facts = {
-        "run": str(Path(path).absolute()), "study": there["name"], "n": len(taken), "n_outside": n_outside,
-        "left_out": sorted(left_out), "epochs": there["epochs"],
-        "data_id": (there.get("data") or {}).get("data_id"),
+    return {
+        "run": str(Path(path).absolute()), "study": there["name"], "configs": configs, "n_outside": n_outside,
+        "epochs": there["epochs"], "data_id": (there.get("data") or {}).get("data_id"),
     }  # fmt: skip
-    return Observations(taken, facts)
+
+
+def _ranked(run: RunFolder, study: str, search: Search) -> list[TrainConfig]:
+    """Return the completed configs of a study that keep the constraints of `search`, the best first."""
+    records, names = run.records(), dict[str, None]()
+    for event in run.events():
+        if event["event"] == "trial" and event["study"] == study:
+            names[event["trial_id"]] = None
+    configs: dict[str, list[TrialRecord]] = {}
+    for name in names:
+        if name in records and records[name].status == "completed":
+            configs.setdefault(records[name].config_id, []).append(records[name])
+    sign = 1 if metric_direction(search.metric) == "maximize" else -1
+    found = []
+    for of_folds in configs.values():
+        value = fmean(record.objective(search.metric) for record in of_folds)
+        bounds = [(each, fmean(r.objective(each.name) for r in of_folds)) for each in search.constraints]
+        if math.isfinite(value) and all(bound.holds(mean) for bound, mean in bounds):
+            found.append((len(of_folds), sign * value, TrainConfig.from_dict(of_folds[0].config)))
+    return [config for *_, config in sorted(found, key=lambda each: each[:2], reverse=True)]
 
 
 def _search_in(run: RunFolder, name: str) -> dict[str, Any]:
@@ -104,17 +93,9 @@ def _search_in(run: RunFolder, name: str) -> dict[str, Any]:
     if len(searches) != 1:
         raise ConfigError(
             f"--from {str(run.path)!r}: it holds no search {name!r}; its searches are "
-            f"{', '.join(searches) or 'none'}. A search learns from one of its name, or from the only one"
+            f"{', '.join(searches) or 'none'}. A search takes one of its name, or the only one"
         )
     return next(iter(searches.values()))
-
-
-def add_observations(study: optuna.Study, found: Observations) -> None:
-    """Add observations to an Optuna study, once."""
-    there = {trial.user_attrs.get(OBSERVED) for trial in study.get_trials(deepcopy=False)}
-    with written_together(study):
-        study.add_trials([trial for trial in found.trials if trial.user_attrs[OBSERVED] not in there])
-        study.set_user_attr(MARK, found.facts)
 
 
 @dataclass(frozen=True)
@@ -136,11 +117,13 @@ def enqueued(configs: Sequence[TrainConfig], search: Search) -> list[Enqueued]:
     return found
 
 
-def enqueue(study: optuna.Study, found: Sequence[Enqueued]) -> None:
-    """Let an Optuna study suggest configs first, each once however often it is asked to."""
+def enqueue(study: optuna.Study, configs: Sequence[Mapping[str, Any]]) -> None:
+    """Let an Optuna study suggest configs, by their parameters, first; each once, however often called."""
     there = {trial.user_attrs.get("enqueued") for trial in study.get_trials(deepcopy=False)}
-    for each in found:
-        text = json.dumps(each.parameters, sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:10]
-        if name not in there:
-            study.enqueue_trial(each.parameters, user_attrs={"enqueued": name})
+    with written_together(study):
+        for parameters in configs:
+            text = json.dumps(parameters, sort_keys=True)
+            name = hashlib.sha256(text.encode()).hexdigest()[:10]
+            if name not in there:
+                there.add(name)
+                study.enqueue_trial(dict(parameters), user_attrs={"enqueued": name})

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console, Group
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from birdnet_core.records.metrics import is_better, metric_direction
+from birdnet_core.records.trial import parts_of
 
 Event = dict[str, Any]
 
@@ -42,7 +44,7 @@ class SweepView:
         self.n_epochs = 0
         self.gpus: dict[str, float] = {}
         self.gpu_hours = 0.0
-        self.best: tuple[float, str] | None = None
+        self.best: dict[str, float] = {}  # of any epoch, by trial
         self.stage = ""
         self.uncertain: set[int] = set()  # epochs at which trials were spared
         self._live: Live | None = None
@@ -71,7 +73,7 @@ class SweepView:
             self.start = time.monotonic()
             self.stage = ""  # what came before is done, also where there was nothing to make
             # Another one may have gone before.
-            self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, None
+            self.last, self.ended, self.n_epochs, self.best = {}, Counter(), 0, {}
             self.uncertain.clear()
             self.further.clear()
         elif kind == "trial" and not event["reused"]:
@@ -87,8 +89,8 @@ class SweepView:
             self.gpu_hours += self.gpus[name] * event["epoch_s"] / 3600
             value = event["metrics"].get(self.sweep["metric"])
             direction = metric_direction(self.sweep["metric"])
-            if value is not None and is_better(value, self.best[0] if self.best else None, direction):
-                self.best = (value, name)
+            if value is not None and is_better(value, self.best.get(name), direction):
+                self.best[name] = value
         elif kind in ("note", "restart"):
             text = event.get("text") or f"{self._named(name)}: {event['error'].splitlines()[0]}; it continues"
             self.console.print(text, markup=False)
@@ -129,7 +131,7 @@ class SweepView:
         if self.sweep["n_reused"]:
             parts.append(f"{self.sweep['n_reused']} reused")
         if self.best:
-            parts.append(f"best {self.sweep['metric']} {self.best[0]:.4f}")
+            parts.append(f"best {self.sweep['metric']} {self._best()}")
         elapsed = time.monotonic() - self.start
         parts.append(f"{clock(elapsed)} used")
         if self.gpu_hours:
@@ -143,6 +145,19 @@ class SweepView:
             total = n_trials * self.sweep["epochs"] - spared
             parts.append(f"about {clock(elapsed / self.n_epochs * (total - self.n_epochs))} left")
         return " · ".join(parts)
+
+    def _best(self) -> str:
+        """Return the best value; of a search by folds that of the means, once a config has all folds."""
+        values, where, n_folds = list(self.best.values()), "", self.sweep.get("n_folds", 1)
+        if n_folds > 1:
+            configs: dict[str, list[float]] = {}
+            for name, value in self.best.items():
+                configs.setdefault(parts_of(name)[0], []).append(value)
+            whole = [fmean(of_folds) for of_folds in configs.values() if len(of_folds) == n_folds]
+            values = whole or values
+            where = f" (mean of {n_folds} folds)" if whole else " (of one fold)"
+        best = (max if metric_direction(self.sweep["metric"]) == "maximize" else min)(values)
+        return f"{best:.4f}{where}"
 
     def _named(self, name: str) -> str:
         on = f"fold {self.further[name] + 1}: " if name in self.further else ""

@@ -209,6 +209,7 @@ class _Trial:
     error: str | None = None
     peak_memory_mb: float | None = None
     earlier: tuple[str, ...] = ()
+    study: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -276,6 +277,7 @@ class _JournalState:
             factors=event["factors"],
             status=event["status"] if event["reused"] else "running",
             is_reused=event["reused"],
+            study=event["study"],
         )
         if not event["reused"]:
             trial.cpus, trial.gpus = event.get("cpus", 0.0), event.get("gpus", 0.0)
@@ -407,7 +409,9 @@ def _study_status(study: dict[str, Any], state: _JournalState, is_alive: bool | 
         status = "unknown"
     else:
         status = "running" if is_alive and is_driven else "interrupted"
-    running = [] if is_alive is False else [t for t in trials.values() if t.status == "running"]
+    # The latest of each, as those of a driver that died are there, too.
+    latest = [rows[-1] for rows in state.running.values() if rows[-1].study == study["name"]]
+    running = [] if is_alive is False else latest
     mine = [t for t in trials.values() if not t.is_reused]
     trained = {name: state.epochs.get(name, NO_EPOCHS) for t in mine for name in t.names}
     n_epochs = sum(len(epochs.events) for epochs in trained.values())

@@ -98,7 +98,7 @@ def design_as_text(design: dict[str, Any]) -> Group:
         {
             "trials": f"{design['n_trials']}, ended early by {design['scheduler']}"
             + (f" within each {design['asha_within']}" if design["asha_within"] else "")
-            + ("; promising ones on all folds" if design["folds"] else ""),
+            + ("; the best on all folds" if design["folds"] else ""),
             "also": design["also"],
         }
     )
@@ -123,7 +123,7 @@ def dry_run_as_text(plan: dict[str, Any]) -> Group:
         )
     else:
         ended = "" if plan["scheduler"] == "fifo" else f", ended early by {plan['scheduler']}"
-        ended += "; promising ones on all folds" if plan["folds"] else ""
+        ended += "; the best on all folds" if plan["folds"] else ""
         lines += _rows(
             {
                 "trials": f"{plan['n_trials']} of {plan['epochs']} epochs at most{ended}",

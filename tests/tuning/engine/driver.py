@@ -78,7 +78,7 @@ def search(out: Path, birds: Path, concurrent: int = 1, **options: Any) -> None:
 
 
 def folds(out: Path, birds: Path, **options: Any) -> None:
-    """Drive five trials of two epochs under ASHA on up to three folds, drawn at random; always alike."""
+    """Drive five trials of two epochs under ASHA, the best on three folds, drawn at random; always alike."""
     data = Data(name="few", manifest=read_manifest(birds), workers=1)
     sweep(
         replace(SEARCH, n_trials=5, grace_epochs=1, folds=True),

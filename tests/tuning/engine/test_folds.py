@@ -1,6 +1,5 @@
 """Which configs of a search get a further fold, and what Optuna holds of them, without Ray."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -12,31 +11,19 @@ from birdnet_core.records.bounds import Bound
 from birdnet_core.records.run_folder import RunFolder
 from search_spaces.study import Ablation, Search
 from tests.tuning.engine.test_searcher import SEARCH, Driver, states
-from tuning.engine.folds import FoldRace, fold_of, n_folds_of
+from tuning.engine.folds import few_configs, fold_of, n_finalists, n_folds_of
 from tuning.engine.searcher import OptunaSearcher, open_study
 
 
-def race(*recorded, direction="maximize", n_folds=3):
-    found = FoldRace(n_folds, direction)
-    for values in recorded:
-        found.record(values)
-    return found
+@pytest.mark.parametrize(("n_configs", "n"), [(1, 1), (12, 1), (20, 2), (100, 10)])
+def test_a_tenth_of_the_configs_and_at_least_one_has_all_folds(n_configs, n):
+    assert n_finalists(n_configs) == n
 
 
-def test_a_config_goes_on_if_its_mean_is_among_the_best_third_with_as_many_folds():
-    one = [[value] for value in (0.1, 0.2, 0.3, 0.4)]
-    # Two thirds up lies 0.3, of those with two folds 0.5.
-    assert race(*one).goes_on([0.3]) and not race(*one).goes_on([0.29])
-    assert race(*one, [0.1, 0.9]).goes_on([0.2, 0.8]) and not race(*one, [0.1, 0.9]).goes_on([0.9, 0.0])
-    assert race(*one, direction="minimize").goes_on([0.2])
-    assert not race(*one, direction="minimize").goes_on([0.21])
-
-
-def test_the_first_config_goes_on_and_none_does_beyond_the_last_fold_or_without_a_value():
-    assert race().goes_on([0.0, 0.0])
-    assert not race().goes_on([0.9, 0.9, 0.9])
-    unknown = race([math.nan])
-    assert not unknown.goes_on([math.nan]) and unknown.goes_on([0.0])
+def test_a_search_with_too_few_configs_to_gain_by_its_folds_is_cautioned():
+    (caution,) = few_configs(replace(SEARCH, folds=True, n_trials=12))
+    assert caution.startswith("--folds pays from about 30 trials on: of 12, 1 will be trained on all folds")
+    assert not few_configs(replace(SEARCH, folds=True, n_trials=30)) + few_configs(SEARCH)
 
 
 def test_a_further_fold_has_the_next_repeat_and_seed():
@@ -84,108 +71,110 @@ class Folded(Driver):
         return {"journal": {"trial_id": config.trial_id, "number": trial.number}}
 
     def next(self):
-        """Return the number and fold of the next trial, and its key; None where there is none left."""
+        """Return the number and fold of the next trial, and its key; None where there is none now."""
         if not (key := self.suggest()):
             return None
         self.handed[key] = self.names[self.searcher._trials[key][1]["journal"]["trial_id"]]
         return *self.handed[key], key
 
     def train(self, scores):
-        """Train every trial that is left: `scores[number][fold]`; return them in order."""
+        """Train every trial that is left: `scores[number]` on the first fold; return them in order."""
         order = []
         while found := self.next():
             number, fold, key = found
             order.append((number, fold))
-            self.end(key, "completed", [scores[number][fold]])
+            self.end(key, "completed", [scores[number]])
         return order
 
 
-SCORES = [[0.5, 0.7, 0.6], [0.4, 0.9, 0.9], [0.6, 0.7, 0.2]]
+SCORES = [0.5, 0.4, 0.6]
+ORDER = [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)]
 
 
-def values(driver):
-    return [trial.value for trial in driver.trials]
-
-
-def test_a_promising_config_is_suggested_on_its_next_fold_before_a_new_config(tmp_path):
+def test_the_best_config_is_trained_on_the_further_folds_once_all_have_the_first(tmp_path):
     driver = Folded(tmp_path / "run")
-    # By hand: the first has all folds; 0.4 < 0.5 leaves; 0.6 and 0.65 are ahead of 0.5 and (0.5 + 0.7) / 2.
-    order = driver.train(SCORES)
-    assert order == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (2, 2)]
-    assert [number for *_, number in driver.journal.next_folds] == [0, 0, 2, 2]
-    assert states(driver) == ["COMPLETE"] * 3
+    assert driver.train(SCORES) == ORDER
+    assert driver.journal.finalists == [2]
 
 
-def test_the_value_in_optuna_is_the_mean_over_the_folds_that_a_config_has(tmp_path):
+def test_the_value_in_optuna_is_that_of_the_first_fold(tmp_path):
     driver = Folded(tmp_path / "run")
-    driver.train(SCORES)
-    assert values(driver) == pytest.approx([0.6, 0.4, 0.5])
-    assert [trial.user_attrs["folds"] for trial in driver.trials] == [SCORES[0], [0.4], SCORES[2]]
-    # The epochs are those of the first fold.
-    assert [trial.intermediate_values for trial in driver.trials] == [{1: 0.5}, {1: 0.4}, {1: 0.6}]
+    for score in SCORES:
+        driver.end(driver.next()[2], "completed", [score])
+    while found := driver.next():
+        driver.end(found[2], "completed", [0.1])
+    assert states(driver) == ["COMPLETE"] * 3 and [t.value for t in driver.trials] == SCORES
+    assert [trial.intermediate_values for trial in driver.trials] == [{1: score} for score in SCORES]
 
 
-@pytest.mark.parametrize("n_steps", range(8))
+def test_no_further_fold_begins_while_a_first_one_is_in_training_and_then_all_at_once(tmp_path):
+    driver = Folded(tmp_path / "run", n_trials=2)
+    first, last = driver.next()[2], driver.next()[2]
+    driver.end(first, "completed", [0.9])
+    assert driver.next() is None and driver.searcher.n_left() == 0
+    driver.end(last, "completed", [0.8])
+    assert [driver.next()[:2] for _ in range(2)] == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("n_steps", range(6))
 def test_a_search_that_is_resumed_takes_the_same_folds_and_trains_none_twice(n_steps, tmp_path):
     alive = Folded(tmp_path / "alive")
-    expected = alive.train(SCORES)
+    alive.train(SCORES)
     driver, order = Folded(tmp_path / "run"), []
     for _ in range(n_steps):
         if found := driver.next():
             number, fold, key = found
             order.append((number, fold))
-            driver.end(key, "completed", [SCORES[number][fold]])
+            driver.end(key, "completed", [SCORES[number]])
     driver.next()  # in training when the driver dies
     driver.restart()
-    assert order + driver.train(SCORES) == expected
-    assert values(driver) == values(alive)
+    assert order + driver.train(SCORES) == ORDER
+    assert [t.value for t in driver.trials] == [t.value for t in alive.trials]
 
 
-def test_a_record_that_optuna_has_not_heard_of_is_decided_on_when_the_search_is_resumed(tmp_path):
+def test_a_record_that_optuna_has_not_heard_of_is_taken_over_when_the_search_is_resumed(tmp_path):
     driver = Folded(tmp_path / "run")
-    settle = driver.searcher.settle
-    for n in range(2):
-        _, _, key = driver.next()
-        driver.searcher.settle = settle if n == 0 else lambda key, record: None
-        driver.end(key, "completed", [SCORES[0][n]])
+    driver.searcher.settle = lambda key, record: None
+    driver.end(driver.next()[2], "completed", [SCORES[0]])
     driver.restart()
-    assert driver.train(SCORES) == [(0, 2), (1, 0), (2, 0), (2, 1), (2, 2)]
+    assert driver.train(SCORES) == ORDER[1:]
 
 
-def test_an_end_that_optuna_has_not_heard_of_is_reported_when_the_search_is_resumed(tmp_path):
-    driver = Folded(tmp_path / "run", n_trials=2)
-    driver.searcher._report_end = lambda config: None  # killed right before
-    for _ in range(3):
-        number, fold, key = driver.next()
-        driver.end(key, "completed", [SCORES[number][fold]])
-    assert states(driver) == ["RUNNING"]
+def test_a_search_that_is_extended_has_further_finalists(tmp_path):
+    driver = Folded(tmp_path / "run", n_trials=1)
+    assert driver.train(SCORES) == [(0, 0), (0, 1), (0, 2)]
+    driver.search = replace(driver.search, n_trials=3)
     driver.restart()
-    assert driver.train(SCORES) == [(1, 0)]
-    assert values(driver) == pytest.approx([0.6, 0.4])
+    assert driver.train(SCORES) == [(1, 0), (2, 0), (2, 1), (2, 2)]
 
 
-def test_a_config_that_breaks_a_constraint_gets_no_further_fold_and_is_no_incumbent(tmp_path):
+def test_a_config_that_breaks_a_constraint_is_no_finalist(tmp_path):
     bound = Bound("n_params", "<=", 5)
     driver = Folded(tmp_path / "run", n_trials=2, constraints=(bound,))
     order = []
     while found := driver.next():
         number, fold, key = found
         order.append((number, fold))
-        driver.end(key, "completed", [SCORES[number][fold]], n_params=10 if number == 0 else 1)
+        driver.end(key, "completed", [SCORES[number]], n_params=10 if number == 0 else 1)
     assert order == [(0, 0), (1, 0), (1, 1), (1, 2)]
 
 
-def test_a_config_that_fails_on_a_further_fold_fails(tmp_path):
-    driver = Folded(tmp_path / "run", n_trials=1)
-    driver.end(driver.next()[2], "completed", [0.5])
-    driver.end(driver.next()[2], "diverged")
-    assert states(driver) == ["FAIL"] and driver.next() is None
+def test_the_next_best_takes_the_place_of_a_config_that_fails_on_a_further_fold(tmp_path):
+    driver = Folded(tmp_path / "run")
+    for score in SCORES:
+        driver.end(driver.next()[2], "completed", [score])
+    number, fold, key = driver.next()
+    assert (number, fold) == (2, 1)
+    driver.end(key, "diverged")
+    assert states(driver) == ["COMPLETE"] * 3
+    assert driver.train(SCORES) == [(0, 1), (0, 2)]
 
 
-def test_a_config_that_is_ended_early_on_its_first_fold_is_pruned(tmp_path):
-    driver = Folded(tmp_path / "run", n_trials=1)
-    driver.end(driver.next()[2], "pruned", [0.5])
-    assert [trial.state for trial in driver.trials] == [TrialState.PRUNED] and driver.next() is None
+def test_a_config_that_is_ended_early_on_its_first_fold_is_no_finalist(tmp_path):
+    driver = Folded(tmp_path / "run", n_trials=2)
+    driver.end(driver.next()[2], "pruned", [0.9])
+    assert driver.train(SCORES) == [(1, 0), (1, 1), (1, 2)]
+    assert [trial.state for trial in driver.trials] == [TrialState.PRUNED, TrialState.COMPLETE]
 
 
 def test_trials_of_one_config_share_its_folds(tmp_path):
@@ -200,5 +189,5 @@ def test_trials_of_one_config_share_its_folds(tmp_path):
     driver.end(first, "completed", [0.5])
     while key := driver.suggest():
         driver.end(key, "completed", [0.7])
-    assert values(driver) == pytest.approx([1.9 / 3] * 2)
-    assert len(driver.journal.settled) == 3
+    assert [trial.value for trial in driver.trials] == [0.5, 0.5]
+    assert len(driver.journal.settled) == 3 and driver.journal.finalists[-1] == 0

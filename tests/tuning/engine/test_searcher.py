@@ -54,14 +54,20 @@ class Entered:
 
     def __init__(self):
         self.settled = {}
-        self.next_folds = []  # the trials after which a config got another fold
+        self.finalists = []  # the numbers of trials that get further folds
         self.reused = []  # the numbers of trials that ended as another one of their config did
 
     def reuse(self, line):
         self.reused.append(line["number"])
 
     def next_fold(self, study, trial_id, number):
-        self.next_folds.append((study, trial_id, number))
+        self.finalists.append(number)
+
+    def members(self, study):
+        return set(self.settled)
+
+    def outcome(self, trial_id, study):
+        return self.settled.get(trial_id)
 
     def curve(self, trial_id, metric):
         return {1: 0.9, 2: 0.8}

@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from birdnet_core.records.trial import parts_of
 from tuning.views import live
 
 
@@ -60,6 +61,24 @@ def test_the_headline_counts_states_gpu_hours_and_the_time_left(clock):
         "1/4 trials (1 completed) · 1 reused · best val/f1_macro 0.4000 · 36 min 00 s used · "
         "0.60 GPU-hours · about 1 h 00 min left"
     )
+
+
+@pytest.mark.parametrize(
+    ("folds", "best"),
+    [(1, "0.9000 (of one fold)"), (2, "0.9000 (of one fold)"), (3, "0.7000 (mean of 3 folds)")],
+)
+def test_the_best_of_a_search_by_folds_is_the_mean_of_a_config_with_all_folds(folds, best, clock):
+    view = live.SweepView(Console(file=io.StringIO(), force_terminal=False, width=200))
+    view({"event": "sweep", "n_left": 2, "n_reused": 0, "epochs": 2, "metric": "val/f1_macro", "n_folds": 3})
+    trained = [("b-r0", 0.8), *((f"a-r{fold}", score) for fold, score in enumerate((0.9, 0.5, 0.7)[:folds]))]
+    for name, score in trained:
+        trial = {"trial_id": name, "fold": parts_of(name)[1]}
+        view({"event": "trial", **trial, "factors": {}, "gpus": 0, "reused": False})
+        for epoch in (1, 2):
+            metrics = {"val/f1_macro": score / (3 - epoch)}
+            view({"event": "epoch", **trial, "epoch": epoch, "metrics": metrics, "epoch_s": 1.0})
+        view({"event": "end", **trial, "status": "completed"})
+    assert f"2/2 trials (2 completed) · best val/f1_macro {best} · " in view.headline()
 
 
 def test_what_was_read_before_the_sweep_does_not_hide_it(clock):
