@@ -23,7 +23,7 @@ MAY = {
     "birdnet_core": set(),
     "search_spaces": FOUNDATION | {"birdnet_core.presets"},
     "tuning": {"search_spaces", "birdnet_core"},
-    "reports": {f"birdnet_core.{m}" for m in ("errors", "intervals", "records", "registry")},
+    "reports": {f"birdnet_core.{m}" for m in ("errors", "intervals", "processes", "records", "registry")},
 }
 NEVER = {
     "birdnet_core": {"ray", "optuna", "matplotlib", "scipy", "typer", "rich", "jinja2"},

@@ -15,9 +15,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import sys
-import threading
-import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +27,7 @@ import numpy as np
 
 from birdnet_core import plugins, registry
 from birdnet_core.errors import MachineError
+from birdnet_core.processes import end_with_parent, without_main
 from birdnet_core.records.files import write_json
 
 log = logging.getLogger(__name__)
@@ -262,21 +260,6 @@ def _how_it_ended(exit_code: int) -> str:
     return f"{name}, as when memory runs out" if name == "SIGKILL" else name
 
 
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Start processes that do not import the script that runs.
-
-    multiprocessing imports it into each of them for functions defined there, which is slow, and starts the
-    script again where it lacks an ``if __name__ == "__main__"``. Ours are in modules.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 def start_workers() -> None:
     """Start the import of worker processes in the background, a few seconds before they are needed."""
     _fork_server()
@@ -301,16 +284,8 @@ def _worker_started(shipped: list[dict[str, Any]]) -> None:
 
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     registry.load_shipped(shipped)
-
-
-def _end_with_parent() -> None:
-    """End a worker whose parent was killed; it would wait for tasks forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _map_chunk(function: Callable[[T], R], tasks: list[T]) -> list[R]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
+from birdnet_core.errors import MachineError
+from birdnet_core.processes import end_with_parent, without_main
 from birdnet_core.records.files import write_text
 from reports.figures.colours import FAINT, GRID, INK, OKABE_ITO, PAPER
 from reports.page.formats import plain
@@ -114,7 +118,8 @@ def theme(size: float = 11) -> dict[str, Any]:
     """
     text = {"labelFontSize": size, "titleFontSize": size, "titleFontWeight": "normal"}
     return {
-        "font": "DejaVu Sans, sans-serif",
+        # vl-convert brings this font, and maps any other from its file for every label. Arial is as wide.
+        "font": "Liberation Sans, Arial, sans-serif",
         "background": PAPER,
         "view": {"stroke": None},
         "mark": {"aria": False},
@@ -153,26 +158,33 @@ def save(drawn: Drawn, stem: Path) -> None:
 
 
 class Saving:
-    """A thread that writes files of figures next to the rest of a report: Vega does not hold Python's lock.
+    """A process that writes files of figures next to the rest of a report: Vega holds Python's lock.
 
     The end of its block waits for the files, and raises what writing one of them raised.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)  # Vega runs in one thread at a time
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
         self._begun: list[Future[Any]] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        self._begun.append(self._thread.submit(function, *arguments))
+        with without_main():
+            self._begun.append(self._pool.submit(function, *arguments))
         return self._begun[-1]
 
     def __enter__(self) -> Saving:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=kind is not None)
-        for each in self._begun if kind is None else ():
-            each.result()
+        self._pool.shutdown(cancel_futures=kind is not None)
+        try:
+            for each in self._begun if kind in (None, BrokenProcessPool) else ():
+                each.result()
+        except BrokenProcessPool:
+            raise MachineError(
+                "the process that writes figures was ended from outside, as when memory runs out; write the "
+                "report again"
+            ) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:

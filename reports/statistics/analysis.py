@@ -149,18 +149,18 @@ def _contrasts(
     means, of_metric = scores
     to_configs = np.zeros((len(rows), len(used)))
     to_configs[np.arange(len(rows)), rows] = 1
-    labels = list(cells["label"])
+    labels, ids, is_leaky = (cells[name].to_numpy() for name in ("label", "config_id", "is_leaky"))
+    is_used = used[rows]
     out: list[dict[str, Any]] = []
     for contrast in found:
         weights = contrast.weights @ to_configs
-        lacking = [labels[i] for i in np.flatnonzero(contrast.weights) if not used[rows[i]]]
-        reasons = sorted({why[cells["config_id"].iloc[i]] for i in np.flatnonzero(contrast.weights)
-                          if not used[rows[i]]})  # fmt: skip
-        note = f"{', '.join(reasons)}: {', '.join(lacking)}" if lacking else ""
-        leaky = {bool(cells["is_leaky"].iloc[i]) for i in np.flatnonzero(contrast.weights)}
-        if not note and len(leaky) > 1:
+        of = contrast.weights != 0
+        lacking = of & ~is_used
+        reasons = sorted({why[config_id] for config_id in ids[lacking]})
+        note = f"{', '.join(reasons)}: {', '.join(labels[lacking])}" if reasons else ""
+        if not note and len(set(is_leaky[of])) > 1:
             note = "one leaks, and is scored by clip"
-        estimate = math.nan if lacking else float(weights @ np.nan_to_num(means))
+        estimate = math.nan if reasons else float(weights @ np.nan_to_num(means))
         out.append(
             {
                 "kind": contrast.kind, "metric": metric, "label": contrast.label,

@@ -8,6 +8,7 @@ of a cell of the set over another is the most that choosing the other can lose, 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from reports.statistics.linear_model import Fit
 
 N_DRAWS, LEAST_DRAWS = 10_000, 2_000
 MOST_VALUES = 1_000_000  # drawn for one control
+N_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,29 @@ def best_set(fitted: Fit, *, sign: int = 1, level: float = LEVEL) -> BestSet:
     least = 1e-14 * max(float(np.abs(means).max()) ** 2, 1e-300)
     n_draws = int(np.clip(MOST_VALUES // n, LEAST_DRAWS, N_DRAWS))
     tails = Tails(fitted.covariance, n_draws)
-    room = np.empty_like(tails.errors)
-    margin = np.zeros((n, n))  # of the column over the row, which is the control
-    for cell in range(n):
-        variance, freedom = fitted.pairs(cell)
-        known = np.flatnonzero(variance > least)
-        known = known[known != cell]
-        if not len(known):
-            continue
-        known = known[np.argsort(freedom[known])]
-        freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
-        # In place: these arrays are large, and there is one a cell.
-        ahead = np.take(tails.errors, known, axis=0, out=room[: len(known)], mode="clip")
-        ahead -= tails.errors[cell]
-        ahead /= error[:, None]
-        smallest = tails.smallest(ahead, freedom)
-        margin[cell, known] = -special.stdtrit(freedom, np.quantile(smallest, 1 - level)) * error
+
+    def margins(controls: np.ndarray) -> np.ndarray:
+        """Return the margin of each cell (column) over each control (row)."""
+        found, room = np.zeros((len(controls), n)), np.empty_like(tails.errors)
+        for margin, control in zip(found, controls, strict=True):
+            variance, freedom = fitted.pairs(control)
+            known = np.flatnonzero(variance > least)
+            known = known[known != control]
+            if not len(known):
+                continue
+            known = known[np.argsort(freedom[known])]
+            freedom, error = rounded(freedom[known]), np.sqrt(variance[known])
+            # In place: these arrays are large, and there is one a cell.
+            ahead = np.take(tails.errors, known, axis=0, out=room[: len(known)], mode="clip")
+            ahead -= tails.errors[control]
+            ahead /= error[:, None]
+            smallest = tails.smallest(ahead, freedom)
+            margin[known] = -special.stdtrit(freedom, np.quantile(smallest, 1 - level)) * error
+        return found
+
+    # numpy does not hold Python's lock in any of these steps.
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        margin = np.vstack(list(pool.map(margins, np.array_split(np.arange(n), N_THREADS))))
     lead = means[None, :] - means[:, None]
     is_in = (lead <= margin).all(axis=1)
     # The control of a bound is the cell that may be the best, not the one that is chosen.

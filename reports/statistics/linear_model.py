@@ -51,6 +51,8 @@ class RepeatedScores:
         """Return the scores of the `chosen` cells, without repeats that none of them has."""
         values = self.values[chosen]
         repeats = np.isfinite(values).any(axis=0)
+        if chosen.all() and repeats.all():
+            return self  # without a copy: influences of large studies are large
         influence = None if self.influence is None else self.influence[chosen][:, repeats]
         return RepeatedScores(values[:, repeats], influence, min(self.n_distinct, int(repeats.sum())))
 
@@ -155,7 +157,10 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
     if scores.influence is None:
         of_spread = of_spread * max(1.0, n_repeats / scores.n_distinct)
         return Fit(means, of_spread, spread, each, is_equal, of_spread, moved)
-    influence = np.where(observed[:, :, None], scores.influence, 0.0).transpose(1, 0, 2)
+    influence = scores.influence
+    if not observed.all():
+        influence = np.where(observed[:, :, None], influence, 0.0)
+    influence = influence.transpose(1, 0, 2)
     # How groups move the means, repeat by repeat: [repeats, cells, groups].
     per_repeat = influence / n_repeats if by_repeat is None else by_repeat @ influence
     recordings = np.zeros((n_cells, n_cells))

@@ -19,9 +19,9 @@ import torch
 from birdnet_core import plugins, registry
 from birdnet_core.build import input_shape, rehearse
 from birdnet_core.config import TrainConfig
-from birdnet_core.data.building import without_main
 from birdnet_core.data.dataset import Dataset
 from birdnet_core.errors import ConfigError
+from birdnet_core.processes import without_main
 from birdnet_core.training.probe import Probe, arm_id, arm_settings, by_arm, probe
 from tuning.engine.packing import Gpus, Node, Share, memory_cap, n_concurrent, pack
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pandas as pd
 import pytest
 
+from birdnet_core.errors import MachineError
 from reports.figures import charts
 from reports.figures.charts import PX_PER_INCH, WIDTHS, draw, fading, labels_above, row_of, rows, save
 from reports.figures.colours import INK
@@ -73,12 +75,21 @@ def test_the_script_cannot_end_its_element_and_has_an_interpreter():
     assert "</script" not in script and "vegaEmbed" in script and "ast" in script
 
 
-def test_what_writing_a_file_raises_ends_the_block_of_saving():
-    def full():
-        raise OSError(28, "No space left on device")
+def full():
+    raise OSError(28, "No space left on device")
 
+
+def test_what_writing_a_file_raises_ends_the_block_of_saving():
     with pytest.raises(OSError, match="No space left"), charts.Saving() as saving:
         saving.run(full)
+
+
+def test_a_process_that_is_killed_while_it_writes_ends_the_block_of_saving():
+    with pytest.raises(MachineError, match="ended from outside"), charts.Saving() as saving:
+        saving.run(os._exit, 1)
+
+
+def test_files_are_written_next_to_the_process_that_reports():
     with charts.Saving() as saving:
-        written = saving.run(len, "abc")
-    assert written.result() == 3
+        process = saving.run(os.getpid)
+    assert process.result() != os.getpid()
