@@ -131,7 +131,6 @@ def level_lines(name: str, caption: str, means: pd.DataFrame, metric: str) -> Dr
 def positions(means: pd.DataFrame, is_log: bool) -> pd.Series[float]:
     """Return where each of `means` is drawn: its level, moved by the place of its line among the others."""
     line = means.groupby(["name", "group"], sort=False).ngroup()
-    steps = APART * (line - line.max() / 2)
-    if is_log:
-        return means["level"] * (means["level"].max() / means["level"].min()) ** steps
-    return means["level"] + steps * (means["level"].max() - means["level"].min())
+    steps, level = APART * (line - line.max() / 2), means["level"].astype(float)
+    lowest, highest = float(level.min()), float(level.max())
+    return level * (highest / lowest) ** steps if is_log else level + steps * (highest - lowest)

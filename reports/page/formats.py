@@ -140,8 +140,13 @@ def plain(value: Any) -> Any:
 
 
 def number(value: float, form: str = "{:.4f}") -> str:
-    """Return a number with a true minus, a dash where it is not finite."""
+    """Return a number with a true minus, a dash where it is not finite.
+
+    Zero has a sign only if `form` has one.
+    """
     text = form.format(value) if math.isfinite(value) else "–"
+    if "+" not in form and not text.strip("-0."):
+        text = text.removeprefix("-")
     return f"−{text[1:]}" if text.startswith("-") else text
 
 

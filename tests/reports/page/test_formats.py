@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 
-from reports.page.formats import form_of, to_csv, to_latex, to_markdown, with_sign
+from reports.page.formats import form_of, number, signed, to_csv, to_latex, to_markdown, with_sign
 
 
 def test_latex_prints_every_special_character_as_it_is():
@@ -42,3 +42,9 @@ def test_a_score_has_two_digits_of_its_uncertainty():
     assert form_of([0.1], [0.102]).format(0.12345) == "0.1235"
     assert form_of([nan], [nan]).format(0.12345) == "0.123"
     assert with_sign(form_of([0.1], [0.5])).format(0.12345) == "+0.12"
+
+
+def test_zero_has_a_sign_where_the_form_has_one():
+    numbers = [number(value, "{:.3f}") for value in (-1e-17, -0.0004, -0.0006, 0.2)]
+    assert numbers == ["0.000", "0.000", "−0.001", "0.200"]
+    assert signed(-0.0004, "{:+.3f}") == "−0.000"
