@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,13 +158,16 @@ def save(drawn: Drawn, stem: Path) -> None:
 
 
 class Saving:
-    """A process that writes files of figures next to the rest of a report: Vega holds Python's lock.
+    """Writes the files of a report next to the rest of it, in a thread or, `apart`, in a process.
 
-    The end of its block waits for the files, and raises what writing one of them raised.
+    The process takes a second to start, and pays for large reports, since Vega holds Python's lock. The end
+    of the block waits for the files, and raises what writing one of them raised.
     """
 
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
+    def __init__(self, *, apart: bool) -> None:
+        self._pool: Executor = ThreadPoolExecutor(1)  # Vega runs in one thread at a time
+        if apart:
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
         self._begun: list[Future[Any]] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:

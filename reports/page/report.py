@@ -40,6 +40,7 @@ from reports.statistics.searches import repeated_searches
 from reports.study_report import StudyReport, study_report
 
 SCHEMA = 5
+MOST_IN_THREAD = 300  # trials of a page whose files are written in a thread, else by a process
 N_ROWS = 20  # of a table on the page; the others are folded there, and left to their file in report.md
 
 
@@ -97,7 +98,7 @@ def write_report(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
-    with charts.Saving() as saving:
+    with charts.Saving(apart=len(runs.trials) > MOST_IN_THREAD) as saving:
         script = saving.run(charts.script)
         sections: list[Section] = []
         # Claims of all studies of the page hold together, and so do those of one.
@@ -156,7 +157,8 @@ def _section(report: StudyReport, slug: str, out: Path, saving: charts.Saving) -
     of_lead = figures.save(lead, slug, out / "figures", saving)
     found, paper = tables.of_study(report), tables.paper(report)
     for table in (*itertools.chain.from_iterable(found.values()), *paper):
-        table.write(out / "tables" / f"{table.name}-{slug}", f"{report.name}: {table.title}")
+        stem, caption = out / "tables" / f"{table.name}-{slug}", f"{report.name}: {table.title}"
+        saving.run(table.write, stem, caption)
     titles = tables.PARTS | ({"cells": "Trials, best first"} if report.kind == "search" else {})
     parts = [
         Part(name, title, found[name], saved.get(name, []))

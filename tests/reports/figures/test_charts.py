@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 
 import pandas as pd
 import pytest
@@ -79,17 +80,21 @@ def full():
     raise OSError(28, "No space left on device")
 
 
-def test_what_writing_a_file_raises_ends_the_block_of_saving():
-    with pytest.raises(OSError, match="No space left"), charts.Saving() as saving:
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_writing_a_file_raises_ends_the_block_of_saving(apart):
+    with pytest.raises(OSError, match="No space left"), charts.Saving(apart=apart) as saving:
         saving.run(full)
 
 
 def test_a_process_that_is_killed_while_it_writes_ends_the_block_of_saving():
-    with pytest.raises(MachineError, match="ended from outside"), charts.Saving() as saving:
+    with pytest.raises(MachineError, match="ended from outside"), charts.Saving(apart=True) as saving:
         saving.run(os._exit, 1)
 
 
 def test_files_are_written_next_to_the_process_that_reports():
-    with charts.Saving() as saving:
+    with charts.Saving(apart=True) as saving:
         process = saving.run(os.getpid)
     assert process.result() != os.getpid()
+    with charts.Saving(apart=False) as saving:
+        thread = saving.run(threading.get_ident)
+    assert thread.result() != threading.get_ident()
