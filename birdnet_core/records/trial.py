@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-SCHEMA = 6
+SCHEMA = 7
 
 Status = Literal["completed", "pruned", "infeasible", "diverged", "failed", "killed"]
 STATUSES: tuple[Status, ...] = get_args(Status)

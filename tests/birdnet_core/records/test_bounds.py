@@ -46,7 +46,7 @@ def test_a_typo_is_an_error_with_what_is_accepted(text, words):
 )  # fmt: skip
 def test_a_study_file_with_a_constraint_that_is_none_is_refused(bad, tmp_path):
     study = {
-        "schema": 6, "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize",
+        "schema": 7, "name": "rates", "kind": "search", "metric": "val/loss", "direction": "minimize",
         "epochs": 1, "repeats": [0], "seed": 0, "n_trials": 1,
     }  # fmt: skip
     good = {**study, "constraints": [{"name": "hours", "comparison": "<=", "limit": 1}]}

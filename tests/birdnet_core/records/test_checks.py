@@ -100,8 +100,8 @@ def test_an_address_is_refused_by_name(given, named, tmp_path, monkeypatch):
             {**STUDY, **NOW, "name": "../../x"},
             r"its name is '\.\./\.\./x', and the file's is 'rates'",
         ),
-        ({**STUDY, "schema": 9}, "schema = 9; this version reads 6"),
-        (STUDY, "schema = None; this version reads 6"),
+        ({**STUDY, "schema": 9}, "schema = 9; this version reads 7"),
+        (STUDY, "schema = None; this version reads 7"),
         ({**STUDY, **NOW, "kind": "poem"}, "kind = 'poem'; it takes 'ablation' or 'search'"),
         (
             {**STUDY, **NOW, "epochs": "four"},
@@ -132,7 +132,7 @@ def test_a_foreign_study_is_named_with_what_is_wrong(run, content, expected):
         ({"config": None}, "config = None is not accepted; it takes an object"),
         ({"seconds": "long"}, "seconds = 'long' is not accepted; it takes a number"),
         ({"metrics": {"val/loss": "low"}}, "'val/loss' = 'low' is not accepted; it takes a number"),
-        ({"schema": 0}, "schema = 0; this version reads 6"),
+        ({"schema": 0}, "schema = 0; this version reads 7"),
     ],
 )
 def test_a_foreign_record_is_named_with_what_is_wrong(run, change, expected):
