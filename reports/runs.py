@@ -35,7 +35,7 @@ TRIAL_COLUMNS = (
     "epochs", "best_epoch", "audited_at", "spared_at", "n_params", "seconds", "gpus", "cpus",
     "peak_memory_mb", "started", "error", "traceback", "config", "f1_per_species", "provenance",
 )  # fmt: skip
-N_PACKED = 50_000
+N_PACKED = 500_000
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
 
 
@@ -49,8 +49,8 @@ class Runs:
             `birdtune extend` added trials to it.
         trials: one row a (study, trial) with the record's fields; its metrics, all from the best epoch, in
             columns named like the metric. A trial that two studies share has two rows.
-        epochs: one row a (run, trial, epoch), metrics in columns. Where a trial was trained again, the last
-            occurrence of an epoch counts.
+        epochs: one row a (run, trial, epoch), in this order, metrics in columns. Where a trial was trained
+            again, the last occurrence of an epoch counts.
         usage: what each run folder has cost, by its path.
     """
 
@@ -71,7 +71,7 @@ class Runs:
             self.trials_of(study)["trial_id"]
         )
         rows: pd.DataFrame = self.epochs.loc[mine]
-        return rows.sort_values(["trial_id", "epoch"], kind="stable").reset_index(drop=True)
+        return rows.reset_index(drop=True)
 
 
 def load(paths: Iterable[str | Path]) -> Runs:
@@ -120,48 +120,56 @@ def _read_journal(
     started: dict[tuple[str, str], dict[str, Any]] = {}
     ended: dict[str, str] = {}
     # Of the epochs: there may be a million, so that their values are packed now and then.
-    trial_ids, numbers = list[str](), list[int]()
-    blocks, rows = list[np.ndarray](), list[list[float | None]]()
+    code_of: dict[str, int] = {}
+    codes, numbers = list[int](), list[int]()
+    blocks, values = list[np.ndarray](), list[float | None]()
     for event in folder.events():
         usage.add(event)
-        if event["event"] == "trial" and event["study"] in studies:
+        kind = event["event"]
+        if kind == "epoch":
+            codes.append(code_of.setdefault(event["trial_id"], len(code_of)))
+            numbers.append(event["epoch"])
+            values.append(event.get("epoch_s"))
+            values += map(event["metrics"].get, METRICS)
+            if len(values) > N_PACKED:
+                blocks.append(np.array(values, dtype="float64"))  # None becomes nan
+                values = []
+        elif kind == "trial" and event["study"] in studies:
             # A resumed trial, or a searcher that samples one config twice, comes here again: the first
             # number names it, and it counts as reused only if this study never trained it.
             if is_extension and (event["study"], event["trial_id"]) not in started:
                 extended.setdefault(event["study"], set()).add(n_sessions)
             first = started.setdefault((event["study"], event["trial_id"]), event)
             first["reused"] = first.get("reused", False) and event.get("reused", False)
-        elif event["event"] == "epoch":
-            trial_ids.append(event["trial_id"])
-            numbers.append(event["epoch"])
-            rows.append([event.get("epoch_s"), *map(event["metrics"].get, METRICS)])
-            if len(rows) == N_PACKED:
-                blocks.append(np.array(rows, dtype="float64"))  # None becomes nan
-                rows = []
-        elif event["event"] == "session":
+        elif kind == "session":
             n_sessions += 1
             is_extension = event.get("command", "").split()[1:2] == ["extend"]
-        elif event["event"] == "end":
+        elif kind == "end":
             ended[event["trial_id"]] = event["status"]
-    blocks.append(np.array(rows, dtype="float64").reshape(-1, 1 + len(METRICS)))
-    frame = pd.DataFrame(np.concatenate(blocks), columns=["epoch_s", *METRICS])
-    frame.insert(0, "epoch", np.array(numbers, dtype="int64"))
-    frame.insert(0, "trial_id", pd.Series(trial_ids, dtype=object))
-    frame.insert(0, "run", run)
-    last = frame.groupby("trial_id", sort=False)["epoch"].max().to_dict()
+    blocks.append(np.array(values, dtype="float64"))
     records = folder.records()
+    names = np.array(list(code_of), dtype=object)
+    n_recorded = np.array([records[name].epochs if name in records else 0 for name in code_of], dtype=int)
+    code, epoch = np.array(codes, dtype=int), np.array(numbers, dtype=int)
+    last = pd.Series(epoch).groupby(code).max()
+    n_epochs = dict(zip(names[last.index], last.tolist(), strict=True))
     trials = [
-        _trial_row(event, run, records.get(trial_id), ended.get(trial_id), last.get(trial_id, 0))
+        _trial_row(event, run, records.get(trial_id), ended.get(trial_id), n_epochs.get(trial_id, 0))
         for (_, trial_id), event in started.items()
     ]
-    # Where a trial was trained again, the last occurrence of an epoch counts, in the place of the first.
-    occurrence = frame.groupby(["trial_id", "epoch"], sort=False).ngroup().to_numpy()
-    place = np.empty(occurrence.max(initial=-1) + 1, dtype="int64")
-    place[occurrence] = np.arange(len(frame))
-    frame = frame.iloc[place]
+    frame = pd.DataFrame(np.concatenate(blocks).reshape(-1, 1 + len(METRICS)), columns=["epoch_s", *METRICS])
+    frame.insert(0, "epoch", epoch)
+    frame.insert(0, "trial_id", pd.Series(names[code], dtype=object))
+    frame.insert(0, "run", run)
+    # By trial and epoch. Where a trial was trained again, the last occurrence of an epoch counts.
+    rank = np.argsort(np.argsort(names))[code]
+    order = np.lexsort((epoch, rank))
+    is_last = np.ones(len(order), dtype=bool)
+    is_last[:-1] = (np.diff(rank[order]) != 0) | (np.diff(epoch[order]) != 0)
     # Epochs beyond the recorded ones are left from an earlier attempt that went further.
-    recorded = frame["trial_id"].map({name: r.epochs for name, r in records.items() if r.epochs > 0})
-    return trials, frame[~(frame["epoch"] > recorded)].dropna(axis="columns", how="all"), usage, extended
+    of_trial = n_recorded[code[order]]
+    order = order[is_last & ((of_trial <= 0) | (epoch[order] <= of_trial))]
+    return trials, frame.iloc[order].dropna(axis="columns", how="all"), usage, extended
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

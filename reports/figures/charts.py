@@ -56,7 +56,8 @@ def rows(name: str) -> Any:
 
 def draw(name: str, caption: str, height: int, *layers: alt.Chart, **frames: pd.DataFrame) -> Drawn:
     """Return layers as one chart, `height` pixels high within its axes; each of `frames` by its name."""
-    spec: dict[str, Any] = alt.layer(*layers).properties(height=height).to_dict()
+    # A test validates every chart; at every report it would take as long as drawing them.
+    spec: dict[str, Any] = alt.layer(*layers).properties(height=height).to_dict(validate=False)
     del spec["config"]  # altair's own theme
     spec["datasets"] = {key: plain(frame.to_dict("records")) for key, frame in frames.items()}
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}

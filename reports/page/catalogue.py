@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from birdnet_core.records.files import write_text
 from reports.earlier.experiments import experiment_table
@@ -49,8 +50,14 @@ class Table:
     first: tuple[str, ...] = ()
     is_paper: bool = False
 
-    def hidden_columns(self) -> set[str]:
-        return set(self.text.columns) - set(self.first) if self.first else set()
+    def cell_tags(self, name: str = "td") -> list[Markup]:
+        """Return the opening tag of a cell of each column: words stand left, and some columns are hidden."""
+        tags = []
+        for place, column in enumerate(self.text.columns):
+            words = ' class="text"' if place == 0 or column in WORDS else ""
+            hidden = " hidden" if self.first and column not in self.first else ""
+            tags.append(Markup(f"<{name}{words}{hidden}>"))
+        return tags
 
     def write(self, stem: Path, caption: str) -> None:
         """Write `stem`.csv, .md and .tex."""

@@ -127,7 +127,7 @@ def write_report(
         has_charts = has_charts or bool(imported and imported["figures"])
         environment = templates()
         environment.globals |= {
-            "sentences": sentences, "confirmed_table": tables.confirmed, "words": tables.WORDS,
+            "sentences": sentences, "confirmed_table": tables.confirmed, "zip": zip,
             "n_rows": N_ROWS, "has_charts": has_charts, "theme": Markup(charts.page_theme()),
             "vega": Markup(script.result()) if has_charts else "",
         }  # fmt: skip

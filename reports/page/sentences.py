@@ -347,7 +347,7 @@ def _effort(report: StudyReport) -> str:
     assert report.analysis is not None
     if report.analysis.rough is None:
         return ""
-    found = [(difference, repeats_for(report.analysis, difference)) for difference in DIFFERENCES]
+    found = list(zip(DIFFERENCES, repeats_for(report.analysis, DIFFERENCES), strict=True))
     known = [f"{n_of(n, 'repeat')} for one of {difference:g}" for difference, n in found if n is not None]
     out = []
     if known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -262,8 +263,8 @@ def interval(scores: RepeatedScores, cell: int, level: float = LEVEL) -> tuple[f
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def repeats_for(analysis: Analysis, difference: float) -> int | None:
-    """Return how many repeats a `difference` of two cells would take to show, None where no number would do.
+def repeats_for(analysis: Analysis, differences: Sequence[float]) -> list[int | None]:
+    """Return how many repeats each difference of two cells would take to show, None where no number would do.
 
     From the spread of this study: so many that the half-width of an interval of a comparison with the first
     cell, alone, is no wider, at its average over the others; a difference of just this size is found half of
@@ -272,7 +273,7 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     """
     fitted, repeats = analysis.rough, analysis.repeats
     if fitted is None or len(fitted.means) < 2:
-        return None
+        return [None] * len(differences)
     n = len(fitted.means)
     pairs = np.eye(n)[1:] - np.eye(n)[0]
     now, n_folds = len(repeats.repeats), repeats.n_folds
@@ -285,9 +286,10 @@ def repeats_for(analysis: Analysis, difference: float) -> int | None:
     of_training = max(0.0, 2 * float(fitted.spread.mean()) - of_recordings * n_folds)  # in one repeat
     freedom = float(np.median(fitted.degrees(pairs)))
     most = n_folds + 1 if repeats.are_folds_given else MOST_REPEATS
-    for number in range(LEAST_REPEATS, most):
+    found: list[int | None] = [None] * len(differences)
+    for number in reversed(range(LEAST_REPEATS, most)):
         variance = of_training / number + of_recordings * n_folds / min(number, n_folds)
         quantile = special.stdtrit(max(1.0, freedom * (number - 1) / max(1, now - 1)), (1 + LEVEL) / 2)
-        if quantile * math.sqrt(variance) <= difference:
-            return number
-    return None
+        half = quantile * math.sqrt(variance)
+        found = [number if half <= d else known for d, known in zip(differences, found, strict=True)]
+    return found

@@ -161,19 +161,18 @@ def _interactions(
     cells: Sequence[Cell], levels: dict[str, list[Any]], baseline: Cell, pair: tuple[str, str]
 ) -> list[Contrast]:
     a, b = pair
+    mean = {
+        (i, j): _mean(cells, {a: x, b: y}) for i, x in enumerate(levels[a]) for j, y in enumerate(levels[b])
+    }
+    i_base, j_base = levels[a].index(baseline[a]), levels[b].index(baseline[b])
     found = []
-    for x in levels[a]:
-        for y in levels[b]:
-            if x == baseline[a] or y == baseline[b]:
+    for i, x in enumerate(levels[a]):
+        for j, y in enumerate(levels[b]):
+            if i == i_base or j == j_base:
                 continue
-            corners = [
-                sign * _mean(cells, {a: of_a, b: of_b})
-                for of_a, sign_a in ((x, 1), (baseline[a], -1))
-                for of_b, sign_b in ((y, 1), (baseline[b], -1))
-                for sign in (sign_a * sign_b,)
-            ]
+            corners = mean[i, j] - mean[i, j_base] - mean[i_base, j] + mean[i_base, j_base]
             label = f"{_short(a)} {show(x)} with {_short(b)} {show(y)}"
-            found.append(Contrast("interaction", label, np.sum(corners, axis=0), pair))
+            found.append(Contrast("interaction", label, corners, pair))
     return found
 
 

@@ -37,7 +37,7 @@ class RepeatedScores:
     Args:
         values: [cells, repeats], nan where a trial is missing.
         influence: [cells, repeats, groups]: by how much the value was moved by each group of validation
-            recordings (`jackknife.Pooled`), 0 where the repeat did not validate it; None where it is not
+            recordings (`pooled_scores.Pooled`), 0 where the repeat did not validate it; None where it is not
             known.
         n_distinct: repeats that validated different recordings; where `influence` is not known, more
             repeats than these make no mean more certain.

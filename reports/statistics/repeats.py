@@ -22,8 +22,8 @@ from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
 from reports.statistics.aggregate import is_folded
-from reports.statistics.jackknife import Cell, Cells, statistics
 from reports.statistics.linear_model import RepeatedScores
+from reports.statistics.pooled_scores import Cells, SomeCells, statistics
 
 
 def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
@@ -66,6 +66,9 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
             at_epoch[i] = all_values[at[epoch]]
     at_read = dict(zip(metrics, at_epoch.T, strict=True))
     return trials.assign(read_epoch=read_epoch, **at_read)
+
+
+AT_ONCE = 2**18  # predictions of cells that are scored together: with more, memory takes longer
 
 
 @functools.lru_cache(maxsize=64)
@@ -114,16 +117,17 @@ class Repeats:
         found = {metric: np.full(shape, np.nan) for metric in known}
         influence = np.zeros((*shape, self.n_groups)) if influential in known else None
         for deal in self.deals or () if known else ():
-            for cell, part, predicted in deal.together(self.n_classes):
+            for cells, part, predicted in deal.together(self.n_classes):
                 n_folds = len(part.columns)
                 for metric, statistic in known.items():
+                    scored = np.ix_(cells, part.columns)
                     if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
-                        found[metric][cell, part.columns] = predicted.value(statistic)
+                        found[metric][scored] = predicted.values(statistic)[:, None]
                         continue
                     each = predicted.pooled(statistic)
-                    found[metric][cell, part.columns] = each.pseudo(part.part_fold, n_folds)
+                    found[metric][scored] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
-                        place = cell, part.columns[part.part_fold], part.part_group
+                        place = cells[:, None], part.columns[part.part_fold], part.part_group
                         influence[place] = n_folds * each.influence
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
@@ -214,45 +218,52 @@ class Deal:
 
     def of_cell(self, cell: int) -> Part | None:
         """Return what a cell predicted in this deal, None where it has no completed trial in it."""
-        columns = [column for column in self.columns if (cell, column) in self.predicted]
+        columns = self._columns_of(cell)
         if not columns:
             return None
         predicted = np.concatenate([self.predicted[cell, column] for column in columns]).astype(int)
+        return replace(self._recordings(cell, columns), predicted=predicted)
+
+    def _columns_of(self, cell: int) -> list[int]:
+        return [column for column in self.columns if (cell, column) in self.predicted]
+
+    def _recordings(self, cell: int, columns: list[int]) -> Part:
+        """Return the recordings of a cell in these columns, without what it predicted."""
         of = [self.splits[cell, column] for column in columns]
         key = tuple(map(id, of))  # most cells share their splits
         if key not in self._known:
             self._known[key] = _part(of, columns)
-        return replace(self._known[key], predicted=predicted)
+        return self._known[key]
 
-    def together(self, n_classes: int) -> Iterator[tuple[int, Part, Cell]]:
-        """Yield each cell, its recordings, and what it predicted, among all cells with its splits.
+    def together(self, n_classes: int) -> Iterator[tuple[np.ndarray, Part, SomeCells]]:
+        """Yield cells with the same splits, their recordings, and what they predicted, among all with these.
 
         A cell that lacks a repeat is among others, with the recordings of its own repeats alone.
         """
-        known: dict[tuple[int, ...], tuple[Cells, dict[int, int]]] = {}
         numbers = sorted({cell for cell, column in self.predicted if column in self.columns})
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for cell in numbers:
-            part = self.of_cell(cell)
-            assert part is not None
-            key = tuple(id(self.splits[cell, column]) for column in part.columns)
-            if key not in known:
-                with_splits = [
-                    other
-                    for other in numbers
-                    if any(
-                        id(self.splits.get((other, c))) == k for c, k in zip(part.columns, key, strict=True)
-                    )
-                ]
-                predicted = np.full((len(with_splits), len(part.truth)), -1, dtype=np.int32)
-                for place, (column, split) in enumerate(zip(part.columns, key, strict=True)):
-                    of_fold = part.fold == place
-                    for row, other in enumerate(with_splits):
-                        if id(self.splits.get((other, column))) == split:
-                            predicted[row, of_fold] = self.predicted[other, column]
-                cells = Cells(part.truth, predicted, part.part, n_classes)
-                known[key] = cells, {other: row for row, other in enumerate(with_splits)}
-            cells, rows = known[key]
-            yield cell, part, cells.cell(rows[cell])
+            splits = tuple((column, id(self.splits[cell, column])) for column in self._columns_of(cell))
+            alike.setdefault(splits, []).append(cell)
+        for splits, mine in alike.items():
+            part = self._recordings(mine[0], [column for column, _ in splits])
+            with_splits = [
+                other
+                for other in numbers
+                if any(id(self.splits.get((other, column))) == split for column, split in splits)
+            ]
+            predicted = np.full((len(with_splits), len(part.truth)), -1, dtype=np.int32)
+            for place, (column, split) in enumerate(splits):
+                of_fold = slice(*np.searchsorted(part.fold, [place, place + 1]))
+                for row, other in enumerate(with_splits):
+                    if id(self.splits.get((other, column))) == split:
+                        predicted[row, of_fold] = self.predicted[other, column]
+            cells = Cells(part.truth, predicted, part.part, n_classes)
+            rows = np.flatnonzero(np.isin(with_splits, mine))
+            at_once = max(1, AT_ONCE // len(part.truth))
+            for start in range(0, len(mine), at_once):
+                some = slice(start, start + at_once)
+                yield np.array(mine[some]), part, cells.some(rows[some])
 
 
 def _part(of: list[Validation], columns: list[int]) -> Part:

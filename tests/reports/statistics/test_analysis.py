@@ -50,7 +50,7 @@ def test_below_three_repeats_there_is_no_verdict_but_from_two_on_a_plan(make_run
     assert np.isfinite(row["estimate"]) and np.isnan(row["low"]) and row["verdict"] is None
     assert row["note"] == "fewer than 3 repeats"
     assert analysis.best.empty and cells["val/f1_macro:low"].isna().all()
-    planned = repeats_for(analysis, 0.1)
+    (planned,) = repeats_for(analysis, [0.1])
     assert planned is None if n_repeats == 1 else planned >= 3
 
 
@@ -58,7 +58,7 @@ def test_more_repeats_are_planned_for_smaller_differences(make_run):
     rng = np.random.default_rng(0)
     cells = [(c, {r: float(v) for r, v in enumerate(rng.normal(0.5, 0.02, 5))}) for c in (SMALL, BIG)]
     _, _, analysis = of(make_run(cells, data={"folds": {"n": 100}}))
-    large, small = repeats_for(analysis, 0.05), repeats_for(analysis, 0.02)
+    large, small = repeats_for(analysis, [0.05, 0.02])
     assert 3 <= large < small
 
 
@@ -208,7 +208,7 @@ def test_repeats_of_a_fold_that_the_manifest_gives_are_one_repeat(make_run):
     spread = np.diff(found.values, axis=0)[0].var(ddof=1) / 3
     assert analysis.fitted.variance(np.array([[-1.0, 1.0]])) == pytest.approx([spread])
     assert analysis.claims.empty
-    assert repeats_for(analysis, 0.01) is None  # there are no other folds
+    assert repeats_for(analysis, [0.01]) == [None]  # there are no other folds
     means = [sum(ends.values()) / 12 for _, ends in cells]
     assert table["val/f1_macro"].tolist() == pytest.approx(means)
 

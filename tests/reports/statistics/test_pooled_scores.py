@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from reports.statistics import jackknife
-from reports.statistics.jackknife import STEP, Cells, statistics
+from reports.statistics import pooled_scores
+from reports.statistics.pooled_scores import STEP, Cells, Pooled, statistics
 
 N_CLASSES = 7
+
+
+def of_cell(cells, statistic, row=0):
+    """Return the score of one of the cells, and the influences on it; all others are scored with it."""
+    found = cells.some(np.arange(len(cells.predicted))).pooled(statistic)
+    assert cells.some(np.array([row])).pooled(statistic).influence == pytest.approx(found.influence[[row]])
+    return Pooled(found.value[row], found.influence[row])
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def test_the_influence_of_a_group_is_how_its_weight_moves_the_score_of_scikit_le
     _, predicted, group, _ = data
     truth = np.arange(90) % N_CLASSES  # no group holds all recordings of a species
     statistic = statistics({"rare": np.array([4, 5, 6])}, N_CLASSES)[name]
-    found = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    found = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     assert found.value == pytest.approx(by_hand(name, truth, predicted))
     assert found.influence.sum() == pytest.approx(0, abs=1e-12)
     moved = []
@@ -51,7 +58,7 @@ def test_the_influence_of_a_group_is_how_its_weight_moves_the_score_of_scikit_le
 def test_a_group_with_all_recordings_of_a_species_moves_the_mean_over_species():
     truth, predicted = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 0, 2])
     statistic = statistics({}, N_CLASSES)["val/f1_macro"]
-    found = Cells(truth, predicted[None], np.arange(5), N_CLASSES).cell(0).pooled(statistic)
+    found = of_cell(Cells(truth, predicted[None], np.arange(5), N_CLASSES), statistic)
     mean = (0.8 + 2 / 3 + 1) / 3
     zero = np.array([0.8 - 3.5 / 4.5, 0.8 - 3.5 / 4.5, 0, 0.8 - 4 / 4.75, 0]) / STEP
     one = np.array([0, 0, 2 / 3 - 1.5 / 2.5, 2 / 3 - 2 / 2.75, 0]) / STEP
@@ -62,7 +69,7 @@ def test_a_group_with_all_recordings_of_a_species_moves_the_mean_over_species():
 def test_values_of_folds_have_the_mean_of_the_score(data):
     truth, predicted, group, _ = data
     statistic = statistics({}, N_CLASSES)["val/f1_macro"]
-    found = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    found = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     pseudo = found.pseudo(np.arange(group.max() + 1) % 5, 5)
     assert len(pseudo) == 5 and pseudo.std() > 0
     assert pseudo.mean() == pytest.approx(by_hand("val/f1_macro", truth, predicted))
@@ -72,7 +79,7 @@ def test_the_values_of_folds_of_equal_size_are_their_accuracies(data):
     truth, predicted, _, _ = data
     fold = np.arange(90) % 5
     statistic = statistics({}, N_CLASSES)["val/accuracy"]
-    found = Cells(truth, predicted[None], np.arange(90), N_CLASSES).cell(0).pooled(statistic)
+    found = of_cell(Cells(truth, predicted[None], np.arange(90), N_CLASSES), statistic)
     expected = [(truth == predicted)[fold == k].mean() for k in range(5)]
     assert found.pseudo(fold, 5) == pytest.approx(expected)
 
@@ -80,7 +87,7 @@ def test_the_values_of_folds_of_equal_size_are_their_accuracies(data):
 def test_the_influences_of_accuracy_are_the_variance_of_a_mean(data):
     truth, predicted, _, _ = data
     statistic = statistics({}, N_CLASSES)["val/accuracy"]
-    influence = Cells(truth, predicted[None], np.arange(90), N_CLASSES).cell(0).pooled(statistic).influence
+    influence = of_cell(Cells(truth, predicted[None], np.arange(90), N_CLASSES), statistic).influence
     right = (truth == predicted).astype(float)
     assert (influence**2).sum() == pytest.approx(right.var() / 90)
 
@@ -95,7 +102,7 @@ def test_of_species_with_two_recordings_the_variance_of_f1_is_not_too_large():
     for _ in range(300):
         wrong = rng.random(len(truth)) < 0.05
         predicted = np.where(wrong, rng.integers(0, n_species, len(truth)), truth)
-        found = Cells(truth, predicted[None], np.arange(len(truth)), n_species).cell(0).pooled(statistic)
+        found = of_cell(Cells(truth, predicted[None], np.arange(len(truth)), n_species), statistic)
         values.append(found.value)
         variances.append((found.influence**2).sum())
     assert 0.75 < np.mean(variances) / np.var(values) < 1.3
@@ -104,7 +111,7 @@ def test_of_species_with_two_recordings_the_variance_of_f1_is_not_too_large():
 def test_a_stratum_without_species_in_truth_has_no_score(data):
     truth, predicted, group, _ = data
     statistic = statistics({"rare": np.array([], dtype=int)}, N_CLASSES)["val/f1_rare"]
-    found = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    found = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     assert np.isnan(found.value) and np.isnan(found.pseudo(np.zeros(group.max() + 1, dtype=int), 1)).all()
     assert (found.influence == 0).all()
 
@@ -118,7 +125,7 @@ def test_what_two_cells_differ_by_has_the_variance_of_exchanging_their_predictio
     cells = np.array([np.where(rng.random(len(truth)) < 0.3, rng.permutation(truth), truth) for _ in "ab"])
     statistic = statistics({}, n_species)["val/f1_macro"]
     both = Cells(truth, cells, np.arange(len(truth)), n_species)
-    own = both.cell(0).pooled(statistic).influence - both.cell(1).pooled(statistic).influence
+    own = of_cell(both, statistic).influence - of_cell(both, statistic, 1).influence
     exchanged = []
     for _ in range(400):
         first = np.where(rng.random(len(truth)) < 0.5, *cells)
@@ -133,9 +140,9 @@ def test_what_two_cells_differ_by_has_the_variance_of_exchanging_their_predictio
 def test_a_cell_without_others_has_the_influences_of_the_mean_cell(data):
     truth, predicted, group, _ = data
     statistic = statistics({}, N_CLASSES)["val/f1_macro"]
-    alone = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    alone = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     twice = Cells(truth, np.array([predicted, predicted]), group, N_CLASSES)
-    assert twice.cell(1).pooled(statistic).influence == pytest.approx(alone.influence)
+    assert of_cell(twice, statistic, 1).influence == pytest.approx(alone.influence)
 
 
 def test_a_cell_that_lacks_recordings_leaves_the_others_their_scores_and_takes_part_where_it_can(data):
@@ -145,9 +152,9 @@ def test_a_cell_that_lacks_recordings_leaves_the_others_their_scores_and_takes_p
     statistic = statistics({}, N_CLASSES)["val/f1_macro"]
     part = np.unique(group * 5 + fold, return_inverse=True)[1]
     lacking = Cells(truth, np.array([predicted, np.where(fold == 4, -1, other)]), part, N_CLASSES)
-    found = lacking.cell(0).pooled(statistic)
+    found = of_cell(lacking, statistic)
     assert found.value == pytest.approx(by_hand("val/f1_macro", truth, predicted))
-    whole = Cells(truth, np.array([predicted, other]), part, N_CLASSES).cell(0).pooled(statistic)
+    whole = of_cell(Cells(truth, np.array([predicted, other]), part, N_CLASSES), statistic)
     is_of_both = np.isin(np.arange(part.max() + 1), part[fold != 4])
     assert np.corrcoef(found.influence[is_of_both], whole.influence[is_of_both])[0, 1] > 0.9
     assert not np.allclose(found.influence[~is_of_both], whole.influence[~is_of_both])
@@ -156,7 +163,7 @@ def test_a_cell_that_lacks_recordings_leaves_the_others_their_scores_and_takes_p
 def test_many_classes_and_parts_are_sorted_instead_of_marked(data, monkeypatch):
     truth, predicted, group, _ = data
     statistic = statistics({}, N_CLASSES)["val/f1_macro"]
-    marked = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
-    monkeypatch.setattr(jackknife, "MOST_KEYS", 0)
-    found = Cells(truth, predicted[None], group, N_CLASSES).cell(0).pooled(statistic)
+    marked = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
+    monkeypatch.setattr(pooled_scores, "MOST_KEYS", 0)
+    found = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     assert found.value == marked.value and found.influence == pytest.approx(marked.influence)

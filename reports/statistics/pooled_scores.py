@@ -16,7 +16,8 @@ import numpy as np
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """What classes add above and below the line of a score. From right predictions, recordings in truth,
-recordings predicted, and the number of the class, an entry each. Counts of a mean over cells have fractions.
+recordings predicted, and the number of the class, which is the last axis. Counts of a mean over cells have
+fractions.
 """
 
 
@@ -29,22 +30,23 @@ MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
 
 @dataclass(frozen=True)
 class Pooled:
-    """A score of all recordings of a deal's folds together.
+    """A score of some cells, of all recordings of a deal's folds together.
 
     Args:
-        value: the score.
-        influence: [parts], by how much each moved the score; they sum to 0.
+        value: [cells], the score.
+        influence: [cells, parts], by how much each part moved it; those of a cell sum to 0.
     """
 
-    value: float
+    value: np.ndarray
     influence: np.ndarray
 
     def pseudo(self, fold: np.ndarray, n_folds: int) -> np.ndarray:
-        """Return a value of each fold whose mean is `value`, as the parts of the fold moved it, [folds].
+        """Return values of each fold whose mean is `value`, as the parts of the fold moved it.
 
-        `fold` [parts] is of each part.
+        [cells, folds]; `fold` [parts] is of each part.
         """
-        found: np.ndarray = self.value + n_folds * np.bincount(fold, self.influence, n_folds)
+        by_fold = self.influence @ (fold[:, None] == np.arange(n_folds)).astype(float)
+        found: np.ndarray = self.value[..., None] + n_folds * by_fold
         return found
 
 
@@ -90,32 +92,33 @@ class Cells:
         self.whole = tuple(
             np.bincount(self.classes, counts, n_classes) for counts in (self.hits, self.true, self.called)
         )
+        # Of the mean cell without a part, of each pair of part and class.
+        hits, true, called_in_all = (counts[self.classes] for counts in self.whole)
+        self.other = hits - self.hits, true, called_in_all - self.called
         self._means: dict[Statistic, _MeanCell] = {}
 
-    def cell(self, row: int) -> Cell:
-        """Return the scores of a cell, of all recordings that it predicted."""
-        is_there = self.predicted[row] >= 0
-        predicted, is_right = self.predicted[row, is_there], (self.predicted[row] == self.truth)[is_there]
-        truth, n = self.truth[is_there], self.n_classes
-        touched, hits, called = self.place[row, is_there], is_right.astype(float), np.ones(len(truth))
-        if not self.are_alone:  # else no two of them are of one part
-            touched, inverse = np.unique(touched, return_inverse=True)
-            hits, called = np.bincount(inverse, is_right), np.bincount(inverse).astype(float)
+    def some(self, rows: np.ndarray) -> SomeCells:
+        """Return the scores of a few cells, each of all recordings that it predicted."""
+        is_there = self.predicted[rows] >= 0
+        row, recording = np.nonzero(is_there)
+        n, n_rows, n_pairs = self.n_classes, len(rows), len(self.classes)
+        predicted, truth = self.predicted[rows][is_there], self.truth[recording]
+        is_right = predicted == truth
+        touched, hits, called = self.place[rows][is_there], is_right.astype(float), np.ones(len(truth))
+        whole = tuple(
+            np.bincount(keys, minlength=n_rows * n).reshape(n_rows, n).astype(float)
+            for keys in (row[is_right] * n + truth[is_right], row * n + truth, row * n + predicted)
+        )
+        if not self.are_alone:  # else no two of a cell are of one part
+            keys, place = _unique(row * n_pairs + touched, n_rows * n_pairs)
+            row, touched = keys // n_pairs, keys % n_pairs
+            hits, called = np.bincount(place, is_right), np.bincount(place).astype(float)
         at = self.classes[touched]
-        # The mean cell's, with those of this cell in one part.
+        # The mean cell's, with those of a cell in one part.
         exchanged = (
-            self.whole[0][at] - self.hits[touched] + hits,
-            self.whole[1][at],
-            self.whole[2][at] - self.called[touched] + called,
-            at,
-        )
-        whole = (
-            np.bincount(truth[is_right], minlength=n).astype(float),
-            np.bincount(truth, minlength=n).astype(float),
-            np.bincount(predicted, minlength=n).astype(float),
-            np.arange(n),
-        )
-        return Cell(self, whole, touched, exchanged)
+            self.other[0][touched] + hits, self.other[1][touched], self.other[2][touched] + called, at,
+        )  # fmt: skip
+        return SomeCells(self, n_rows, (*whole, np.arange(n)), row, touched, exchanged)
 
     def mean(self, statistic: Statistic) -> _MeanCell:
         """Return a score of the mean cell, computed once."""
@@ -124,31 +127,36 @@ class Cells:
         return self._means[statistic]
 
 
-_Counts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_Counts = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One of `Cells`."""
+class SomeCells:
+    """Some of `Cells`, computed together, since there may be thousands."""
 
     _cells: Cells
+    _n: int
     _whole: _Counts
+    _row: np.ndarray
     _touched: np.ndarray
     _exchanged: _Counts
 
-    def value(self, statistic: Statistic) -> float:
-        """Return a score; nan if there is nothing to average."""
+    def values(self, statistic: Statistic) -> np.ndarray:
+        """Return the score of each cell; nan if there is nothing to average."""
         return _ratio(*statistic(*self._whole))
 
     def pooled(self, statistic: Statistic) -> Pooled:
-        """Return a score with what each part adds to it, of a cell that predicted all recordings."""
-        cells, mean, value = self._cells, self._cells.mean(statistic), self.value(statistic)
-        if np.isnan(value) or np.isnan(mean.value):
-            return Pooled(value, np.zeros(cells.n_parts))
+        """Return the score of each cell with what each part adds to it."""
+        cells, mean, value = self._cells, self._cells.mean(statistic), self.values(statistic)
+        if np.isnan(mean.value):
+            return Pooled(value, np.zeros((self._n, cells.n_parts)))
         above, below = statistic(*self._exchanged)
         change = above - mean.value * below - mean.without[self._touched]
-        own = mean.own + np.bincount(cells.part[self._touched], change, cells.n_parts) / mean.total
-        return Pooled(value, mean.influence + own - own.mean())
+        place = self._row * cells.n_parts + cells.part[self._touched]
+        moved = np.bincount(place, change, self._n * cells.n_parts).reshape(self._n, cells.n_parts)
+        own = mean.own + moved / mean.total
+        influence = mean.influence + own - own.mean(axis=1, keepdims=True)
+        return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ class _MeanCell:
     def of(cls, cells: Cells, statistic: Statistic) -> _MeanCell:
         hits, true, called = cells.whole
         above, below = statistic(hits, true, called, np.arange(cells.n_classes))
-        value, total, at = _ratio(above, below), float(below.sum()), cells.classes
+        value, total, at = float(_ratio(above, below)), float(below.sum()), cells.classes
         if np.isnan(value):
             return cls(value, total, *np.zeros((3, 0)))
         now = above[at] - value * below[at]
@@ -207,9 +215,13 @@ def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_there), (np.cumsum(is_there, dtype=np.int32) - 1)[keys]
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> float:
-    total = float(below.sum())
-    return float(above.sum()) / total if total > 0 else np.nan
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return the sum over classes, the last axis, of one over that of the other; nan for a sum of 0."""
+    total = below.sum(axis=-1)
+    found: np.ndarray = np.divide(
+        above.sum(axis=-1), total, out=np.full(total.shape, np.nan), where=total > 0
+    )
+    return found
 
 
 def statistics(strata: Mapping[str, np.ndarray], n_classes: int) -> dict[str, Statistic]:
@@ -253,5 +265,5 @@ def _of_stratum(is_member: np.ndarray) -> Statistic:
 def _f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
     total = true + predicted
-    found: np.ndarray = np.divide(2 * hits, total, out=np.zeros(len(total)), where=total > 0)
+    found: np.ndarray = np.divide(2 * hits, total, out=np.zeros(total.shape), where=total > 0)
     return found
