@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ class Runs:
         return rows.reset_index(drop=True)
 
 
-def load(paths: Iterable[str | Path]) -> Runs:
+def load(paths: Iterable[str | Path], apart: Callable[..., Future[Any]] | None = None) -> Runs:
     """Read run folders.
+
+    `apart` runs a function with its arguments in another process, for half of each journal.
 
     A trial without a record has the status ``running``, unless it failed by the journal; one of
     other recordings or another split than its study is ``set aside``; and one that completed and is no sample
@@ -93,7 +96,7 @@ def load(paths: Iterable[str | Path]) -> Runs:
         folder = RunFolder.existing(path)
         in_folder = [{**folder.read_study(name), "run": path} for name in folder.study_names()]
         names = {study["name"] for study in in_folder}
-        of_trials, of_epochs, usage[path], extended = _read_journal(folder, path, names)
+        of_trials, of_epochs, usage[path], extended = _read_journal(folder, path, names, apart)
         for study in in_folder:
             mine = [row for row in of_trials if row["study"] == study["name"]]
             study["load_notes"] = [*folder.notes(), *_set_aside(study, mine)]
@@ -110,23 +113,36 @@ def load(paths: Iterable[str | Path]) -> Runs:
     )
 
 
-def _read_journal(
-    folder: RunFolder, run: str, studies: set[str]
-) -> tuple[list[dict[str, Any]], pd.DataFrame, Usage, dict[str, set[int]]]:
-    """Return trial rows, epochs and costs of one folder, and the sessions that extended each study."""
-    usage = Usage()
-    extended: dict[str, set[int]] = {}
-    n_sessions, is_extension = 0, False
-    started: dict[tuple[str, str], dict[str, Any]] = {}
-    ended: dict[str, str] = {}
-    # Of the epochs: there may be a million, so that their values are packed now and then.
-    code_of: dict[str, int] = {}
-    codes, numbers = list[int](), list[int]()
-    blocks, values = list[np.ndarray](), list[float | None]()
-    for event in folder.events():
-        usage.add(event)
-        kind = event["event"]
-        if kind == "epoch":
+@dataclass(frozen=True)
+class _Stretch:
+    """What a stretch of a journal says.
+
+    Args:
+        usage: of its events. others: its events but for epochs.
+        trial_ids: of its epochs, each once; `code` [epochs] is the place of an epoch's trial there.
+        epoch: [epochs]. values: [epochs, 1 + metrics], seconds and `METRICS`.
+    """
+
+    usage: Usage
+    others: list[dict[str, Any]]
+    trial_ids: list[str]
+    code: np.ndarray
+    epoch: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def read(cls, run: str, start: int = 0, end: int | None = None) -> _Stretch:
+        """Return the events whose lines begin from byte `start` on, and before `end`."""
+        folder, usage, others = RunFolder(run), Usage(), list[dict[str, Any]]()
+        # There may be a million epochs, so that their values are packed now and then.
+        code_of: dict[str, int] = {}
+        codes, numbers = list[int](), list[int]()
+        blocks, values = list[np.ndarray](), list[float | None]()
+        for event in folder.events(folder.position_at(start), until=end):
+            usage.add(event)
+            if event["event"] != "epoch":
+                others.append(event)
+                continue
             codes.append(code_of.setdefault(event["trial_id"], len(code_of)))
             numbers.append(event["epoch"])
             values.append(event.get("epoch_s"))
@@ -134,7 +150,46 @@ def _read_journal(
             if len(values) > N_PACKED:
                 blocks.append(np.array(values, dtype="float64"))  # None becomes nan
                 values = []
-        elif kind == "trial" and event["study"] in studies:
+        blocks.append(np.array(values, dtype="float64"))
+        in_rows = np.concatenate(blocks).reshape(-1, 1 + len(METRICS))
+        return cls(
+            usage, others, list(code_of), np.array(codes, dtype=int), np.array(numbers, dtype=int), in_rows
+        )
+
+    def followed_by(self, later: _Stretch) -> _Stretch:
+        """Return both as one; `later` comes next."""
+        self.usage.extend(later.usage)
+        code_of = {name: i for i, name in enumerate(self.trial_ids)}
+        codes = np.array([code_of.setdefault(name, len(code_of)) for name in later.trial_ids], dtype=int)
+        return _Stretch(
+            self.usage,
+            self.others + later.others,
+            list(code_of),
+            np.concatenate([self.code, codes[later.code]]),
+            np.concatenate([self.epoch, later.epoch]),
+            np.concatenate([self.values, later.values]),
+        )
+
+
+def _read_journal(
+    folder: RunFolder, run: str, studies: set[str], apart: Callable[..., Future[Any]] | None
+) -> tuple[list[dict[str, Any]], pd.DataFrame, Usage, dict[str, set[int]]]:
+    """Return trial rows, epochs and costs of one folder, and the sessions that extended each study."""
+    path = folder.journal_path
+    if apart is not None and path.exists():
+        middle = path.stat().st_size // 2
+        later = apart(_Stretch.read, run, middle)
+        journal, records = _Stretch.read(run, 0, middle), folder.records()
+        journal = journal.followed_by(later.result())
+    else:
+        journal, records = _Stretch.read(run), folder.records()
+    extended: dict[str, set[int]] = {}
+    n_sessions, is_extension = 0, False
+    started: dict[tuple[str, str], dict[str, Any]] = {}
+    ended: dict[str, str] = {}
+    for event in journal.others:
+        kind = event["event"]
+        if kind == "trial" and event["study"] in studies:
             # A resumed trial, or a searcher that samples one config twice, comes here again: the first
             # number names it, and it counts as reused only if this study never trained it.
             if is_extension and (event["study"], event["trial_id"]) not in started:
@@ -146,18 +201,15 @@ def _read_journal(
             is_extension = event.get("command", "").split()[1:2] == ["extend"]
         elif kind == "end":
             ended[event["trial_id"]] = event["status"]
-    blocks.append(np.array(values, dtype="float64"))
-    records = folder.records()
-    names = np.array(list(code_of), dtype=object)
-    n_recorded = np.array([records[name].epochs if name in records else 0 for name in code_of], dtype=int)
-    code, epoch = np.array(codes, dtype=int), np.array(numbers, dtype=int)
+    names, code, epoch = np.array(journal.trial_ids, dtype=object), journal.code, journal.epoch
+    n_recorded = np.array([records[name].epochs if name in records else 0 for name in names], dtype=int)
     last = pd.Series(epoch).groupby(code).max()
     n_epochs = dict(zip(names[last.index], last.tolist(), strict=True))
     trials = [
         _trial_row(event, run, records.get(trial_id), ended.get(trial_id), n_epochs.get(trial_id, 0))
         for (_, trial_id), event in started.items()
     ]
-    frame = pd.DataFrame(np.concatenate(blocks).reshape(-1, 1 + len(METRICS)), columns=["epoch_s", *METRICS])
+    frame = pd.DataFrame(journal.values, columns=["epoch_s", *METRICS])
     frame.insert(0, "epoch", epoch)
     frame.insert(0, "trial_id", pd.Series(names[code], dtype=object))
     frame.insert(0, "run", run)
@@ -169,7 +221,7 @@ def _read_journal(
     # Epochs beyond the recorded ones are left from an earlier attempt that went further.
     of_trial = n_recorded[code[order]]
     order = order[is_last & ((of_trial <= 0) | (epoch[order] <= of_trial))]
-    return trials, frame.iloc[order].dropna(axis="columns", how="all"), usage, extended
+    return trials, frame.iloc[order].dropna(axis="columns", how="all"), journal.usage, extended
 
 
 def _set_aside(study: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -268,11 +268,25 @@ class RunFolder:
             journal.write(lines.encode())
         return written
 
-    def events(self, position: Position | None = None) -> Iterator[dict[str, Any]]:
+    def position_at(self, offset: int) -> Position:
+        """Return the place of the journal's first line that begins at byte `offset` or after it."""
+        if offset == 0:
+            return Position()
+        with open(self.journal_path, "rb") as journal:
+            line, left = 1, offset - 1
+            while left and (block := journal.read(min(left, 2**20))):
+                line += block.count(b"\n")
+                left -= len(block)
+            line += journal.readline().endswith(b"\n")
+            return Position(journal.tell(), line)
+
+    def events(
+        self, position: Position | None = None, *, until: int | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yield the journal's events in order: those after `position`, which moves along, or all.
 
-        A last line cut off by a kill is left out; any other line that is broken, or is not an event of
-        birdtune, raises RunFolderError.
+        With `until` only those whose lines begin before this byte. A last line cut off by a kill is
+        left out; any other line that is broken, or is not an event of birdtune, raises RunFolderError.
         """
         if not self.journal_path.exists():
             return
@@ -281,6 +295,8 @@ class RunFolder:
         with open(self.journal_path, "rb") as journal:
             journal.seek(position.offset)
             for line in journal:
+                if until is not None and position.offset >= until:
+                    return
                 if not line.endswith(b"\n"):
                     return  # later writes of a driver would begin within that line
                 try:

@@ -32,6 +32,7 @@ VEGA_LITE = "6.4"  # of altair's schema
 WIDTHS = {"": 7.0, "-column": 3.4}  # inches, by the end of a file's name
 PX_PER_INCH = 96
 PNG_SCALE = 2
+VALIDATES = False  # in the tests alone: it takes as long as to draw
 N_ROWS = 24  # the most rows of a figure: more cannot be read. The tables have them all
 ROW = 34  # pixels of a row with its label above its mark
 N_BANDS = 3  # of more lines bands hide each other
@@ -56,8 +57,7 @@ def rows(name: str) -> Any:
 
 def draw(name: str, caption: str, height: int, *layers: alt.Chart, **frames: pd.DataFrame) -> Drawn:
     """Return layers as one chart, `height` pixels high within its axes; each of `frames` by its name."""
-    # A test validates every chart; at every report it would take as long as drawing them.
-    spec: dict[str, Any] = alt.layer(*layers).properties(height=height).to_dict(validate=False)
+    spec: dict[str, Any] = alt.layer(*layers).properties(height=height).to_dict(validate=VALIDATES)
     del spec["config"]  # altair's own theme
     spec["datasets"] = {key: plain(frame.to_dict("records")) for key, frame in frames.items()}
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
@@ -159,16 +159,16 @@ def save(drawn: Drawn, stem: Path) -> None:
 
 
 class Saving:
-    """Writes the files of a report next to the rest of it, in a thread or, `apart`, in a process.
+    """Writes the files of a report next to the rest of it, in a thread or, `apart`, in two processes.
 
-    The process takes a second to start, and pays for large reports, since Vega holds Python's lock. The end
+    The processes take a second to start, and pay for large reports, since Vega holds Python's lock. The end
     of the block waits for the files, and raises what writing one of them raised.
     """
 
     def __init__(self, *, apart: bool) -> None:
         self._pool: Executor = ThreadPoolExecutor(1)  # Vega runs in one thread at a time
         if apart:
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
+            self._pool = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), end_with_parent)
         self._begun: list[Future[Any]] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -186,8 +186,8 @@ class Saving:
                 each.result()
         except BrokenProcessPool:
             raise MachineError(
-                "the process that writes figures was ended from outside, as when memory runs out; write the "
-                "report again"
+                "a process that helps with the report was ended from outside, as when memory runs out; write "
+                "the report again"
             ) from None
 
 

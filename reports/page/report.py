@@ -23,6 +23,7 @@ from birdnet_core.errors import RunFolderError
 from birdnet_core.intervals import LEVEL
 from birdnet_core.records.files import write_text
 from birdnet_core.records.metrics import METRICS
+from birdnet_core.records.run_folder import RunFolder
 from reports.earlier import experiments, histories
 from reports.earlier.experiments import EarlierWork
 from reports.figures import catalogue as figures
@@ -40,7 +41,7 @@ from reports.statistics.searches import repeated_searches
 from reports.study_report import StudyReport, study_report
 
 SCHEMA = 5
-MOST_IN_THREAD = 300  # trials of a page whose files are written in a thread, else by a process
+LARGE = 2**23  # bytes of journals, 300 trials of 50 epochs: from there on other processes help
 N_ROWS = 20  # of a table on the page; the others are folded there, and left to their file in report.md
 
 
@@ -94,11 +95,15 @@ def write_report(
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     earlier = None if imports is None else histories.read(imports)
-    runs = load(paths) if paths or earlier is None else Runs([], pd.DataFrame(), pd.DataFrame())
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"cannot write the report to {str(out)!r}: it is a file; give a folder")
-    with charts.Saving(apart=len(runs.trials) > MOST_IN_THREAD) as saving:
+    journals = [journal for path in paths if (journal := RunFolder(path).journal_path).is_file()]
+    is_large = sum(journal.stat().st_size for journal in journals) > LARGE
+    with charts.Saving(apart=is_large) as saving:
+        runs = Runs([], pd.DataFrame(), pd.DataFrame())
+        if paths or earlier is None:
+            runs = load(paths, saving.run if is_large else None)
         script = saving.run(charts.script)
         sections: list[Section] = []
         # Claims of all studies of the page hold together, and so do those of one.

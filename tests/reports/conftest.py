@@ -13,6 +13,7 @@ import pytest
 from birdnet_core.records.metrics import METRICS
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import TrialRecord
+from reports.figures import charts
 
 Ending = float | str | dict[str, Any]
 MakeRun = Callable[..., Path]
@@ -20,6 +21,12 @@ MakeRun = Callable[..., Path]
 
 def config_id_of(factors: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(factors, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@pytest.fixture(autouse=True)
+def charts_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every chart that a test draws against the schema of Vega-Lite."""
+    monkeypatch.setattr(charts, "VALIDATES", True)
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import reports
@@ -48,6 +50,31 @@ def test_last_occurrence_of_an_epoch_counts(make_run):
     after = load([path]).epochs
     assert list(after["epoch"]) == list(before["epoch"]) == [1, 2, 3, 4]
     assert after.set_index("epoch")["val/f1_macro"][2] == 0.77
+
+
+def test_a_journal_in_two_stretches_gives_the_same_trials_and_epochs(make_run):
+    path = make_run([(CE, {0: 0.4, 1: 0.5}), (FOCAL, {0: "pruned", 1: "running"})])
+    whole = load([path])
+    again = {"event": "epoch", "trial_id": whole.trials["trial_id"].iloc[1], "epoch": 1, "epoch_s": 2.0}
+    RunFolder(path).append({**again, "metrics": {"val/f1_macro": 0.2}})
+    whole = load([path])
+    with ThreadPoolExecutor(1) as pool:
+        halves = load([path], pool.submit)
+    pd.testing.assert_frame_equal(halves.trials, whole.trials)
+    pd.testing.assert_frame_equal(halves.epochs, whole.epochs)
+    assert halves.usage[str(path)].hours == pytest.approx(whole.usage[str(path)].hours)
+
+
+def test_a_broken_line_in_the_later_half_of_a_journal_is_named(make_run):
+    path = make_run([(CE, {0: 0.4, 1: 0.5})])
+    with open(path / "journal.jsonl", "ab") as journal:
+        n_lines = len((path / "journal.jsonl").read_bytes().splitlines())
+        journal.write(b"{\n")
+    with (
+        ProcessPoolExecutor(1) as pool,
+        pytest.raises(RunFolderError, match=f"line {n_lines + 1} is not JSON"),
+    ):
+        load([path], pool.submit)
 
 
 def test_epochs_of_an_earlier_longer_attempt_are_left_out(make_run):

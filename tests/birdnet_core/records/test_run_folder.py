@@ -141,6 +141,47 @@ def test_the_time_since_the_last_event_counts_while_a_driver_runs():
     assert resumed.hours_until(35_000.0) == 1  # a clock that was set back
 
 
+def events_of_a_resumed_run():
+    """Return the events of a run that was resumed after an hour, of two trials side by side."""
+    shares = {"a-r0": {"gpus": 0.5, "cpus": 1.0}, "b-r0": {"gpus": 0.0, "cpus": 2.0}}
+    events = [{"event": "session", "pid": 1, "host": "h", "command": ""}]
+    for name, share in shares.items():
+        events.append({"event": "trial", "study": "s", "trial_id": name, "number": 0, "factors": {},
+                       "reused": False, **share})  # fmt: skip
+    events += [
+        {"event": "epoch", "trial_id": name, "epoch": epoch, "metrics": {}, "epoch_s": 60.0}
+        for epoch in (1, 2)
+        for name in shares
+    ]
+    events = [{**event, "time": 10.0 * i} for i, event in enumerate(events)]
+    later = [{**events[0], "time": 3600.0}, *({**event, "time": 3660.0} for event in events[-2:])]
+    return events + later
+
+
+def test_usage_of_two_stretches_is_that_of_the_whole():
+    events = events_of_a_resumed_run()
+    whole = Usage.of(events)
+    # three epochs of a trial with half a GPU and one CPU, and three of one with two CPUs
+    assert (whole.gpu_hours, whole.cpu_hours, whole.n_epochs) == (0.025, pytest.approx(0.15), 6)
+    for place in range(len(events) + 1):
+        first = Usage.of(events[:place])
+        first.extend(Usage.of(events[place:]))
+        for name in ("gpu_hours", "cpu_hours", "hours", "n_epochs"):
+            assert getattr(first, name) == pytest.approx(getattr(whole, name)), (name, place)
+        assert first.hours_until(7200.0) == pytest.approx(whole.hours_until(7200.0))
+
+
+def test_a_journal_can_be_read_in_two_stretches_from_any_byte(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append(*events_of_a_resumed_run())
+    lines = run.journal_path.read_bytes().splitlines(keepends=True)
+    whole, size = list(run.events()), sum(map(len, lines))
+    for offset in range(0, size + 2, 7):
+        first, later = list(run.events(until=offset)), run.position_at(offset)
+        assert (later.offset, later.line) == (sum(map(len, lines[: len(first)])), len(first) + 1)
+        assert first + list(run.events(later)) == whole
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

@@ -461,6 +461,18 @@ def test_long_search_folds_all_but_twenty(written):
     assert len((out / "tables" / "cells-capacity.csv").read_text().splitlines()) == 27
 
 
+def test_a_large_report_with_the_help_of_other_processes_is_the_same(make_run, tmp_path, monkeypatch):
+    run = make_run([(CE, {0: 0.4, 1: 0.5}), (FOCAL, {0: 0.45, 1: 0.3})])
+    alone = write_report([run], tmp_path / "alone")
+    monkeypatch.setattr("reports.page.report.LARGE", 0)
+    assert write_report([run], tmp_path / "helped") == alone
+    files = [
+        {path.relative_to(out) for path in out.rglob("*")}
+        for out in (tmp_path / "alone", tmp_path / "helped")
+    ]
+    assert files[0] == files[1] and len(files[0]) > 20
+
+
 def test_studies_of_one_name_do_not_overwrite_each_other(make_run, tmp_path):
     paths = [make_run([(CE, {0: 0.1})], folder=name) for name in ("a", "b")]
     write_report(paths, tmp_path / "out")
