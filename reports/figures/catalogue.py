@@ -73,7 +73,7 @@ def draw(report: StudyReport) -> Iterator[tuple[str, Drawn]]:
     for each in (*([OF_SCORES[report.kind]] if is_scored(report) else []), OF_ALL):
         for section, draws in each.items():
             for of in draws:
-                with debug_mode(False):  # each chart is validated once, whole
+                with debug_mode(False):  # charts.VALIDATES says when a chart is validated, as a whole
                     found = list(of(report))
                 yield from ((section, drawn) for drawn in found)
 

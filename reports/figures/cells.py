@@ -31,6 +31,7 @@ from reports.figures.colours import FAINT, INK, OKABE_ITO, PAPER
 from reports.page.sentences import OVER_REPEATS
 from reports.statistics import aggregate
 from reports.statistics.aggregate import show
+from reports.statistics.pooled_scores import statistics
 from reports.study_report import StudyReport
 
 STANDING = {"may be the best": OKABE_ITO[0], "behind the best": FAINT, "not known": OKABE_ITO[0]}
@@ -43,10 +44,10 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
     frame, repeats = score_rows(report, cells)
     factors = list(report.study.get("factors") or {}) if report.kind == "comparison" else []
     by = factors[0] if len(factors) == 1 else "cell"
+    unequal = "; open: trained unequal epochs" if cells["unequal_epochs"].any() else ""
     caption = (
-        f"{report.metric} by {by}. Diamond: score; line: {OVER_REPEATS}; small dots: repeats, "
-        f"each on its own fold{'; open: trained unequal epochs' if cells['unequal_epochs'].any() else ''}."
-        f"{left_out}"
+        f"{report.metric} by {by}. Diamond: {_what_a_score_is(report)}; line: {OVER_REPEATS}; small dots: "
+        f"repeats, each on its own fold{unequal}.{left_out}"
     )
     if not (frame["standing"] == "not known").any():
         caption += " Blue: may be the best; grey: behind the best."
@@ -85,6 +86,15 @@ def mean_figures(report: StudyReport, n: int = N_ROWS, name: str = "cells") -> I
         cells=frame,
         repeats=repeats,
     )
+
+
+def _what_a_score_is(report: StudyReport) -> str:
+    """Return ``score``, of pooled folds with words that say why it is no mean of the dots."""
+    repeats = report.analysis.repeats if report.analysis is not None else None
+    if repeats is None or repeats.deals is None or repeats.n_folds == 1:
+        return "score"
+    is_pooled = report.metric in statistics(repeats.strata, repeats.n_classes)
+    return "score of all folds' recordings together" if is_pooled else "score"
 
 
 def wide_enough(values: pd.Series[Any]) -> alt.Scale:
@@ -270,9 +280,11 @@ def interaction_figures(report: StudyReport) -> Iterator[Drawn]:
 def some_cells(report: StudyReport, n: int) -> tuple[pd.DataFrame, str]:
     """Return the cells that a figure of at most `n` shows, and a sentence on the others.
 
-    The baseline and those with the best means, in the order of the study.
+    The baseline and those with the best means, in the order of the study; of a search those with a score.
     """
     cells = report.cells
+    if report.kind == "search":
+        cells = cells[cells[report.metric].notna()]
     if len(cells) <= n:
         return cells, ""
     is_up = report.study["direction"] == "minimize"

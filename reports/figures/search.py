@@ -210,7 +210,8 @@ def parallel_figures(report: StudyReport) -> Iterator[Drawn]:
     places, ticks = parallel_axes(chosen, names, report.study.get("space"), metric)
     caption = (
         f"Configs of the search, one line a trial, from top to bottom. Colour: its rank by {metric}, the "
-        f"last axis, from blue (worst) to orange (best); grey: trials that did not complete.{left_out}"
+        "last axis, from blue (worst) over grey to orange (best); thin lines: trials that did not complete."
+        f"{left_out}"
     )
     if n_all > len(names):
         of = "the most important" if report.importance["importance"].notna().any() else "the first"

@@ -17,6 +17,7 @@ from reports.earlier.experiments import experiment_table
 from reports.page import sentences, tables
 from reports.page.formats import file_name, to_csv, to_latex, to_markdown, with_lists_as_text
 from reports.selection import gates
+from reports.statistics import aggregate
 from reports.study_report import StudyReport
 
 WORDS = frozenset((
@@ -91,7 +92,9 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
     contrasts = r.analysis.contrasts if r.analysis is not None else pd.DataFrame()
     correlations = r.rank_correlations
     confused = f"Most frequent confusions of {next(iter(r.predictions), '')}"
-    species = tables.species_table(r.trials, r.study, r.cells, r.best)
+    species, is_of_predictions = tables.species_table(r.trials, r.study, r.cells, r.best)
+    is_single = r.kind == "search" and not aggregate.is_folded(r.study)
+    read = sentences.TRIALS if is_single else sentences.CELLS
     front = tables.front_table(r.front, r.study)
     return {
         "differences": _filled(
@@ -103,7 +106,7 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
             Table("front", "Pareto front", front, tables.cell_numbers(r.front) if len(front) else front,
                   sentences.FRONT),
             Table("cells", "Trials, best first" if r.kind == "search" else "Cells", cells,
-                  tables.cell_numbers(r.cells), sentences.CELLS, keys=tuple(r.cells["label"]),
+                  tables.cell_numbers(r.cells), read, keys=tuple(r.cells["label"]),
                   first=tables.first_columns(cells, r.study)),
         ),
         "levels": _filled(
@@ -121,7 +124,8 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
                   r.by_recording, sentences.recordings_note(r.scored)),
             Table("confusions", confused, tables.confusion_table(r.confusions), r.confusions,
                   "Of the recordings of all folds of a deal together, means over deals.", is_folded=True),
-            Table("species", "F1 of every species, rarest first", species, species, is_folded=True),
+            Table("species", "F1 of every species, rarest first", species, species,
+                  sentences.SPECIES if is_of_predictions else sentences.SPECIES_OF_RECORDS, is_folded=True),
         ),
         "curves": _filled(
             Table("progression", "Training and validation at every epoch",

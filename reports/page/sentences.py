@@ -32,6 +32,19 @@ CELLS = (
     f"{OVER_REPEATS}, for one cell alone: cells are compared by their differences. Failed and pruned trials "
     "are counted and enter no score. Times are of one completed trial."
 )
+TRIALS = (
+    "Of completed trials, each read at its own best epoch, which is too high on average, most where a curve "
+    "is noisy: compare the learning curves. Failed and pruned trials are counted and enter no score. Times "
+    "are of one trial."
+)
+SPECIES = (
+    "Of the recordings of all folds of a deal together, means over deals; a species without validation "
+    "recordings has no row."
+)
+SPECIES_OF_RECORDS = (
+    "Means over repeats, each at its own best epoch, as the trials' records have them: the run folder lacks "
+    "the predictions of some."
+)
 CONTRASTS = (
     "All rows are one family: the intervals hold together, and p is adjusted for all of them. A difference "
     "is one if its interval excludes 0. Errors are those of a linear model of cells and repeats, "
@@ -133,6 +146,8 @@ def headline(report: StudyReport) -> str:
         score += f" (95 % interval {interval(best, '{:.3f}')})"
     if report.analysis is None or report.analysis.contrasts.empty:
         of = f"{len(report.sampled)} trials" if report.kind == "search" else f"{len(report.cells)} cells"
+        n_scored = int((report.cells["n"] > 0).sum())
+        of += f" ({n_scored} completed)" if n_scored < len(report.cells) else ""
         repeats = "one repeat each" if best["n"] == 1 else n_of(best["n"], "repeat")
         words = [value for value in best["factors"].values() if isinstance(value, str)]
         name = f"{row['label']} ({', '.join(words)})" if report.kind == "search" and words else row["label"]
@@ -222,8 +237,7 @@ def basis(report: StudyReport) -> list[str]:
     if n := study.get("n_enqueued"):
         out.append(f"{n_of(n, 'config')} given and trained first")
     if collection := _collection(data):
-        at_a_time = f", {count(data['n_val'])} validated at a time" if data.get("n_val") else ""
-        out.append(f"Data: {collection}{at_a_time}")
+        out.append(f"Data: {collection}{_validated(study)}")
     if constraints := constraints_of(study):
         n = int(report.cells["is_infeasible"].sum())
         n_untrained = int(report.cells["n_infeasible"].sum())
@@ -242,6 +256,18 @@ def _folds(study: dict[str, Any]) -> str:
     if n == 1:
         return "one validation split"
     return f"{n_repeats} of {n} folds" if n_repeats < n else f"{n} folds"
+
+
+def _validated(study: dict[str, Any]) -> str:
+    """Return how many species are never scored, and how many recordings a repeat validates."""
+    data = study.get("data") or {}
+    folds = data.get("folds") or {}
+    parts = folds.get("parts") or {}
+    named = [f"fold {repeat % folds.get('n', 1)}" for repeat in study["repeats"]]
+    sizes = [parts[name]["n"] for name in named if name in parts] or [data.get("n_val") or 0]
+    never = f" ({len(folds['never_scored'])} never scored)" if folds.get("never_scored") else ""
+    n = f"{count(min(sizes))} to {count(max(sizes))}" if min(sizes) < max(sizes) else count(min(sizes))
+    return never + (f", {n} validated at a time" if max(sizes) else "")
 
 
 def _collection(data: dict[str, Any]) -> str:
@@ -279,8 +305,8 @@ def methods(report: StudyReport) -> str:
         out.append(
             f"We compared {n_of(len(report.cells), 'configuration')} with "
             f"{n_of(len(study['repeats']), 'repeat')} each by {report.metric}, of the predictions of all "
-            "folds together (Forman and Scholz 2010). Each training was read at the epoch at which the other "
-            "repeats of its configuration were best."
+            "folds together (Forman and Scholz 2010). Each training was read at the epoch at which the "
+            "smoothed mean of the other repeats of its configuration was best."
         )
     if report.analysis is not None and len(report.analysis.claims) + len(report.analysis.contrasts):
         out.append(

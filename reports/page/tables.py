@@ -28,6 +28,7 @@ from reports.runs import FAILED, OTHER_TRAINING, RUNNING
 from reports.statistics import aggregate
 from reports.statistics.front import objectives_of
 from reports.statistics.linear_model import LEAST_REPEATS
+from reports.statistics.predictions import f1_of_species, predictions_of
 from reports.study_report import StudyReport
 
 MOST_COLUMNS = 20  # cells side by side in a table
@@ -320,24 +321,29 @@ def _last_line(text: str | None) -> str:
 
 def species_table(
     trials: pd.DataFrame, study: dict[str, Any], cells: pd.DataFrame, best: dict[str, Any] | None
-) -> pd.DataFrame:
-    """Return validation F1, a row a species and a column a cell.
+) -> tuple[pd.DataFrame, bool]:
+    """Return validation F1, a row a species and a column a cell, and whether it is of predictions.
 
     Of a search the best config's; of an ablation of more than `MOST_COLUMNS` cells the best and the baseline.
+    Where a cell has no predictions, F1 of all is as the records of their trials have it.
     """
     columns = cells[cells["n"] > 0].drop_duplicates("config_id")
     if study["kind"] == "search" or len(columns) > MOST_COLUMNS:
         baseline = aggregate.baseline_of(cells, study)
         named = {(best or {}).get("config_id"), None if baseline is None else baseline["config_id"]}
         columns = columns[columns["config_id"].isin(named)]
-    frame = aggregate.species(trials, study, list(columns["config_id"]))
+    found = {config_id: predictions_of(trials, config_id, study) for config_id in columns["config_id"]}
+    known = {config_id: f1_of_species(each) for config_id, each in found.items() if each is not None}
+    has_all = len(known) == len(found)
+    means = known if has_all else {c: aggregate.recorded_f1(trials, c) for c in columns["config_id"]}
+    frame = aggregate.species(means, study)
     names = dict(zip(columns["config_id"], columns["label"], strict=True))
     n_train = f"training {study.get('data', {}).get('scored', 'recordings')}"
     text = frame.rename(columns={**names, "n_train": n_train}).astype(object)
     for column, source in zip(text.columns, frame.columns, strict=True):
         if source != "species":
             text[column] = [count(v) if source == "n_train" else number(v, "{:.3f}") for v in frame[source]]
-    return text if len(columns) else text.iloc[:0]
+    return (text if len(columns) else text.iloc[:0]), has_all
 
 
 def recording_table(by_recording: pd.DataFrame) -> pd.DataFrame:
@@ -363,7 +369,7 @@ def confusion_table(confusions: pd.DataFrame) -> pd.DataFrame:
             "predicted as": row["predicted"],
             "recordings": number(row["count"], "{:.1f}"),
             "of": count(row["n_val"]),
-            "share": f"{row['share']:.0%}",
+            "share": f"{math.floor(100 * row['share'] + 0.5)}%",  # as Vega rounds in the figure
         }
         for _, row in confusions.iterrows()
     )

@@ -130,18 +130,19 @@ def trained_length(epochs: int, best_epoch: float, config: dict[str, Any], budge
     return budget if is_stopped else epochs
 
 
-def species(trials: pd.DataFrame, study: dict[str, Any], config_ids: Sequence[str]) -> pd.DataFrame:
-    """Return F1 a species, the mean over each config's completed trials, rarest species first.
+def recorded_f1(trials: pd.DataFrame, config_id: str) -> pd.Series[Any]:
+    """Return F1 by species, the mean over a config's completed trials, each at its own best epoch."""
+    mine = trials[(trials["status"] == "completed") & (trials["config_id"] == config_id)]
+    return pd.DataFrame(list(mine["f1_per_species"])).mean()
+
+
+def species(means: Mapping[str, pd.Series[Any]], study: dict[str, Any]) -> pd.DataFrame:
+    """Return F1 by species of each config_id in a frame, rarest species first.
 
     Columns: `species`, `n_train` (nan where the study lacks it), then one a config_id. A species has nan
-    where no completed trial of the config reports it.
+    where a config has no F1 of it.
     """
-    done = trials[trials["status"] == "completed"]
-    means = {
-        config_id: pd.DataFrame(list(done.loc[done["config_id"] == config_id, "f1_per_species"])).mean()
-        for config_id in config_ids
-    }
-    frame = pd.DataFrame(means, columns=list(config_ids), dtype=float)
+    frame = pd.DataFrame(dict(means), columns=list(means), dtype=float)
     counts = study.get("data", {}).get("train_counts") or {}
     frame.insert(0, "n_train", [float(counts.get(name, math.nan)) for name in frame.index])
     frame.insert(0, "species", frame.index.astype(object))

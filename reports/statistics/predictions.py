@@ -125,6 +125,18 @@ def f1_intervals(
     return pd.DataFrame(rows)
 
 
+def f1_of_species(predictions: Predictions) -> pd.Series[Any]:
+    """Return F1 of each species in truth by its name, the mean over deals."""
+    n = len(predictions.species)
+    n_true = np.bincount(predictions.truth, minlength=n)
+    each = []
+    for predicted in predictions.predicted:
+        hits = np.bincount(predictions.truth[predicted == predictions.truth], minlength=n)
+        each.append(2 * hits / np.maximum(n_true + np.bincount(predicted, minlength=n), 1))
+    in_truth = n_true > 0
+    return pd.Series(np.mean(each, axis=0)[in_truth], np.array(predictions.species, dtype=object)[in_truth])
+
+
 def _macro(predictions: Predictions, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return F1-macro [resamples] of the recordings with a weight [recordings, resamples]."""
     n_classes, ones = len(predictions.species), np.ones(len(predicted))

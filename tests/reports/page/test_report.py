@@ -709,3 +709,20 @@ def test_the_headline_of_one_contrast_does_not_count_it(make_run, other, begins)
     runs = load([make_run([({"a": 0}, {0: 0.10, 1: 0.11, 2: 0.09}), ({"a": 1}, other)])])
     text = sentences.headline(study_report(runs, runs.studies[0]))
     assert re.match(begins, text), text
+
+
+def test_the_first_screen_counts_what_a_search_completed_and_what_its_folds_validate(make_run):
+    from reports import load
+    from reports.page import sentences
+    from reports.study_report import study_report
+
+    folds = {"n": 5, "parts": {"fold 0": {"n": 36}, "fold 1": {"n": 31}}, "never_scored": ["owl"]}
+    data = {"n_recordings": 240, "n_species": 12, "n_val": 36, "folds": folds}
+    cells = [({"optim.lr": 0.1}, {0: 0.3}), ({"optim.lr": 0.2}, {0: "pruned"})]
+    runs = load([make_run(cells, kind="search", data=data)])
+    report = study_report(runs, runs.studies[0])
+    assert sentences.headline(report).startswith("Of 2 trials (1 completed), #0")
+    report.study["repeats"] = [0, 1]
+    assert "Data: 240 recordings of 12 species (1 never scored), 31 to 36 validated at a time" in (
+        sentences.basis(report)
+    )

@@ -12,6 +12,7 @@ from reports.page.tables import cell_table
 from reports.statistics.aggregate import (
     cells,
     label,
+    recorded_f1,
     species,
     status_counts,
     t_interval,
@@ -139,7 +140,8 @@ def test_species_are_means_over_repeats_rarest_first(make_run):
 
     runs = load([make_run([(CE, {0: scored(0.0, 0.5), 1: scored(0.2, 0.7)})])])
     trials = runs.trials_of(runs.studies[0])
-    frame = species(trials, runs.studies[0], [trials["config_id"].iloc[0]])
+    config_id = trials["config_id"].iloc[0]
+    frame = species({config_id: recorded_f1(trials, config_id)}, runs.studies[0])
     assert frame["species"].tolist() == ["owl", "wren"]
     assert frame["n_train"].tolist() == [1, 9]
     assert frame.iloc[:, 2].tolist() == pytest.approx([0.1, 0.6])

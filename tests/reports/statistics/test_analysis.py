@@ -6,6 +6,7 @@ import pytest
 from birdnet_core.records.predictions import Predictions
 from birdnet_core.records.run_folder import RunFolder
 from birdnet_core.records.trial import Validation
+from reports.page.tables import species_table
 from reports.runs import load
 from reports.statistics.analysis import repeats_for, results
 
@@ -121,6 +122,22 @@ def test_folds_are_scored_together(pooled):
     (row,) = analysis.contrasts.to_dict("records")
     assert row["estimate"] == pytest.approx(expected[1] - expected[0])
     assert analysis.scores["val/f1_macro"][1].influence.shape == (2, 3, 12)
+
+
+def test_f1_of_species_is_of_all_folds_together(pooled):
+    from sklearn.metrics import f1_score
+
+    path, truth, whole = pooled
+    trials, cells, _ = of(path)
+    (study,) = load([path]).studies
+    table, is_of_predictions = species_table(trials, study, cells, None)
+    assert is_of_predictions and table["species"].tolist() == ["a", "b", "c"]
+    for column, name in zip(table.columns[2:], ("small", "big"), strict=True):
+        expected = f1_score(truth, whole[name], average=None)
+        assert table[column].astype(float).tolist() == pytest.approx(expected, abs=5e-4)
+    next((path / "predictions").iterdir()).unlink()
+    _, is_of_predictions = species_table(trials, study, cells, None)
+    assert not is_of_predictions
 
 
 def test_predictions_that_do_not_fit_their_split_are_named(pooled):
