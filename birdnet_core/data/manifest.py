@@ -120,6 +120,8 @@ def checked(frame: pd.DataFrame, source: Path, *, folder: Path) -> pd.DataFrame:
             f"{str(source)!r} line {wrong[0] + 2}: split {frame['split'][wrong[0]]!r} is unknown; "
             f"use {', '.join(SPLITS)}"
         )
+    # Whole numbers of a column with gaps, as pandas writes them.
+    frame["fold"] = frame["fold"].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
     if (frame["fold"] != "").any():
         _check_folds(frame, source)
     elif (frame["split"] == "").any() and (frame["split"] != "").any():

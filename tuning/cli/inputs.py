@@ -102,8 +102,8 @@ def find_study(
     if isinstance(study, Search):
         if repeats is not None:
             raise ConfigError(
-                f"{name!r} is a search: use --trials, not --repeats; --folds trains promising configs on "
-                "all folds"
+                f"{name!r} is a search: use --trials, not --repeats; `birdtune sweep --folds` trains its "
+                "best configs on all folds"
             )
         given: dict[str, Any] = {"scheduler": scheduler, "audit": audit, "folds": folds}
         study = replace(study, **{name: value for name, value in given.items() if value is not None})

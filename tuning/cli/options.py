@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from birdnet_core import plugins
-from birdnet_core.errors import ConfigError
+from birdnet_core.errors import ConfigError, RunFolderError
 from birdnet_core.records.checks import local_path
 
 
@@ -18,6 +18,13 @@ def local(given: Any) -> Any:
     """Return the path, or paths, of an option; one such as ``s3://bucket/run`` is refused by name."""
     for path in given if isinstance(given, list) else [given] if given is not None else []:
         local_path(path)
+    return given
+
+
+def local_folder(given: Any) -> Any:
+    """Return the path of a folder that is written, which may not be there yet; a file is refused."""
+    if given is not None and local_path(given).exists() and not Path(given).is_dir():
+        raise RunFolderError(f"--out {str(given)!r} is a file; give a folder, which need not exist yet")
     return given
 
 

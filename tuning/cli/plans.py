@@ -23,7 +23,9 @@ def plan_command(
     data: opt.Data = "synthetic",
     out: Annotated[
         Path | None,
-        typer.Option(callback=opt.local, help="The sweep's run folder, only read; runs/STUDY if left out."),
+        typer.Option(
+            callback=opt.local_folder, help="The sweep's run folder, only read; runs/STUDY if left out."
+        ),
     ] = None,
     base: opt.Base = None,
     settings: opt.Settings = None,

@@ -30,7 +30,7 @@ def sweep_command(
     study: opt.Study,
     data: opt.Data = "synthetic",
     out: Annotated[
-        Path | None, typer.Option(callback=opt.local, help="The run folder; runs/STUDY if left out.")
+        Path | None, typer.Option(callback=opt.local_folder, help="The run folder; runs/STUDY if left out.")
     ] = None,
     base: opt.Base = None,
     settings: opt.Settings = None,
@@ -135,9 +135,13 @@ def sweep_command(
     )  # fmt: skip
     study_to_train = request.load_study()
     if dry_run:
+        from search_spaces.study import Search
+        from tuning.engine.warm_start import best_of_earlier
         from tuning.views import study_view
 
         trials_to_train = study_view.dry_run(study_to_train, request.base_config(), request.settings)
+        if warm_start and isinstance(study_to_train, Search):
+            trials_to_train["first"] = best_of_earlier(warm_start, study_to_train)["configs"]
         print_result(trials_to_train, as_json, study_view.dry_run_as_text(trials_to_train))
         return
     _print_summary(train_study(study_to_train, request, out or Path("runs") / study_to_train.name), as_json)

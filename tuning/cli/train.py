@@ -29,7 +29,7 @@ def train_command(
         ),
     ] = None,
     data: opt.Data = "synthetic",
-    out: Annotated[Path, typer.Option(callback=opt.local, help="The model's folder.")] = Path("model"),
+    out: Annotated[Path, typer.Option(callback=opt.local_folder, help="The model's folder.")] = Path("model"),
     preset: Annotated[
         str | None, typer.Option(help="Instead of a file: a config of `birdtune list presets`.")
     ] = None,

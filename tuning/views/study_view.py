@@ -128,6 +128,10 @@ def dry_run_as_text(plan: dict[str, Any]) -> Group:
             {
                 "trials": f"{plan['n_trials']} of {plan['epochs']} epochs at most{ended}",
                 "weighs": [f"{name} ({direction})" for name, direction in plan["objectives"].items()],
+                "first": [
+                    ", ".join(f"{name}={value}" for name, value in config.items())
+                    for config in plan.get("first", ())
+                ],
                 "caution": plan["cautions"],
             }
         )

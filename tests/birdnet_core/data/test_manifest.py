@@ -59,6 +59,11 @@ def test_a_bad_manifest_is_refused_with_the_line_and_the_remedy(tmp_path, text, 
         assert word in str(caught.value)
 
 
+def test_a_whole_number_is_one_fold_however_it_is_written(tmp_path):
+    text = "path,species,fold\nx.wav,a,1\ny.wav,a,1.0\nz.wav,b,2.0\n"
+    assert read_manifest(written(tmp_path, text))["fold"].tolist() == ["1", "1", "2"]
+
+
 def test_folds_are_kept_when_a_manifest_is_written_and_read_again(tmp_path):
     text = "path,species,fold,split\nx.wav,a,1,\ny.wav,a,2,\nz.wav,b,,test\n"
     frame = read_manifest(written(tmp_path, text))

@@ -155,6 +155,11 @@ def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("sweep {mine} --dry-run --out {mine}", "is a file; give a folder"),
+        ("plan {mine} --out {mine}", "is a file; give a folder"),
+        ("train --out {mine}", "is a file; give a folder"),
+        ("sweep learning-rate --dry-run --from {tmp}/none", "none': there is no such folder"),
+        ("sweep learning-rate --dry-run --repeats 3", "`birdtune sweep --folds`"),
         ("sweep {mine} --dry-run --trials 3", "--repeats, not --trials"),
         ("sweep {mine} --dry-run --set optim.lr=0.1", "optim.lr cannot be set here: the study varies it"),
         ("sweep {mine} --dry-run --set optim.lrr=0.1", "unknown setting 'optim.lrr'"),
