@@ -36,7 +36,7 @@ TRIAL_COLUMNS = (
     "epochs", "best_epoch", "audited_at", "spared_at", "n_params", "seconds", "gpus", "cpus",
     "peak_memory_mb", "started", "error", "traceback", "config", "f1_per_species", "provenance",
 )  # fmt: skip
-N_PACKED = 500_000
+N_PACKED = 500_000  # values of epochs that become an array at once
 EPOCH_COLUMNS = ("run", "trial_id", "epoch", "epoch_s")
 
 
