@@ -149,26 +149,30 @@ def dashes(names: Sequence[str]) -> alt.StrokeDash:
     return alt.StrokeDash(
         "name:N",
         scale=alt.Scale(domain=list(names), range=cycled(DASHES, len(names))),
-        legend=legend(names) if len(names) > 1 else None,
+        legend=stroked(names),
     )
+
+
+def stroked(names: Sequence[str]) -> alt.Legend | None:
+    """Return the legend of lines, whose symbols are strokes also where a band is drawn; None for one."""
+    return legend(names, symbolType="stroke", symbolOpacity=1) if len(names) > 1 else None
 
 
 def learning_curves(name: str, caption: str, points: pd.DataFrame, metric: str) -> Drawn:
     """Return one line a cell over epochs, with a band from the lowest to the highest repeat."""
     names = in_order(points["name"])
     y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False))
+    colour = colours(names, legend=stroked(names))
     layers = [
         rows("curves")
         .mark_area()
-        .encode(
-            x=EPOCH, y=alt.Y("low:Q", title=metric), y2="high:Q", color=colours(names), opacity=fading(0.14)
-        ),
+        .encode(x=EPOCH, y=alt.Y("low:Q", title=metric), y2="high:Q", color=colour, opacity=fading(0.14)),
         rows("curves")
         .mark_line(strokeWidth=1.8)
         .encode(
             x=EPOCH,
             y=y,
-            color=colours(names),
+            color=colour,
             strokeDash=dashes(names),
             opacity=fading(),
             tooltip=tips("cell", "epoch", value=metric, low="lowest", high="highest", n="trials"),
