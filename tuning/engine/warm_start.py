@@ -52,7 +52,7 @@ def best_of_earlier(path: str | Path, search: Search) -> dict[str, Any]:
             continue
         if parameters not in configs:
             configs.append(parameters)
-        if len(configs) == min(N_BEST, search.n_trials):
+        if len(configs) == N_BEST:
             break
     if not configs:
         raise ConfigError(

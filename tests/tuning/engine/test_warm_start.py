@@ -69,10 +69,6 @@ def test_the_best_three_completed_configs_of_an_earlier_search_are_trained_first
     assert [each for _, each in driver.asked[:3]] == facts["configs"] and len(driver.asked) == 5
 
 
-def test_no_more_are_trained_first_than_the_search_has_trials(earlier):
-    assert rates(best_of_earlier(earlier, replace(SEARCH, n_trials=2))) == [4e-3, 3e-3]
-
-
 def test_of_a_search_by_folds_the_best_mean_of_the_configs_with_most_folds_comes_first(tmp_path):
     run = write_search(tmp_path / "run", {1e-3: [0.1], 2e-3: [0.2, 0.5], 3e-3: [0.3, 0.3]}, n_folds=2)
     assert rates(best_of_earlier(run, SEARCH)) == [3e-3, 2e-3, 1e-3]
