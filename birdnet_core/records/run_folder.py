@@ -86,7 +86,8 @@ class RunFolder:
         """Return the run at `path`; raises RunFolderError where there is none."""
         run = cls(path)
         if not run.path.is_dir():
-            raise RunFolderError(f"no run folder at {str(path)!r}: there is no such folder")
+            what = "it is a file" if run.path.exists() else "there is no such folder"
+            raise RunFolderError(f"no run folder at {str(path)!r}: {what}")
         if not run.study_names():
             raise RunFolderError(
                 f"{str(path)!r} is not a run folder: it holds no studies/*.json; "

@@ -122,7 +122,10 @@ def choose_among(
             ranked = ranked.sort_values("distance", kind="stable")
         by = "mean" if by is None else by
     elif by == "ideal":
-        raise ConfigError(f"the rule 'ideal' is of several objectives, and {study['name']!r} has one")
+        raise ConfigError(
+            f"the rule 'ideal' is of several objectives, and {study['name']!r} has one: give --rule mean or "
+            "--rule cheapest"
+        )
     by = by or "mean"
     best = chosen_by(ranked, study, by)
     level = LEVEL if analysis is None else analysis.level

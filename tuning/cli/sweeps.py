@@ -136,11 +136,14 @@ def sweep_command(
     study_to_train = request.load_study()
     if dry_run:
         from search_spaces.study import Search
-        from tuning.engine.warm_start import best_of_earlier
+        from tuning.engine.warm_start import NOT_OF_ABLATIONS, best_of_earlier
         from tuning.views import study_view
 
         trials_to_train = study_view.dry_run(study_to_train, request.base_config(), request.settings)
-        if warm_start and isinstance(study_to_train, Search):
+        if not isinstance(study_to_train, Search):
+            if warm_start or enqueue:
+                raise ConfigError(NOT_OF_ABLATIONS.format(study_to_train.name))
+        elif warm_start:
             trials_to_train["first"] = best_of_earlier(warm_start, study_to_train)["configs"]
         print_result(trials_to_train, as_json, study_view.dry_run_as_text(trials_to_train))
         return

@@ -70,7 +70,7 @@ from tuning.engine.searcher import (
 )
 from tuning.engine.trainable import RUN_ID, TrainTrial, bare_record
 from tuning.engine.waiting import Waiting
-from tuning.engine.warm_start import Enqueued, best_of_earlier, enqueue, enqueued
+from tuning.engine.warm_start import NOT_OF_ABLATIONS, Enqueued, best_of_earlier, enqueue, enqueued
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def sweep(
     if isinstance(study, Search):
         sampler_of(study, sampler, 0)  # its faults, before anything is made
     elif warm_start or first_configs:
-        raise ConfigError(f"{study.name!r} is an ablation; --from and --enqueue are for searches")
+        raise ConfigError(NOT_OF_ABLATIONS.format(study.name))
     first_trials = enqueued(first_configs, study) if isinstance(study, Search) else []
     first = min(configs, key=lambda each: each.data.split != "grouped")
     dataset = Dataset.open(data.folder(first))

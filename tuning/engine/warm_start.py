@@ -22,6 +22,7 @@ from search_spaces.replay import OutsideSpaceError, parameters_of
 from search_spaces.study import Overrides, Search
 from tuning.engine.searcher import written_together
 
+NOT_OF_ABLATIONS = "{!r} is an ablation; --from and --enqueue are for searches"
 N_BEST = 3
 """How many configs of an earlier search are trained first: see the replays in benchmarks/RESULTS.md."""
 

@@ -159,6 +159,8 @@ def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
         ("plan {mine} --out {mine}", "is a file; give a folder"),
         ("train --out {mine}", "is a file; give a folder"),
         ("sweep learning-rate --dry-run --from {tmp}/none", "none': there is no such folder"),
+        ("sweep learning-rate --dry-run --from {mine}", "': it is a file"),
+        ("sweep capacity --dry-run --from {tmp}/none", "'capacity' is an ablation; --from and --enqueue are"),
         ("sweep learning-rate --dry-run --repeats 3", "`birdtune sweep --folds`"),
         ("sweep {mine} --dry-run --trials 3", "--repeats, not --trials"),
         ("sweep {mine} --dry-run --set optim.lr=0.1", "optim.lr cannot be set here: the study varies it"),
