@@ -279,10 +279,8 @@ def repeats_for(analysis: Analysis, differences: Sequence[float]) -> list[int | 
     now, n_folds = len(repeats.repeats), repeats.n_folds
     if repeats.are_folds_given:  # a repeat is a fold, and there are no others
         now = min(now, n_folds)
-    of_recordings = 0.0  # once every recording was validated
-    if fitted.moved.shape[1]:
-        moved = float(((pairs @ fitted.moved) ** 2).sum(axis=1).mean())
-        of_recordings = moved * min(now, n_folds) / n_folds
+    of_recordings = float(((pairs @ fitted.of_recordings) * pairs).sum(axis=1).mean())
+    of_recordings *= min(now, n_folds) / n_folds  # once every recording was validated
     of_training = max(0.0, 2 * float(fitted.spread.mean()) - of_recordings * n_folds)  # in one repeat
     freedom = float(np.median(fitted.degrees(pairs)))
     most = n_folds + 1 if repeats.are_folds_given else MOST_REPEATS

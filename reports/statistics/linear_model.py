@@ -12,6 +12,7 @@ do not become more by that, and their part does not shrink with further repeats.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,12 @@ LEAST_SHARE = 0.5
 FULL_EXCESS = 0.5
 """From this share on by which the residuals' spread exceeds what recordings add to it, all of the spread
 counts as estimated from the repeats; below, in proportion."""
+MARGIN = 0.25
+"""Standard errors of that share that are added to it: few repeats may miss what training adds. Without them,
+too many studies of three repeats claim something false; with more, intervals are wider than they need be."""
+FEW = 6
+"""Degrees of freedom for each group of recordings that two cells differ in, where they differ in few. The sum
+of four random signs is twice its standard error in one of eight cases: with 24 that is no claim at 5 %."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Fit:
         freedom: degrees of freedom of each spread.
         has_equal_spread: whether one spread, from all residuals, serves every cell.
         of_spread: the covariance by what of `spread` has to be estimated from the repeats.
+        of_recordings: the covariance by recordings alone; 0 where influences are not known.
         moved: [cells, n]: by how much each of n groups of recordings moved the means; no columns where
             that is not known.
     """
@@ -78,6 +86,7 @@ class Fit:
     freedom: np.ndarray
     has_equal_spread: bool
     of_spread: np.ndarray
+    of_recordings: np.ndarray
     moved: np.ndarray
 
     def variance(self, weights: np.ndarray) -> np.ndarray:
@@ -88,15 +97,18 @@ class Fit:
     def degrees(self, weights: np.ndarray) -> np.ndarray:
         """Return the degrees of freedom of each variance, by Satterthwaite (1946, Biometrics 2:110-114).
 
-        The parts are the spreads of the cells, or the one that they share, and the groups of recordings.
+        The parts are the spreads of the cells, or the one that they share, and that of all groups of
+        recordings. That two cells differ in few of these matters little (`FEW`): where each of their terms
+        might as well have the opposite sign, the sum of squares is the variance of the sum.
         """
         of_cells = (weights @ self.of_spread) * weights
         if self.has_equal_spread:
             uncertain = of_cells.sum(axis=1) ** 2 / self.freedom[0]
         else:
             uncertain = (of_cells**2 / self.freedom).sum(axis=1)
-        total = uncertain + ((weights @ self.moved) ** 4).sum(axis=1) / 2
-        return self._bounded(self.variance(weights) ** 2, total)
+        of_recordings = ((weights @ self.of_recordings) * weights).sum(axis=1)
+        few = ((weights @ self.moved) ** 4).sum(axis=1)
+        return self._degrees(self.variance(weights), uncertain, of_recordings, few)
 
     def pairs(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
         """Return variance and degrees of freedom of every cell less `cell`, [cells] each; 0 for itself."""
@@ -111,8 +123,8 @@ class Fit:
         else:
             own = (np.diag(self.of_spread) - self.of_spread[cell]) ** 2 / self.freedom
             uncertain = own + (self.of_spread[cell, cell] - self.of_spread[cell]) ** 2 / self.freedom[cell]
-        total = uncertain + self._fourth_powers[cell] / 2
-        return variance, self._bounded(variance**2, total)
+        of_recordings = of_differences(self.of_recordings)
+        return variance, self._degrees(variance, uncertain, of_recordings, self._fourth_powers[cell])
 
     @functools.cached_property
     def _fourth_powers(self) -> np.ndarray:
@@ -124,8 +136,11 @@ class Fit:
         positive: np.ndarray = np.maximum(found, 0.0)
         return positive
 
-    def _bounded(self, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        found = np.divide(above, below, out=np.full(len(above), MOST_FREEDOM), where=below > 0)
+    def _degrees(
+        self, variance: np.ndarray, uncertain: np.ndarray, of_recordings: np.ndarray, few: np.ndarray
+    ) -> np.ndarray:
+        below = uncertain + of_recordings**2 / max(self.moved.shape[1] - 1, 1) + few / FEW
+        found = np.divide(variance**2, below, out=np.full(len(below), MOST_FREEDOM), where=below > 0)
         bounded: np.ndarray = np.clip(found, min(1.0, float(self.freedom.min())), MOST_FREEDOM)
         return bounded
 
@@ -153,35 +168,33 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
     is_equal = own is None or _bartlett(residuals, observed) > EQUAL_ABOVE
     if own is not None and not is_equal:
         spread, each = np.maximum(own, LEAST_SHARE * common), own_freedom
-    of_spread, moved = _sandwich(by_repeat, spread, n_repeats), np.zeros((n_cells, 0))
     if scores.influence is None:
-        of_spread = of_spread * max(1.0, n_repeats / scores.n_distinct)
-        return Fit(means, of_spread, spread, each, is_equal, of_spread, moved)
+        of_spread = _sandwich(by_repeat, spread, n_repeats) * max(1.0, n_repeats / scores.n_distinct)
+        unknown = np.zeros((n_cells, n_cells)), np.zeros((n_cells, 0))
+        return Fit(means, of_spread, spread, each, is_equal, of_spread, *unknown)
     influence = scores.influence
     if not observed.all():
         influence = np.where(observed[:, :, None], influence, 0.0)
     influence = influence.transpose(1, 0, 2)
-    # How groups move the means, repeat by repeat: [repeats, cells, groups].
     per_repeat = influence / n_repeats if by_repeat is None else by_repeat @ influence
-    recordings = np.zeros((n_cells, n_cells))
-    for of_repeat in per_repeat:
-        recordings += of_repeat @ of_repeat.T
-    moved = per_repeat.sum(axis=0)
-    again = _positive(moved @ moved.T - recordings)
+    moved = per_repeat.sum(axis=0)[:, influence.any(axis=(0, 1))]
+    # Influences sum to 0, which takes one of their number from the sum of their squares.
+    centring = moved.shape[1] / max(moved.shape[1] - 1, 1)
+    of_recordings = centring * _of_recordings(per_repeat)
     # The residuals' spread holds that of the recordings within a repeat; the rest is the training's.
-    in_residuals = _spread_of_recordings(influence)
-    of_recordings = None if is_equal else _own(np.diag(in_residuals))
-    if of_recordings is None:
-        of_recordings = np.full(n_cells, np.trace(in_residuals) / (n_cells - 1))
-    of_training = np.maximum(spread - of_recordings, 0.0)
-    covariance = recordings + again + _sandwich(by_repeat, of_training, n_repeats)
-    # Where the residuals hold no more than the recordings' part, the variance is this part alone, which is
-    # known better than a spread of few repeats.
-    explained = np.trace(in_residuals) / (n_cells - 1)
+    in_residuals = centring * _in_residuals(influence)
+    explained = float(np.trace(in_residuals)) / (n_cells - 1)
     excess = common / explained - 1 if explained > 0 else np.inf
-    share = float(np.clip(excess / FULL_EXCESS, 0, 1))
-    uncertain = share * spread + (1 - share) * of_training
-    return Fit(means, covariance, spread, each, is_equal, _sandwich(by_repeat, uncertain, n_repeats), moved)
+    # Where the residuals hold clearly less than the recordings' part, the variance is this part alone, which
+    # is known better than a spread of few repeats.
+    share = float(np.clip((excess + MARGIN * math.sqrt(2 / freedom)) / FULL_EXCESS, 0, 1))
+    own_recordings = None if is_equal else _own(np.diag(in_residuals))
+    left = spread - (explained if own_recordings is None else own_recordings)
+    together = _lowered(left, n_cells * max(common - explained, 0.0))
+    of_training = share * np.maximum(left, 0.0) + (1 - share) * together
+    covariance = of_recordings + _sandwich(by_repeat, of_training, n_repeats)
+    of_spread = _sandwich(by_repeat, share * spread + (1 - share) * of_training, n_repeats)
+    return Fit(means, covariance, spread, each, is_equal, of_spread, of_recordings, moved)
 
 
 def _sandwich(by_repeat: np.ndarray | None, spread: np.ndarray, n_repeats: int) -> np.ndarray:
@@ -241,24 +254,62 @@ def _bartlett(residuals: np.ndarray, observed: np.ndarray) -> float:
     return float(special.chdtrc(n - 1, statistic / correction))
 
 
-def _spread_of_recordings(influence: np.ndarray) -> np.ndarray:
+def _of_recordings(moved: np.ndarray) -> np.ndarray:
+    """Return the covariance of the means by recordings, of contrasts alone, [cells, cells].
+
+    `moved` [repeats, cells, groups] is by how much each group moved the means in each repeat.
+    """
+    within = _within(moved)
+    total = moved.sum(axis=0)
+    # What the same recordings did in other repeats: of contrasts alone, so that what all cells share does not
+    # hide what is negative by chance.
+    again = _centred(total @ total.T - within)
+    values, vectors = np.linalg.eigh((again + again.T) / 2)
+    # Half of what 0 in place of negative values adds is taken back: of all, a cell that finds the same
+    # recordings hard every time would pay for the noise of the others.
+    total = (float(values.sum()) + float(np.maximum(values, 0.0).sum())) / 2
+    found: np.ndarray = within + (vectors * _lowered(values, total)) @ vectors.T
+    return found
+
+
+def _lowered(values: np.ndarray, total: float) -> np.ndarray:
+    """Return variances with the sum `total`: `values` less one number, and 0 where that is negative.
+
+    Estimates of variances without bias are negative for some by chance. Set to 0 alone, they would leave the
+    others' sum too large. 0 for a `total` that is not positive; not more than the positive `values`.
+    """
+    positive: np.ndarray = np.maximum(values, 0.0)
+    if total <= 0:
+        return np.zeros_like(positive)
+    if total >= positive.sum():
+        return positive
+    # The projection onto values of this sum (Held, Wolfe and Crowder 1974, Mathematical Programming 6:62).
+    falling = np.sort(positive)[::-1]
+    by = (falling.cumsum() - total) / np.arange(1, len(falling) + 1)
+    found: np.ndarray = np.maximum(positive - by[falling > by][-1], 0.0)
+    return found
+
+
+def _in_residuals(influence: np.ndarray) -> np.ndarray:
     """Return what recordings add to the covariance of a repeat's residuals, [cells, cells].
 
     `influence` is [repeats, cells, groups].
     """
-    n_repeats, n_cells, _ = influence.shape
-    within = np.zeros((n_cells, n_cells))
-    for of_repeat in influence:
-        within += of_repeat @ of_repeat.T
-    total = influence.sum(axis=0)
+    n_repeats = len(influence)
+    within, total = _within(influence), influence.sum(axis=0)
     between = (total @ total.T - within) / (n_repeats * (n_repeats - 1))
-    centred = np.eye(n_cells) - 1 / n_cells
-    found: np.ndarray = centred @ (within / n_repeats - between) @ centred
+    return _centred(within / n_repeats - between)
+
+
+def _within(influence: np.ndarray) -> np.ndarray:
+    """Return the sum over repeats of the products of cells, [cells, cells]."""
+    found = np.zeros((influence.shape[1],) * 2)
+    for of_repeat in influence:
+        found += of_repeat @ of_repeat.T
     return found
 
 
-def _positive(matrix: np.ndarray) -> np.ndarray:
-    """Return the nearest covariance, its negative eigenvalues set to 0."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    found: np.ndarray = (vectors * np.maximum(values, 0)) @ vectors.T
+def _centred(matrix: np.ndarray) -> np.ndarray:
+    """Return the part of a covariance of cells that is not the same for all."""
+    found: np.ndarray = matrix - matrix.mean(axis=0) - matrix.mean(axis=1)[:, None] + matrix.mean()
     return found

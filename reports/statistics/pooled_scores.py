@@ -9,6 +9,7 @@ how certain a difference of cells is, from exchanging their predictions group by
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ STEP = 0.25
 """Of the weight of a group of recordings, by which it is lowered to see what it adds to the score of the mean
 cell. A small step gives two thirds of the variance of F1 of species with two recordings, a step of 1 several
 times as much. Differences between cells do not depend on it."""
+N_EXCHANGED, MOST_EXCHANGED = 1_000, 20
+"""Cells whose scores are computed after random exchanges, in all and in one exchange. Of 1,000, what
+influences are multiplied by is known to 1 %."""
+LEAST_VARIANCE = 1e-20  # between scores; less is what rounding leaves of cells that predict the same
+AT_ONCE = 2**18  # predictions that are exchanged together: with more, memory takes longer
 MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
 
 
@@ -64,8 +70,8 @@ class Cells:
     What a cell has of its own is how its score moves when the cell's predictions take the place of the mean
     ones, in this part alone. Where cells differ by chance, any of them might have made the predictions of any
     other in each part, and own influences are the first-order terms of what such exchanges change (Hajek
-    1968, Annals of Mathematical Statistics 39:325). The sum of squared differences of two cells estimates
-    the variance of their difference.
+    1968, Annals of Mathematical Statistics 39:325), scaled for the terms of higher order (`scale`). The sum
+    of squared differences of two cells estimates the variance of their difference.
 
     A part changes the counts of a few classes only, so that the influence of all parts costs as much as a
     sort of the recordings.
@@ -74,7 +80,7 @@ class Cells:
     def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
         self.truth, self.predicted, self.n_classes = truth, predicted, n_classes
         self.n_parts = int(part.max()) + 1
-        self.are_alone = len(part) == self.n_parts
+        self.are_alone, self.part_of = len(part) == self.n_parts, part
         is_there = predicted >= 0
         weight = np.broadcast_to(1 / is_there.sum(axis=0), predicted.shape)[is_there]
         is_right = (predicted == truth)[is_there]
@@ -96,6 +102,7 @@ class Cells:
         hits, true, called_in_all = (counts[self.classes] for counts in self.whole)
         self.other = hits - self.hits, true, called_in_all - self.called
         self._means: dict[Statistic, _MeanCell] = {}
+        self._scales: dict[Statistic, float] = {}
 
     def some(self, rows: np.ndarray) -> SomeCells:
         """Return the scores of a few cells, each of all recordings that it predicted."""
@@ -126,6 +133,23 @@ class Cells:
             self._means[statistic] = _MeanCell.of(self, statistic)
         return self._means[statistic]
 
+    def scale(self, statistic: Statistic) -> float:
+        """Return what first-order terms are multiplied by to have the variance that all terms together have.
+
+        Predictions are exchanged between cells at random, part by part. It is the root of the variance that
+        this makes between the scores of cells, over that between sums of their first-order terms.
+        """
+        if statistic not in self._scales:
+            self._scales[statistic] = self._at_random.scale(statistic) if self._at_random else 1.0
+        return self._scales[statistic]
+
+    @functools.cached_property
+    def _at_random(self) -> _RandomExchanges | None:
+        """Cells that predicted every recording, after random exchanges; None for fewer than two."""
+        complete = np.flatnonzero((self.predicted >= 0).all(axis=1))
+        chosen = np.linspace(0, len(complete) - 1, min(len(complete), MOST_EXCHANGED)).astype(int)
+        return _RandomExchanges.of(self, complete[chosen]) if len(complete) > 1 else None
+
 
 _Counts = tuple[np.ndarray, ...]
 
@@ -150,13 +174,60 @@ class SomeCells:
         cells, mean, value = self._cells, self._cells.mean(statistic), self.values(statistic)
         if np.isnan(mean.value):
             return Pooled(value, np.zeros((self._n, cells.n_parts)))
+        own = cells.scale(statistic) * self.own(statistic)
+        influence = mean.influence + own - own.mean(axis=1, keepdims=True)
+        return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
+
+    def own(self, statistic: Statistic) -> np.ndarray:
+        """Return what each part adds to each cell and not to all, to first order, [cells, parts]."""
+        cells, mean = self._cells, self._cells.mean(statistic)
         above, below = statistic(*self._exchanged)
         change = above - mean.value * below - mean.without[self._touched]
         place = self._row * cells.n_parts + cells.part[self._touched]
         moved = np.bincount(place, change, self._n * cells.n_parts).reshape(self._n, cells.n_parts)
-        own = mean.own + moved / mean.total
-        influence = mean.influence + own - own.mean(axis=1, keepdims=True)
-        return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
+        own: np.ndarray = mean.own + moved / mean.total
+        return own
+
+
+@dataclass(frozen=True)
+class _RandomExchanges:
+    """Some cells whose predictions were exchanged between them at random, part by part, several times.
+
+    Args:
+        cells: as they were. source: [draws, cells, parts]: the cell whose predictions each has in each part.
+        whole: as in `SomeCells`, [draws, cells, classes] each.
+    """
+
+    cells: SomeCells
+    source: np.ndarray
+    whole: _Counts
+
+    @classmethod
+    def of(cls, cells: Cells, rows: np.ndarray) -> _RandomExchanges:
+        n, truth, predicted = cells.n_classes, cells.truth, cells.predicted[rows]
+        shape = -(-N_EXCHANGED // len(rows)), len(rows), cells.n_parts
+        source = np.random.default_rng(0).random(shape, dtype=np.float32).argsort(axis=1)
+        hits, called = [], []
+        for some in np.array_split(source, -(-len(source) * predicted.size // AT_ONCE)):
+            first = np.arange(len(some) * len(rows)).reshape(len(some), len(rows), 1) * n
+            keys = first + predicted[some[:, :, cells.part_of], np.arange(len(truth))]
+            hits.append(np.bincount(keys[keys == first + truth], minlength=first.size * n))
+            called.append(np.bincount(keys.ravel(), minlength=first.size * n))
+        by_class = *shape[:2], n
+        true = np.broadcast_to(np.bincount(truth, minlength=n), by_class)
+        whole = (
+            np.concatenate(hits).reshape(by_class), true, np.concatenate(called).reshape(by_class),
+            np.arange(n),
+        )  # fmt: skip
+        return cls(cells.some(rows), source, whole)
+
+    def scale(self, statistic: Statistic) -> float:
+        """Return `Cells.scale`."""
+        own = self.cells.own(statistic)
+        of_sums = np.take_along_axis(own[None], self.source, axis=1).sum(axis=2).var(axis=1).sum()
+        of_scores = _ratio(*statistic(*self.whole)).var(axis=1).sum()
+        differ = of_sums > LEAST_VARIANCE * len(self.source)
+        return float(np.sqrt(of_scores / of_sums)) if differ else 1.0
 
 
 @dataclass(frozen=True)

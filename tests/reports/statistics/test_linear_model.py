@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from reports.statistics import linear_model
+from reports.statistics.family import joint
 from reports.statistics.linear_model import RepeatedScores, fit
 
 
@@ -88,8 +89,7 @@ def of_recordings(rng, n_cells, n_repeats, n_groups, n_folds, spread):
             fold = rng.permutation(n_groups) % n_folds
         here = np.flatnonzero(fold == repeat % n_folds)
         values[:, repeat] = hard[:, here].mean(axis=1)
-        of_fold = hard[:, here] - hard[:, here].mean(axis=1, keepdims=True)
-        influence[:, repeat, here] = of_fold / len(here)
+        influence[:, repeat, here] = (hard[:, here] - hard.mean(axis=1, keepdims=True)) / len(here)
     return hard, RepeatedScores(values, influence, n_folds)
 
 
@@ -147,10 +147,36 @@ def test_where_recordings_explain_the_residuals_the_degrees_of_freedom_are_their
 
     smooth = rng.normal(size=(n_cells, n_repeats))  # with far less spread than sums of 30 influences
     moved = (influence[0] - influence[1]).sum(axis=0)
-    assert degrees(smooth) == pytest.approx(2 * (moved**2).sum() ** 2 / (moved**4).sum())
-    assert degrees(smooth) > 30
+    few = (moved**4).sum() / (moved**2).sum() ** 2 * ((n_groups - 1) / n_groups) ** 2
+    assert degrees(smooth) == pytest.approx(1 / (1 / (n_groups - 1) + few / linear_model.FEW))
+    assert degrees(smooth) > 60
     of_repeats = (n_cells - 1) * (n_repeats - 1)
     assert degrees(100 * smooth) < 1.5 * of_repeats
+
+
+def test_a_spread_that_recordings_explain_is_not_counted_again_cell_by_cell(monkeypatch):
+    monkeypatch.setattr(linear_model, "EQUAL_ABOVE", 2)  # each cell has its own spread
+    rng = np.random.default_rng(8)
+    weights = np.eye(12)[1:] - np.eye(12)[0]
+    found = []
+    for _ in range(100):
+        _, alone = of_recordings(rng, 12, 3, 90, 3, 1.0)
+        found.append(fit(alone).variance(weights).mean())
+    # That all together are above it by chance, adds a fifth; cell by cell it was two fifths.
+    assert 1 < np.mean(found) / (2 / 90) < 1.3
+
+
+def test_deals_in_which_cells_find_other_recordings_hard_make_means_more_certain():
+    rng = np.random.default_rng(10)
+    weights = np.eye(7)[1:] - np.eye(7)[0]
+    found = []
+    for _ in range(100):
+        deals = [of_recordings(rng, 7, 5, 60, 5, 1.0)[1].influence for _ in range(4)]
+        moved = np.concatenate(deals, axis=1).transpose(1, 0, 2) / 20
+        covariance = linear_model._of_recordings(moved)
+        found.append((weights @ covariance * weights).sum(axis=1).mean())
+    # What stays of covariances that are zero would add a quarter, and half of that is taken back.
+    assert 1 < np.mean(found) / (2 / 60 / 4) < 1.18
 
 
 @pytest.mark.parametrize("values", [np.ones((3, 2)), np.ones((1, 5)), np.full((2, 4), np.nan)])
@@ -170,3 +196,74 @@ def test_pairs_are_the_contrasts_of_two_cells():
             weights = np.eye(5)[others] - np.eye(5)[cell]
             assert variance[others] == pytest.approx(fitted.variance(weights))
             assert freedom[others] == pytest.approx(fitted.degrees(weights))
+
+
+def test_the_sum_of_squares_of_few_groups_makes_up_for_their_mean():
+    rng = np.random.default_rng(12)
+    weights = np.array([[1.0, -1]])
+    found = []
+    for _ in range(400):
+        _, alone = of_recordings(rng, 2, 3, 6, 3, 1.0)
+        found.append((weights @ fit(alone).of_recordings * weights).sum())
+    assert np.mean(found) == pytest.approx(2 / 6, rel=0.1), "without the factor of 6 / 5, 0.28"
+
+
+@pytest.mark.parametrize("n_different", [4, 8])
+def test_four_recordings_alike_in_which_two_cells_differ_are_no_evidence(n_different):
+    n_groups = 60
+    influence = np.zeros((2, 3, n_groups))
+    influence[0, np.arange(n_groups) % 3, np.arange(n_groups)] = np.where(
+        np.arange(n_groups) < n_different, 1.0, 0.0
+    )
+    influence[0] -= influence[0].sum() / n_groups * (np.arange(n_groups) % 3 == np.arange(3)[:, None])
+    values = np.full((2, 3), n_different / 3) * np.array([[1.0], [0]])
+    together = joint(fit(scores(values, influence)), np.array([[1.0, -1]]))
+    assert (together.low > 0) == (n_different > 4)
+
+
+def test_a_cell_that_finds_the_same_recordings_hard_in_every_deal_keeps_its_variance():
+    rng = np.random.default_rng(13)
+    n_cells, n_groups, n_deals = 12, 60, 4
+    weights = np.eye(n_cells)[1:] - np.eye(n_cells)[0]
+    found = []
+    for _ in range(60):
+        same = np.zeros((n_cells, n_groups))
+        same[0] = rng.normal(size=n_groups)
+        deals = [np.concatenate([same[:1], rng.normal(size=(n_cells - 1, n_groups))]) for _ in range(n_deals)]
+        moved = np.array([deal * (np.arange(n_groups) % 5 == k) for deal in deals for k in range(5)])
+        covariance = linear_model._of_recordings(moved / n_groups / n_deals)
+        found.append((weights @ covariance * weights).sum(axis=1).mean())
+    assert np.mean(found) == pytest.approx((1 + 1 / n_deals) / n_groups, rel=0.08)
+
+
+def test_a_noisy_cell_keeps_what_training_adds_to_it(monkeypatch):
+    monkeypatch.setattr(linear_model, "EQUAL_ABOVE", 2)
+    rng = np.random.default_rng(14)
+    weights = np.eye(12)[1:] - np.eye(12)[0]
+    found = []
+    for _ in range(200):
+        _, alone = of_recordings(rng, 12, 5, 100, 5, 1.0)
+        noise = np.zeros((12, 5))
+        noise[0] = rng.normal(0, (4 * 5 / 100) ** 0.5, 5)  # four times what recordings add to a repeat
+        noisy = RepeatedScores(alone.values + noise, alone.influence, 5)
+        found.append(fit(noisy).variance(weights).mean())
+    assert np.mean(found) == pytest.approx(2 / 100 + 4 / 100, rel=0.1)
+
+
+def test_variances_are_lowered_by_one_number_to_a_sum():
+    values = np.array([5.0, -1, 2, 0.5])
+    assert linear_model._lowered(values, 6.5) == pytest.approx([14 / 3, 0, 5 / 3, 1 / 6])
+    assert linear_model._lowered(values, 2.0) == pytest.approx([2, 0, 0, 0])
+    assert linear_model._lowered(values, 9.0) == pytest.approx([5, 0, 2, 0.5])
+    assert linear_model._lowered(values, -1.0) == pytest.approx([0, 0, 0, 0])
+
+
+def test_a_few_repeats_that_agree_by_chance_do_not_hide_what_training_may_add():
+    rng = np.random.default_rng(15)
+    _, alone = of_recordings(rng, 4, 3, 90, 3, 1.0)
+    fitted = fit(alone)
+    scaled = [fit(RepeatedScores(alone.values * by, alone.influence, 3)) for by in np.linspace(0.1, 3, 60)]
+    shares = [each.of_spread[0, 0] * 3 / each.spread[0] for each in scaled]
+    excess = [each.spread.mean() / fitted.spread.mean() for each in scaled]
+    assert shares[0] == 0 and shares[-1] == pytest.approx(1)
+    assert (np.diff(excess) > 0).all() and (np.diff(shares) > -1e-9).all()

@@ -167,3 +167,41 @@ def test_many_classes_and_parts_are_sorted_instead_of_marked(data, monkeypatch):
     monkeypatch.setattr(pooled_scores, "MOST_KEYS", 0)
     found = of_cell(Cells(truth, predicted[None], group, N_CLASSES), statistic)
     assert found.value == marked.value and found.influence == pytest.approx(marked.influence)
+
+
+def test_influences_have_the_variance_of_all_exchanges_and_not_of_the_first_order_alone(data):
+    truth, _, group, _ = data
+    rng = np.random.default_rng(11)
+    predicted = np.where(rng.random((3, 90)) < 0.6, truth, rng.integers(0, N_CLASSES, (3, 90)))
+    known = statistics({}, N_CLASSES)
+    exchanged = {name: [] for name in known}
+    for _ in range(3000):
+        other = rng.random((3, group.max() + 1)).argsort(axis=0)[:, group]
+        cells = Cells(truth, np.take_along_axis(predicted, other, axis=0), group, N_CLASSES)
+        for name, statistic in known.items():
+            exchanged[name].append(cells.some(np.arange(3)).values(statistic).var(ddof=1))
+    cells = Cells(truth, predicted, group, N_CLASSES)
+    for name, statistic in known.items():
+        first_order = cells.some(np.arange(3)).own(statistic).var(axis=0, ddof=1).sum()
+        assert cells.scale(statistic) ** 2 * first_order == pytest.approx(np.mean(exchanged[name]), rel=0.04)
+        moved = cells.some(np.arange(3)).pooled(statistic).influence
+        of_pooled = (moved - moved.mean(axis=0)).var(axis=0, ddof=1).sum()
+        value = cells.some(np.arange(3)).values(statistic)
+        centred = np.mean(exchanged[name]) - value.var(ddof=1) / (group.max() + 1)
+        assert of_pooled == pytest.approx(centred, rel=0.06)
+    assert cells.scale(known["val/accuracy"]) == pytest.approx(1)
+    assert cells.scale(known["val/f1_macro"]) > 1.02
+
+
+def test_cells_of_which_only_one_predicted_every_recording_are_not_scaled(data):
+    truth, predicted, group, _ = data
+    some = np.where(group < 20, predicted, -1)
+    cells = Cells(truth, np.stack([predicted, some]), group, N_CLASSES)
+    assert cells.scale(statistics({}, N_CLASSES)["val/f1_macro"]) == 1
+
+
+def test_of_many_cells_of_which_those_exchanged_agree_nothing_is_scaled(data):
+    truth, predicted, group, _ = data
+    cells = np.repeat(predicted[None], 45, axis=0)
+    cells[1] = np.where(group < 5, truth, predicted)  # every second or third cell is exchanged
+    assert Cells(truth, cells, group, N_CLASSES).scale(statistics({}, N_CLASSES)["val/accuracy"]) == 1
