@@ -11,7 +11,6 @@ do not become more by that, and their part does not shrink with further repeats.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -32,9 +31,6 @@ counts as estimated from the repeats; below, in proportion."""
 MARGIN = 0.25
 """Standard errors of that share that are added to it: few repeats may miss what training adds. Without them,
 too many studies of three repeats claim something false; with more, intervals are wider than they need be."""
-FEW = 6
-"""Degrees of freedom for each group of recordings that two cells differ in, where they differ in few. The sum
-of four random signs is twice its standard error in one of eight cases: with 24 that is no claim at 5 %."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,7 @@ class Fit:
         has_equal_spread: whether one spread, from all residuals, serves every cell.
         of_spread: the covariance by what of `spread` has to be estimated from the repeats.
         of_recordings: the covariance by recordings alone; 0 where influences are not known.
-        moved: [cells, n]: by how much each of n groups of recordings moved the means; no columns where
-            that is not known.
+        n_groups: of recordings; 0 where influences are not known.
     """
 
     means: np.ndarray
@@ -87,7 +82,7 @@ class Fit:
     has_equal_spread: bool
     of_spread: np.ndarray
     of_recordings: np.ndarray
-    moved: np.ndarray
+    n_groups: int
 
     def variance(self, weights: np.ndarray) -> np.ndarray:
         """Return the variance of each contrast, `weights` [contrasts, cells]."""
@@ -98,8 +93,8 @@ class Fit:
         """Return the degrees of freedom of each variance, by Satterthwaite (1946, Biometrics 2:110-114).
 
         The parts are the spreads of the cells, or the one that they share, and that of all groups of
-        recordings. That two cells differ in few of these matters little (`FEW`): where each of their terms
-        might as well have the opposite sign, the sum of squares is the variance of the sum.
+        recordings. In how few of these two cells differ is left out: each of their terms might as well have
+        the opposite sign, so that the sum of squares is the variance of the sum.
         """
         of_cells = (weights @ self.of_spread) * weights
         if self.has_equal_spread:
@@ -107,8 +102,7 @@ class Fit:
         else:
             uncertain = (of_cells**2 / self.freedom).sum(axis=1)
         of_recordings = ((weights @ self.of_recordings) * weights).sum(axis=1)
-        few = ((weights @ self.moved) ** 4).sum(axis=1)
-        return self._degrees(self.variance(weights), uncertain, of_recordings, few)
+        return self._degrees(self.variance(weights), uncertain, of_recordings)
 
     def pairs(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
         """Return variance and degrees of freedom of every cell less `cell`, [cells] each; 0 for itself."""
@@ -123,23 +117,10 @@ class Fit:
         else:
             own = (np.diag(self.of_spread) - self.of_spread[cell]) ** 2 / self.freedom
             uncertain = own + (self.of_spread[cell, cell] - self.of_spread[cell]) ** 2 / self.freedom[cell]
-        of_recordings = of_differences(self.of_recordings)
-        return variance, self._degrees(variance, uncertain, of_recordings, self._fourth_powers[cell])
+        return variance, self._degrees(variance, uncertain, of_differences(self.of_recordings))
 
-    @functools.cached_property
-    def _fourth_powers(self) -> np.ndarray:
-        """The sum over groups of (moved[i] - moved[j])^4, [cells, cells]."""
-        moved = self.moved
-        cube, square = moved**3 @ moved.T, moved**2 @ (moved**2).T
-        fourth = np.diag(square)
-        found: np.ndarray = fourth[:, None] + fourth[None, :] - 4 * (cube + cube.T) + 6 * square
-        positive: np.ndarray = np.maximum(found, 0.0)
-        return positive
-
-    def _degrees(
-        self, variance: np.ndarray, uncertain: np.ndarray, of_recordings: np.ndarray, few: np.ndarray
-    ) -> np.ndarray:
-        below = uncertain + of_recordings**2 / max(self.moved.shape[1] - 1, 1) + few / FEW
+    def _degrees(self, variance: np.ndarray, uncertain: np.ndarray, of_recordings: np.ndarray) -> np.ndarray:
+        below = uncertain + of_recordings**2 / max(self.n_groups - 1, 1)
         found = np.divide(variance**2, below, out=np.full(len(below), MOST_FREEDOM), where=below > 0)
         bounded: np.ndarray = np.clip(found, min(1.0, float(self.freedom.min())), MOST_FREEDOM)
         return bounded
@@ -170,16 +151,15 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
         spread, each = np.maximum(own, LEAST_SHARE * common), own_freedom
     if scores.influence is None:
         of_spread = _sandwich(by_repeat, spread, n_repeats) * max(1.0, n_repeats / scores.n_distinct)
-        unknown = np.zeros((n_cells, n_cells)), np.zeros((n_cells, 0))
-        return Fit(means, of_spread, spread, each, is_equal, of_spread, *unknown)
+        return Fit(means, of_spread, spread, each, is_equal, of_spread, np.zeros((n_cells, n_cells)), 0)
     influence = scores.influence
     if not observed.all():
         influence = np.where(observed[:, :, None], influence, 0.0)
     influence = influence.transpose(1, 0, 2)
     per_repeat = influence / n_repeats if by_repeat is None else by_repeat @ influence
-    moved = per_repeat.sum(axis=0)[:, influence.any(axis=(0, 1))]
+    n_groups = int(influence.any(axis=(0, 1)).sum())
     # Influences sum to 0, which takes one of their number from the sum of their squares.
-    centring = moved.shape[1] / max(moved.shape[1] - 1, 1)
+    centring = n_groups / max(n_groups - 1, 1)
     of_recordings = centring * _of_recordings(per_repeat)
     # The residuals' spread holds that of the recordings within a repeat; the rest is the training's.
     in_residuals = centring * _in_residuals(influence)
@@ -194,7 +174,7 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
     of_training = share * np.maximum(left, 0.0) + (1 - share) * together
     covariance = of_recordings + _sandwich(by_repeat, of_training, n_repeats)
     of_spread = _sandwich(by_repeat, share * spread + (1 - share) * of_training, n_repeats)
-    return Fit(means, covariance, spread, each, is_equal, of_spread, of_recordings, moved)
+    return Fit(means, covariance, spread, each, is_equal, of_spread, of_recordings, n_groups)
 
 
 def _sandwich(by_repeat: np.ndarray | None, spread: np.ndarray, n_repeats: int) -> np.ndarray:
