@@ -103,6 +103,7 @@ class Cells:
         self.other = hits - self.hits, true, called_in_all - self.called
         self._means: dict[Statistic, _MeanCell] = {}
         self._scales: dict[Statistic, float] = {}
+        self._weights: dict[Statistic, np.ndarray] = {}
 
     def some(self, rows: np.ndarray) -> SomeCells:
         """Return the scores of a few cells, each of all recordings that it predicted."""
@@ -132,6 +133,21 @@ class Cells:
         if statistic not in self._means:
             self._means[statistic] = _MeanCell.of(self, statistic)
         return self._means[statistic]
+
+    def weight(self, statistic: Statistic) -> np.ndarray:
+        """Return the share of each part in the score of a perfect cell, [parts]; they sum to 1.
+
+        Where cells differ alike on all recordings, this is what a part adds to a difference on average.
+        """
+        if statistic not in self._weights:
+            truth, at = self.whole[1].astype(float), self.classes
+            counts = truth[at] - self.true
+            above, below = statistic(truth[at], truth[at], truth[at], at)
+            without, _ = statistic(counts, truth[at], counts, at)
+            lost = np.bincount(self.part, above - without, self.n_parts)
+            even = np.full(self.n_parts, 1 / self.n_parts)
+            self._weights[statistic] = lost / lost.sum() if lost.sum() > 0 else even
+        return self._weights[statistic]
 
     def scale(self, statistic: Statistic) -> float:
         """Return what first-order terms are multiplied by to have the variance that all terms together have.
@@ -175,7 +191,7 @@ class SomeCells:
         if np.isnan(mean.value):
             return Pooled(value, np.zeros((self._n, cells.n_parts)))
         own = cells.scale(statistic) * self.own(statistic)
-        influence = mean.influence + own - own.mean(axis=1, keepdims=True)
+        influence = mean.influence + own - own.sum(axis=1, keepdims=True) * cells.weight(statistic)
         return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
 
     def own(self, statistic: Statistic) -> np.ndarray:
