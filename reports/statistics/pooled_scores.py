@@ -156,7 +156,7 @@ class Cells:
         this makes between the scores of cells, over that between sums of their first-order terms.
         """
         if statistic not in self._scales:
-            self._scales[statistic] = self._at_random.scale(statistic) if self._at_random else 1.0
+            self._scales[statistic] = self._at_random.scale(self, statistic) if self._at_random else 1.0
         return self._scales[statistic]
 
     @functools.cached_property
@@ -210,11 +210,12 @@ class _RandomExchanges:
     """Some cells whose predictions were exchanged between them at random, part by part, several times.
 
     Args:
-        cells: as they were. source: [draws, cells, parts]: the cell whose predictions each has in each part.
+        rows: of the cells that took part.
+        source: [draws, cells, parts]: the cell whose predictions each has in each part.
         whole: as in `SomeCells`, [draws, cells, classes] each.
     """
 
-    cells: SomeCells
+    rows: np.ndarray  # and not the cells themselves, which would be kept in memory by a cycle
     source: np.ndarray
     whole: _Counts
 
@@ -235,11 +236,11 @@ class _RandomExchanges:
             np.concatenate(hits).reshape(by_class), true, np.concatenate(called).reshape(by_class),
             np.arange(n),
         )  # fmt: skip
-        return cls(cells.some(rows), source, whole)
+        return cls(rows, source, whole)
 
-    def scale(self, statistic: Statistic) -> float:
+    def scale(self, cells: Cells, statistic: Statistic) -> float:
         """Return `Cells.scale`."""
-        own = self.cells.own(statistic)
+        own = cells.some(self.rows).own(statistic)
         of_sums = np.take_along_axis(own[None], self.source, axis=1).sum(axis=2).var(axis=1).sum()
         of_scores = _ratio(*statistic(*self.whole)).var(axis=1).sum()
         differ = of_sums > LEAST_VARIANCE * len(self.source)
