@@ -6,7 +6,7 @@ Cells share their repeats, so that easy recordings or a lucky seed of a repeat a
 cells: a randomised block design. An error has two sources, which recordings were validated and the training.
 The first is known contrast by contrast from the recordings, of which there are many; what the residuals hold
 beyond it is the training's, of which a few repeats must say enough. Recordings that several repeats validated
-do not become more by that, and their part does not shrink with further repeats.
+do not become more by that: what they do to a cell every time does not shrink with further repeats.
 """
 
 from __future__ import annotations

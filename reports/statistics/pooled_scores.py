@@ -30,7 +30,7 @@ N_EXCHANGED, MOST_EXCHANGED = 1_000, 20
 """Cells whose scores are computed after random exchanges, in all and in one exchange. Of 1,000, what
 influences are multiplied by is known to 1 %."""
 LEAST_VARIANCE = 1e-20  # between scores; less is what rounding leaves of cells that predict the same
-AT_ONCE = 2**18  # predictions that are exchanged together: with more, memory takes longer
+AT_ONCE = 2**18  # predictions that are scored together: with more, memory takes longer
 MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
 
 
@@ -142,7 +142,7 @@ class Cells:
         if statistic not in self._weights:
             truth, at = self.whole[1].astype(float), self.classes
             counts = truth[at] - self.true
-            above, below = statistic(truth[at], truth[at], truth[at], at)
+            above, _ = statistic(truth[at], truth[at], truth[at], at)
             without, _ = statistic(counts, truth[at], counts, at)
             lost = np.bincount(self.part, above - without, self.n_parts)
             even = np.full(self.n_parts, 1 / self.n_parts)

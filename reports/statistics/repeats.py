@@ -23,7 +23,7 @@ from birdnet_core.records.seen import SEEN
 from birdnet_core.records.trial import Validation
 from reports.statistics.aggregate import is_folded
 from reports.statistics.linear_model import RepeatedScores
-from reports.statistics.pooled_scores import Cells, SomeCells, statistics
+from reports.statistics.pooled_scores import AT_ONCE, Cells, SomeCells, statistics
 
 
 def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
@@ -66,9 +66,6 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
             at_epoch[i] = all_values[at[epoch]]
     at_read = dict(zip(metrics, at_epoch.T, strict=True))
     return trials.assign(read_epoch=read_epoch, **at_read)
-
-
-AT_ONCE = 2**18  # predictions of cells that are scored together: with more, memory takes longer
 
 
 @functools.lru_cache(maxsize=64)
