@@ -12,7 +12,8 @@ code that drops configs and chooses reads a run folder after each block. `--curv
 one of many configs with equally many trainings. `--in-memory` hands what was predicted to the same statistics
 without a run folder between, for many studies in little time.
 
-`true` is the score of each cell over 20 fresh collections of recordings.
+`true` is the score of each cell over 200 fresh collections of recordings. `std of single / true` is the root of
+the mean estimated variance of the contrasts over their mean squared error: above 1, intervals are too wide.
 """
 
 from __future__ import annotations
@@ -169,6 +170,11 @@ def scenarios() -> dict[str, Scenario]:
         found[f"power, {design}, {repeats} repeats"] = Scenario(design, repeats, better=2.5 * 2**0.5)
     for slope in (2 * 2**0.5, 6.0):
         found[f"power, trend {slope:.1f}, 4 levels, 3 repeats"] = Scenario("4 levels", 3, slope=slope)
+    # Half of the cells are clearly worse, on groups of one recording and of two dozen.
+    for spread, worse, n in product(("heads", "networks"), (-2.0,), (3, 5, 10)):
+        found[f"{spread} clearly different, 2x2, {n} repeats"] = Scenario(
+            "2x2", n, REAL, spread=HEADS if spread == "heads" else NETWORKS, groups=REAL_GROUPS, better=worse
+        )
     found["power with recordings, 4 cells, 5 repeats"] = Scenario("4 cells", 5, BIRDS, better=0.5)
     found["power of heads, 4 cells, 5 repeats"] = Scenario(
         "4 cells", 5, REAL, spread=HEADS, groups=REAL_GROUPS, better=0.2
@@ -252,15 +258,16 @@ def true_scores(scenario: Scenario, better: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(1)
     levels, place = np.unique(better, return_inverse=True)
     found = np.zeros(len(levels))
-    worlds = [World(scenario, rng, better) for _ in range(20)]
-    for world in worlds:
+    n_worlds = 200
+    for _ in range(n_worlds):
+        world = World(scenario, rng, better)
         world.train()
         rows = np.arange(len(world.truth))
         # All cells of a level are alike over all recordings: their mean is known better than that of one.
         each = [
             f1_macro(world.truth, world.predicted(c, rows)[0], world.n_species) for c in range(len(better))
         ]
-        found += np.bincount(place, each) / np.bincount(place) / len(worlds)
+        found += np.bincount(place, each) / np.bincount(place) / n_worlds
     return found[place]
 
 
@@ -367,6 +374,8 @@ class Tally:
     wrong: int = 0
     jointly: int = 0
     single: list[float] = field(default_factory=list)
+    variance: list[float] = field(default_factory=list)
+    squared_error: list[float] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
     in_set: int = 0
     size: list[int] = field(default_factory=list)
@@ -480,8 +489,11 @@ def study(
     weights, fitted = found.weights[counted], found.fitted
     low, high = found.low[counted], found.high[counted]
     truth = weights @ true
-    half = stats.t.ppf(0.975, fitted.degrees(weights)) * np.sqrt(fitted.variance(weights))
-    tally.single.append(float((np.abs(weights @ fitted.means - truth) <= half).mean()))
+    variance, error = fitted.variance(weights), weights @ fitted.means - truth
+    half = stats.t.ppf(0.975, fitted.degrees(weights)) * np.sqrt(variance)
+    tally.single.append(float((np.abs(error) <= half).mean()))
+    tally.variance.append(float(variance.mean()))
+    tally.squared_error.append(float((error**2).mean()))
     sign = (low > 0).astype(int) - (high < 0)
     tally.wrong += bool(((sign != 0) & (sign * truth <= 1e-9)).any())
     tally.jointly += bool((~((low > truth) | (high < truth))).all())
@@ -542,8 +554,8 @@ def _curve(scenario: Scenario, grid: tuple[float, ...]) -> np.ndarray:
 
 HEAD = (
     "| scenario | studies | a false claim | all intervals hold | single intervals hold | true ones found | "
-    "best in set | set | bound holds | bound | lost | trainings | score too high by |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "best in set | set | bound holds | bound | lost | trainings | score too high by | std of single / true |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -554,11 +566,12 @@ def row(name: str, t: Tally) -> str:
     def mean(values: Sequence[float], form: str) -> str:
         return form.format(np.mean(values)) if values else "–"
 
+    spread = f"{math.sqrt(np.mean(t.variance) / np.mean(t.squared_error)):.2f}" if t.variance else "–"
     claims = ("–", "–") if t.trainings else (share(t.wrong), share(t.jointly))
     shown = [
         name, str(t.n), *claims, mean(t.single, "{:.1%}"), mean(t.found, "{:.0%}"), share(t.in_set),
         mean(t.size, "{:.1f}"), share(t.bounded), mean(t.bound, "{:.3f}"), mean(t.regret, "{:.3f}"),
-        mean(t.trainings, "{:.0f}"), mean(t.too_high, "{:+.3f}"),
+        mean(t.trainings, "{:.0f}"), mean(t.too_high, "{:+.3f}"), spread,
     ]  # fmt: skip
     return f"| {' | '.join(shown)} |"
 

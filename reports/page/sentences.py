@@ -224,9 +224,14 @@ def _standing(best: dict[str, Any], n: int) -> str:
 def basis(report: StudyReport) -> list[str]:
     """Return what the answer rests on, in a few words each: trials, data, gates, and what is not known."""
     study, data = report.study, report.study.get("data") or {}
-    trials = aggregate.status_counts(report.trials)
-    repeats = n_of(len(study["repeats"]), "repeat")
-    out = [f"Trials: {trials}; {repeats} on {_folds(study)}, {n_of(study['epochs'], 'epoch')} at most"]
+    if aggregate.is_folded(study):
+        trials = aggregate.status_counts(report.sampled)
+        n = int(aggregate.has_all_repeats(report.cells, study).sum())
+        repeats = f"{n} of them on all {len(study['repeats'])} folds"
+    else:
+        trials = aggregate.status_counts(report.trials)
+        repeats = f"{n_of(len(study['repeats']), 'repeat')} on {_folds(study)}"
+    out = [f"Trials: {trials}; {repeats}, {n_of(study['epochs'], 'epoch')} at most"]
     if facts := study.get("warm_start"):
         trained = f" that trained {facts['epochs']} epochs" if facts["epochs"] != study["epochs"] else ""
         other = "" if facts["data_id"] == data.get("data_id") else " on other recordings"
@@ -631,10 +636,16 @@ def caveats(study: dict[str, Any], cells: pd.DataFrame, trials: pd.DataFrame) ->
     for seen in (study.get("data") or {}).get("seen") or []:
         if caution := seen_caution(seen, *validated_splits(len(study.get("repeats") or [0]), n_folds)):
             out.append(f"{caution}.")
-    factors = study.get("factors") or (trials["factors"].iloc[0] if len(trials) else {})
+    factors = list(study.get("factors") or _varied(trials))
     if factors:
         out.append(f"Only {', '.join(factors)} varied; other values and other settings were not tested.")
     return out
+
+
+def _varied(trials: pd.DataFrame) -> list[str]:
+    """Return the parameters of a search of which its trials have two values or more, "absent" being one."""
+    names = dict.fromkeys(name for factors in trials["factors"] for name in factors)
+    return [name for name in names if len({repr(factors.get(name)) for factors in trials["factors"]}) > 1]
 
 
 def false_claims(n_looks: int) -> int:

@@ -367,7 +367,7 @@ def confusion_table(confusions: pd.DataFrame) -> pd.DataFrame:
         {
             "truth": row["truth"],
             "predicted as": row["predicted"],
-            "recordings": number(row["count"], "{:.1f}"),
+            "recordings": count(row["count"]) if row["count"] % 1 == 0 else number(row["count"], "{:.1f}"),
             "of": count(row["n_val"]),
             "share": f"{math.floor(100 * row['share'] + 0.5)}%",  # as Vega rounds in the figure
         }

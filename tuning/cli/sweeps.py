@@ -135,16 +135,19 @@ def sweep_command(
     )  # fmt: skip
     study_to_train = request.load_study()
     if dry_run:
+        from birdnet_core.config import TrainConfig
         from search_spaces.study import Search
-        from tuning.engine.warm_start import NOT_OF_ABLATIONS, best_of_earlier
+        from tuning.engine.warm_start import NOT_OF_ABLATIONS, best_of_earlier, enqueued
         from tuning.views import study_view
 
         trials_to_train = study_view.dry_run(study_to_train, request.base_config(), request.settings)
-        if not isinstance(study_to_train, Search):
-            if warm_start or enqueue:
-                raise ConfigError(NOT_OF_ABLATIONS.format(study_to_train.name))
-        elif warm_start:
-            trials_to_train["first"] = best_of_earlier(warm_start, study_to_train)["configs"]
+        if isinstance(study_to_train, Search):
+            given = [TrainConfig.from_dict(config) for config in request.enqueue]
+            trials_to_train["first"] = [each.parameters for each in enqueued(given, study_to_train)]
+            if warm_start:
+                trials_to_train["first"] += best_of_earlier(warm_start, study_to_train)["configs"]
+        elif warm_start or enqueue:
+            raise ConfigError(NOT_OF_ABLATIONS.format(study_to_train.name))
         print_result(trials_to_train, as_json, study_view.dry_run_as_text(trials_to_train))
         return
     _print_summary(train_study(study_to_train, request, out or Path("runs") / study_to_train.name), as_json)

@@ -726,3 +726,21 @@ def test_the_first_screen_counts_what_a_search_completed_and_what_its_folds_vali
     assert "Data: 240 recordings of 12 species (1 never scored), 31 to 36 validated at a time" in (
         sentences.basis(report)
     )
+
+
+def test_of_a_search_by_folds_trials_are_those_of_the_first_fold(make_run):
+    from reports import load
+    from reports.page import sentences
+    from reports.study_report import study_report
+
+    cells = [
+        ({"loss.name": "cross_entropy", "optim.lr": 0.1}, {0: 0.3, 1: 0.4, 2: 0.5}),
+        ({"loss.name": "focal", "optim.lr": 0.1, "loss.gamma": 2.0}, {0: 0.2}),
+        ({"loss.name": "focal", "optim.lr": 0.1, "loss.gamma": 3.0}, {0: "pruned"}),
+    ]
+    runs = load([make_run(cells, kind="search")])
+    report = study_report(runs, runs.studies[0])
+    basis, limits = sentences.basis(report), sentences.limits(report)
+    assert basis[0].startswith("Trials: 2 completed, 1 pruned; 1 of them on all 3 folds, ")
+    # gamma is no parameter of the first trial, and the learning rate is the same in all
+    assert "Only loss.name, loss.gamma varied; other values and other settings were not tested." in limits

@@ -144,6 +144,19 @@ def test_a_dry_run_of_a_search_prints_ten_of_its_configs(birdtune):
     assert printed["trials"][0]["config_id"] in out
 
 
+def test_a_dry_run_checks_and_prints_the_configs_that_are_trained_first(birdtune, tmp_path):
+    for name, lr in (("inside", 2e-3), ("outside", 0.5)):
+        config = TrainConfig().override({"optim.lr": lr, "training.epochs": 50})
+        (tmp_path / f"{name}.json").write_text(json.dumps(config.to_dict()))
+    line = "sweep learning-rate --dry-run --enqueue"
+    code, out, err = birdtune(f"{line} {tmp_path / 'inside.json'}")
+    assert code == 0, err
+    assert "first     optim.lr=0.002, " in out
+    code, _, err = birdtune(f"{line} {tmp_path / 'inside.json'} --enqueue {tmp_path / 'outside.json'}")
+    assert code == 1
+    assert err.startswith("error: --enqueue, config 2: ") and "0.5" in err
+
+
 def test_a_dry_run_names_cells_that_are_one_config(birdtune, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("question: Is it?\nfactors: {own: {a: {}, b: {optim.lr: 1e-3}, c: {optim.lr: 1e-2}}}\n")
