@@ -12,7 +12,7 @@ code that drops configs and chooses reads a run folder after each block. `--curv
 one of many configs with equally many trainings. `--in-memory` hands what was predicted to the same statistics
 without a run folder between, for many studies in little time.
 
-`true` is the score of each cell over 200 fresh collections of recordings. `std of single / true` is the root of
+`true` is the score of each cell over 200 fresh collections. `std single / true` is the root of
 the mean estimated variance of the contrasts over their mean squared error: above 1, intervals are too wide.
 """
 
@@ -554,7 +554,7 @@ def _curve(scenario: Scenario, grid: tuple[float, ...]) -> np.ndarray:
 
 HEAD = (
     "| scenario | studies | a false claim | all intervals hold | single intervals hold | true ones found | "
-    "best in set | set | bound holds | bound | lost | trainings | score too high by | std of single / true |\n"
+    "best in set | set | bound holds | bound | lost | trainings | score too high by | std single / true |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 

@@ -226,8 +226,8 @@ def basis(report: StudyReport) -> list[str]:
     study, data = report.study, report.study.get("data") or {}
     if aggregate.is_folded(study):
         trials = aggregate.status_counts(report.sampled)
-        n = int(aggregate.has_all_repeats(report.cells, study).sum())
-        repeats = f"{n} of them on all {len(study['repeats'])} folds"
+        n_whole = int(aggregate.has_all_repeats(report.cells, study).sum())
+        repeats = f"{n_whole} of them on all {len(study['repeats'])} folds"
     else:
         trials = aggregate.status_counts(report.trials)
         repeats = f"{n_of(len(study['repeats']), 'repeat')} on {_folds(study)}"
