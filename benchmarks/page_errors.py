@@ -12,8 +12,9 @@ code that drops configs and chooses reads a run folder after each block. `--curv
 one of many configs with equally many trainings. `--in-memory` hands what was predicted to the same statistics
 without a run folder between, for many studies in little time.
 
-`true` is the score of each cell over 200 fresh collections. `std single / true` is the root of
-the mean estimated variance of the contrasts over their mean squared error: above 1, intervals are too wide.
+`true` is the score of each cell in as many folds, over 200 fresh collections. `std single / true` is the
+root of the mean estimated variance of the contrasts over their mean squared error: above 1, intervals are
+too wide.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def f1_macro(truth: np.ndarray, predicted: np.ndarray, n: int) -> float:
 
 
 def true_scores(scenario: Scenario, better: np.ndarray) -> np.ndarray:
-    """Return the expected score of each cell; all are equal unless some are better."""
+    """Return the expected score of each cell on what its repeats validate; equal unless some are better."""
     if not scenario.per_species or not better.any():
         return better
     rng = np.random.default_rng(1)
@@ -262,10 +263,11 @@ def true_scores(scenario: Scenario, better: np.ndarray) -> np.ndarray:
     for _ in range(n_worlds):
         world = World(scenario, rng, better)
         world.train()
-        rows = np.arange(len(world.truth))
+        rows = np.flatnonzero(world.fold() < scenario.repeats)  # F1 of fewer recordings is another
         # All cells of a level are alike over all recordings: their mean is known better than that of one.
         each = [
-            f1_macro(world.truth, world.predicted(c, rows)[0], world.n_species) for c in range(len(better))
+            f1_macro(world.truth[rows], world.predicted(c, rows)[0], world.n_species)
+            for c in range(len(better))
         ]
         found += np.bincount(place, each) / np.bincount(place) / n_worlds
     return found[place]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """What classes add above and below the line of a score. From right predictions, recordings in truth,
@@ -29,6 +30,9 @@ times as much. Differences between cells do not depend on it."""
 N_EXCHANGED, MOST_EXCHANGED = 1_000, 20
 """Cells whose scores are computed after random exchanges, in all and in one exchange. Of 1,000, what
 influences are multiplied by is known to 1 %."""
+ALIKE = 0.05
+"""Std of the weight, by the share of recordings that each gets right, with which cells count as alike."""
+LEVEL = 0.02  # shares that round to the same multiple of this have the same cells alike
 LEAST_VARIANCE = 1e-20  # between scores; less is what rounding leaves of cells that predict the same
 AT_ONCE = 2**18  # predictions that are scored together: with more, memory takes longer
 MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
@@ -65,13 +69,15 @@ class Cells:
             least.
         part: [recordings], a number of the group of recordings within a fold.
 
-    The influence of a part on a cell is the sum of two. Both are of a mean cell, whose counts are
-    the mean over all cells. What all cells have in common is how its score moves with the weight of the part.
-    What a cell has of its own is how its score moves when the cell's predictions take the place of the mean
-    ones, in this part alone. Where cells differ by chance, any of them might have made the predictions of any
-    other in each part, and own influences are the first-order terms of what such exchanges change (Hajek
-    1968, Annals of Mathematical Statistics 39:325), scaled for the terms of higher order (`scale`). The sum
-    of squared differences of two cells estimates the variance of their difference.
+    The influence of a part on a cell is the sum of what all cells have in common, which is how the score of a
+    mean cell moves with the weight of the part, and of what the cell has of its own. Where cells differ by
+    chance, any of them might have made the predictions of any other in each part. Own influences are the
+    first-order terms of what such exchanges change (Hajek 1968, Annals of Mathematical Statistics 39:325), in
+    two steps: the cell's predictions take the place of those of the mean over the cells alike (`ALIKE`), in
+    this part alone; and these take the place of the mean over all. Where all cells are alike, the second step
+    is none; where some are far better, the first is of what is left to change among these. Influences are
+    scaled for the terms of higher order (`scale`). The sum of squared differences of two cells estimates the
+    variance of their difference.
 
     A part changes the counts of a few classes only, so that the influence of all parts costs as much as a
     sort of the recordings.
@@ -82,31 +88,51 @@ class Cells:
         self.n_parts = int(part.max()) + 1
         self.are_alone, self.part_of = len(part) == self.n_parts, part
         is_there = predicted >= 0
-        weight = np.broadcast_to(1 / is_there.sum(axis=0), predicted.shape)[is_there]
-        is_right = (predicted == truth)[is_there]
+        is_right = predicted == truth
         keys = np.concatenate([part * n_classes + truth, (part * n_classes + predicted)[is_there]])
         pairs, place = _unique(keys, self.n_parts * n_classes)
         self.place = np.full(predicted.shape, -1, dtype=np.int32)
-        self.place[is_there] = of_predicted = place[len(truth) :]
+        self.place[is_there] = place[len(truth) :]
         self.part, self.classes = pairs // n_classes, pairs % n_classes
         n = len(pairs)
-        # Of the mean cell: right predictions, recordings in truth and recordings predicted.
-        self.hits, self.true, self.called = (
-            np.bincount(of_predicted, weight * is_right, n), np.bincount(place[: len(truth)], minlength=n),
-            np.bincount(of_predicted, weight, n),
+        share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
+        levels, level = np.unique(np.round(share / LEVEL), return_inverse=True)
+        alike = np.exp(-(((levels[:, None] * LEVEL - share) / ALIKE) ** 2) / 2)
+        # Mean cells: the first is over all cells, each other over those alike at a level.
+        self.mean_of, weights = level + 1, np.vstack([np.ones(len(share)), alike])
+        cell, recording = np.nonzero(is_there)
+        of_part = np.zeros((len(share), self.n_parts))
+        of_part[cell, part[recording]] = 1
+        total = (weights @ of_part)[:, self.part]
+        at = (cell, self.place[is_there])
+
+        def mean(counted: np.ndarray) -> np.ndarray:
+            found: np.ndarray = weights @ sparse.csr_array((counted, at), (len(share), n)) / total
+            return found
+
+        # Right predictions and recordings predicted of the mean cells, [mean cells, pairs]; those in truth.
+        self.hits, self.called = mean(is_right[is_there].astype(float)), mean(np.ones(len(cell)))
+        self.true = np.bincount(place[: len(truth)], minlength=n)
+        self.whole = (
+            self._by_class(self.hits), np.bincount(truth, minlength=n_classes), self._by_class(self.called),
         )  # fmt: skip
-        self.whole = tuple(
-            np.bincount(self.classes, counts, n_classes) for counts in (self.hits, self.true, self.called)
-        )
-        # Of the mean cell without a part, of each pair of part and class.
-        hits, true, called_in_all = (counts[self.classes] for counts in self.whole)
-        self.other = hits - self.hits, true, called_in_all - self.called
-        self._means: dict[Statistic, _MeanCell] = {}
+        # Of the mean cells without a part, of each pair of part and class.
+        hits, true, called = (counts[..., self.classes] for counts in self.whole)
+        self.other = hits - self.hits, true, called - self.called
+        self._means: dict[Statistic, _MeanCells] = {}
         self._scales: dict[Statistic, float] = {}
         self._weights: dict[Statistic, np.ndarray] = {}
 
-    def some(self, rows: np.ndarray) -> SomeCells:
-        """Return the scores of a few cells, each of all recordings that it predicted."""
+    def _by_class(self, counts: np.ndarray) -> np.ndarray:
+        """Return the sums of `counts` [mean cells, pairs] over parts, [mean cells, classes]."""
+        return _sums(self.classes, counts, self.n_classes)
+
+    def some(self, rows: np.ndarray, mean_of: np.ndarray | None = None) -> SomeCells:
+        """Return the scores of a few cells, each of all recordings that it predicted.
+
+        `mean_of` [rows] are other mean cells than those alike, from which own influences start.
+        """
+        mean_of = self.mean_of[rows] if mean_of is None else mean_of
         is_there = self.predicted[rows] >= 0
         row, recording = np.nonzero(is_there)
         n, n_rows, n_pairs = self.n_classes, len(rows), len(self.classes)
@@ -122,16 +148,18 @@ class Cells:
             row, touched = keys // n_pairs, keys % n_pairs
             hits, called = np.bincount(place, is_right), np.bincount(place).astype(float)
         at = self.classes[touched]
-        # The mean cell's, with those of a cell in one part.
+        # A mean cell's, with those of a cell in one part.
+        mean = mean_of[row]
         exchanged = (
-            self.other[0][touched] + hits, self.other[1][touched], self.other[2][touched] + called, at,
+            self.other[0][mean, touched] + hits, self.other[1][touched],
+            self.other[2][mean, touched] + called, at,
         )  # fmt: skip
-        return SomeCells(self, n_rows, (*whole, np.arange(n)), row, touched, exchanged)
+        return SomeCells(self, mean_of, (*whole, np.arange(n)), row, touched, exchanged)
 
-    def mean(self, statistic: Statistic) -> _MeanCell:
-        """Return a score of the mean cell, computed once."""
+    def means(self, statistic: Statistic) -> _MeanCells:
+        """Return a score of the mean cells, computed once."""
         if statistic not in self._means:
-            self._means[statistic] = _MeanCell.of(self, statistic)
+            self._means[statistic] = _MeanCells.of(self, statistic)
         return self._means[statistic]
 
     def weight(self, statistic: Statistic) -> np.ndarray:
@@ -175,7 +203,7 @@ class SomeCells:
     """Some of `Cells`, computed together, since there may be thousands."""
 
     _cells: Cells
-    _n: int
+    _mean_of: np.ndarray
     _whole: _Counts
     _row: np.ndarray
     _touched: np.ndarray
@@ -187,21 +215,22 @@ class SomeCells:
 
     def pooled(self, statistic: Statistic) -> Pooled:
         """Return the score of each cell with what each part adds to it."""
-        cells, mean, value = self._cells, self._cells.mean(statistic), self.values(statistic)
-        if np.isnan(mean.value):
-            return Pooled(value, np.zeros((self._n, cells.n_parts)))
+        cells, means, value = self._cells, self._cells.means(statistic), self.values(statistic)
+        if np.isnan(means.value).any():
+            return Pooled(value, np.zeros((len(value), cells.n_parts)))
         own = cells.scale(statistic) * self.own(statistic)
-        influence = mean.influence + own - own.sum(axis=1, keepdims=True) * cells.weight(statistic)
+        influence = means.influence + own - own.sum(axis=1, keepdims=True) * cells.weight(statistic)
         return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
 
     def own(self, statistic: Statistic) -> np.ndarray:
         """Return what each part adds to each cell and not to all, to first order, [cells, parts]."""
-        cells, mean = self._cells, self._cells.mean(statistic)
+        cells, means, mean = self._cells, self._cells.means(statistic), self._mean_of[self._row]
         above, below = statistic(*self._exchanged)
-        change = above - mean.value * below - mean.without[self._touched]
+        change = above - means.value[mean] * below - means.without[mean, self._touched]
         place = self._row * cells.n_parts + cells.part[self._touched]
-        moved = np.bincount(place, change, self._n * cells.n_parts).reshape(self._n, cells.n_parts)
-        own: np.ndarray = mean.own + moved / mean.total
+        shape = len(self._mean_of), cells.n_parts
+        moved = np.bincount(place, change, shape[0] * shape[1]).reshape(shape)
+        own: np.ndarray = means.own[self._mean_of] + moved / means.total[self._mean_of, None]
         return own
 
 
@@ -240,7 +269,7 @@ class _RandomExchanges:
 
     def scale(self, cells: Cells, statistic: Statistic) -> float:
         """Return `Cells.scale`."""
-        own = cells.some(self.rows).own(statistic)
+        own = cells.some(self.rows, np.zeros(len(self.rows), dtype=int)).own(statistic)
         of_sums = np.take_along_axis(own[None], self.source, axis=1).sum(axis=2).var(axis=1).sum()
         of_scores = _ratio(*statistic(*self.whole)).var(axis=1).sum()
         differ = of_sums > LEAST_VARIANCE * len(self.source)
@@ -248,49 +277,64 @@ class _RandomExchanges:
 
 
 @dataclass(frozen=True)
-class _MeanCell:
-    """A score of the mean cell, `value`, and the sum below its line, `total`.
+class _MeanCells:
+    """A score of the mean cells: `value`, and the sum below its line, `total`, [mean cells] each.
 
     Args:
-        influence: [parts], how the score moves with their weights; they sum to 0.
-        without: [pairs of part and class]: what the class adds above the line, less `value` times what it
-            adds below, where the part's predictions are left out.
-        own: [parts]: how the score moves if the predictions of a part are left out.
+        influence: [parts], how the score of the first moves with their weights; they sum to 0.
+        without: [mean cells, pairs of part and class]: what the class adds above the line, less `value` times
+            what it adds below, where the part's predictions are left out.
+        own: [mean cells, parts]: how the first's score moves if those of another mean cell take the place of
+            its predictions in a part, and then the other's, if these are left out.
     """
 
-    value: float
-    total: float
+    value: np.ndarray
+    total: np.ndarray
     influence: np.ndarray
     without: np.ndarray
     own: np.ndarray
 
     @classmethod
-    def of(cls, cells: Cells, statistic: Statistic) -> _MeanCell:
+    def of(cls, cells: Cells, statistic: Statistic) -> _MeanCells:
         hits, true, called = cells.whole
         above, below = statistic(hits, true, called, np.arange(cells.n_classes))
-        value, total, at = float(_ratio(above, below)), float(below.sum()), cells.classes
-        if np.isnan(value):
+        above, below = np.broadcast_arrays(above, below)
+        value, total, at, part = _ratio(above, below), below.sum(axis=-1), cells.classes, cells.part
+        if np.isnan(value).any():
             return cls(value, total, *np.zeros((3, 0)))
-        now = above[at] - value * below[at]
+        now = (above - value[:, None] * below)[:, at]
 
-        def less(share: float, of_truth: float) -> np.ndarray:
-            found = statistic(
-                hits[at] - share * cells.hits, true[at] - of_truth * cells.true,
-                called[at] - share * cells.called, at,
-            )  # fmt: skip
-            lowered: np.ndarray = found[0] - value * found[1]
-            return lowered
+        def with_others(hits: np.ndarray, true: np.ndarray, called: np.ndarray, of: slice) -> np.ndarray:
+            found = statistic(hits, true, called, at)
+            changed: np.ndarray = found[0] - value[of, None] * found[1]
+            return changed
 
+        first, every = slice(0, 1), slice(None)
+        lowered = with_others(
+            hits[first, at] - STEP * cells.hits[first], true[at] - STEP * cells.true,
+            called[first, at] - STEP * cells.called[first], first,
+        )[0]  # fmt: skip
         # A species is there or not: it goes with the part that holds all of its recordings, or of what was
         # predicted as a species without any.
         is_all = ((cells.true == true[at]) & (cells.true > 0)) | (
-            (true[at] == 0) & (cells.called > (1 - 1e-9) * called[at])
+            (true[at] == 0) & (cells.called[0] > (1 - 1e-9) * called[0, at])
         )
-        change = np.where(is_all, now, (now - less(STEP, STEP)) / STEP)
-        influence = np.bincount(cells.part, change, cells.n_parts) / total
-        without = less(1.0, 0.0)
-        own = np.bincount(cells.part, without - now, cells.n_parts) / total
+        change = np.where(is_all, now[0], (now[0] - lowered) / STEP)
+        influence = np.bincount(part, change, cells.n_parts) / total[0]
+        without = with_others(*cells.other, every)
+        exchanged = with_others(
+            cells.other[0][first] + cells.hits, true[at], cells.other[2][first] + cells.called, first
+        )
+        own = _sums(part, exchanged - now[first], cells.n_parts) / total[0]
+        own = own + _sums(part, without - now, cells.n_parts) / total[:, None]
         return cls(value, total, influence - influence.mean(), without, own)
+
+
+def _sums(at: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Return the sums of `values` [rows, columns] over columns with the same `at`, [rows, n]."""
+    place = np.arange(len(values))[:, None] * n + at
+    found: np.ndarray = np.bincount(place.ravel(), values.ravel(), len(values) * n).reshape(-1, n)
+    return found
 
 
 def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

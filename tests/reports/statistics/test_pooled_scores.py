@@ -235,3 +235,35 @@ def test_a_large_difference_is_no_less_certain_for_groups_of_unequal_size(name):
         variances.append(((found.influence[0] - found.influence[1]) ** 2).sum())
     # Centred by the mean over groups, large groups would have most of the difference.
     assert 0.8 < np.mean(variances) / np.var(differences) < 1.25
+
+
+@pytest.mark.parametrize("n_worse", [1, 4])
+def test_cells_that_are_far_worse_do_not_change_the_variance_of_a_difference_of_good_ones(n_worse):
+    rng = np.random.default_rng(7)
+    n_species = 60
+    truth = np.repeat(np.arange(n_species), rng.permutation(np.resize([1, 2, 3, 8], n_species)))
+    right = np.full((2 + n_worse, 1), 0.15)
+    right[:2] = 0.9
+    statistic = statistics({}, n_species)["val/f1_macro"]
+    with_worse, alone = [], []
+    for _ in range(60):
+        is_right = rng.random((2 + n_worse, len(truth))) < right
+        cells = np.where(is_right, truth, rng.integers(0, n_species, is_right.shape))
+        for predicted, found in ((cells, with_worse), (cells[:2], alone)):
+            influence = Cells(truth, predicted, np.arange(len(truth)), n_species)
+            of_good = influence.some(np.arange(2)).pooled(statistic).influence
+            found.append(((of_good[0] - of_good[1]) ** 2).sum())
+    # From the mean over all cells alone, it is 0.4 to 0.7 times as large.
+    assert np.mean(with_worse) == pytest.approx(np.mean(alone), rel=0.1)
+
+
+def test_the_two_steps_of_own_influences_lead_from_the_mean_over_all_cells_to_a_cell(data):
+    truth, _, _, _ = data
+    rng = np.random.default_rng(2)
+    shares = np.array([[0.9], [0.88], [0.5], [0.2]])
+    predicted = np.where(rng.random((4, 90)) < shares, truth, rng.integers(0, N_CLASSES, (4, 90)))
+    is_right = predicted == truth
+    cells = Cells(truth, predicted, np.arange(90), N_CLASSES)
+    accuracy = statistics({}, N_CLASSES)["val/accuracy"]
+    assert len(np.unique(cells.mean_of)) > 2  # accuracy is a sum: its steps are exact
+    assert cells.some(np.arange(4)).own(accuracy) == pytest.approx((is_right - is_right.mean(axis=0)) / 90)
