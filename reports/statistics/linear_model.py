@@ -266,7 +266,7 @@ def _lowered(values: np.ndarray, total: float) -> np.ndarray:
     # The projection onto values of this sum (Held, Wolfe and Crowder 1974, Mathematical Programming 6:62).
     falling = np.sort(positive)[::-1]
     by = (falling.cumsum() - total) / np.arange(1, len(falling) + 1)
-    found: np.ndarray = np.maximum(positive - by[falling > by][-1], 0.0)
+    found: np.ndarray = np.maximum(positive - by[falling >= by][-1], 0.0)
     return found
 
 

@@ -239,6 +239,8 @@ def test_variances_are_lowered_by_one_number_to_a_sum():
     assert linear_model._lowered(values, 2.0) == pytest.approx([2, 0, 0, 0])
     assert linear_model._lowered(values, 9.0) == pytest.approx([5, 0, 2, 0.5])
     assert linear_model._lowered(values, -1.0) == pytest.approx([0, 0, 0, 0])
+    # a sum that is lost in the rounding of the values
+    assert linear_model._lowered(values, 1e-30) == pytest.approx([0, 0, 0, 0])
 
 
 def test_a_few_repeats_that_agree_by_chance_do_not_hide_what_training_may_add():
