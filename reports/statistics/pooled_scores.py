@@ -30,9 +30,9 @@ times as much. Differences between cells do not depend on it."""
 N_EXCHANGED, MOST_EXCHANGED = 1_000, 20
 """Cells whose scores are computed after random exchanges, in all and in one exchange. Of 1,000, what
 influences are multiplied by is known to 1 %."""
-ALIKE = 0.05
-"""Std of the weight, by the share of recordings that each gets right, with which cells count as alike."""
-LEVEL = 0.02  # shares that round to the same multiple of this have the same cells alike
+ALIKE = 0.05, 0.15
+"""Std of the weights with which cells count as alike, by the share of recordings that each gets right: of
+those that are nearly as good, and then of those further off."""
 LEAST_VARIANCE = 1e-20  # between scores; less is what rounding leaves of cells that predict the same
 AT_ONCE = 2**18  # predictions that are scored together: with more, memory takes longer
 MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
@@ -73,66 +73,56 @@ class Cells:
     mean cell moves with the weight of the part, and of what the cell has of its own. Where cells differ by
     chance, any of them might have made the predictions of any other in each part. Own influences are the
     first-order terms of what such exchanges change (Hajek 1968, Annals of Mathematical Statistics 39:325), in
-    two steps: the cell's predictions take the place of those of the mean over the cells alike (`ALIKE`), in
-    this part alone; and these take the place of the mean over all. Where all cells are alike, the second step
-    is none; where some are far better, the first is of what is left to change among these. Influences are
-    scaled for the terms of higher order (`scale`). The sum of squared differences of two cells estimates the
-    variance of their difference.
-
-    A part changes the counts of a few classes only, so that the influence of all parts costs as much as a
-    sort of the recordings.
+    steps: the cell's predictions take the place of those of the mean over the cells alike, in this part
+    alone; these that of the mean over cells further off (`ALIKE`); and these that of the mean over all.
+    Where cells are alike, all of it is in the first step; two that are far better than the others share the
+    later ones. Influences are scaled for the terms of higher order (`scale`). The sum of squared differences
+    of two cells estimates the variance of their difference.
     """
 
     def __init__(self, truth: np.ndarray, predicted: np.ndarray, part: np.ndarray, n_classes: int) -> None:
         self.truth, self.predicted, self.n_classes = truth, predicted, n_classes
         self.n_parts = int(part.max()) + 1
         self.are_alone, self.part_of = len(part) == self.n_parts, part
-        is_there = predicted >= 0
-        is_right = predicted == truth
+        is_there, is_right = predicted >= 0, predicted == truth
         keys = np.concatenate([part * n_classes + truth, (part * n_classes + predicted)[is_there]])
         pairs, place = _unique(keys, self.n_parts * n_classes)
         self.place = np.full(predicted.shape, -1, dtype=np.int32)
         self.place[is_there] = place[len(truth) :]
         self.part, self.classes = pairs // n_classes, pairs % n_classes
-        n = len(pairs)
-        share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
-        levels, level = np.unique(np.round(share / LEVEL), return_inverse=True)
-        alike = np.exp(-(((levels[:, None] * LEVEL - share) / ALIKE) ** 2) / 2)
-        # Mean cells: the first is over all cells, each other over those alike at a level.
-        self.mean_of, weights = level + 1, np.vstack([np.ones(len(share)), alike])
+        # Of each pair of part and class, and of each class: recordings in truth.
+        self.true = np.bincount(place[: len(truth)], minlength=len(pairs))
+        self.all_true = np.bincount(truth, minlength=n_classes)
+        self.share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
         cell, recording = np.nonzero(is_there)
-        of_part = np.zeros((len(share), self.n_parts))
-        of_part[cell, part[recording]] = 1
-        total = (weights @ of_part)[:, self.part]
-        at = (cell, self.place[is_there])
-
-        def mean(counted: np.ndarray) -> np.ndarray:
-            found: np.ndarray = weights @ sparse.csr_array((counted, at), (len(share), n)) / total
-            return found
-
-        # Right predictions and recordings predicted of the mean cells, [mean cells, pairs]; those in truth.
-        self.hits, self.called = mean(is_right[is_there].astype(float)), mean(np.ones(len(cell)))
-        self.true = np.bincount(place[: len(truth)], minlength=n)
-        self.whole = (
-            self._by_class(self.hits), np.bincount(truth, minlength=n_classes), self._by_class(self.called),
-        )  # fmt: skip
-        # Of the mean cells without a part, of each pair of part and class.
-        hits, true, called = (counts[..., self.classes] for counts in self.whole)
-        self.other = hits - self.hits, true, called - self.called
-        self._means: dict[Statistic, _MeanCells] = {}
+        shape, at = (len(predicted), len(pairs)), (cell, self.place[is_there])
+        self._hits = sparse.csr_array((is_right[is_there].astype(float), at), shape)
+        self._called = sparse.csr_array((np.ones(len(cell)), at), shape)
+        self._of_part = np.zeros((len(predicted), self.n_parts))
+        self._of_part[cell, part[recording]] = 1
+        self.mean = self._mean_cell(np.ones(len(predicted)))
+        self._scores: dict[Statistic, _MeanScore] = {}
         self._scales: dict[Statistic, float] = {}
         self._weights: dict[Statistic, np.ndarray] = {}
 
-    def _by_class(self, counts: np.ndarray) -> np.ndarray:
-        """Return the sums of `counts` [mean cells, pairs] over parts, [mean cells, classes]."""
-        return _sums(self.classes, counts, self.n_classes)
+    def _mean_cell(self, weights: np.ndarray) -> _MeanCell:
+        """Return the mean over cells with `weights` [cells], in each part over those that predicted it."""
+        total = (weights @ self._of_part)[self.part]
+        return _MeanCell.of(self, weights @ self._hits / total, weights @ self._called / total)
 
-    def some(self, rows: np.ndarray, mean_of: np.ndarray | None = None) -> SomeCells:
-        """Return the scores of a few cells, each of all recordings that it predicted.
+    def steps(self, share: float) -> list[_MeanCell]:
+        """Return the mean cells from one that gets a `share` right to that over all, which is the last.
 
-        `mean_of` [rows] are other mean cells than those alike, from which own influences start.
+        A share is rounded to a multiple of `ALIKE`, so that cells that are about as good have the same.
         """
-        mean_of = self.mean_of[rows] if mean_of is None else mean_of
+        found = []
+        for std in ALIKE:
+            share = round(share / std) * std
+            found.append(self._mean_cell(np.exp(-(((share - self.share) / std) ** 2) / 2)))
+        return [*found, self.mean]
+
+    def some(self, rows: np.ndarray) -> SomeCells:
+        """Return the scores of a few cells, each of all recordings that it predicted."""
         is_there = self.predicted[rows] >= 0
         row, recording = np.nonzero(is_there)
         n, n_rows, n_pairs = self.n_classes, len(rows), len(self.classes)
@@ -147,20 +137,30 @@ class Cells:
             keys, place = _unique(row * n_pairs + touched, n_rows * n_pairs)
             row, touched = keys // n_pairs, keys % n_pairs
             hits, called = np.bincount(place, is_right), np.bincount(place).astype(float)
-        at = self.classes[touched]
-        # A mean cell's, with those of a cell in one part.
-        mean = mean_of[row]
-        exchanged = (
-            self.other[0][mean, touched] + hits, self.other[1][touched],
-            self.other[2][mean, touched] + called, at,
-        )  # fmt: skip
-        return SomeCells(self, mean_of, (*whole, np.arange(n)), row, touched, exchanged)
+        return SomeCells(self, self.share[rows], (*whole, np.arange(n)), row, touched, hits, called)
 
-    def means(self, statistic: Statistic) -> _MeanCells:
-        """Return a score of the mean cells, computed once."""
-        if statistic not in self._means:
-            self._means[statistic] = _MeanCells.of(self, statistic)
-        return self._means[statistic]
+    def score(self, statistic: Statistic) -> _MeanScore:
+        """Return a score of the mean over all cells, computed once."""
+        if statistic not in self._scores:
+            self._scores[statistic] = _MeanScore.of(self, self.mean, statistic)
+        return self._scores[statistic]
+
+    def common(self, statistic: Statistic) -> np.ndarray:
+        """Return how the score of the mean over all cells moves with the weights of parts, [parts]; sum 0."""
+        mean, at, score = self.mean, self.classes, self.score(statistic)
+        hits, true, called = mean.whole
+        above, below = statistic(
+            hits[at] - STEP * mean.hits, true[at] - STEP * self.true, called[at] - STEP * mean.called, at
+        )
+        # A species is there or not: it goes with the part that holds all of its recordings, or of what was
+        # predicted as a species without any.
+        is_all = ((self.true == true[at]) & (self.true > 0)) | (
+            (true[at] == 0) & (mean.called > (1 - 1e-9) * called[at])
+        )
+        lost = np.where(is_all, score.now, (score.now - (above - score.value * below)) / STEP)
+        moved = np.bincount(self.part, lost, self.n_parts) / score.total
+        found: np.ndarray = moved - moved.mean()
+        return found
 
     def weight(self, statistic: Statistic) -> np.ndarray:
         """Return the share of each part in the score of a perfect cell, [parts]; they sum to 1.
@@ -168,7 +168,7 @@ class Cells:
         Where cells differ alike on all recordings, this is what a part adds to a difference on average.
         """
         if statistic not in self._weights:
-            truth, at = self.whole[1].astype(float), self.classes
+            truth, at = self.all_true.astype(float), self.classes
             counts = truth[at] - self.true
             above, _ = statistic(truth[at], truth[at], truth[at], at)
             without, _ = statistic(counts, truth[at], counts, at)
@@ -203,35 +203,67 @@ class SomeCells:
     """Some of `Cells`, computed together, since there may be thousands."""
 
     _cells: Cells
-    _mean_of: np.ndarray
+    _share: np.ndarray
     _whole: _Counts
     _row: np.ndarray
     _touched: np.ndarray
-    _exchanged: _Counts
+    _hits: np.ndarray
+    _called: np.ndarray
 
     def values(self, statistic: Statistic) -> np.ndarray:
         """Return the score of each cell; nan if there is nothing to average."""
         return _ratio(*statistic(*self._whole))
 
-    def pooled(self, statistic: Statistic) -> Pooled:
-        """Return the score of each cell with what each part adds to it."""
-        cells, means, value = self._cells, self._cells.means(statistic), self.values(statistic)
-        if np.isnan(means.value).any():
+    def pooled(self, statistic: Statistic, *, in_steps: bool = True) -> Pooled:
+        """Return the score of each cell with what each part adds to it.
+
+        Not `in_steps`, own influences start from the mean over all cells, which takes a fraction of the time.
+        """
+        cells, value = self._cells, self.values(statistic)
+        if np.isnan(cells.score(statistic).value):
             return Pooled(value, np.zeros((len(value), cells.n_parts)))
-        own = cells.scale(statistic) * self.own(statistic)
-        influence = means.influence + own - own.sum(axis=1, keepdims=True) * cells.weight(statistic)
+        own = cells.scale(statistic) * (self.own_in_steps(statistic) if in_steps else self.own(statistic))
+        influence = cells.common(statistic) + own - own.sum(axis=1, keepdims=True) * cells.weight(statistic)
         return Pooled(value, np.where(np.isnan(value)[:, None], 0.0, influence))
 
     def own(self, statistic: Statistic) -> np.ndarray:
+        """Return how the score of the mean over all cells moves by each cell's part, [cells, parts]."""
+        rows = np.arange(len(self._share))
+        return self._from(self._cells.mean, self._cells.score(statistic), statistic, rows)
+
+    def own_in_steps(self, statistic: Statistic) -> np.ndarray:
         """Return what each part adds to each cell and not to all, to first order, [cells, parts]."""
-        cells, means, mean = self._cells, self._cells.means(statistic), self._mean_of[self._row]
-        above, below = statistic(*self._exchanged)
-        change = above - means.value[mean] * below - means.without[mean, self._touched]
-        place = self._row * cells.n_parts + cells.part[self._touched]
-        shape = len(self._mean_of), cells.n_parts
-        moved = np.bincount(place, change, shape[0] * shape[1]).reshape(shape)
-        own: np.ndarray = means.own[self._mean_of] + moved / means.total[self._mean_of, None]
-        return own
+        cells, found = self._cells, np.zeros((len(self._share), self._cells.n_parts))
+        levels, level = np.unique(np.round(self._share / ALIKE[0]), return_inverse=True)
+        for number, share in enumerate(levels * ALIKE[0]):  # one after the other: they may be large
+            rows, means = np.flatnonzero(level == number), cells.steps(share)
+            scores = [_MeanScore.of(cells, mean, statistic) for mean in means[:-1]] + [cells.score(statistic)]
+            found[rows] = self._from(means[0], scores[0], statistic, rows)
+            for nearer, mean, score in zip(means, means[1:], scores[1:], strict=False):
+                found[rows] += score.moved(cells, mean, statistic, nearer)
+        return found
+
+    def _from(self, mean: _MeanCell, score: _MeanScore, statistic: Statistic, rows: np.ndarray) -> np.ndarray:
+        """Return how the score of a mean cell moves by the parts of `rows`, [rows, parts].
+
+        Of a part, only classes that the row predicted differ from a mean cell whose predictions are left out.
+        """
+        cells = self._cells
+        place = np.full(len(self._share), -1)
+        place[rows] = np.arange(len(rows))
+        row, touched, hits, called = self._row, self._touched, self._hits, self._called
+        if len(rows) < len(place):
+            some = np.flatnonzero(place[row] >= 0)
+            row, touched, hits, called = place[row[some]], touched[some], hits[some], called[some]
+        above, below = statistic(
+            mean.other[0][touched] + hits, mean.other[1][touched], mean.other[2][touched] + called,
+            cells.classes[touched],
+        )  # fmt: skip
+        change = above - score.value * below - score.without[touched]
+        shape = len(rows), cells.n_parts
+        moved = np.bincount(row * cells.n_parts + cells.part[touched], change, shape[0] * shape[1])
+        found: np.ndarray = score.own + moved.reshape(shape) / score.total
+        return found
 
 
 @dataclass(frozen=True)
@@ -269,7 +301,9 @@ class _RandomExchanges:
 
     def scale(self, cells: Cells, statistic: Statistic) -> float:
         """Return `Cells.scale`."""
-        own = cells.some(self.rows, np.zeros(len(self.rows), dtype=int)).own(statistic)
+        # From a mean over the cells that are exchanged, and no others.
+        these = Cells(cells.truth, cells.predicted[self.rows], cells.part_of, cells.n_classes)
+        own = these.some(np.arange(len(self.rows))).own(statistic)
         of_sums = np.take_along_axis(own[None], self.source, axis=1).sum(axis=2).var(axis=1).sum()
         of_scores = _ratio(*statistic(*self.whole)).var(axis=1).sum()
         differ = of_sums > LEAST_VARIANCE * len(self.source)
@@ -277,64 +311,67 @@ class _RandomExchanges:
 
 
 @dataclass(frozen=True)
-class _MeanCells:
-    """A score of the mean cells: `value`, and the sum below its line, `total`, [mean cells] each.
+class _MeanCell:
+    """The mean over some cells.
 
     Args:
-        influence: [parts], how the score of the first moves with their weights; they sum to 0.
-        without: [mean cells, pairs of part and class]: what the class adds above the line, less `value` times
-            what it adds below, where the part's predictions are left out.
-        own: [mean cells, parts]: how the first's score moves if those of another mean cell take the place of
-            its predictions in a part, and then the other's, if these are left out.
+        hits, called: right predictions and recordings predicted, [pairs of part and class] each.
+        whole: these and the recordings in truth, [classes] each, as a `Statistic` takes them.
+        other: the same without the part, [pairs of part and class] each.
     """
 
-    value: np.ndarray
-    total: np.ndarray
-    influence: np.ndarray
+    hits: np.ndarray
+    called: np.ndarray
+    whole: _Counts
+    other: _Counts
+
+    @classmethod
+    def of(cls, cells: Cells, hits: np.ndarray, called: np.ndarray) -> _MeanCell:
+        at, n = cells.classes, cells.n_classes
+        whole = np.bincount(at, hits, n), cells.all_true, np.bincount(at, called, n)
+        other = whole[0][at] - hits, whole[1][at], whole[2][at] - called
+        return cls(hits, called, whole, other)
+
+
+@dataclass(frozen=True)
+class _MeanScore:
+    """A score of a mean cell, `value`, and the sum below its line, `total`.
+
+    Args:
+        now: [pairs of part and class]: what the class adds above the line, less `value` times what it adds
+            below. without: the same where the part's predictions are left out.
+        own: [parts]: how the score moves if the predictions of a part are left out.
+    """
+
+    value: float
+    total: float
+    now: np.ndarray
     without: np.ndarray
     own: np.ndarray
 
     @classmethod
-    def of(cls, cells: Cells, statistic: Statistic) -> _MeanCells:
-        hits, true, called = cells.whole
+    def of(cls, cells: Cells, mean: _MeanCell, statistic: Statistic) -> _MeanScore:
+        (hits, true, called), at = mean.whole, cells.classes
         above, below = statistic(hits, true, called, np.arange(cells.n_classes))
-        above, below = np.broadcast_arrays(above, below)
-        value, total, at, part = _ratio(above, below), below.sum(axis=-1), cells.classes, cells.part
-        if np.isnan(value).any():
+        value, total = float(_ratio(above, below)), float(below.sum())
+        if np.isnan(value):
             return cls(value, total, *np.zeros((3, 0)))
-        now = (above - value[:, None] * below)[:, at]
+        now = (above - value * below)[at]
+        hits, true, called = mean.other
+        above, below = statistic(hits, true, called, at)
+        without = above - value * below
+        return cls(value, total, now, without, np.bincount(cells.part, without - now, cells.n_parts) / total)
 
-        def with_others(hits: np.ndarray, true: np.ndarray, called: np.ndarray, of: slice) -> np.ndarray:
-            found = statistic(hits, true, called, at)
-            changed: np.ndarray = found[0] - value[of, None] * found[1]
-            return changed
+    def moved(self, cells: Cells, mean: _MeanCell, statistic: Statistic, by: _MeanCell) -> np.ndarray:
+        """Return how the score of `mean` moves if predictions of another take the place of its own, [parts].
 
-        first, every = slice(0, 1), slice(None)
-        lowered = with_others(
-            hits[first, at] - STEP * cells.hits[first], true[at] - STEP * cells.true,
-            called[first, at] - STEP * cells.called[first], first,
-        )[0]  # fmt: skip
-        # A species is there or not: it goes with the part that holds all of its recordings, or of what was
-        # predicted as a species without any.
-        is_all = ((cells.true == true[at]) & (cells.true > 0)) | (
-            (true[at] == 0) & (cells.called[0] > (1 - 1e-9) * called[0, at])
-        )
-        change = np.where(is_all, now[0], (now[0] - lowered) / STEP)
-        influence = np.bincount(part, change, cells.n_parts) / total[0]
-        without = with_others(*cells.other, every)
-        exchanged = with_others(
-            cells.other[0][first] + cells.hits, true[at], cells.other[2][first] + cells.called, first
-        )
-        own = _sums(part, exchanged - now[first], cells.n_parts) / total[0]
-        own = own + _sums(part, without - now, cells.n_parts) / total[:, None]
-        return cls(value, total, influence - influence.mean(), without, own)
-
-
-def _sums(at: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """Return the sums of `values` [rows, columns] over columns with the same `at`, [rows, n]."""
-    place = np.arange(len(values))[:, None] * n + at
-    found: np.ndarray = np.bincount(place.ravel(), values.ravel(), len(values) * n).reshape(-1, n)
-    return found
+        In each part alone.
+        """
+        hits, true, called = mean.other
+        above, below = statistic(hits + by.hits, true, called + by.called, cells.classes)
+        change = above - self.value * below - self.now
+        found: np.ndarray = np.bincount(cells.part, change, cells.n_parts) / self.total
+        return found
 
 
 def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

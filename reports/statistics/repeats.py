@@ -121,7 +121,7 @@ class Repeats:
                     if n_folds == 1 and metric != influential:  # influences sum to 0 in the only fold
                         found[metric][scored] = predicted.values(statistic)[:, None]
                         continue
-                    each = predicted.pooled(statistic)
+                    each = predicted.pooled(statistic, in_steps=metric == influential)
                     found[metric][scored] = each.pseudo(part.part_fold, n_folds)
                     if metric == influential and influence is not None:
                         place = cells[:, None], part.columns[part.part_fold], part.part_group
@@ -257,10 +257,11 @@ class Deal:
                         predicted[row, of_fold] = self.predicted[other, column]
             cells = Cells(part.truth, predicted, part.part, n_classes)
             rows = np.flatnonzero(np.isin(with_splits, mine))
+            rows = rows[np.argsort(cells.share[rows], kind="stable")]  # those that are alike, together
             at_once = max(1, AT_ONCE // len(part.truth))
-            for start in range(0, len(mine), at_once):
-                some = slice(start, start + at_once)
-                yield np.array(mine[some]), part, cells.some(rows[some])
+            for start in range(0, len(rows), at_once):
+                some = rows[start : start + at_once]
+                yield np.array(with_splits)[some], part, cells.some(some)
 
 
 def _part(of: list[Validation], columns: list[int]) -> Part:
