@@ -277,8 +277,9 @@ def _final_text(evidence: dict[str, Any], out: Path, data: str) -> str:
     if final["train_on"] == "train":
         lines.append("members: the best epochs of these seeds; never trained on the validation split")
     else:
+        n = final["established_epochs"]
         lines.append(
-            f"members: the same seeds on training and validation, {final['established_epochs']} epochs each "
+            f"members: the same seeds on training and validation, {n} epoch{'' if n == 1 else 's'} each "
             f"(median of {', '.join(map(str, final['epochs_of_seeds']))})"
         )
     return "\n".join([*lines, str(out), f"next: birdtune evaluate {out} --data {data}"])
