@@ -184,7 +184,7 @@ class Cells:
         this makes between the scores of cells, over that between sums of their first-order terms.
         """
         if statistic not in self._scales:
-            self._scales[statistic] = self._at_random.scale(self, statistic) if self._at_random else 1.0
+            self._scales[statistic] = self._at_random.scale(statistic) if self._at_random else 1.0
         return self._scales[statistic]
 
     @functools.cached_property
@@ -271,12 +271,12 @@ class _RandomExchanges:
     """Some cells whose predictions were exchanged between them at random, part by part, several times.
 
     Args:
-        rows: of the cells that took part.
+        cells: those that took part, and no others.
         source: [draws, cells, parts]: the cell whose predictions each has in each part.
         whole: as in `SomeCells`, [draws, cells, classes] each.
     """
 
-    rows: np.ndarray  # and not the cells themselves, which would be kept in memory by a cycle
+    cells: Cells
     source: np.ndarray
     whole: _Counts
 
@@ -297,13 +297,11 @@ class _RandomExchanges:
             np.concatenate(hits).reshape(by_class), true, np.concatenate(called).reshape(by_class),
             np.arange(n),
         )  # fmt: skip
-        return cls(rows, source, whole)
+        return cls(Cells(truth, predicted, cells.part_of, n), source, whole)
 
-    def scale(self, cells: Cells, statistic: Statistic) -> float:
-        """Return `Cells.scale`."""
-        # From a mean over the cells that are exchanged, and no others.
-        these = Cells(cells.truth, cells.predicted[self.rows], cells.part_of, cells.n_classes)
-        own = these.some(np.arange(len(self.rows))).own(statistic)
+    def scale(self, statistic: Statistic) -> float:
+        """Return `Cells.scale`, of first-order terms from the mean over the cells that are exchanged."""
+        own = self.cells.some(np.arange(len(self.cells.predicted))).own(statistic)
         of_sums = np.take_along_axis(own[None], self.source, axis=1).sum(axis=2).var(axis=1).sum()
         of_scores = _ratio(*statistic(*self.whole)).var(axis=1).sum()
         differ = of_sums > LEAST_VARIANCE * len(self.source)
