@@ -30,9 +30,10 @@ times as much. Differences between cells do not depend on it."""
 N_EXCHANGED, MOST_EXCHANGED = 1_000, 20
 """Cells whose scores are computed after random exchanges, in all and in one exchange. Of 1,000, what
 influences are multiplied by is known to 1 %."""
-ALIKE = 0.05, 0.15
+NEAR, FAR = 0.05, 0.15
 """Std of the weights with which cells count as alike, by the share of recordings that each gets right: of
-those that are nearly as good, and then of those further off."""
+those that are nearly as good, and then of those further off. Shares are rounded to multiples of these, so
+that cells which are about as good have the same alike."""
 LEAST_VARIANCE = 1e-20  # between scores; less is what rounding leaves of cells that predict the same
 AT_ONCE = 2**18  # predictions that are scored together: with more, memory takes longer
 MOST_KEYS = 2**24  # marked in a table; of more, sorting takes less memory
@@ -74,7 +75,7 @@ class Cells:
     chance, any of them might have made the predictions of any other in each part. Own influences are the
     first-order terms of what such exchanges change (Hajek 1968, Annals of Mathematical Statistics 39:325), in
     steps: the cell's predictions take the place of those of the mean over the cells alike, in this part
-    alone; these that of the mean over cells further off (`ALIKE`); and these that of the mean over all.
+    alone; these that of the mean over cells further off (`NEAR`, `FAR`); and these that of the mean over all.
     Where cells are alike, all of it is in the first step; two that are far better than the others share the
     later ones. Influences are scaled for the terms of higher order (`scale`). The sum of squared differences
     of two cells estimates the variance of their difference.
@@ -93,33 +94,31 @@ class Cells:
         # Of each pair of part and class, and of each class: recordings in truth.
         self.true = np.bincount(place[: len(truth)], minlength=len(pairs))
         self.all_true = np.bincount(truth, minlength=n_classes)
-        self.share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
-        cell, recording = np.nonzero(is_there)
-        shape, at = (len(predicted), len(pairs)), (cell, self.place[is_there])
-        self._hits = sparse.csr_array((is_right[is_there].astype(float), at), shape)
-        self._called = sparse.csr_array((np.ones(len(cell)), at), shape)
-        self._of_part = np.zeros((len(predicted), self.n_parts))
-        self._of_part[cell, part[recording]] = 1
-        self.mean = self._mean_cell(np.ones(len(predicted)))
+        self.share = share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
+        # A cell predicted all recordings of a part or none: the first one tells.
+        first = np.unique(part, return_index=True)[1]
+        self._hits, self._called, self._of_part = (
+            _rows(is_right, self.place, len(pairs)), _rows(is_there, self.place, len(pairs)),
+            _rows(is_there[:, first], np.broadcast_to(np.arange(self.n_parts), (len(share), self.n_parts)),
+                  self.n_parts),
+        )  # fmt: skip
+        (self.mean,) = self._means(np.ones((1, len(predicted))))
         self._scores: dict[Statistic, _MeanScore] = {}
         self._scales: dict[Statistic, float] = {}
         self._weights: dict[Statistic, np.ndarray] = {}
 
-    def _mean_cell(self, weights: np.ndarray) -> _MeanCell:
-        """Return the mean over cells with `weights` [cells], in each part over those that predicted it."""
-        total = (weights @ self._of_part)[self.part]
-        return _MeanCell.of(self, weights @ self._hits / total, weights @ self._called / total)
+    def _means(self, weights: np.ndarray) -> list[_MeanCell]:
+        """Return means with `weights` [means, cells], in each part over the cells that predicted it."""
+        total = (weights @ self._of_part)[:, self.part]
+        hits, called = weights @ self._hits / total, weights @ self._called / total
+        return [_MeanCell.of(self, *each) for each in zip(hits, called, strict=True)]
 
-    def steps(self, share: float) -> list[_MeanCell]:
-        """Return the mean cells from one that gets a `share` right to that over all, which is the last.
+    def alike(self, share: np.ndarray, std: np.ndarray) -> list[_MeanCell]:
+        """Return means over cells by how near they are to getting a `share` of the recordings right.
 
-        A share is rounded to a multiple of `ALIKE`, so that cells that are about as good have the same.
+        The weight falls as a Gaussian of `std`; both are [means].
         """
-        found = []
-        for std in ALIKE:
-            share = round(share / std) * std
-            found.append(self._mean_cell(np.exp(-(((share - self.share) / std) ** 2) / 2)))
-        return [*found, self.mean]
+        return self._means(np.exp(-(((share[:, None] - self.share) / std[:, None]) ** 2) / 2))
 
     def some(self, rows: np.ndarray) -> SomeCells:
         """Return the scores of a few cells, each of all recordings that it predicted."""
@@ -234,13 +233,18 @@ class SomeCells:
     def own_in_steps(self, statistic: Statistic) -> np.ndarray:
         """Return what each part adds to each cell and not to all, to first order, [cells, parts]."""
         cells, found = self._cells, np.zeros((len(self._share), self._cells.n_parts))
-        levels, level = np.unique(np.round(self._share / ALIKE[0]), return_inverse=True)
-        for number, share in enumerate(levels * ALIKE[0]):  # one after the other: they may be large
-            rows, means = np.flatnonzero(level == number), cells.steps(share)
-            scores = [_MeanScore.of(cells, mean, statistic) for mean in means[:-1]] + [cells.score(statistic)]
-            found[rows] = self._from(means[0], scores[0], statistic, rows)
-            for nearer, mean, score in zip(means, means[1:], scores[1:], strict=False):
-                found[rows] += score.moved(cells, mean, statistic, nearer)
+        levels, level = np.unique(np.round(self._share / NEAR), return_inverse=True)
+        wider = np.round(levels * NEAR / FAR)
+        for each in np.unique(wider):  # and not all at once: mean cells may be large
+            numbers = np.flatnonzero(wider == each)
+            share = np.append(levels[numbers] * NEAR, each * FAR)
+            *nearer, far = cells.alike(share, np.append(np.full(len(numbers), NEAR), FAR))
+            of_far = _MeanScore.of(cells, far, statistic)
+            last = cells.score(statistic).moved(cells, cells.mean, statistic, far)
+            for number, near in zip(numbers, nearer, strict=True):
+                rows = np.flatnonzero(level == number)
+                first = self._from(near, _MeanScore.of(cells, near, statistic), statistic, rows)
+                found[rows] = first + of_far.moved(cells, far, statistic, near) + last
         return found
 
     def _from(self, mean: _MeanCell, score: _MeanScore, statistic: Statistic, rows: np.ndarray) -> np.ndarray:
@@ -370,6 +374,13 @@ class _MeanScore:
         change = above - self.value * below - self.now
         found: np.ndarray = np.bincount(cells.part, change, cells.n_parts) / self.total
         return found
+
+
+def _rows(is_counted: np.ndarray, column: np.ndarray, n_columns: int) -> sparse.csr_array:
+    """Return how often each column is counted in each row; `is_counted` and `column` are of equal shape."""
+    ends = np.concatenate([[0], np.cumsum(is_counted.sum(axis=1))])
+    columns = column[is_counted]
+    return sparse.csr_array((np.ones(len(columns)), columns, ends), (len(is_counted), n_columns))
 
 
 def _unique(keys: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -286,9 +286,8 @@ def test_mean_cells_are_of_the_cells_that_predicted_a_part_weighted_by_how_alike
     cells = Cells(truth, all_cells, group, N_CLASSES)
     share = [(each[each >= 0] == truth[each >= 0]).mean() for each in all_cells]
     assert cells.share == pytest.approx(share)
-    means = cells.steps(0.86)
-    assert len(means) == 3
-    for mean, std, level in zip(means, (0.05, 0.15, 1e9), (0.85, 0.9, 0), strict=True):
+    near, far = cells.alike(np.array([0.85, 0.9]), np.array([0.05, 0.15]))
+    for mean, std, level in ((near, 0.05, 0.85), (far, 0.15, 0.9), (cells.mean, 1e9, 0)):
         weight = np.exp(-(((np.array(share) - level) / std) ** 2) / 2)[:, None] * (all_cells >= 0)
         weight = weight / weight.sum(axis=0)
         hits = np.bincount(truth, (weight * (all_cells == truth)).sum(axis=0), N_CLASSES)
