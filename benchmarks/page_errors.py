@@ -172,9 +172,9 @@ def scenarios() -> dict[str, Scenario]:
     for slope in (2 * 2**0.5, 6.0):
         found[f"power, trend {slope:.1f}, 4 levels, 3 repeats"] = Scenario("4 levels", 3, slope=slope)
     # Half of the cells are clearly worse, on groups of one recording and of two dozen.
-    for spread, worse, n in product(("heads", "networks"), (-2.0,), (3, 5, 10)):
-        found[f"{spread} clearly different, 2x2, {n} repeats"] = Scenario(
-            "2x2", n, REAL, spread=HEADS if spread == "heads" else NETWORKS, groups=REAL_GROUPS, better=worse
+    for (kind, spread), n in product((("heads", HEADS), ("networks", NETWORKS)), (3, 5, 10)):
+        found[f"{kind} clearly different, 2x2, {n} repeats"] = Scenario(
+            "2x2", n, REAL, spread=spread, groups=REAL_GROUPS, better=-2.0
         )
     found["power with recordings, 4 cells, 5 repeats"] = Scenario("4 cells", 5, BIRDS, better=0.5)
     found["power of heads, 4 cells, 5 repeats"] = Scenario(
