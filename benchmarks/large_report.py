@@ -2,7 +2,6 @@
 
     python benchmarks/large_report.py [--trials 10000] [--epochs 50] [--keep DIR]
 
-Set OMP_NUM_THREADS=1 on a busy machine, where threads of linear algebra spin while they wait for each other.
 Writes two run folders with invented scores of 89 species, in the form of docs/run-folder.md: a search of N
 trials under ASHA, and a grid of N / 20 cells x 20 repeats. Runs `python -m reports` on each. `--keep` keeps
 all in DIR.

@@ -78,7 +78,7 @@ class Runs:
 def load(paths: Iterable[str | Path], apart: Callable[..., Future[Any]] | None = None) -> Runs:
     """Read run folders.
 
-    `apart` runs a function with its arguments in another process, for half of each journal.
+    `apart` runs a function with its arguments in another process, for the end of each journal.
 
     A trial without a record has the status ``running``, unless it failed by the journal; one of
     other recordings or another split than its study is ``set aside``; and one that completed and is no sample
@@ -177,7 +177,7 @@ def _read_journal(
     """Return trial rows, epochs and costs of one folder, and the sessions that extended each study."""
     path = folder.journal_path
     if apart is not None and path.exists():
-        middle = path.stat().st_size // 2
+        middle = path.stat().st_size * 3 // 5  # the other process has to start
         later = apart(_Stretch.read, run, middle)
         journal, records = _Stretch.read(run, 0, middle), folder.records()
         journal = journal.followed_by(later.result())

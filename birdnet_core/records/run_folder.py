@@ -152,7 +152,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{str(self.path)!r}: {name!r:.120} cannot name a file in {folder}/; a name holds {A_NAME}"
             )
-        return self.path / folder / f"{name}{_suffix(folder)}"
+        return self.path.joinpath(folder, f"{name}{_suffix(folder)}")
 
     def _files(self, folder: str) -> list[Path]:
         """Return the files of a folder that are named like ours."""

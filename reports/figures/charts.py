@@ -158,6 +158,11 @@ def save(drawn: Drawn, stem: Path) -> None:
         write_bytes(file.with_name(f"{file.name}.pdf"), vl_convert.svg_to_pdf(svg))
 
 
+def begin() -> None:
+    """Load what the first chart of a process would wait for, which takes half a second."""
+    vl_convert.vegalite_to_png({"data": {"values": []}, "mark": "point"}, vl_version=VEGA_LITE)
+
+
 class Saving:
     """Writes the files of a report next to the rest of it, in a thread or, `apart`, in two processes.
 
@@ -217,6 +222,7 @@ def in_page_colours(text: str) -> str:
 @functools.cache
 def script() -> str:
     """Return the script of Vega, Vega-Lite and Vega-Embed, for pages without a network."""
+    begin()  # who makes the script draws next
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return bundle.replace("</script", "<\\/script")
 

@@ -25,6 +25,7 @@ WORDS = frozenset((
     "status", "stored as", "truth", "verdict", "with",
 ))  # fmt: skip
 """Columns of words, which are aligned left, as every first column is."""
+N_MOST = 2000  # rows of a table that are written out as text: nobody reads more, and browsers get slow
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Table:
         is_folded: the page shows it on a click, report.md names its file.
         keys: the cell of each row, for tables in which a click marks it. first: the columns that the page
             shows at once; all if empty. is_paper: its LaTeX is for a page of a paper in two columns.
+        n_more: the rows after `text`, which only the CSV has.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Table:
     keys: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     is_paper: bool = False
+    n_more: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The ending of the file that has all rows for a reader."""
+        return "csv" if self.n_more else "md"
 
     def cell_tags(self, name: str = "td") -> list[Markup]:
         """Return the opening tag of a cell of each column: words stand left, and some columns are hidden."""
@@ -61,13 +69,17 @@ class Table:
         return tags
 
     def write(self, stem: Path, caption: str) -> None:
-        """Write `stem`.csv, .md and .tex."""
-        for ending, text in (
-            ("csv", to_csv(with_lists_as_text(self.numbers))),
-            ("md", to_markdown(self.text)),
-            ("tex", to_latex(self.text, caption, is_paper=self.is_paper)),
-        ):
-            write_text(stem.with_name(f"{stem.name}.{ending}"), text)
+        """Write `stem`.csv, .md and .tex; of a table that `text` does not have whole the CSV alone."""
+        texts = {"csv": to_csv(with_lists_as_text(self.numbers))}
+        if not self.n_more:
+            texts["md"] = to_markdown(self.text)
+            texts["tex"] = to_latex(self.text, caption, is_paper=self.is_paper)
+        for ending in ("csv", "md", "tex"):
+            path = stem.with_name(f"{stem.name}.{ending}")
+            if ending in texts:
+                write_text(path, texts[ending])
+            else:
+                path.unlink(missing_ok=True)  # of an earlier report of fewer rows
 
 
 PARTS = {
@@ -87,7 +99,7 @@ PARTS = {
 
 def of_study(r: StudyReport) -> dict[str, list[Table]]:
     """Return the tables of a study by the parts of the page; without those that have no row."""
-    cells = tables.cell_table(r.cells, r.study, r.best)
+    cells = tables.cell_table(r.cells.iloc[:N_MOST], r.study, r.best)
     failures = tables.failure_table(r.trials)
     contrasts = r.analysis.contrasts if r.analysis is not None else pd.DataFrame()
     correlations = r.rank_correlations
@@ -107,7 +119,7 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
                   sentences.FRONT),
             Table("cells", "Trials, best first" if r.kind == "search" else "Cells", cells,
                   tables.cell_numbers(r.cells), read, keys=tuple(r.cells["label"]),
-                  first=tables.first_columns(cells, r.study)),
+                  first=tables.first_columns(cells, r.study), n_more=_n_more(r.cells)),
         ),
         "levels": _filled(
             Table("levels", "Means at every level", tables.level_table(r.level_means), r.level_means,
@@ -129,11 +141,15 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
         ),
         "curves": _filled(
             Table("progression", "Training and validation at every epoch",
-                  tables.progression_table(r.progression), r.progression,
+                  tables.progression_table(r.progression.iloc[:N_MOST]), r.progression,
                   f"{sentences.PROGRESSION} {sentences.GAP}", is_folded=True,
-                  keys=tuple(r.progression["label"]) if len(r.progression) else ()),
+                  keys=tuple(r.progression["label"]) if len(r.progression) else (),
+                  n_more=_n_more(r.progression)),
         ),
-        "stopped": _filled(Table("failures", "Failed or unfinished trials", failures, failures)),
+        "stopped": _filled(
+            Table("failures", "Failed or unfinished trials", failures.iloc[:N_MOST], failures,
+                  n_more=_n_more(failures)),
+        ),
         "gates": _filled(
             Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
                   r.gate_results, sentences.GATES),
@@ -143,8 +159,8 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
                   f"{sentences.usage(r.usage)} {sentences.RESOURCES}"),
         ),
         "trials": _filled(
-            Table("trials", "All trials", tables.trial_table(r.trials, r.study),
-                  tables.trial_numbers(r.trials), is_folded=True),
+            Table("trials", "All trials", tables.trial_table(r.trials.iloc[:N_MOST], r.study),
+                  tables.trial_numbers(r.trials), is_folded=True, n_more=_n_more(r.trials)),
         ),
     }  # fmt: skip
 
@@ -179,11 +195,16 @@ def experiments(rows: pd.DataFrame, epochs: pd.DataFrame) -> list[Table]:
         Table(
             "imported-epochs",
             "Every imported epoch",
-            tables.progression_table(epochs),
+            tables.progression_table(epochs.iloc[:N_MOST]),
             epochs,
             is_folded=True,
+            n_more=_n_more(epochs),
         ),
     )
+
+
+def _n_more(frame: pd.DataFrame) -> int:
+    return max(0, len(frame) - N_MOST)
 
 
 def _filled(*found: Table) -> list[Table]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
+from threadpoolctl import threadpool_limits
 
 from birdnet_core.errors import RunFolderError
 from birdnet_core.intervals import LEVEL
@@ -84,6 +85,8 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
+# Linear algebra in one thread: the others wait at full load, for what helpers and other programs could use.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 @_without_collector()
 def write_report(
     paths: Iterable[str | Path], out: str | Path, *, imports: str | Path | None = None
@@ -105,6 +108,8 @@ def write_report(
         if paths or earlier is None:
             runs = load(paths, saving.run if is_large else None)
         script = saving.run(charts.script)
+        if is_large:  # the other process starts while the statistics are computed
+            saving.run(charts.begin)
         sections: list[Section] = []
         # Claims of all studies of the page hold together, and so do those of one.
         n_ablations = sum(study["kind"] == "ablation" and len(study["cells"]) > 1 for study in runs.studies)
@@ -144,8 +149,8 @@ def write_report(
                     sections=sections, earlier=imported, confirmed=content["confirmed"], searches=searches
                 ),
             )
-        # Line breaks are for people, who read no thousand cells; without them it is ten times as fast.
-        is_long = sum(len(section.report.cells) for section in sections) > 1000
+        # Line breaks are for people, who read no hundreds of cells; without them it is ten times as fast.
+        is_long = sum(len(section.report.cells) for section in sections) > 200
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=None if is_long else 1)
         write_text(out / "report.json", text + "\n")
         return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,12 +110,14 @@ def analyse(
     }
     found = design.contrasts(list(cells["factors"]), study)
     few = FEW_FOLDS if repeats.are_folds_given and len(repeats.repeats) >= LEAST_REPEATS else FEW_REPEATS
-    frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, few, level)
     feasible = used & ~_breaking(config_ids, cells, scores, study)
     compared = fitted
     if not np.array_equal(feasible, used):
         compared = fit(of_metric.cells(feasible)) if feasible.sum() > 1 else None
-    best = _best(config_ids, feasible, compared, study["direction"], level)
+    with ThreadPoolExecutor(1) as pool:  # both draw for seconds where there are hundreds of cells
+        chosen = pool.submit(_best, config_ids, feasible, compared, study["direction"], level)
+        frame = _contrasts(found, cells, rows, (means, of_metric), used, fitted, metric, why, few, level)
+        best = chosen.result()
     infeasible = frozenset(np.array(config_ids)[used & ~feasible])
     return Analysis(repeats, scores, fitted, rough, frame, best, level, infeasible)
 

@@ -156,13 +156,18 @@ def fit(scores: RepeatedScores, least: int = LEAST_REPEATS) -> Fit | None:
     if not observed.all():
         influence = np.where(observed[:, :, None], influence, 0.0)
     influence = influence.transpose(1, 0, 2)
-    per_repeat = influence / n_repeats if by_repeat is None else by_repeat @ influence
+    within, total = _within(influence), influence.sum(axis=0)
+    if by_repeat is None:
+        of_means = within / n_repeats**2, total / n_repeats
+    else:
+        moved = by_repeat @ influence
+        of_means = _within(moved), moved.sum(axis=0)
     n_groups = int(influence.any(axis=(0, 1)).sum())
     # Influences sum to 0, which takes one of their number from the sum of their squares.
     centring = n_groups / max(n_groups - 1, 1)
-    of_recordings = centring * _of_recordings(per_repeat)
+    of_recordings = centring * _of_recordings(*of_means)
     # The residuals' spread holds that of the recordings within a repeat; the rest is the training's.
-    in_residuals = centring * _in_residuals(influence)
+    in_residuals = centring * _in_residuals(within, total, n_repeats)
     explained = float(np.trace(in_residuals)) / (n_cells - 1)
     excess = common / explained - 1 if explained > 0 else np.inf
     # Where the residuals hold clearly less than the recordings' part, the variance is this part alone, which
@@ -234,21 +239,20 @@ def _bartlett(residuals: np.ndarray, observed: np.ndarray) -> float:
     return float(special.chdtrc(n - 1, statistic / correction))
 
 
-def _of_recordings(moved: np.ndarray) -> np.ndarray:
+def _of_recordings(within: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Return the covariance of the means by recordings, of contrasts alone, [cells, cells].
 
-    `moved` [repeats, cells, groups] is by how much each group moved the means in each repeat.
+    By how much each group moved the means: `within` [cells, cells] is the sum over repeats of the products of
+    cells, `total` [cells, groups] the sum over repeats.
     """
-    within = _within(moved)
-    total = moved.sum(axis=0)
     # What the same recordings did in other repeats: of contrasts alone, so that what all cells share does not
     # hide what is negative by chance.
     again = _centred(total @ total.T - within)
     values, vectors = np.linalg.eigh((again + again.T) / 2)
     # Half of what 0 in place of negative values adds is taken back: of all, a cell that finds the same
     # recordings hard every time would pay for the noise of the others.
-    total = (float(values.sum()) + float(np.maximum(values, 0.0).sum())) / 2
-    found: np.ndarray = within + (vectors * _lowered(values, total)) @ vectors.T
+    left = (float(values.sum()) + float(np.maximum(values, 0.0).sum())) / 2
+    found: np.ndarray = within + (vectors * _lowered(values, left)) @ vectors.T
     return found
 
 
@@ -270,19 +274,20 @@ def _lowered(values: np.ndarray, total: float) -> np.ndarray:
     return found
 
 
-def _in_residuals(influence: np.ndarray) -> np.ndarray:
+def _in_residuals(within: np.ndarray, total: np.ndarray, n_repeats: int) -> np.ndarray:
     """Return what recordings add to the covariance of a repeat's residuals, [cells, cells].
 
-    `influence` is [repeats, cells, groups].
+    `within` and `total` are as in `_of_recordings`, of what each group moved the value of a repeat by.
     """
-    n_repeats = len(influence)
-    within, total = _within(influence), influence.sum(axis=0)
     between = (total @ total.T - within) / (n_repeats * (n_repeats - 1))
     return _centred(within / n_repeats - between)
 
 
 def _within(influence: np.ndarray) -> np.ndarray:
-    """Return the sum over repeats of the products of cells, [cells, cells]."""
+    """Return the sum over repeats of the products of cells, [cells, cells].
+
+    `influence` is [repeats, cells, groups].
+    """
     found = np.zeros((influence.shape[1],) * 2)
     for of_repeat in influence:
         found += of_repeat @ of_repeat.T

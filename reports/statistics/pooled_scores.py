@@ -92,8 +92,8 @@ class Cells:
         self.place[is_there] = place[len(truth) :]
         self.part, self.classes = pairs // n_classes, pairs % n_classes
         # Of each pair of part and class, and of each class: recordings in truth.
-        self.true = np.bincount(place[: len(truth)], minlength=len(pairs))
-        self.all_true = np.bincount(truth, minlength=n_classes)
+        self.true = np.bincount(place[: len(truth)], minlength=len(pairs)).astype(float)
+        self.all_true = np.bincount(truth, minlength=n_classes).astype(float)
         self.share = share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
         # A cell predicted all recordings of a part or none: the first one tells.
         first = np.unique(part, return_index=True)[1]
@@ -102,6 +102,7 @@ class Cells:
             _rows(is_there[:, first], np.broadcast_to(np.arange(self.n_parts), (len(share), self.n_parts)),
                   self.n_parts),
         )  # fmt: skip
+        self._are_some_missing = not is_there.all()
         (self.mean,) = self._means(np.ones((1, len(predicted))))
         self._scores: dict[Statistic, _MeanScore] = {}
         self._scales: dict[Statistic, float] = {}
@@ -109,7 +110,9 @@ class Cells:
 
     def _means(self, weights: np.ndarray) -> list[_MeanCell]:
         """Return means with `weights` [means, cells], in each part over the cells that predicted it."""
-        total = (weights @ self._of_part)[:, self.part]
+        total = weights.sum(axis=1, keepdims=True)
+        if self._are_some_missing:
+            total = (weights @ self._of_part)[:, self.part]
         hits, called = weights @ self._hits / total, weights @ self._called / total
         return [_MeanCell.of(self, *each) for each in zip(hits, called, strict=True)]
 
@@ -167,7 +170,7 @@ class Cells:
         Where cells differ alike on all recordings, this is what a part adds to a difference on average.
         """
         if statistic not in self._weights:
-            truth, at = self.all_true.astype(float), self.classes
+            truth, at = self.all_true, self.classes
             counts = truth[at] - self.true
             above, _ = statistic(truth[at], truth[at], truth[at], at)
             without, _ = statistic(counts, truth[at], counts, at)
@@ -227,45 +230,51 @@ class SomeCells:
 
     def own(self, statistic: Statistic) -> np.ndarray:
         """Return how the score of the mean over all cells moves by each cell's part, [cells, parts]."""
-        rows = np.arange(len(self._share))
-        return self._from(self._cells.mean, self._cells.score(statistic), statistic, rows)
+        cells = self._cells
+        return self._from(cells.mean, cells.score(statistic), statistic, 0, len(self._share))
 
     def own_in_steps(self, statistic: Statistic) -> np.ndarray:
-        """Return what each part adds to each cell and not to all, to first order, [cells, parts]."""
+        """Return what each part adds to each cell and not to all, to first order, [cells, parts].
+
+        Cells that follow each other and get about the same share right are computed together.
+        """
         cells, found = self._cells, np.zeros((len(self._share), self._cells.n_parts))
-        levels, level = np.unique(np.round(self._share / NEAR), return_inverse=True)
-        wider = np.round(levels * NEAR / FAR)
+        level = np.round(self._share / NEAR)
+        starts = np.append(0, np.flatnonzero(np.diff(level)) + 1)
+        ends = np.append(starts[1:], len(level))
+        wider = np.round(level[starts] * NEAR / FAR)
         for each in np.unique(wider):  # and not all at once: mean cells may be large
             numbers = np.flatnonzero(wider == each)
-            share = np.append(levels[numbers] * NEAR, each * FAR)
+            share = np.append(level[starts[numbers]] * NEAR, each * FAR)
             *nearer, far = cells.alike(share, np.append(np.full(len(numbers), NEAR), FAR))
             of_far = _MeanScore.of(cells, far, statistic)
             last = cells.score(statistic).moved(cells, cells.mean, statistic, far)
-            for number, near in zip(numbers, nearer, strict=True):
-                rows = np.flatnonzero(level == number)
-                first = self._from(near, _MeanScore.of(cells, near, statistic), statistic, rows)
-                found[rows] = first + of_far.moved(cells, far, statistic, near) + last
+            for start, end, near in zip(starts[numbers], ends[numbers], nearer, strict=True):
+                first = self._from(near, _MeanScore.of(cells, near, statistic), statistic, start, end)
+                found[start:end] = first + of_far.moved(cells, far, statistic, near) + last
         return found
 
-    def _from(self, mean: _MeanCell, score: _MeanScore, statistic: Statistic, rows: np.ndarray) -> np.ndarray:
-        """Return how the score of a mean cell moves by the parts of `rows`, [rows, parts].
+    def _from(
+        self, mean: _MeanCell, score: _MeanScore, statistic: Statistic, start: int, end: int
+    ) -> np.ndarray:
+        """Return how the score of a mean cell moves by the parts of the cells from `start` on, before `end`.
 
-        Of a part, only classes that the row predicted differ from a mean cell whose predictions are left out.
+        [these cells, parts]. Of a part, only classes that a cell predicted differ from a mean cell whose
+        predictions are left out.
         """
         cells = self._cells
-        place = np.full(len(self._share), -1)
-        place[rows] = np.arange(len(rows))
-        row, touched, hits, called = self._row, self._touched, self._hits, self._called
-        if len(rows) < len(place):
-            some = np.flatnonzero(place[row] >= 0)
-            row, touched, hits, called = place[row[some]], touched[some], hits[some], called[some]
+        some = slice(*np.searchsorted(self._row, [start, end]))
+        row, touched, hits, called = (
+            each[some] for each in (self._row, self._touched, self._hits, self._called)
+        )
         above, below = statistic(
             mean.other[0][touched] + hits, mean.other[1][touched], mean.other[2][touched] + called,
             cells.classes[touched],
         )  # fmt: skip
         change = above - score.value * below - score.without[touched]
-        shape = len(rows), cells.n_parts
-        moved = np.bincount(row * cells.n_parts + cells.part[touched], change, shape[0] * shape[1])
+        shape = end - start, cells.n_parts
+        place = (row - start) * cells.n_parts + cells.part[touched]
+        moved = np.bincount(place, change, shape[0] * shape[1])
         found: np.ndarray = score.own + moved.reshape(shape) / score.total
         return found
 
@@ -443,5 +452,5 @@ def _of_stratum(is_member: np.ndarray) -> Statistic:
 def _f1(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return F1 = 2 TP / (2 TP + FP + FN) of every class, 0 for a class in neither truth nor prediction."""
     total = true + predicted
-    found: np.ndarray = np.divide(2 * hits, total, out=np.zeros(total.shape), where=total > 0)
+    found: np.ndarray = 2 * hits / np.maximum(total, 1e-300)
     return found

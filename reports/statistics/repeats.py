@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from birdnet_core.records.trial import Validation
 from reports.statistics.aggregate import is_folded
 from reports.statistics.linear_model import RepeatedScores
 from reports.statistics.pooled_scores import AT_ONCE, Cells, SomeCells, statistics
+
+N_THREADS = 2
 
 
 def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
@@ -113,7 +116,8 @@ class Repeats:
         shape = (len(self.config_ids), len(self.repeats))
         found = {metric: np.full(shape, np.nan) for metric in known}
         influence = np.zeros((*shape, self.n_groups)) if influential in known else None
-        for deal in self.deals or () if known else ():
+
+        def score(deal: Deal) -> None:
             for cells, part, predicted in deal.together(self.n_classes):
                 n_folds = len(part.columns)
                 for metric, statistic in known.items():
@@ -126,6 +130,10 @@ class Repeats:
                     if metric == influential and influence is not None:
                         place = cells[:, None], part.columns[part.part_fold], part.part_group
                         influence[place] = n_folds * each.influence
+
+        # Deals have repeats of their own, and numpy gives Python's lock up for most of the time.
+        with ThreadPoolExecutor(N_THREADS) as pool:
+            list(pool.map(score, self.deals or () if known else ()))
         for metric, values in self.metrics.items():
             of_metric = found.get(metric, values)
             moved = influence if metric == influential else None
@@ -299,8 +307,7 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
     metrics = {m: np.full((len(row), len(column)), np.nan) for m in METRICS if m in done}
     places = [(row[c], column[int(r)]) for c, r in zip(done["config_id"], done["repeat"], strict=True)]
     for metric, values in metrics.items():
-        for place, value in zip(places, done[metric], strict=True):
-            values[place] = value
+        values[tuple(np.array(places, dtype=int).reshape(-1, 2).T)] = done[metric]
     data = study.get("data") or {}
     folds = data.get("folds") or {}
     n_folds, are_folds_given = int(folds.get("n", 1)), folds.get("given") == "fold"
@@ -312,7 +319,8 @@ def repeats_of(trials: pd.DataFrame, config_ids: Sequence[str], study: dict[str,
         splits, predicted = found
         species = next(iter(splits.values())).species
         n_classes = len(species)
-        n_groups = 1 + max(max(split.group, default=0) for split in splits.values())
+        each = {id(split): split for split in splits.values()}.values()  # most trials share theirs
+        n_groups = 1 + max(max(split.group, default=0) for split in each)
         deals = []
         for number in sorted({r // n_folds for r in numbers}):
             columns = [column[r] for r in numbers if r // n_folds == number]

@@ -76,6 +76,12 @@ def archive(**arrays):
     return file.getvalue()
 
 
+def compressed(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
 def plain(array, **options):
     file = io.BytesIO()
     np.save(file, array, **options)
@@ -131,6 +137,8 @@ def test_an_epoch_that_was_not_trained_is_refused_by_name(run, epoch):
         archive(top=WHOLE["top"]),
         archive_with(classes=WHOLE["classes"].astype(int)),
         archive_with(classes=WHOLE["classes"][0]),
+        made().to_bytes().replace(b"(5, 40)", b"(3, 40)"),
+        compressed(**WHOLE),
     ],
 )
 def test_an_epoch_of_a_file_that_is_cut_or_foreign_is_refused_by_name(run, content):

@@ -461,6 +461,26 @@ def test_long_search_folds_all_but_twenty(written):
     assert len((out / "tables" / "cells-capacity.csv").read_text().splitlines()) == 27
 
 
+def test_the_page_has_the_first_rows_of_a_table_of_thousands_and_names_the_file_of_all(
+    make_run, tmp_path, monkeypatch
+):
+    run, out, n_rows = make_run(search_of(26), kind="search"), tmp_path / "report", []
+    for n in (26, 22):  # written anew, as after more trials
+        monkeypatch.setattr("reports.page.catalogue.N_MOST", n)
+        _, page, _ = report(run, out)
+        n_rows.append(page.tags.count("tr"))
+        names = [out / "tables" / f"{name}-capacity.csv" for name in ("cells", "trials")]
+        assert all(len(path.read_text().splitlines()) == 27 for path in names)
+        others = [path.with_suffix(ending) for path in names for ending in (".md", ".tex")]
+        assert [path.exists() for path in others] == [n == 26] * 4
+        cut = "The page has the first 22 of 26 rows, tables/trials-capacity.csv all."
+        assert (cut in page.text) == (n == 22) and "6 more" in page.text
+    assert n_rows[0] - n_rows[1] == 2 * 4
+    text = (out / "report.md").read_text()
+    assert "6 more in `tables/cells-capacity.csv`" in text
+    assert "All trials: `tables/trials-capacity.csv`" in text
+
+
 def test_a_large_report_with_the_help_of_other_processes_is_the_same(make_run, tmp_path, monkeypatch):
     run = make_run([(CE, {0: 0.4, 1: 0.5}), (FOCAL, {0: 0.45, 1: 0.3})])
     alone = write_report([run], tmp_path / "alone")

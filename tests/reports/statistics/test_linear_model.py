@@ -169,7 +169,7 @@ def test_deals_in_which_cells_find_other_recordings_hard_make_means_more_certain
     for _ in range(100):
         deals = [of_recordings(rng, 7, 5, 60, 5, 1.0)[1].influence for _ in range(4)]
         moved = np.concatenate(deals, axis=1).transpose(1, 0, 2) / 20
-        covariance = linear_model._of_recordings(moved)
+        covariance = linear_model._of_recordings(linear_model._within(moved), moved.sum(axis=0))
         found.append((weights @ covariance * weights).sum(axis=1).mean())
     # What stays of covariances that are zero would add a quarter, and half of that is taken back.
     assert 1 < np.mean(found) / (2 / 60 / 4) < 1.18
@@ -214,7 +214,8 @@ def test_a_cell_that_finds_the_same_recordings_hard_in_every_deal_keeps_its_vari
         same[0] = rng.normal(size=n_groups)
         deals = [np.concatenate([same[:1], rng.normal(size=(n_cells - 1, n_groups))]) for _ in range(n_deals)]
         moved = np.array([deal * (np.arange(n_groups) % 5 == k) for deal in deals for k in range(5)])
-        covariance = linear_model._of_recordings(moved / n_groups / n_deals)
+        moved /= n_groups * n_deals
+        covariance = linear_model._of_recordings(linear_model._within(moved), moved.sum(axis=0))
         found.append((weights @ covariance * weights).sum(axis=1).mean())
     assert np.mean(found) == pytest.approx((1 + 1 / n_deals) / n_groups, rel=0.08)
 
