@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,7 +94,9 @@ def study_report(runs: Runs, study: dict[str, Any], *, level: float = LEVEL) -> 
         cells = _ranked(cells, study)
     predictions = _predictions(trials, cells, study, best)
     strata = (study.get("data") or {}).get("strata") or {}
-    by_recording = [f1_intervals(each, strata).assign(cell=name) for name, each in predictions.items()]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda each: f1_intervals(each, strata), predictions.values()))
+    by_recording = [each.assign(cell=name) for name, each in zip(predictions, found, strict=True)]
     return StudyReport(
         study=study,
         trials=trials,

@@ -58,7 +58,8 @@ def read(trials: pd.DataFrame, epochs: pd.DataFrame, study: dict[str, Any]) -> p
         if len(rows) < 2:
             continue
         length = max(map(len, rows.values()))
-        curves = np.array([np.pad(values[at], (0, length - len(at)), mode="edge") for at in rows.values()])
+        last = np.arange(length)
+        curves = np.array([values[at[np.minimum(last, len(at) - 1)]] for at in rows.values()])
         known = np.isfinite(curves)
         window = _window(length)
         smoothed = np.where(known, curves, 0.0) @ window / np.maximum(known @ window, 1e-9)
@@ -346,7 +347,9 @@ def _predictions(
     facts = (done[name] for name in ("run", "trial_id", "read_epoch", "provenance"))
     for place, run, trial_id, epoch, provenance in zip(places, *facts, strict=True):
         split_id = str(provenance.get("split_id"))
-        folder = folders.setdefault(run, RunFolder(run))
+        if run not in folders:
+            folders[run] = RunFolder(run)
+        folder = folders[run]
         if (run, split_id) not in known:
             known[run, split_id] = folder.validation(split_id)
         split, classes = known[run, split_id], folder.predicted_classes(trial_id, int(np.nan_to_num(epoch)))
