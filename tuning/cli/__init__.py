@@ -6,9 +6,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.rich_utils import rich_format_error
 
 from birdnet_core.errors import BirdtuneError
 from tuning.cli import data, demo, doctor, embed, plans, predict, results, studies, sweeps, train, watching
@@ -57,6 +58,9 @@ app.add_typer(study_app, name="study")
 
 
 VERBOSE = "--verbose"
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
+# Typer does not name the base of its errors of the command line.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 @app.callback()
@@ -77,10 +81,15 @@ def main() -> None:
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     is_verbose = VERBOSE in own
     try:
-        app([each for each in own if each != VERBOSE] + arguments[len(own) :])
-    except KeyboardInterrupt:
-        err_console.print("interrupted; what is finished is kept; run the same command again to continue")
-        sys.exit(130)
+        # Typer's own way ends silently on Ctrl-C, and does not name what was given.
+        code = app([each for each in own if each != VERBOSE] + arguments[len(own) :], standalone_mode=False)
+        if code != INTERRUPTED:
+            sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except _UsageError as error:
+        _print_usage(error)
+        sys.exit(error.exit_code)
     except Exception as error:
         if is_verbose:
             traceback.print_exc()
@@ -92,6 +101,18 @@ def main() -> None:
         else:
             _print_unexpected(error)
         sys.exit(1)
+    err_console.print("interrupted; what is finished is kept; run the same command again to continue")
+    sys.exit(code)
+
+
+def _print_usage(error: Any) -> None:
+    """Print how the verb is called, and what of the command line it does not accept."""
+    found: list[dict[str, Any]] = getattr(
+        error.__cause__, "errors", list
+    )()  # of pydantic, which checks numbers and choices
+    if found and error.message:
+        error.message += f"; {found[0]['input']!r} was given"
+    rich_format_error(error)
 
 
 def _print_unexpected(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -436,6 +437,39 @@ def test_plan_does_without_ray(birds, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "4 to train" in done.stdout and "under ASHA" in done.stdout
+
+
+# what all verbs share
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sweep learning-rate --data synthetic --repeats x", "'--repeats': .* integer.*; 'x' was given"),
+        (
+            "sweep learning-rate --data synthetic --repeats -3",
+            "'--repeats': .* than or equal to 1; '-3' was given",
+        ),
+        ("report runs --port 3", "No such option: --port"),
+        ("sweep", "Missing argument 'STUDY'"),
+        ("sweeps", "No such command 'sweeps'"),
+    ],
+)
+def test_what_the_command_line_does_not_accept_is_named_as_it_was_given(birdtune, line, words):
+    code, out, err = birdtune(line)
+    assert (code, out) == (2, "") and re.search(words, " ".join(err.replace("│", "").split()))
+    assert "Try 'birdtune" in err and "Traceback" not in err
+
+
+def test_ctrl_c_says_that_what_is_finished_is_kept(birdtune, begun, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reports.page.report.load", interrupted)
+    code, _, err = birdtune(f"report {begun}")
+    assert code == 130 and err == (
+        "interrupted; what is finished is kept; run the same command again to continue\n"
+    )
 
 
 # report --import
