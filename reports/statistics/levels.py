@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
@@ -46,12 +47,13 @@ def level_means(cells: pd.DataFrame, study: dict[str, Any]) -> pd.DataFrame:
 
 def _groups(
     cells: pd.DataFrame, study: dict[str, Any]
-) -> list[tuple[str, str, dict[str, Any], str, dict[float, pd.Series[Any]]]]:
+) -> list[tuple[str, str, dict[str, Any], str, dict[float, dict[Hashable, Any]]]]:
     """Return factor, label and levels of the others, scale, and the cell at each level in order."""
     out = []
+    rows = cells.to_dict("records")
     for factor, levels in numeric_factors(study).items():
-        found: dict[str, tuple[dict[str, Any], dict[float, pd.Series[Any]]]] = {}
-        for _, cell in cells.iterrows():
+        found: dict[str, tuple[dict[str, Any], dict[float, dict[Hashable, Any]]]] = {}
+        for cell in rows:
             if cell["factors"].get(factor) not in levels:
                 continue
             others = {key: value for key, value in cell["factors"].items() if key != factor}

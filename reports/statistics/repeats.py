@@ -344,15 +344,16 @@ def _predictions(
     predicted: dict[tuple[int, int], np.ndarray] = {}
     known: dict[tuple[str, str], Validation | None] = {}
     folders: dict[str, RunFolder] = {}
-    facts = (done[name] for name in ("run", "trial_id", "read_epoch", "provenance"))
-    for place, run, trial_id, epoch, provenance in zip(places, *facts, strict=True):
+    epochs = np.nan_to_num(done["read_epoch"].to_numpy(dtype=float)).astype(int).tolist()
+    facts = (done[name] for name in ("run", "trial_id", "provenance"))
+    for place, epoch, run, trial_id, provenance in zip(places, epochs, *facts, strict=True):
         split_id = str(provenance.get("split_id"))
         if run not in folders:
             folders[run] = RunFolder(run)
         folder = folders[run]
         if (run, split_id) not in known:
             known[run, split_id] = folder.validation(split_id)
-        split, classes = known[run, split_id], folder.predicted_classes(trial_id, int(np.nan_to_num(epoch)))
+        split, classes = known[run, split_id], folder.predicted_classes(trial_id, epoch)
         if split is None or classes is None:
             return None
         if len(classes) != len(split.truth):
