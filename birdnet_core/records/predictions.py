@@ -67,17 +67,19 @@ class Predictions:
 
     @staticmethod
     def read_epoch(path: Path, epoch: int) -> np.ndarray:
-        """Return `classes` after one epoch, [recordings]; the rest of the file is neither read nor checked.
+        """Return `classes` after one epoch, [recordings], from a file of `to_bytes`.
+
+        Of the rest of the file no more is checked than that it is there.
 
         RunFolderError for a file that has no predictions of this epoch.
         """
         # zipfile reads the directory at the end first, which takes most of the time of ten thousand trials.
-        with _faults_named(path), open(path, "rb", buffering=0) as file:
+        with _faults_named(path), open(path, "rb") as file:
             head = file.read(_N_HEAD)
             sign, method, n_name, n_extra = _ENTRY.unpack_from(head)
             start = _ENTRY.size + n_name + n_extra
             if (sign, method, head[_ENTRY.size :][:n_name]) != (_SIGN, zipfile.ZIP_STORED, b"classes.npy"):
-                raise ValueError("it does not begin with classes.npy, as it is")
+                raise ValueError("it does not begin with classes.npy, uncompressed")
             end = start + 10 + int.from_bytes(head[start + 8 : start + 10], "little")
             (n_epochs, n_recordings), dtype = _header(head[start:end])
             if dtype != "uint16":

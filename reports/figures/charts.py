@@ -222,7 +222,7 @@ def in_page_colours(text: str) -> str:
 @functools.cache
 def script() -> str:
     """Return the script of Vega, Vega-Lite and Vega-Embed, for pages without a network."""
-    begin()  # who makes the script draws next
+    begin()  # reports draw next, and in a process that is idle until then
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return bundle.replace("</script", "<\\/script")
 

@@ -5,7 +5,7 @@ A new table is a function in `tables` and an entry here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,7 @@ def of_study(r: StudyReport) -> dict[str, list[Table]]:
                   n_more=_n_more(r.progression)),
         ),
         "stopped": _filled(
-            Table("failures", "Failed or unfinished trials", failures.iloc[:N_MOST], failures,
-                  n_more=_n_more(failures)),
+            Table("failures", "Failed or unfinished trials", failures, failures),
         ),
         "gates": _filled(
             Table("gates", f"Gates: {gates.decision(r.gate_results)}", tables.gate_table(r.gate_results),
@@ -208,4 +207,8 @@ def _n_more(frame: pd.DataFrame) -> int:
 
 
 def _filled(*found: Table) -> list[Table]:
-    return [table for table in found if len(table.text)]
+    """Return the tables that have a row, none with more than `N_MOST`."""
+    cut = (
+        replace(each, text=each.text.iloc[:N_MOST], n_more=each.n_more + _n_more(each.text)) for each in found
+    )
+    return [table for table in cut if len(table.text)]

@@ -16,7 +16,8 @@ from scipy import special
 from birdnet_core.intervals import LEVEL
 from reports.statistics.linear_model import Fit
 
-N_DRAWS, MOST_VALUES = 20_000, 5_000_000  # of a large family fewer draws: the level is known to 0.3 %
+N_DRAWS, LEAST_DRAWS = 20_000, 5_000  # with the least, the level is known to 0.3 %
+MOST_VALUES = 5_000_000  # drawn for more contrasts than 250, unless these are the least draws
 STEP = 0.1  # of the logarithm of degrees of freedom
 GRID = np.linspace(-20.0, 20.0, 4001)  # of arsinh(t), where tails of Student's t are tabulated
 
@@ -43,7 +44,7 @@ def joint(fitted: Fit, weights: np.ndarray, *, level: float = LEVEL, n_draws: in
     error = np.sqrt(np.where(known, variance, np.nan))
     low, high, p = np.full((3, len(weights)), np.nan)
     if known.any():
-        n_draws = min(n_draws, MOST_VALUES // int(known.sum()))
+        n_draws = min(n_draws, max(LEAST_DRAWS, MOST_VALUES // int(known.sum())))
         tails = Tails(weights[known] @ fitted.covariance @ weights[known].T, n_draws)
         # Two-sided p values of contrasts of which none differs from zero.
         rising = np.argsort(freedom[known])
@@ -97,9 +98,9 @@ class Tails:
 
 
 def _interpolated(x: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return what `table` of `GRID` is at `x`, which lies within it; its even steps need no search."""
-    place = (x - GRID[0]) / (GRID[1] - GRID[0])
-    below = np.clip(place.astype(int), 0, len(GRID) - 2)
+    """Return what `table` of `GRID` is at `x`, or at its nearer end; its even steps need no search."""
+    place = (np.clip(x, GRID[0], GRID[-1]) - GRID[0]) / (GRID[1] - GRID[0])
+    below = np.minimum(place.astype(int), len(GRID) - 2)
     found: np.ndarray = table[below] + (place - below) * (table[below + 1] - table[below])
     return found
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.rich_utils import rich_format_error
 
 from birdnet_core.errors import BirdtuneError
 from tuning.cli import data, demo, doctor, embed, plans, predict, results, studies, sweeps, train, watching
@@ -85,10 +84,13 @@ def main() -> None:
         code = app([each for each in own if each != VERBOSE] + arguments[len(own) :], standalone_mode=False)
         if code != INTERRUPTED:
             sys.exit(code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         code = INTERRUPTED
     except _UsageError as error:
-        _print_usage(error)
+        found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # of numbers and choices
+        if found and error.message:
+            error.message += f"; {found[0]['input']!r} was given"
+        error.show()
         sys.exit(error.exit_code)
     except Exception as error:
         if is_verbose:
@@ -103,16 +105,6 @@ def main() -> None:
         sys.exit(1)
     err_console.print("interrupted; what is finished is kept; run the same command again to continue")
     sys.exit(code)
-
-
-def _print_usage(error: Any) -> None:
-    """Print how the verb is called, and what of the command line it does not accept."""
-    found: list[dict[str, Any]] = getattr(
-        error.__cause__, "errors", list
-    )()  # of pydantic, which checks numbers and choices
-    if found and error.message:
-        error.message += f"; {found[0]['input']!r} was given"
-    rich_format_error(error)
 
 
 def _print_unexpected(error: Exception) -> None:

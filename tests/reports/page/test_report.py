@@ -481,6 +481,31 @@ def test_the_page_has_the_first_rows_of_a_table_of_thousands_and_names_the_file_
     assert "All trials: `tables/trials-capacity.csv`" in text
 
 
+def test_no_table_of_a_study_is_longer_on_the_page(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.page.catalogue.N_MOST", 2)
+    failed = {"status": "failed", "error": "RuntimeError: no", "epochs": 1}
+    cells = [({"optim.lr": 10.0**-i}, {0: 0.2, 1: 0.2 + 0.01 * i, 2: failed}) for i in range(4)]
+    _, page, out = report(make_run(cells, baseline={"optim.lr": 1.0}), tmp_path / "report")
+    for name, n in (("contrasts", 3), ("cells", 4), ("failures", 4), ("trials", 12)):
+        assert f"The page has the first 2 of {n} rows, tables/{name}-capacity.csv all." in page.text
+        assert len((out / "tables" / f"{name}-capacity.csv").read_text().splitlines()) == n + 1
+        assert not (out / "tables" / f"{name}-capacity.tex").exists()
+
+
+def test_linear_algebra_has_one_thread_while_a_report_is_written(make_run, tmp_path, monkeypatch):
+    from threadpoolctl import threadpool_info
+
+    from reports.page import report as module
+
+    def n_threads():
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    before, seen, load = n_threads(), [], module.load
+    monkeypatch.setattr(module, "load", lambda *given: (seen.append(n_threads()), load(*given))[1])
+    write_report([make_run([(CE, {0: 0.4, 1: 0.5})])], tmp_path / "report")
+    assert seen == [{1}] and n_threads() == before
+
+
 def test_a_large_report_with_the_help_of_other_processes_is_the_same(make_run, tmp_path, monkeypatch):
     run = make_run([(CE, {0: 0.4, 1: 0.5}), (FOCAL, {0: 0.45, 1: 0.3})])
     alone = write_report([run], tmp_path / "alone")

@@ -33,6 +33,17 @@ def test_two_unrelated_contrasts_have_the_interval_of_sidak():
     assert half == pytest.approx([sidak, sidak], abs=0.1)
 
 
+def test_a_large_family_is_drawn_less_often_and_is_as_wide(monkeypatch):
+    values = np.random.default_rng(5).normal(size=(40, 5))
+    fitted, weights = fitted_to(values), np.eye(40)[1:] - np.eye(40)[0]
+    whole = joint(fitted, weights)
+    monkeypatch.setattr("reports.statistics.family.MOST_VALUES", 1)
+    few = joint(fitted, weights)
+    for found, n_draws in ((whole, 20_000), (few, 5_000)):
+        assert found.p * (n_draws + 1) == pytest.approx(np.round(found.p * (n_draws + 1)), abs=1e-6)
+    assert few.high - few.low == pytest.approx(whole.high - whole.low, rel=0.02)
+
+
 def test_an_interval_excludes_zero_exactly_where_p_is_below_the_level():
     rng = np.random.default_rng(2)
     for _ in range(30):

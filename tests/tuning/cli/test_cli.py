@@ -472,6 +472,18 @@ def test_ctrl_c_says_that_what_is_finished_is_kept(birdtune, begun, monkeypatch)
     )
 
 
+def test_input_that_ends_too_early_is_no_ctrl_c(birdtune, begun, monkeypatch):
+    def ended(*_):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("reports.page.report.load", ended)
+    code, _, err = birdtune(f"report {begun}")
+    assert code == 1 and "This is a bug in birdtune" in err
+    log = Path(re.search(r"\S+\.log", err)[0])
+    assert "EOFError: Ran out of input" in log.read_text()
+    log.unlink()
+
+
 # report --import
 
 
