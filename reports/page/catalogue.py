@@ -55,7 +55,7 @@ class Table:
     n_more: int = 0
 
     @property
-    def kind(self) -> str:
+    def ending(self) -> str:
         """The ending of the file that has all rows for a reader."""
         return "csv" if self.n_more else "md"
 
