@@ -149,7 +149,7 @@ def write_report(
                     sections=sections, earlier=imported, confirmed=content["confirmed"], searches=searches
                 ),
             )
-        # Line breaks are for people, who read no hundreds of cells; without them it is ten times as fast.
+        # Line breaks are for people, who read no hundreds of cells; without them it takes half the time.
         is_long = sum(len(section.report.cells) for section in sections) > 200
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=None if is_long else 1)
         write_text(out / "report.json", text + "\n")
