@@ -94,15 +94,13 @@ class Cells:
         # Of each pair of part and class, and of each class: recordings in truth.
         self.true = np.bincount(place[: len(truth)], minlength=len(pairs)).astype(float)
         self.all_true = np.bincount(truth, minlength=n_classes).astype(float)
-        self.share = share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
-        # A cell predicted all recordings of a part or none: the first one tells.
-        first = np.unique(part, return_index=True)[1]
-        self._hits, self._called, self._of_part = (
-            _rows(is_right, self.place, len(pairs)), _rows(is_there, self.place, len(pairs)),
-            _rows(is_there[:, first], np.broadcast_to(np.arange(self.n_parts), (len(share), self.n_parts)),
-                  self.n_parts),
-        )  # fmt: skip
-        self._are_some_missing = not is_there.all()
+        self.share = is_right.sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
+        self._hits, self._called = (_rows(each, self.place, len(pairs)) for each in (is_right, is_there))
+        self._of_part = None  # where every cell predicted every part
+        if not is_there.all():
+            # A cell predicted all recordings of a part or none: the first one tells.
+            first = is_there[:, np.unique(part, return_index=True)[1]]
+            self._of_part = _rows(first, np.broadcast_to(np.arange(self.n_parts), first.shape), self.n_parts)
         (self.mean,) = self._means(np.ones((1, len(predicted))))
         self._scores: dict[Statistic, _MeanScore] = {}
         self._scales: dict[Statistic, float] = {}
@@ -111,7 +109,7 @@ class Cells:
     def _means(self, weights: np.ndarray) -> list[_MeanCell]:
         """Return means with `weights` [means, cells], in each part over the cells that predicted it."""
         total = weights.sum(axis=1, keepdims=True)
-        if self._are_some_missing:
+        if self._of_part is not None:
             total = (weights @ self._of_part)[:, self.part]
         hits, called = weights @ self._hits / total, weights @ self._called / total
         return [_MeanCell.of(self, *each) for each in zip(hits, called, strict=True)]

@@ -59,7 +59,7 @@ app.add_typer(study_app, name="study")
 VERBOSE = "--verbose"
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 # Typer does not name the base of its errors of the command line.
-_UsageError: Any = typer.BadParameter.__mro__[1]
+_UsageError: Any = typer.BadParameter.__base__
 
 
 @app.callback()
